@@ -1,0 +1,224 @@
+"""The one place that turns bytes into pixels: safe decoding, EXIF orientation, colour modes."""
+
+import io
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from a2s.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+MAX_PIXELS = 178_956_970
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What Pillow's decoders raise on damaged bytes.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+
+Image8 = npt.NDArray[np.uint8]
+
+
+class BadImage(DataError):
+    """An image that cannot be used; ``reason`` is one word for the failure list.
+
+    Range: reason in {"empty", "damaged", "truncated", "pixel_bomb", "unsupported"}.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type["BadImage"], tuple[str, str]]:
+        return BadImage, (self.reason, self.detail)
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """Size of the decoded image (orientation applied), the EXIF orientation and the format."""
+
+    width: int
+    height: int
+    orientation: int
+    format: str
+
+
+def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
+    """Decode an image completely, to know that it decodes, and describe it.
+
+    Raises:
+        BadImage: what ``decode`` would raise.
+    """
+    image, orientation, image_format = _load(data, max_pixels=max_pixels)
+    rgb = _to_rgb(image)
+    return ImageInfo(rgb.width, rgb.height, orientation, image_format)
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image8:
+    """Decode an image to upright RGB.
+
+    The EXIF orientation is applied; grey, palette, CMYK and 16-bit images become 8-bit RGB;
+    transparency is laid over white. Colour profiles are ignored; of an animation the first frame
+    counts.
+
+    Shape: H W 3, uint8, writable.
+
+    Raises:
+        BadImage: empty, damaged, truncated, above max_pixels, or not a supported image.
+    """
+    image, _, _ = _load(data, max_pixels=max_pixels)
+    return np.array(_to_rgb(image))
+
+
+def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image8:
+    """Decode a mask or label to one grey channel, values as stored (no min-max).
+
+    Colour becomes its luminance, alpha is dropped, 1-bit becomes 0 and 255, 16-bit becomes 8-bit.
+
+    Shape: H W, uint8, writable.
+
+    Raises:
+        BadImage: as ``decode``.
+    """
+    image, _, _ = _load(data, max_pixels=max_pixels)
+    if image.mode in ("LA", "La"):
+        return np.array(image.convert("LA").getchannel("L"))
+    if image.mode in ("1", "L"):
+        return np.array(image.convert("L"))
+    if image.mode in ("RGBA", "RGBa", "P", "PA"):
+        return np.array(image.convert("RGB").convert("L"))
+    return np.array(_to_rgb(image).convert("L"))
+
+
+def resize_rgb(image_HW3: Image8, *, height: int, width: int) -> Image8:
+    """Resize an RGB image bilinearly, with antialiasing when it shrinks.
+
+    Shape: H W 3 -> height width 3, uint8.
+    """
+    if image_HW3.shape[:2] == (height, width):
+        return image_HW3
+    image = Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BILINEAR)
+    return np.array(image)
+
+
+def encode_png(mask_HW: Image8) -> bytes:
+    """Encode a grey mask as PNG (mode L); the same mask always gives the same bytes.
+
+    Shape: H W, uint8.
+    """
+    assert mask_HW.ndim == 2, mask_HW.shape
+    assert mask_HW.dtype == np.uint8, mask_HW.dtype
+    return _save(Image.fromarray(mask_HW), "PNG")
+
+
+def shrink(data: bytes, *, max_side: int, max_pixels: int = MAX_PIXELS) -> tuple[bytes, str]:
+    """Re-encode an image so that its longer side is at most ``max_side``, upright.
+
+    PNG, BMP and TIFF stay lossless (PNG); the others become JPEG at quality 95.
+
+    Raises:
+        BadImage: as ``decode``.
+    """
+    image, _, image_format = _load(data, max_pixels=max_pixels)
+    rgb = _to_rgb(image)
+    scale = min(1.0, max_side / max(rgb.size))
+    size = tuple(max(1, round(side * scale)) for side in rgb.size)
+    pixels_HW3 = resize_rgb(np.asarray(rgb), height=size[1], width=size[0])
+    if image_format in ("PNG", "BMP", "TIFF"):
+        return _save(Image.fromarray(pixels_HW3), "PNG"), "png"
+    return _save(Image.fromarray(pixels_HW3), "JPEG"), "jpg"
+
+
+def _save(image: Image.Image, image_format: str) -> bytes:
+    buffer = io.BytesIO()
+    options = {"quality": 95} if image_format == "JPEG" else {"compress_level": 6}
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def _load(data: bytes, *, max_pixels: int) -> tuple[Image.Image, int, str]:
+    """Open, check the header's size before any pixel is decoded, decode, turn upright."""
+    if not data:
+        raise BadImage("empty", "the file holds no bytes")
+    try:
+        with warnings.catch_warnings():
+            # Our own limit, checked below, is the exact one; metadata warnings are no damage.
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            if image.width * image.height > max_pixels:
+                raise BadImage(
+                    "pixel_bomb", f"{image.width} x {image.height} is over {max_pixels} pixels"
+                )
+            if image.width == 0 or image.height == 0:
+                raise BadImage("damaged", f"its size is {image.width} x {image.height}")
+            image_format = str(image.format)
+            orientation = _orientation(image)
+            image.load()
+    except BadImage:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BadImage("pixel_bomb", str(error)) from error
+    except UnidentifiedImageError as error:
+        if data.startswith(_MAGIC):
+            raise BadImage("damaged", "the header cannot be read") from error
+        raise BadImage("unsupported", "not a JPEG, PNG, WebP, BMP or TIFF image") from error
+    except _DAMAGE as error:
+        reason = "truncated" if "truncated" in str(error).lower() else "damaged"
+        raise BadImage(reason, str(error) or type(error).__name__) from error
+    # Pillow turns TIFF upright by itself while loading.
+    if image_format != "TIFF" and orientation in _TRANSPOSE:
+        image = image.transpose(_TRANSPOSE[orientation])
+    return image, orientation, image_format
+
+
+def _orientation(image: Image.Image) -> int:
+    """Read the EXIF orientation; unreadable metadata beside good pixels counts as upright."""
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except _DAMAGE:
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Pillow clips 16-bit values at 255 when it converts them; scale instead.
+        values_HW = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        return Image.fromarray(((values_HW + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise BadImage("unsupported", "floating-point pixels have no agreed range")
+    try:
+        if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+            rgba = image.convert("RGBA")
+            white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+            return Image.alpha_composite(white, rgba).convert("RGB")
+        return image.convert("RGB")
+    except ValueError as error:
+        raise BadImage("unsupported", f"colour mode {image.mode}: {error}") from error

@@ -1,0 +1,70 @@
+"""Keys: one name per image, safe as a tar member, as a file name and inside a URL."""
+
+import hashlib
+import re
+
+from a2s.errors import DataError
+
+_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-/")
+_KEY = re.compile(r"(?:[A-Za-z0-9_/-]|%[0-9A-F]{2})+")
+_ESCAPE = re.compile(rb"%([0-9A-F]{2})")
+
+
+def encode_key(relative_path: str) -> str:
+    """Turn a path below the root, without its last suffix, into a key.
+
+    Every byte of the UTF-8 path outside ``[A-Za-z0-9_/-]`` becomes ``%XX``; a file name that is
+    not UTF-8 (surrogate escapes, as Python lists it) keeps its raw bytes.
+
+    Raises:
+        DataError: the path is empty, absolute, or has an empty, ``.`` or ``..`` segment or a NUL.
+    """
+    _refuse_unsafe(relative_path)
+    try:
+        raw = relative_path.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"file name {relative_path!r} is not text ({error.reason}); rename the file"
+        ) from error
+    return "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in raw)
+
+
+def decode_key(key: str) -> str:
+    """Give back the relative path that a key stands for; the inverse of ``encode_key``.
+
+    Only the one spelling that ``encode_key`` writes is accepted, so two keys can never decode to
+    the same file.
+
+    Raises:
+        DataError: malformed or non-canonical escapes, or a path that would leave the folder.
+    """
+    if not _KEY.fullmatch(key):
+        raise DataError(
+            f"key {key!r} is malformed: allowed are A-Z a-z 0-9 _ - / and %XX (upper-case hex)"
+        )
+    raw = _ESCAPE.sub(lambda match: bytes([int(match[1], 16)]), key.encode("ascii"))
+    path = raw.decode("utf-8", "surrogateescape")
+    _refuse_unsafe(path)
+    if encode_key(path) != key:
+        raise DataError(f"key {key!r} escapes a character that needs no escape; re-create it")
+    return path
+
+
+def key_hash(key: str) -> int:
+    """Hash a key to the integer that seeds its random draws, equal on every machine.
+
+    Range: 0 .. 2**63 - 1.
+    """
+    digest = hashlib.blake2b(key.encode("utf-8"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") & (2**63 - 1)
+
+
+def _refuse_unsafe(path: str) -> None:
+    if "\0" in path:
+        raise DataError(f"name {path!r} holds a NUL character; rename the file")
+    for segment in path.split("/"):
+        if segment in ("", ".", ".."):
+            raise DataError(
+                f"name {path!r} is not a plain relative path (segment {segment!r});"
+                " it could leave the output folder, so it is refused"
+            )
