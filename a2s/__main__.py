@@ -1,0 +1,103 @@
+"""The command line: `a2s COMMAND …`, or `accelerate launch -m a2s COMMAND …` to train."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+from a2s import __version__
+from a2s.errors import A2SError
+
+COMMANDS = {
+    "shard": "pack images into WebDataset shards with an index; bad images are quarantined",
+    "stage1": "train the activation network on shards, without labels",
+    "label": "turn activation maps into pseudo labels (dense CRF, median filter)",
+    "stage2": "train the detector on pseudo labels that it rectifies online",
+    "predict": "write saliency maps, cut-outs, and overlays at the images' own size",
+    "evaluate": "score predictions: MAE, F, weighted F, S, E, curves",
+    "run": "all of the above on one machine, resumable at every step",
+    "doctor": "say what works on this machine and what does not",
+}
+
+
+_MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+"""Full, read-only, or forbidden storage: the user's to solve, not a bug."""
+
+
+def usage() -> str:
+    """The top-level help text."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: a2s COMMAND [options]        a2s COMMAND --help for its options",
+            "",
+            *lines,
+            "",
+            "Options: flags win over --config FILE (YAML, one section per command), and that over the",
+            "defaults. Training on several devices: accelerate launch -m a2s stage1 …",
+            "Exit codes: 0 done, 1 bug, 2 your input or settings, 3 done but too many failures,",
+            "130 interrupted, 143 terminated.",
+        ]
+    )
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"a2s {__version__}")
+        return 0
+    command = arguments[0]
+    if command not in COMMANDS:
+        from a2s.settings import nearest
+
+        print(f"a2s: no command {command!r}{nearest(command, COMMANDS)}", file=sys.stderr)
+        return 2
+    from a2s.settings import parse
+
+    config = parse(command, arguments[1:])
+    code: int = importlib.import_module(f"a2s.jobs.{command}").run(config)
+    return code
+
+
+def main() -> None:
+    """Entry point: errors that a user can act on are one line and exit code 2."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        code = run(sys.argv[1:])
+    except A2SError as error:
+        print(f"a2s: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("a2s: interrupted; the same command again resumes", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        # The reader of our output has gone; do not complain again at interpreter exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except OSError as error:
+        if error.errno not in _MACHINE_ERRORS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"a2s: {where}{error.strerror}; nothing is half written, the same command resumes",
+            file=sys.stderr,
+        )
+        code = 2
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Progress for people: a bar on a terminal, otherwise one line per interval with units."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+INTERVAL_SEC = 10.0
+
+
+class Progress:
+    """Count finished things; everything goes to stderr.
+
+    `total` None means that the number is not known beforehand.
+    """
+
+    def __init__(self, total: int | None, *, unit: str, name: str, done: int = 0) -> None:
+        self.total = total
+        self.unit = unit
+        self.name = name
+        self.done = done
+        self.fields: dict[str, object] = {}
+        self._initial = done
+        self._start = self._last = time.monotonic()
+        self._bar = (
+            tqdm(total=total, initial=done, unit=unit, desc=name, dynamic_ncols=True)
+            if sys.stderr.isatty()
+            else None
+        )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif kind is None:
+            self._line()
+
+    def update(self, count: int = 1, **fields: object) -> None:
+        """Add finished things; `fields` are shown beside the rate (name them with their unit)."""
+        self.done += count
+        self.fields.update(fields)
+        if self._bar is not None:
+            self._bar.update(count)
+            if self.fields:
+                self._bar.set_postfix(self.fields, refresh=False)
+        elif time.monotonic() - self._last >= INTERVAL_SEC:
+            self._line()
+
+    def note(self, text: str) -> None:
+        """Print a line without breaking the bar."""
+        if self._bar is not None:
+            self._bar.write(f"{self.name}: {text}", file=sys.stderr)
+        else:
+            print(f"{self.name}: {text}", file=sys.stderr, flush=True)
+
+    def _line(self) -> None:
+        self._last = time.monotonic()
+        elapsed = max(self._last - self._start, 1e-9)
+        rate = (self.done - self._initial) / elapsed
+        share = "" if not self.total else f" of {self.total:,} ({self.done / self.total:.1%})"
+        left = ""
+        if self.total and rate > 0 and self.done < self.total:
+            left = f", {(self.total - self.done) / rate:.0f} s left"
+        extra = "".join(f", {name} {value}" for name, value in self.fields.items())
+        print(
+            f"{self.name}: {self.done:,}{share} {self.unit}, {rate:.2f} {self.unit}/s{left}{extra}",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,247 @@
+"""Output folders: one writer at a time, resolved settings, environment record, atomic files."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from a2s.errors import ConfigError
+
+_PACKAGES = (
+    "a2s",
+    "accelerate",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "pydensecrf2",
+    "pysodmetrics",
+    "ray",
+    "torch",
+    "torchvision",
+    "webdataset",
+)
+
+
+def fsync_dir(path: Path) -> None:
+    """Make renames inside a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is fsynced and renamed to `path`."""
+    descriptor, name = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".tmp"
+    )
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_dir(path.parent)
+
+
+def atomic_write(path: Path, data: bytes | str) -> None:
+    """Write a file whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON atomically, with sorted keys so that equal values give equal bytes."""
+    atomic_write(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def append_jsonl(path: Path, value: Mapping[str, object]) -> None:
+    """Append one line in one write, so that a crash leaves at most the last line short."""
+    line = json.dumps(value, ensure_ascii=False) + "\n"
+    with path.open("ab") as file:
+        file.write(line.encode())
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: object) -> str:
+    """SHA-256 of a JSON-able value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """A claimed output folder."""
+
+    path: Path
+    settings_hash: str
+    """SHA-256 of the identity settings and the inputs."""
+
+    def log(self, **fields: object) -> None:
+        """Append one record to `metrics.jsonl`."""
+        append_jsonl(
+            self.path / "metrics.jsonl", {"time_unix_sec": round(time.time(), 3), **fields}
+        )
+
+
+def identity(config: BaseModel) -> dict[str, Any]:
+    """The settings that decide what a run writes, as plain values.
+
+    Shape: nested like the configuration; fields marked `identity: False` are left out.
+    """
+    values: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("identity") is False:
+            continue
+        value = getattr(config, name)
+        values[name] = identity(value) if isinstance(value, BaseModel) else value
+    # Through JSON, so that tuples and paths compare equal to what YAML gives back.
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return plain
+
+
+@contextlib.contextmanager
+def claim(
+    out: Path, *, command: str, config: BaseModel, inputs: Mapping[str, str] | None = None
+) -> Iterator[RunDir]:
+    """Hold an output folder for the length of a job.
+
+    `inputs` names what the job reads by content (for example the fingerprint of the data).
+
+    Raises:
+        ConfigError: another process holds the folder, it belongs to another command, or it was
+            made with other settings or inputs.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(f"{command}: {out} is a file; --out must be a folder") from None
+    except PermissionError as error:
+        raise ConfigError(f"{command}: cannot create {out} ({error.strerror})") from None
+    with _lock(out, command):
+        settings = {"command": command, **identity(config), "inputs": dict(inputs or {})}
+        _compare(out, settings)
+        resolved = json.loads(config.model_dump_json())
+        if not (out / "config.yaml").exists():
+            # `identity` is stored as it was compared, so a later default cannot change it.
+            record = {command: resolved, "identity": settings}
+            atomic_write(out / "config.yaml", yaml.safe_dump(record, sort_keys=False))
+        write_json(out / "environment.json", environment())
+        yield RunDir(out, digest(settings))
+
+
+def _compare(out: Path, settings: dict[str, Any]) -> None:
+    path = out / "config.yaml"
+    if not path.exists():
+        return
+    try:
+        old = yaml.safe_load(path.read_text(encoding="utf-8"))["identity"]
+    except (yaml.YAMLError, KeyError, TypeError):
+        raise ConfigError(
+            f"{path} is not a configuration written by a2s; use another --out"
+        ) from None
+    differing = sorted(_differences(old, settings))
+    if differing:
+        listed = "; ".join(differing)
+        raise ConfigError(
+            f"{settings['command']}: {out} was made with other settings ({listed}); "
+            "use another --out, or the old settings"
+        )
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from _differences(
+                old.get(key, "unset"), new.get(key, "unset"), f"{prefix}.{key}" if prefix else key
+            )
+    elif old != new:
+        yield f"{prefix}: {old} there, {new} now"
+
+
+@contextlib.contextmanager
+def _lock(out: Path, command: str) -> Iterator[None]:
+    path = out / ".lock"
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise ConfigError(f"{command}: {out} is in use by {holder}; wait, or stop it") from None
+        # The kernel drops the lock with its holder, so a killed run never blocks the next one.
+        file.truncate(0)
+        file.write(f"a2s {command}, pid {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine, and git state of the running code."""
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {
+        "argv": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "cpu_count": len(os.sched_getaffinity(0)),
+        "packages": versions,
+        "git": _git(),
+    }
+
+
+def _git() -> dict[str, object] | None:
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+
+    def ask(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip()
+
+    return {"commit": ask("rev-parse", "HEAD"), "modified": ask("status", "--porcelain") != ""}
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
