@@ -1,0 +1,80 @@
+# make demo | make test | make check: each sets the environment up first (only what changed).
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.a2s-setup
+export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
+
+# The first interpreter of a version that pydensecrf builds on; `make setup PYTHON=…` chooses.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
+	2>/dev/null && echo $$p && break; done)
+
+# make demo IMAGES=photographs [TRUTH=masks] [ENCODER=weights.safetensors] [ENCODER_NAME=resnet50]
+IMAGES ?=
+TRUTH ?=
+ENCODER ?=
+ENCODER_NAME ?= mobilenet_v2
+DEMO := runs/demo
+DEMO_SCENES := $(DEMO)/scenes
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check pins clean
+
+help:
+	@echo "make setup   environment in $(VENV) (Python 3.11 or 3.12, a C compiler)"
+	@echo "make demo    the whole pipeline on rendered scenes, under 5 minutes on 2 cores"
+	@echo "make test    the test suite"
+	@echo "make check   lint, format, types, layers, shell scripts"
+	@echo "make pins    recompute requirements.txt from pyproject.toml and requirements.in"
+	@echo "make clean   remove the environment and caches (never runs/)"
+
+setup: $(STAMP)
+
+$(STAMP): requirements.txt pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "setup: needs Python 3.11 or 3.12 (found: $$(python3 --version 2>&1));" \
+			"install one, or say which: make setup PYTHON=/path/to/python3.12" >&2; exit 2; fi
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || { \
+		echo "setup: $(PYTHON) is $$($(PYTHON) --version 2>&1); needs Python 3.11 or 3.12" >&2; \
+		exit 2; }
+	@command -v cc >/dev/null || command -v gcc >/dev/null || { \
+		echo "setup: pydensecrf2 is compiled and no C compiler was found;" \
+			"install one (Debian: apt-get install build-essential)" >&2; exit 2; }
+	@if ! $(BIN)/python -c 'import sys' 2>/dev/null; then $(PYTHON) -m venv --clear $(VENV); fi
+	@if ! $(BIN)/uv --version >/dev/null 2>&1; then $(BIN)/python -m pip install --quiet uv; fi
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+demo: setup
+ifeq ($(strip $(IMAGES)),)
+	@$(BIN)/python -m a2s.data.scenes $(DEMO_SCENES)
+	@$(BIN)/python -m a2s run $(DEMO_SCENES)/train --out $(DEMO)/run \
+		--config configs/mobile-cpu.yaml --test $(DEMO_SCENES)/test/images \
+		--truth $(DEMO_SCENES)/test/masks $(if $(ENCODER),--encoder.name $(ENCODER_NAME) --encoder.weights "$(ENCODER)")
+else
+	@$(BIN)/python -m a2s run "$(IMAGES)" --out $(DEMO)/yours \
+		--config configs/mobile-cpu.yaml $(if $(TRUTH),--truth "$(TRUTH)") \
+		$(if $(ENCODER),--encoder.name $(ENCODER_NAME) --encoder.weights "$(ENCODER)")
+endif
+
+test: setup
+	@$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet tests/test_layers.py
+	$(BIN)/shellcheck .ci/run $$(find launch -name '*.sh' -o -name '*.sbatch')
+
+# requirements.in holds what only the pins say: torch and torchvision are a pair.
+pins: setup
+	$(BIN)/uv pip compile --quiet --universal --no-annotate --no-header --upgrade \
+		--python-version 3.11 --extra dev --extra tensorboard \
+		pyproject.toml requirements.in --output-file requirements.txt
+
+clean:
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist a2s.egg-info
