@@ -1,0 +1,257 @@
+"""Checkpoints that are whole or absent, and the commit files that make them count.
+
+`checkpoints/00003/{model,optimizer}.safetensors, state.json` are written to a temporary folder,
+flushed and renamed; `commits/00003.json`, with their checksums, comes last. Readers trust commits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from a2s import rundir
+from a2s.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+KEPT_COMMITS = 2
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One durable point of a run: its number, checkpoint folder, checksums and `state`."""
+
+    number: int
+    folder: Path
+    path: Path
+    sha256: dict[str, str]
+    state: dict[str, Any]
+
+
+def save(
+    run: Path,
+    commit: int,
+    *,
+    model: dict[str, Tensor],
+    metadata: dict[str, str],
+    optimizer: dict[str, Tensor],
+    state: dict[str, Any],
+) -> Commit:
+    """Write checkpoint and commit number `commit`, then drop all but the last two.
+
+    `state` is JSON: epoch, step, seed, world size and whatever else the caller must find again.
+    """
+    from safetensors.torch import save as to_bytes
+
+    folder, path = _checkpoint_folder(run, commit), _commit_path(run, commit)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    for leftover in (temporary, folder):
+        # Present without a commit: an interrupted attempt at this very number.
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    contents = {
+        "model.safetensors": to_bytes(_plain(model), metadata),
+        "optimizer.safetensors": to_bytes(_plain(optimizer)),
+        "state.json": json.dumps(state, indent=1, sort_keys=True).encode(),
+    }
+    for name in FILES:
+        with open(temporary / name, "wb") as file:
+            file.write(contents[name])
+            file.flush()
+            os.fsync(file.fileno())
+    rundir.fsync_dir(temporary)
+    temporary.rename(folder)
+    rundir.fsync_dir(folder.parent)
+    sha256 = {name: rundir.sha256_file(folder / name) for name in FILES}
+    rundir.write_json(path, {"commit": commit, "sha256": sha256, "state": state})
+    _drop_old(run)
+    return Commit(commit, folder, path, sha256, state)
+
+
+def last_commit(run: Path) -> Commit | None:
+    """The newest commit of a run folder, or None before the first. Imports no torch.
+
+    Raises:
+        CheckpointError: the commit file cannot be read.
+    """
+    numbers = _commit_numbers(run)
+    if not numbers:
+        return None
+    path = _commit_path(run, numbers[-1])
+    try:
+        record = json.loads(path.read_bytes())
+        sha256, state = dict(record["sha256"]), dict(record["state"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"checkpoint: {path} is damaged ({error}). {_way_out(path)}"
+        ) from None
+    return Commit(numbers[-1], _checkpoint_folder(run, numbers[-1]), path, sha256, state)
+
+
+def load(commit: Commit) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+    """Model tensors, optimizer tensors and state of a commit, checksums verified.
+
+    Raises:
+        CheckpointError: a file is missing or not the one that was committed.
+    """
+    from safetensors.torch import load_file
+
+    verify(commit)
+    model = load_file(commit.folder / "model.safetensors")
+    return model, load_file(commit.folder / "optimizer.safetensors"), commit.state
+
+
+def verify(commit: Commit, names: Iterable[str] = FILES) -> None:
+    """Compare the files of a commit with its checksums.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    for name in names:
+        path = commit.folder / name
+        if not path.is_file():
+            raise CheckpointError(f"checkpoint: {path} is missing. {_way_out(commit.path)}")
+        if rundir.sha256_file(path) != commit.sha256.get(name):
+            raise CheckpointError(
+                f"checkpoint: {path} is damaged (its sha256 is not the one in {commit.path}). "
+                f"{_way_out(commit.path)}"
+            )
+
+
+def resolve_model(path: Path) -> Path:
+    """The `.safetensors` file that `--model` means: the file itself, or a run's last commit.
+
+    Raises:
+        CheckpointError: neither.
+    """
+    if path.is_file():
+        return path
+    commit = last_commit(path) if path.is_dir() else None
+    if commit is None:
+        raise CheckpointError(
+            f"model: {path} is neither a .safetensors file nor a run folder with a commit; give the "
+            "--out of a finished stage1 or stage2"
+        )
+    verify(commit, ["model.safetensors"])
+    return commit.folder / "model.safetensors"
+
+
+def describe(model: nn.Module, **settings: str | int) -> dict[str, str]:
+    """Metadata from which `load_model` rebuilds an ActivationNet or a Detector."""
+    from a2s.models.activation import ActivationNet
+    from a2s.models.detector import Detector
+
+    assert isinstance(model, ActivationNet | Detector)
+    kind = "activation" if isinstance(model, ActivationNet) else "detector"
+    encoder = {f"encoder.{name}": value for name, value in model.encoder.spec().items()}
+    return {"kind": kind, **encoder, **{name: str(value) for name, value in settings.items()}}
+
+
+def load_model(path: Path) -> tuple[nn.Module, dict[str, str]]:
+    """Build the network that a run folder or `.safetensors` file holds, weights loaded, on the CPU.
+
+    Raises:
+        CheckpointError: no such model, an unknown kind, or tensors that do not fit.
+    """
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file
+
+    from a2s.models.activation import ActivationNet
+    from a2s.models.detector import Detector
+    from a2s.models.encoders import build_encoder
+
+    file = resolve_model(path)
+    try:
+        with safe_open(file, framework="pt") as handle:
+            metadata = dict(handle.metadata() or {})
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"model: {file} cannot be read as safetensors: {error}") from None
+    spec = {
+        name.removeprefix("encoder."): value
+        for name, value in metadata.items()
+        if name.startswith("encoder.")
+    }
+    model: nn.Module
+    try:
+        encoder = build_encoder(**spec)
+        if metadata["kind"] == "activation":
+            model = ActivationNet(encoder, fusion_stride=int(metadata["fusion_stride"]))
+        elif metadata["kind"] == "detector":
+            model = Detector(encoder, ram=metadata["ram"].lower() in {"1", "true"})
+        else:
+            raise KeyError(f"kind {metadata['kind']!r}")
+        model.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"model: {file} is not a model that a2s wrote ({error}); metadata {metadata}"
+        ) from None
+    return model.eval(), metadata
+
+
+def pack_momentum(optimizer: Optimizer, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    """SGD's momentum buffers as flat tensors, by parameter name."""
+    return {
+        f"momentum_buffer/{name}": optimizer.state[parameter]["momentum_buffer"]
+        for name, parameter in parameters.items()
+        if optimizer.state[parameter].get("momentum_buffer") is not None
+    }
+
+
+def unpack_momentum(
+    optimizer: Optimizer, parameters: dict[str, nn.Parameter], *, tensors: dict[str, Tensor]
+) -> None:
+    """Give SGD back the buffers that `pack_momentum` took.
+
+    Raises:
+        CheckpointError: the buffers are not those of these parameters.
+    """
+    for key, tensor in tensors.items():
+        parameter = parameters.get(key.removeprefix("momentum_buffer/"))
+        if parameter is None or parameter.shape != tensor.shape:
+            raise CheckpointError(f"checkpoint: optimizer tensor {key} fits no parameter")
+        buffer = tensor.to(parameter.device).clone()
+        optimizer.state[parameter]["momentum_buffer"] = buffer
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _checkpoint_folder(run: Path, number: int) -> Path:
+    return run / "checkpoints" / f"{number:05d}"
+
+
+def _commit_path(run: Path, number: int) -> Path:
+    return run / "commits" / f"{number:05d}.json"
+
+
+def _commit_numbers(run: Path) -> list[int]:
+    return sorted(int(p.stem) for p in (run / "commits").glob("*.json") if p.stem.isdigit())
+
+
+def _way_out(path: Path) -> str:
+    return (
+        f"Restore it from a copy, or delete {path} and run the same command again: it continues "
+        "from the commit before"
+    )
+
+
+def _drop_old(run: Path) -> None:
+    """Remove all but the last two commits, each commit file before the files that it vouches for."""
+    kept = _commit_numbers(run)[-KEPT_COMMITS:]
+    for number in _commit_numbers(run)[:-KEPT_COMMITS]:
+        _commit_path(run, number).unlink()
+    rundir.fsync_dir(run / "commits")
+    for folder in (run / "checkpoints").iterdir():
+        if folder.is_dir() and folder.name not in {f"{number:05d}" for number in kept}:
+            shutil.rmtree(folder)
