@@ -39,8 +39,8 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "Options: flags win over --config FILE (YAML, one section per command), and that over the",
-            "defaults. Training on several devices: accelerate launch -m a2s stage1 …",
+            "Flags win over --config FILE (YAML, one section per command), and that over defaults.",
+            "Training on several devices: accelerate launch -m a2s stage1 …",
             "Exit codes: 0 done, 1 bug, 2 your input or settings, 3 done but too many failures,",
             "130 interrupted, 143 terminated.",
         ]

@@ -1,0 +1,178 @@
+"""Claims, settings that must not change, atomic files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from a2s import rundir
+from a2s.config import EvaluateConfig, LabelConfig, RefineConfig, Stage1Config
+from a2s.errors import ConfigError
+
+
+def _config(out: Path, **changes: object) -> Stage1Config:
+    return Stage1Config.model_validate({"data": out, "out": out, **changes})
+
+
+def test_claim_records_settings_and_environment(tmp_path: Path) -> None:
+    out = tmp_path / "a" / "run"
+    with rundir.claim(out, command="stage1", config=_config(out), inputs={"data": "abc"}) as run:
+        run.log(epoch=1, loss=0.5)
+        first = run.settings_hash
+    assert yaml.safe_load((out / "config.yaml").read_text())["stage1"]["epochs"] == 20
+    environment = json.loads((out / "environment.json").read_text())
+    assert environment["packages"]["torch"]
+    assert environment["python"] == sys.version.split()[0]
+    assert json.loads((out / "metrics.jsonl").read_text())["loss"] == 0.5
+    with rundir.claim(out, command="stage1", config=_config(out), inputs={"data": "abc"}) as run:
+        assert run.settings_hash == first
+
+
+def test_other_settings_name_the_differing_keys(tmp_path: Path) -> None:
+    with rundir.claim(tmp_path, command="stage1", config=_config(tmp_path)):
+        pass
+    with (
+        pytest.raises(ConfigError, match=r"alpha: 0.1 there, 0.3 now; lr: 1.0 there, 2.0 now"),
+        rundir.claim(tmp_path, command="stage1", config=_config(tmp_path, lr=2.0, alpha=0.3)),
+    ):
+        pass
+    with (
+        pytest.raises(ConfigError, match="command: stage1 there, evaluate now"),
+        rundir.claim(
+            tmp_path,
+            command="evaluate",
+            config=EvaluateConfig(pred=tmp_path, truth=tmp_path, out=tmp_path),
+        ),
+    ):
+        pass
+
+
+def test_other_inputs_are_refused_and_free_settings_are_not(tmp_path: Path) -> None:
+    with rundir.claim(tmp_path, command="stage1", config=_config(tmp_path), inputs={"data": "a"}):
+        pass
+    free = _config(tmp_path, log_every=3, data=Path("elsewhere"), cache_gib=1.0)
+    with rundir.claim(tmp_path, command="stage1", config=free, inputs={"data": "a"}):
+        pass
+    with (
+        pytest.raises(ConfigError, match=r"inputs.data: a there, b now"),
+        rundir.claim(tmp_path, command="stage1", config=free, inputs={"data": "b"}),
+    ):
+        pass
+
+
+def test_identity_keeps_nested_settings_and_drops_free_ones() -> None:
+    config = LabelConfig(
+        model=Path("m"), data=Path("d"), out=Path("o"), refine=RefineConfig(median=5), workers=3
+    )
+    assert rundir.identity(config) == {
+        "refine": {"crf_input": "hard", "iterations": 10, "median": 5, "max_side": 640}
+    }
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from a2s import rundir
+from a2s.config import Stage1Config
+out = Path(sys.argv[1])
+with rundir.claim(out, command="stage1", config=Stage1Config(data=out, out=out)):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_and_a_killed_one_is_not_in_the_way(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(ConfigError, match=f"in use by a2s stage1, pid {holder.pid} on"),
+            rundir.claim(tmp_path, command="stage1", config=_config(tmp_path)),
+        ):
+            pass
+    finally:
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait()
+        if holder.stdout:
+            holder.stdout.close()
+    with rundir.claim(tmp_path, command="stage1", config=_config(tmp_path)):
+        pass
+
+
+def test_out_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("precious")
+    with (
+        pytest.raises(ConfigError, match="is a file"),
+        rundir.claim(file, command="stage1", config=_config(file)),
+    ):
+        pass
+    assert file.read_text() == "precious"
+
+
+def test_foreign_config_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("mine: 1\n")
+    with (
+        pytest.raises(ConfigError, match="not a configuration written by a2s"),
+        rundir.claim(tmp_path, command="stage1", config=_config(tmp_path)),
+    ):
+        pass
+    assert (tmp_path / "config.yaml").read_text() == "mine: 1\n"
+
+
+def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    rundir.write_json(file, {"b": 1, "a": [2]})
+    before = file.read_bytes()
+
+    def fail_half_way() -> None:
+        with rundir.atomic_path(file) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        fail_half_way()
+    assert file.read_bytes() == before
+    assert os.listdir(tmp_path) == ["x.json"]
+    rundir.atomic_write(file, "new")
+    assert file.read_text() == "new"
+    assert file.stat().st_mode & 0o777 == 0o666 & ~rundir._umask()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from a2s.rundir import atomic_write
+number = 0
+while True:
+    number += 1
+    atomic_write(Path(sys.argv[1]), bytes([number % 256]) * 200_000)
+    print(number, flush=True)
+"""
+
+
+def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
+    file = tmp_path / "x"
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(file)], stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    time.sleep(0.05)
+    writer.kill()
+    writer.wait()
+    writer.stdout.close()
+    data = file.read_bytes()
+    assert len(data) == 200_000
+    assert len(set(data)) == 1

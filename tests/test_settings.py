@@ -1,0 +1,99 @@
+"""Flag beats file beats default; every complaint names the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from a2s.config import Stage2Config
+from a2s.errors import ConfigError
+from a2s.settings import MODELS, parse
+
+PATHS = ["--data", "d", "--labels", "l", "--out", "o"]
+
+
+def _yaml(folder: Path, text: str) -> str:
+    file = folder / "c.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+def test_flag_beats_file_beats_default(tmp_path: Path) -> None:
+    file = _yaml(tmp_path, "stage2: {lr: 0.01, milestones: [4, 5], encoder: {name: mobilenet_v2}}")
+    config = parse("stage2", ["--config", file, "--lr", "3", *PATHS])
+    assert (config.lr, config.milestones, config.epochs) == (3.0, (4, 5), 25)
+    assert config.encoder.name == "mobilenet_v2"
+    assert config.encoder.weights == "none"
+
+
+def test_paper_defaults() -> None:
+    stage1 = parse("stage1", ["--data", "d", "--out", "o"])
+    assert (stage1.epochs, stage1.lr, stage1.milestones) == (20, 1.0, (10, 16))
+    assert (stage1.batch_size, stage1.image_size, stage1.alpha) == (8, 320, 0.1)
+    stage2 = parse("stage2", PATHS)
+    assert (stage2.epochs, stage2.lr, stage2.milestones) == (25, 0.005, (15, 20))
+    assert (stage2.lam, stage2.warm_epochs) == (0.4, 2)
+
+
+def test_sections_of_single_commands_hold_for_the_whole_run(tmp_path: Path) -> None:
+    file = _yaml(tmp_path, "stage1: {epochs: 3}\nstage2: {lr: 0.2}\nrun: {seed: 4}")
+    config = parse("run", ["images", "--out", "o", f"--config={file}", "--stage2.epochs", "7"])
+    assert (config.stage1.epochs, config.stage2.lr, config.stage2.epochs) == (3, 0.2, 7)
+    assert config.seed == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("stage2: {learning_rate: 1}", ["stage2.learning_rate is not a setting", "c.yaml"]),
+        ("stage2: {epoch: 1}", ["did you mean stage2.epochs?"]),
+        (
+            "stage2: {encoder: {nam: x}}",
+            ["stage2.encoder.nam", "did you mean stage2.encoder.name?"],
+        ),
+        ("stage_2: {lr: 1}", ["stage_2 is not a command", "did you mean stage2?"]),
+        ("stage2: {lr: fast}", ["stage2.lr", "number"]),
+        ("stage2: {image_size: 100}", ["stage2.image_size", "multiple of 32"]),
+        ("stage2: 3", ["section stage2"]),
+        ("stage2: [", ["cannot be read as YAML"]),
+        ("label: {refine: {median: 4}}\nstage2: {lam: 2}", ["stage2.lam"]),
+    ],
+)
+def test_wrong_file_names_key_and_file(tmp_path: Path, text: str, parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse("stage2", ["--config", _yaml(tmp_path, text), *PATHS])
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_missing_config_file_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml does not exist"):
+        parse("stage2", ["--config", "nowhere.yaml", *PATHS])
+    with pytest.raises(ConfigError, match="--config needs a file"):
+        parse("stage2", [*PATHS, "--config"])
+
+
+@pytest.mark.parametrize("flags", [["--lr", "x"], ["--no-such-flag", "1"], ["--image-size", "100"]])
+def test_wrong_flags_exit_2(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse("stage2", [*PATHS, *flags])
+    assert caught.value.code == 2
+    assert flags[0].strip("-").split("-")[0] in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("command", sorted(MODELS))
+def test_help_explains_every_flag(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(command, ["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for name, field in MODELS[command].model_fields.items():
+        assert field.description, f"{command}.{name} has no help text"
+        assert name.replace("_", "-") in text.lower() or name.upper() in text
+
+
+def test_settings_are_frozen() -> None:
+    config: Stage2Config = parse("stage2", PATHS)
+    with pytest.raises(ValueError, match="frozen"):
+        config.lr = 1.0  # type: ignore[misc]
