@@ -138,8 +138,8 @@ def resolve_model(path: Path) -> Path:
     commit = last_commit(path) if path.is_dir() else None
     if commit is None:
         raise CheckpointError(
-            f"model: {path} is neither a .safetensors file nor a run folder with a commit; give the "
-            "--out of a finished stage1 or stage2"
+            f"model: {path} is neither a .safetensors file nor a run folder with a commit; give "
+            "the --out of stage1 or stage2"
         )
     verify(commit, ["model.safetensors"])
     return commit.folder / "model.safetensors"
@@ -247,7 +247,7 @@ def _way_out(path: Path) -> str:
 
 
 def _drop_old(run: Path) -> None:
-    """Remove all but the last two commits, each commit file before the files that it vouches for."""
+    """Remove all but the last two commits, each commit file before the files it vouches for."""
     kept = _commit_numbers(run)[-KEPT_COMMITS:]
     for number in _commit_numbers(run)[:-KEPT_COMMITS]:
         _commit_path(run, number).unlink()

@@ -1,7 +1,7 @@
 """Random draws that belong to a sample, and the few tensor operations around them.
 
-A flip or a dropped pixel is an integer hash of (seed, epoch, key, map, pixel): the same on any rank,
-in any order, on CPU and GPU. Every product stays below 2**63, so int64 arithmetic is exact.
+A flip or a dropped pixel is an integer hash of (seed, epoch, key, map, pixel): the same on any
+rank, in any order, on CPU and GPU. Every product stays below 2**63, so int64 arithmetic is exact.
 B images, C channels, H rows, W columns.
 """
 

@@ -1,0 +1,174 @@
+"""Images of a plan, read by index and batched: rank r's share of every column.
+
+The loader is never given to Accelerate, which would cut it up again; the plan already did.
+B images, S side of the network's square input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from a2s.data import images
+from a2s.data.keys import key_hash
+from a2s.data.plan import Plan
+from a2s.data.tars import Index
+from a2s.errors import DataError
+
+LabelReader = Callable[[int, int], NDArray[np.float32]]
+"""(row, epoch) -> label [S,S]; called in the loader's worker processes."""
+ImageFilter = Callable[[int, int], bool]
+"""(row, epoch) -> whether the image itself is needed; called in the worker processes."""
+
+
+@dataclass
+class Batch:
+    """One rank's part of a global batch; padding has row -1, valid False, and zeros.
+
+    Shape: image uint8 `[B,3,S,S]`, row int64 `[B]`, valid bool `[B]`, key_hash int64 `[B]`,
+    label float32 `[B,1,S,S]` or None.
+    """
+
+    image_B3SS: Tensor
+    row_B: Tensor
+    valid_B: Tensor
+    key_hash_B: Tensor
+    label_B1SS: Tensor | None
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device; images in the memory format that convolutions like."""
+        label = None if self.label_B1SS is None else self.label_B1SS.to(device, non_blocking=True)
+        image_B3SS = self.image_B3SS.to(device, non_blocking=True)
+        return Batch(
+            image_B3SS.contiguous(memory_format=torch.channels_last),
+            self.row_B.to(device, non_blocking=True),
+            self.valid_B.to(device, non_blocking=True),
+            self.key_hash_B.to(device, non_blocking=True),
+            label,
+        )
+
+    def pin_memory(self) -> Batch:
+        """Called by DataLoader so that copies to the GPU overlap with work."""
+        return Batch(
+            self.image_B3SS.pin_memory(),
+            self.row_B.pin_memory(),
+            self.valid_B.pin_memory(),
+            self.key_hash_B.pin_memory(),
+            None if self.label_B1SS is None else self.label_B1SS.pin_memory(),
+        )
+
+
+class Columns:
+    """This rank's part of every step, for one epoch at a time; give it to `make_loader`.
+
+    Worker processes live on between epochs, so each request carries its epoch.
+    """
+
+    def __init__(self, *, rank: int, world: int) -> None:
+        self.rank = rank
+        self.world = world
+        self.plan: Plan | None = None
+        self.start_step = 0
+        self.epoch = 0
+
+    def set(self, plan: Plan, *, epoch: int, start_step: int = 0) -> None:
+        """What the next iteration over the loader reads: `plan` from `start_step` on."""
+        self.plan, self.epoch, self.start_step = plan, epoch, start_step
+
+    def __len__(self) -> int:
+        assert self.plan is not None, "set() a plan before iterating"
+        return self.plan.num_steps - self.start_step
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        assert self.plan is not None, "set() a plan before iterating"
+        plan, epoch = self.plan, self.epoch
+        for step in range(self.start_step, plan.num_steps):
+            rows = plan.rank_batch(step, rank=self.rank, world=self.world)
+            yield [(int(row), epoch) for row in rows]
+
+
+class Images(Dataset[Batch]):
+    """Decoded, squashed images by row, with labels on request."""
+
+    def __init__(
+        self,
+        index: Index,
+        *,
+        image_size: int,
+        read_label: LabelReader | None = None,
+        needs_image: ImageFilter | None = None,
+    ) -> None:
+        self.index = index
+        self.image_size = image_size
+        self.read_label = read_label
+        self.needs_image = needs_image
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitems__(self, requests: list[tuple[int, int]]) -> Batch:
+        """Read one batch.
+
+        Raises:
+            DataError: a damaged sample, naming its shard and key; shards were verified when they
+                were written, so it is not skipped silently.
+        """
+        size, count = self.image_size, len(requests)
+        image_B3SS = torch.zeros(count, 3, size, size, dtype=torch.uint8)
+        label_B1SS = torch.zeros(count, 1, size, size) if self.read_label else None
+        hash_B = torch.zeros(count, dtype=torch.int64)
+        for slot, (row, epoch) in enumerate(requests):
+            if row < 0:
+                continue
+            hash_B[slot] = key_hash(self.index.key(row))
+            if self.needs_image is None or self.needs_image(row, epoch):
+                image_B3SS[slot] = self._image(row)
+            if self.read_label is not None and label_B1SS is not None:
+                label_B1SS[slot, 0] = torch.from_numpy(self.read_label(row, epoch))
+        row_B = torch.tensor([row for row, _ in requests], dtype=torch.int64)
+        return Batch(image_B3SS, row_B, row_B >= 0, hash_B, label_B1SS)
+
+    def _image(self, row: int) -> Tensor:
+        data = self.index.read(row)
+        try:
+            image_HW3 = images.decode(data)
+        except DataError as error:
+            shard = self.index.shards[int(self.index.shard_N[row])]
+            raise DataError(
+                f"data: {shard.path}: image {self.index.key(row)} cannot be decoded ({error}); run "
+                "`a2s shard` again into a new folder, which quarantines it"
+            ) from None
+        small_SS3 = images.resize_rgb(image_HW3, height=self.image_size, width=self.image_size)
+        return torch.from_numpy(np.ascontiguousarray(small_SS3.transpose(2, 0, 1)))
+
+
+def make_loader(
+    dataset: Images, columns: Columns, *, workers: int, pin_memory: bool = False
+) -> DataLoader[Batch]:
+    """A loader whose `workers` processes stay alive; iterate it once per `columns.set`."""
+    return DataLoader(
+        dataset,
+        batch_sampler=columns,  # type: ignore[arg-type]
+        collate_fn=_as_is,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        prefetch_factor=4 if workers > 0 else None,
+        pin_memory=pin_memory,
+        worker_init_fn=_one_thread if workers > 0 else None,
+        # A forked worker would inherit the locks of torch's and the collectives' threads.
+        multiprocessing_context="forkserver" if workers > 0 else None,
+    )
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
