@@ -6,6 +6,8 @@ B images, S side of the network's square input.
 
 from __future__ import annotations
 
+import ctypes
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -20,6 +22,8 @@ from a2s.data.keys import key_hash
 from a2s.data.plan import Plan
 from a2s.data.tars import Index
 from a2s.errors import DataError
+
+PR_SET_PDEATHSIG = 1
 
 LabelReader = Callable[[int, int], NDArray[np.float32]]
 """(row, epoch) -> label [S,S]; called in the loader's worker processes."""
@@ -154,15 +158,15 @@ def make_loader(
     """A loader whose `workers` processes stay alive; iterate it once per `columns.set`."""
     return DataLoader(
         dataset,
-        batch_sampler=columns,  # type: ignore[arg-type]
-        collate_fn=_as_is,
+        batch_sampler=columns,
+        collate_fn=_as_is,  # type: ignore[arg-type]
         num_workers=workers,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers > 0 else None,
         pin_memory=pin_memory,
-        worker_init_fn=_one_thread if workers > 0 else None,
-        # A forked worker would inherit the locks of torch's and the collectives' threads.
-        multiprocessing_context="forkserver" if workers > 0 else None,
+        worker_init_fn=_die_with_parent if workers > 0 else None,
+        # Forked workers share the pages of an index of millions of rows.
+        multiprocessing_context="fork" if workers > 0 else None,
     )
 
 
@@ -170,5 +174,6 @@ def _as_is(batch: Batch) -> Batch:
     return batch
 
 
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)
+def _die_with_parent(worker: int) -> None:
+    """A fork holds its parent's lock on the run folder; it must not outlive a killed parent."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
