@@ -171,14 +171,14 @@ def _load(data: bytes, *, max_pixels: int) -> tuple[Image.Image, int, str]:
         with warnings.catch_warnings():
             # Our own limit, checked below, is the exact one; metadata warnings are no damage.
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
             if image.width * image.height > max_pixels:
                 raise BadImage(
                     "pixel_bomb", f"{image.width} x {image.height} is over {max_pixels} pixels"
                 )
             if image.width == 0 or image.height == 0:
                 raise BadImage("damaged", f"its size is {image.width} x {image.height}")
-            image_format = str(image.format)
+            image_format = image.format or ""
             orientation = _orientation(image)
             image.load()
     except BadImage:
