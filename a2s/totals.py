@@ -1,0 +1,76 @@
+"""Scores of a data set: sums of image scores that merge exactly, in any order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from a2s.metrics import NUM_THRESHOLDS, Float, ImageScores
+
+_SCALARS = ("mae", "adaptive_f", "weighted_f", "s_measure", "e_adaptive")
+_CURVES = ("precision", "recall", "f", "e")
+
+# Every value is summed as a multiple of 2**-52 held in two int64 limbs. Integer sums do not
+# depend on their order, so any number of workers gives the same bits.
+_UNIT_BITS = 52
+_LOW_BITS = 26
+_LENGTH = len(_SCALARS) + len(_CURVES) * NUM_THRESHOLDS
+
+
+def _zeros() -> NDArray[np.int64]:
+    return np.zeros(_LENGTH, dtype=np.int64)
+
+
+@dataclass(eq=False)
+class Totals:
+    """Sums over images; constant in size, mergeable in any order with the same result."""
+
+    num_images: int = 0
+    _high: NDArray[np.int64] = field(default_factory=_zeros)
+    _low: NDArray[np.int64] = field(default_factory=_zeros)
+
+    def add(self, scores: ImageScores) -> None:
+        """Count one image."""
+        scalars = [getattr(scores, name) for name in _SCALARS]
+        curves = [getattr(scores, f"{name}_T") for name in _CURVES]
+        units = np.rint(np.concatenate([scalars, *curves]) * 2.0**_UNIT_BITS).astype(np.int64)
+        self._high += units >> _LOW_BITS
+        self._low += units & (2**_LOW_BITS - 1)
+        self.num_images += 1
+
+    def merge(self, other: Totals) -> None:
+        """Add another part's sums to this one's."""
+        self._high += other._high
+        self._low += other._low
+        self.num_images += other.num_images
+
+    def curves(self) -> dict[str, Float]:
+        """Return the mean `precision`, `recall`, `f` and `e` curves, threshold 255 first."""
+        parts = np.split(self._means()[len(_SCALARS) :], len(_CURVES))
+        return dict(zip(_CURVES, parts, strict=True))
+
+    def summary(self) -> dict[str, float]:
+        """Return the data set's scores; F and E curves are averaged over images first.
+
+        Reference: `adaptive_f` is the paper's ave-F; `mean_f` the text's mean over thresholds.
+        """
+        means = dict(zip(_SCALARS, self._means().tolist(), strict=False))
+        curves = self.curves()
+        return {
+            "mae": means["mae"],
+            "adaptive_f": means["adaptive_f"],
+            "mean_f": float(curves["f"].mean()),
+            "max_f": float(curves["f"].max()),
+            "weighted_f": means["weighted_f"],
+            "s_measure": means["s_measure"],
+            "e_measure": float(curves["e"].mean()),
+            "e_adaptive": means["e_adaptive"],
+        }
+
+    def _means(self) -> Float:
+        assert self.num_images > 0
+        divisor = self.num_images << _UNIT_BITS
+        pairs = zip(self._high.tolist(), self._low.tolist(), strict=True)
+        return np.array([((high << _LOW_BITS) + low) / divisor for high, low in pairs])
