@@ -1,0 +1,95 @@
+"""One pseudo label: G = median(CRF(sigmoid(sign * theta))) (Eqn 6).
+
+Shapes: image_HW3 uint8 RGB; theta_hw float at the network's resolution; H W the image's own size,
+S T the size at which CRF and median run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from a2s.refine import quality
+from a2s.refine.crf import F32, U8, CrfParams, Energy, binarise, crf
+from a2s.refine.median import median as median_filter
+from a2s.refine.quality import Quality
+
+
+@dataclass(frozen=True)
+class Refined:
+    """A label (0 and 255, at the image's own size) and what can be said about it."""
+
+    mask_HW: U8
+    quality: Quality
+
+
+def sign(theta_hw: npt.NDArray[np.floating]) -> tuple[int, float]:
+    """Which side is foreground, and the share of pixels on the positive side.
+
+    The smaller side is foreground. Reference: Eqn 5.
+    """
+    share = float((theta_hw >= 0).mean())
+    return (1 if share <= 0.5 else -1), share
+
+
+def working_size(height: int, width: int, *, max_side: int) -> tuple[int, int]:
+    """Height and width at which CRF and median run: the image's own up to `max_side`."""
+    longest = max(height, width)
+    if longest <= max_side:
+        return height, width
+    return max(1, round(height * max_side / longest)), max(1, round(width * max_side / longest))
+
+
+def probability(theta_hw: npt.NDArray[np.floating], *, height: int, width: int) -> F32:
+    """Signed map, enlarged bilinearly, as probability of foreground.
+
+    Shape: h w -> H W. Range: 0..1.
+    """
+    direction, _ = sign(theta_hw)
+    signed_hw = direction * theta_hw.astype(np.float32)
+    signed_HW = cv2.resize(signed_hw, (width, height), interpolation=cv2.INTER_LINEAR)
+    # tanh does not overflow where exp(-x) would.
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * signed_HW)), dtype=np.float32)
+
+
+def refine(
+    image_HW3: U8,
+    theta_hw: npt.NDArray[np.floating],
+    *,
+    energy: Energy,
+    params: CrfParams,
+    median: int,
+    max_side: int,
+) -> Refined:
+    """Make the pseudo label of one image.
+
+    Shape: H W 3, h w -> H W. Range: 0 or 255. Reference: Eqn 5, Eqn 6.
+    """
+    height, width = image_HW3.shape[:2]
+    s, t = working_size(height, width, max_side=max_side)
+    small_ST3 = image_HW3
+    if (s, t) != (height, width):
+        small_ST3 = np.asarray(cv2.resize(image_HW3, (t, s), interpolation=cv2.INTER_AREA))
+    p_ST = probability(theta_hw, height=s, width=t)
+    crf_ST = crf(small_ST3, energy(p_ST, params), params)
+    label_ST = median_filter(crf_ST.astype(np.uint8), ksize=median)
+
+    mask_HW = label_ST * np.uint8(255)
+    if (s, t) != (height, width):
+        soft_HW = cv2.resize(mask_HW, (width, height), interpolation=cv2.INTER_LINEAR)
+        mask_HW = np.where(soft_HW > 127, np.uint8(255), np.uint8(0))
+    direction, share = sign(theta_hw)
+    foreground_HW = mask_HW > 0
+    row = Quality(
+        area_share=float(foreground_HW.mean()),
+        border_contact=quality.border_contact(foreground_HW),
+        decision_margin=float(np.abs(p_ST - 0.5).mean()),
+        sign_margin=abs(0.5 - share),
+        crf_agreement=quality.agreement(binarise(p_ST), label_ST > 0),
+        num_components=quality.num_components(foreground_HW),
+        inverted=direction < 0,
+    )
+    return Refined(mask_HW, row)
