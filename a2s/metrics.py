@@ -31,6 +31,16 @@ LIBRARY = "pysodmetrics"
 LIBRARY_VERSION = version(LIBRARY)
 BETA_SQUARE = 0.3
 NUM_THRESHOLDS = 256
+NAMES = (
+    "mae",
+    "adaptive_f",
+    "mean_f",
+    "max_f",
+    "weighted_f",
+    "s_measure",
+    "e_measure",
+    "e_adaptive",
+)
 _EPS = float(np.spacing(1))
 
 
@@ -54,16 +64,17 @@ class ImageScores:
 
     def row(self) -> dict[str, float]:
         """Return this image's numbers, its curves reduced to their mean and maximum."""
-        return {
-            "mae": self.mae,
-            "adaptive_f": self.adaptive_f,
-            "mean_f": float(self.f_T.mean()),
-            "max_f": float(self.f_T.max()),
-            "weighted_f": self.weighted_f,
-            "s_measure": self.s_measure,
-            "e_measure": float(self.e_T.mean()),
-            "e_adaptive": self.e_adaptive,
-        }
+        values = (
+            self.mae,
+            self.adaptive_f,
+            float(self.f_T.mean()),
+            float(self.f_T.max()),
+            self.weighted_f,
+            self.s_measure,
+            float(self.e_T.mean()),
+            self.e_adaptive,
+        )
+        return dict(zip(NAMES, values, strict=True))
 
 
 def score(prediction_HW: NDArray[Any], truth_HW: Bool) -> ImageScores:

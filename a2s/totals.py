@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from a2s.metrics import NUM_THRESHOLDS, Float, ImageScores
+from a2s.metrics import NAMES, NUM_THRESHOLDS, Float, ImageScores
 
 _SCALARS = ("mae", "adaptive_f", "weighted_f", "s_measure", "e_adaptive")
 _CURVES = ("precision", "recall", "f", "e")
@@ -56,18 +56,19 @@ class Totals:
 
         Reference: `adaptive_f` is the paper's ave-F; `mean_f` the text's mean over thresholds.
         """
-        means = dict(zip(_SCALARS, self._means().tolist(), strict=False))
-        curves = self.curves()
-        return {
-            "mae": means["mae"],
-            "adaptive_f": means["adaptive_f"],
-            "mean_f": float(curves["f"].mean()),
-            "max_f": float(curves["f"].max()),
-            "weighted_f": means["weighted_f"],
-            "s_measure": means["s_measure"],
-            "e_measure": float(curves["e"].mean()),
-            "e_adaptive": means["e_adaptive"],
-        }
+        mae, adaptive_f, weighted_f, s_measure, e_adaptive = self._means()[: len(_SCALARS)].tolist()
+        f_T, e_T = self.curves()["f"], self.curves()["e"]
+        values = (
+            mae,
+            adaptive_f,
+            float(f_T.mean()),
+            float(f_T.max()),
+            weighted_f,
+            s_measure,
+            float(e_T.mean()),
+            e_adaptive,
+        )
+        return dict(zip(NAMES, values, strict=True))
 
     def _means(self) -> Float:
         assert self.num_images > 0

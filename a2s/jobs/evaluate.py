@@ -1,0 +1,278 @@
+"""`a2s evaluate`: score predictions against ground truth."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from a2s import metrics, pool, rundir
+from a2s.config import EvaluateConfig
+from a2s.data.images import BadImage, decode_mask
+from a2s.data.pairs import Address, Side, find_predictions, find_truths
+from a2s.errors import DataError
+from a2s.progress import Progress
+from a2s.totals import Totals
+
+CHUNK_PAIRS = 16
+# Below this many pairs Ray's start takes longer than the scoring that it would share.
+AUTO_MIN_PAIRS = 1000
+TRUTH_ABOVE = 128
+COLUMNS = (
+    ("adaptive F", "adaptive_f"),
+    ("mean F", "mean_f"),
+    ("max F", "max_f"),
+    ("weighted F", "weighted_f"),
+    ("S", "s_measure"),
+    ("E", "e_measure"),
+    ("MAE", "mae"),
+)
+_NOTES = {
+    "which_f": "adaptive_f: threshold min(2*mean, 1) per image, the paper's ave-F; mean_f and max_f"
+    " over 256 thresholds of the image-averaged curve; beta^2 0.3 (weighted_f: beta 1)",
+    "which_e": "e_measure: mean over 256 thresholds; e_adaptive: adaptive threshold",
+}
+
+
+_SCHEMA = [
+    ("key", "string"),
+    *((name, "float64") for name in metrics.NAMES),
+    ("width", "int32"),
+    ("height", "int32"),
+    ("resized", "bool"),
+    ("empty_truth", "bool"),
+]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prediction and its truth."""
+
+    key: str
+    prediction: Address
+    truth: Address
+
+
+@dataclass
+class Part:
+    """What scoring one chunk gave."""
+
+    number: int
+    totals: Totals = field(default_factory=Totals)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[dict[str, str]] = field(default_factory=list)
+
+
+def run(config: EvaluateConfig) -> int:
+    """Score all pairs; return 0, or 3 when too many predictions are missing or damaged."""
+    truths = find_truths(config.truth)
+    predictions = find_predictions(config.pred, wanted=truths.keys)
+    keys = sorted(truths.keys & predictions.keys)
+    if not keys:
+        raise DataError(
+            f"evaluate: no prediction in {config.pred} has the name of a truth in {config.truth}"
+            f" (for example {min(predictions.keys)} and {min(truths.keys)})"
+        )
+    inputs = {"pred": str(config.pred.resolve()), "truth": str(config.truth.resolve())}
+    with rundir.claim(config.out, command="evaluate", config=config, inputs=inputs) as folder:
+        fingerprint = rundir.digest([predictions.fingerprint, truths.fingerprint])
+        scores = _finished(folder.path, fingerprint)
+        if scores is None:
+            scores = _score_all(config, folder, keys, predictions, truths)
+            rundir.write_json(folder.path / "scores.json", {**scores, "inputs_sha256": fingerprint})
+        else:
+            print(f"evaluate: done already, nothing has changed since ({folder.path})")
+        return _report(config, scores)
+
+
+def _finished(out: Path, fingerprint: str) -> dict[str, Any] | None:
+    try:
+        scores: dict[str, Any] = rundir.read_json(out / "scores.json")
+    except (FileNotFoundError, ValueError):
+        return None
+    same_code = scores.get("metric_library_version") == metrics.LIBRARY_VERSION
+    return scores if same_code and scores.get("inputs_sha256") == fingerprint else None
+
+
+def _score_all(
+    config: EvaluateConfig, folder: rundir.RunDir, keys: list[str], predictions: Side, truths: Side
+) -> dict[str, Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    start = time.monotonic()
+    missing = _write_missing(folder.path, predictions, truths)
+    # The old scores must not vouch for a run that is under way.
+    (folder.path / "scores.json").unlink(missing_ok=True)
+    workers = config.workers
+    if workers == "auto" and len(keys) < AUTO_MIN_PAIRS:
+        workers = 0
+    workers = pool.resolve_workers(workers, len(keys))
+
+    def chunks() -> Iterator[tuple[int, list[Pair]]]:
+        for first in range(0, len(keys), CHUNK_PAIRS):
+            yield (
+                first // CHUNK_PAIRS,
+                [
+                    Pair(key, predictions.locate(key), truths.locate(key))
+                    for key in keys[first : first + CHUNK_PAIRS]
+                ],
+            )
+
+    schema = pa.schema(_SCHEMA)
+    totals = Totals()
+    failures: list[dict[str, str]] = []
+    num_resized = num_empty = 0
+    parts = pool.map_shards(
+        score_chunk,
+        chunks(),
+        workers=workers,
+        ray_address=config.ray_address,
+        name=lambda item: f"evaluate: pairs from {item[1][0].key}",
+    )
+    with (
+        Progress(len(keys), unit="pairs", name="evaluate") as progress,
+        rundir.atomic_path(folder.path / "images.parquet") as temporary,
+        pq.ParquetWriter(temporary, schema) as table,
+    ):
+        for part in _in_order(parts):
+            totals.merge(part.totals)
+            failures += part.failures
+            num_resized += sum(row["resized"] for row in part.rows)
+            num_empty += sum(row["empty_truth"] for row in part.rows)
+            table.write_table(pa.Table.from_pylist(part.rows, schema=schema))
+            progress.update(len(part.rows) + len(part.failures))
+    lines = "".join(json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures)
+    rundir.atomic_write(folder.path / "failures.jsonl", lines)
+    if not totals.num_images:
+        raise DataError(
+            f"evaluate: none of {len(keys)} pairs could be read; see {folder.path}/failures.jsonl"
+        )
+    _draw(folder.path, totals, title=f"{config.pred.name}, {totals.num_images:,} images")
+    seconds = time.monotonic() - start
+    folder.log(
+        images=totals.num_images,
+        workers=workers,
+        seconds=round(seconds, 3),
+        images_per_sec=round(totals.num_images / seconds, 2),
+    )
+    return {
+        **totals.summary(),
+        "num_images": totals.num_images,
+        "num_truth": len(truths.keys),
+        "num_resized": num_resized,
+        "num_empty_truth": num_empty,
+        "num_failed": len(failures),
+        **missing,
+        "metric_library": metrics.LIBRARY,
+        "metric_library_version": metrics.LIBRARY_VERSION,
+        **_NOTES,
+    }
+
+
+def score_chunk(item: tuple[int, list[Pair]]) -> Part:
+    """Score some pairs; a damaged file is reported, not raised."""
+    number, pairs = item
+    part = Part(number)
+    for pair in pairs:
+        side = pair.prediction
+        try:
+            prediction_HW = decode_mask(side.read())
+            side = pair.truth
+            truth_HW = decode_mask(side.read()) > TRUTH_ABOVE
+        except DataError as error:
+            reason = error.reason if isinstance(error, BadImage) else "unreadable"
+            part.failures.append(
+                {"key": pair.key, "path": side.path, "reason": reason, "detail": str(error)}
+            )
+            continue
+        resized = prediction_HW.shape != truth_HW.shape
+        if resized:
+            import cv2
+
+            size = truth_HW.shape[::-1]
+            prediction_HW = np.asarray(
+                cv2.resize(prediction_HW, size, interpolation=cv2.INTER_LINEAR), dtype=np.uint8
+            )
+        scores = metrics.score(prediction_HW, truth_HW)
+        part.totals.add(scores)
+        part.rows.append(
+            {
+                "key": pair.key,
+                **scores.row(),
+                "width": truth_HW.shape[1],
+                "height": truth_HW.shape[0],
+                "resized": resized,
+                "empty_truth": not truth_HW.any(),
+            }
+        )
+    return part
+
+
+def _in_order(parts: Iterator[Part]) -> Iterator[Part]:
+    """Put parts that come as they finish into the order of their keys."""
+    waiting: dict[int, Part] = {}
+    expected = 0
+    for part in parts:
+        waiting[part.number] = part
+        while expected in waiting:
+            yield waiting.pop(expected)
+            expected += 1
+    assert not waiting
+
+
+def _write_missing(out: Path, predictions: Side, truths: Side) -> dict[str, int]:
+    """Name on both sides what has no partner."""
+    lists = {
+        "missing_pred": sorted(truths.keys - predictions.keys),
+        "missing_truth": sorted(predictions.keys - truths.keys),
+    }
+    rundir.write_json(
+        out / "missing.json", {**lists, "truth_of_same_name_ignored": truths.shadowed}
+    )
+    for name, text in (
+        ("missing_pred", "truths without a prediction (not scored)"),
+        ("missing_truth", "predictions without a truth (not scored)"),
+    ):
+        if lists[name]:
+            shown = ", ".join(lists[name][:10]) + (", …" if len(lists[name]) > 10 else "")
+            print(f"evaluate: {len(lists[name]):,} {text}: {shown}; all in {out}/missing.json")
+    return {f"num_{name}": len(keys) for name, keys in lists.items()}
+
+
+def _draw(out: Path, totals: Totals, *, title: str) -> None:
+    from a2s import curves
+
+    mean = totals.curves()
+    adaptive_f = totals.summary()["adaptive_f"]
+    rundir.atomic_write(
+        out / "pr_curve.svg", curves.pr_curve(mean["precision"], mean["recall"], title=title)
+    )
+    rundir.atomic_write(
+        out / "f_curve.svg", curves.f_curve(mean["f"], adaptive_f=adaptive_f, title=title)
+    )
+
+
+def _report(config: EvaluateConfig, scores: dict[str, Any]) -> int:
+    lost = scores["num_missing_pred"] + scores["num_failed"]
+    print(f"evaluate: {scores['num_images']:,} images, {metrics.LIBRARY} numbers")
+    print("  ".join(f"{title:>10}" for title, _ in COLUMNS))
+    print("  ".join(f"{scores[name]:>10.4f}" for _, name in COLUMNS))
+    if scores["num_resized"]:
+        print(f"{scores['num_resized']:,} predictions were resized to their truth's size")
+    if scores["num_empty_truth"]:
+        print(f"{scores['num_empty_truth']:,} truths have no salient pixel; their F counts as 0")
+    print(f"written: {config.out}/scores.json, images.parquet, pr_curve.svg, f_curve.svg")
+    if lost > config.max_failure_rate * scores["num_truth"]:
+        print(
+            f"evaluate: {lost:,} of {scores['num_truth']:,} truths have no readable prediction,"
+            f" over --max-failure-rate {config.max_failure_rate:g}:"
+            f" {config.out}/missing.json, failures.jsonl"
+        )
+        return 3
+    return 0
