@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -96,7 +96,7 @@ def map_shards(
     name: Callable[[T], str] = str,
     note: Callable[[str], None] | None = None,
     tally: Tally | None = None,
-) -> Iterator[R]:
+) -> Generator[R, None, None]:
     """Yield `fn(item, *common)` for every item, in order of completion.
 
     With `before` it is `fn(item, before.build()(item), *common)`. Items are taken lazily, at most
@@ -245,9 +245,13 @@ class _Holder:
         if polite:
             os.nice(10)
             _one_thread()
-        self.step = build()
+        self.build = build
+        self.step: Callable[[Any], Any] | None = None
 
     def prepare(self, item: Any) -> Any:
+        # Not in __init__: an error there would reach the driver as a dead actor, not as itself.
+        if self.step is None:
+            self.step = self.build()
         return self.step(item)
 
 

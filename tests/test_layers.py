@@ -25,6 +25,7 @@ LAYERS = {
     "a2s.models": SERVICE,
     "a2s.labelrows": SERVICE,
     "a2s.labelsource": SERVICE,
+    "a2s.labelling": SERVICE,
     "a2s.labelstore": SERVICE,
     "a2s.pool": SERVICE,
     "a2s.rayhost": SERVICE,

@@ -6,7 +6,7 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,20 @@ class Index:
         """Rows of one shard."""
         info = self.shards[shard]
         return range(info.start, info.start + info.count)
+
+    def part(self, rows: range) -> "Index":
+        """Index of consecutive rows of one shard only: small enough to travel to a worker."""
+        shard = self.shards[int(self.shard_N[rows.start])]
+        assert rows.stop <= shard.start + shard.count, (rows, shard)
+        names = [field.name for field in fields(self) if field.name.endswith("_N")]
+        columns = {name: getattr(self, name)[rows.start : rows.stop] for name in names}
+        return replace(
+            self,
+            shards=[replace(shard, count=len(rows), start=0)],
+            keys=pa.chunked_array([pa.array(self.keys_for(rows), pa.large_string())]),
+            _files=_Descriptors([shard.path]),
+            **(columns | {"shard_N": np.zeros(len(rows), dtype=np.int32)}),
+        )
 
     def key(self, row: int) -> str:
         """Key of a row."""

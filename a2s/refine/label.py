@@ -19,6 +19,16 @@ from a2s.refine.quality import Quality
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """How labels are refined; `median` and `max_side` in pixels."""
+
+    energy: Energy
+    params: CrfParams
+    median: int = 7
+    max_side: int = 640
+
+
+@dataclass(frozen=True)
 class Refined:
     """A label (0 and 255, at the image's own size) and what can be said about it."""
 
@@ -55,27 +65,19 @@ def probability(theta_hw: npt.NDArray[np.floating], *, height: int, width: int) 
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * signed_HW)), dtype=np.float32)
 
 
-def refine(
-    image_HW3: U8,
-    theta_hw: npt.NDArray[np.floating],
-    *,
-    energy: Energy,
-    params: CrfParams,
-    median: int,
-    max_side: int,
-) -> Refined:
+def refine(image_HW3: U8, theta_hw: npt.NDArray[np.floating], *, recipe: Recipe) -> Refined:
     """Make the pseudo label of one image.
 
     Shape: H W 3, h w -> H W. Range: 0 or 255. Reference: Eqn 5, Eqn 6.
     """
     height, width = image_HW3.shape[:2]
-    s, t = working_size(height, width, max_side=max_side)
+    s, t = working_size(height, width, max_side=recipe.max_side)
     small_ST3 = image_HW3
     if (s, t) != (height, width):
         small_ST3 = np.asarray(cv2.resize(image_HW3, (t, s), interpolation=cv2.INTER_AREA))
     p_ST = probability(theta_hw, height=s, width=t)
-    crf_ST = crf(small_ST3, energy(p_ST, params), params)
-    label_ST = median_filter(crf_ST.astype(np.uint8), ksize=median)
+    crf_ST = crf(small_ST3, recipe.energy(p_ST, recipe.params), recipe.params)
+    label_ST = median_filter(crf_ST.astype(np.uint8), ksize=recipe.median)
 
     mask_HW = label_ST * np.uint8(255)
     if (s, t) != (height, width):
