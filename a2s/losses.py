@@ -1,0 +1,118 @@
+"""The losses of both stages, as sums that can be added up over ranks before any division.
+
+Shape suffixes: B images, H W the map's size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+SSIM_C1 = 1e-4
+SSIM_C2 = 9e-4
+IOU_EPS = 1e-7
+
+
+class AdbTerms(NamedTuple):
+    """What one map adds to the stage 1 loss: a numerator and the number of pixels in it."""
+
+    numerator: Tensor
+    count: Tensor
+
+
+def adb_terms(theta_B1HW: Tensor, keep_B1HW: Tensor | None, *, alpha: float) -> AdbTerms:
+    """Sum over the kept pixels how far their probability lies from the boundary.
+
+    L2 favours pixels that are distinct already, L1 keeps a gradient for the others.
+
+    Shape: [B, 1, H, W] twice -> scalars
+    Reference: Eqn 4; dropped pixels Sec. III-A
+    """
+    distance = (theta_B1HW.float().sigmoid() - 0.5).abs()
+    per_pixel = distance.square() + alpha * distance
+    if keep_B1HW is None:
+        return AdbTerms(per_pixel.sum(), per_pixel.new_tensor(per_pixel.numel()))
+    keep = keep_B1HW.to(per_pixel.dtype)
+    return AdbTerms((per_pixel * keep).sum(), keep.sum())
+
+
+def adb_loss(
+    numerators: Sequence[Tensor], counts: Sequence[Tensor], weights: Sequence[float]
+) -> Tensor:
+    """Combine the maps' terms, each already summed over all ranks.
+
+    A map without a kept pixel has distance zero: it adds its weight and no gradient.
+
+    Range: with alpha 0.1, 0.7 to 1 times the sum of weights
+    Reference: Eqn 4, as one minus the distance so that it is positive
+    """
+    terms = [
+        weight * (1 - numerator / count.clamp(min=1))
+        for numerator, count, weight in zip(numerators, counts, weights, strict=True)
+    ]
+    return torch.stack(terms).sum()
+
+
+class DetectionTerms(NamedTuple):
+    """The stage 2 loss of each image, in its three parts."""
+
+    bce_B: Tensor
+    ssim_B: Tensor
+    iou_B: Tensor
+
+    @property
+    def total_B(self) -> Tensor:
+        """Sum of the parts with equal weights (Eqn 12)."""
+        return self.bce_B + self.ssim_B + self.iou_B
+
+
+def binarise(label_B1HW: Tensor) -> Tensor:
+    """Turn soft labels into hard targets; rectification acts by moving labels across 0.5."""
+    return (label_B1HW > 0.5).to(label_B1HW.dtype)
+
+
+def detection_loss_per_image(logits_B1HW: Tensor, target_B1HW: Tensor) -> DetectionTerms:
+    """Compare predicted logits with targets in 0..1, pixel-wise, by structure and by overlap.
+
+    Shape: [B, 1, H, W] twice -> three of [B]
+    Reference: Eqn 12; the terms are BASNet's
+    """
+    logits, target = logits_B1HW.float(), target_B1HW.float()
+    probability = logits.sigmoid()
+    bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((1, 2, 3))
+    inter = (probability * target).sum((1, 2, 3))
+    union = (probability + target).sum((1, 2, 3)) - inter
+    iou = 1 - inter / (union + IOU_EPS)
+    return DetectionTerms(bce, 1 - ssim_per_image(probability, target), iou)
+
+
+def ssim_per_image(a_B1HW: Tensor, b_B1HW: Tensor) -> Tensor:
+    """Mean structural similarity under a Gaussian window, zeros outside the image.
+
+    Shape: [B, 1, H, W] twice -> [B]
+    Range: -1..1, 1 for equal images
+    """
+    moments = torch.cat((a_B1HW, b_B1HW, a_B1HW * a_B1HW, b_B1HW * b_B1HW, a_B1HW * b_B1HW))
+    mean_a, mean_b, mean_aa, mean_bb, mean_ab = _blur(moments).chunk(5)
+    var_a, var_b = mean_aa - mean_a.square(), mean_bb - mean_b.square()
+    covariance = mean_ab - mean_a * mean_b
+    luminance = (2 * mean_a * mean_b + SSIM_C1) / (mean_a.square() + mean_b.square() + SSIM_C1)
+    structure = (2 * covariance + SSIM_C2) / (var_a + var_b + SSIM_C2)
+    return (luminance * structure).mean((1, 2, 3))
+
+
+def _blur(x_N1HW: Tensor) -> Tensor:
+    """Gaussian blur, one direction after the other."""
+    half = SSIM_WINDOW // 2
+    offsets = range(-half, half + 1)
+    gauss = x_N1HW.new_tensor([math.exp(-(o * o) / (2 * SSIM_SIGMA**2)) for o in offsets])
+    gauss = gauss / gauss.sum()
+    x_N1HW = F.conv2d(x_N1HW, gauss.view(1, 1, 1, -1), padding=(0, half))
+    return F.conv2d(x_N1HW, gauss.view(1, 1, -1, 1), padding=(half, 0))

@@ -1,0 +1,154 @@
+"""Building blocks of both networks: gated convolutions, attention, and upsampling made cheap.
+
+Shape suffixes: B images, C channels, H W the output's size, h w a smaller map's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Size = tuple[int, int]
+
+
+def upsample(x_BChw: Tensor, size: Size) -> Tensor:
+    """Resize bilinearly with `align_corners=False`, the only resampling inside the networks.
+
+    Shape: [B, C, h, w] -> [B, C, *size]
+    """
+    if x_BChw.shape[-2:] == torch.Size(size):
+        return x_BChw
+    return F.interpolate(x_BChw, size=size, mode="bilinear", align_corners=False)
+
+
+def conv3x3_of_upsampled(
+    maps: Sequence[Tensor], weight_OI33: Tensor, bias_O: Tensor, *, size: Size
+) -> Tensor:
+    """Compute `conv3x3(concat(upsample(m) for m in maps))` without that large concatenation.
+
+    Mixing channels commutes with resizing, so the nine taps mix the channels of the small maps, and
+    two small dense products resize, shift and add the mixes: along the width, then along the height
+    for all maps and kernel rows at once. The same sum in another order, with about a fifth of the
+    multiplications from strides 8, 16, 32 to stride 2. A map that has the size already gains
+    nothing from this and is convolved as it is.
+
+    Shape: maps [B, C_i, h_i, w_i] with sum(C_i) = I -> [B, O, *size]
+    """
+    assert sum(m.shape[1] for m in maps) == weight_OI33.shape[1], "channels of maps and kernel"
+    batch, num_out = maps[0].shape[0], weight_OI33.shape[0]
+    out_BOHW: Tensor = bias_O[:, None, None]
+    widened, heights, start = [], [], 0
+    for map_BChw in maps:
+        weight_OC33 = weight_OI33[:, start : start + map_BChw.shape[1]]
+        start += map_BChw.shape[1]
+        if map_BChw.shape[-2:] == torch.Size(size):
+            out_BOHW = out_BOHW + F.conv2d(map_BChw, weight_OC33, padding=1)
+        else:
+            widened.append(_taps_along_width(map_BChw, weight_OC33, width=size[1]))
+            heights.append(map_BChw.shape[2])
+    if widened:
+        taps_NKW = torch.cat(widened, dim=1)
+        along_HK = torch.cat([_resize_matrix(h, size[0], like=taps_NKW) for h in heights]).T
+        resized_NHW = torch.bmm(along_HK.expand(taps_NKW.shape[0], -1, -1), taps_NKW)
+        out_BOHW = out_BOHW + resized_NHW.view(batch, num_out, *size)
+    return out_BOHW
+
+
+def _taps_along_width(map_BChw: Tensor, weight_OC33: Tensor, *, width: int) -> Tensor:
+    """Mix the channels once per kernel tap, then resize, shift and add along the width.
+
+    Shape: [B, C, h, w] -> [B * O, 3 * h, width], the rows ordered (kernel row, map row)
+    """
+    batch, channels, h, w = map_BChw.shape
+    num_out = weight_OC33.shape[0]
+    pointwise = weight_OC33.permute(0, 2, 3, 1).reshape(num_out * 9, channels, 1, 1)
+    mixed = F.conv2d(map_BChw.contiguous(), pointwise).view(batch, num_out, 3, 3, h, w)
+    rows = mixed.transpose(3, 4).reshape(-1, 3 * w)
+    resized = rows @ _resize_matrix(w, width, like=rows)
+    return resized.view(batch * num_out, 3 * h, width)
+
+
+def _resize_matrix(n: int, m: int, *, like: Tensor) -> Tensor:
+    """Weights of a bilinear resize from n to m samples, shifted by each of the three taps.
+
+    Shape: [3 * n, m]; row (k, i), column j: the share of input i in resized sample j + k - 1. It is
+    zero where j + k - 1 lies outside, which is the zero padding of the convolution.
+    """
+    identity_1nn = torch.eye(n, dtype=like.dtype, device=like.device)[None]
+    resized_nm = F.interpolate(identity_1nn, size=m, mode="linear", align_corners=False)[0]
+    return F.pad(resized_nm, (1, 1)).unfold(1, m, 1).transpose(0, 1).reshape(3 * n, m)
+
+
+class ConvGNReLU(nn.Sequential):
+    """3x3 convolution, group normalisation with two channels per group, ReLU.
+
+    Shape: [B, C_in, H, W] -> [B, C_out, H, W]
+    Reference: Eqn 8
+    """
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels_in, channels_out, 3, padding=1),
+            nn.GroupNorm(channels_out // 2, channels_out),
+            nn.ReLU(inplace=True),
+        )
+
+
+class SEBlock(nn.Module):
+    """Convolution whose channels are gated by their own mean, without a squeeze.
+
+    Shape: [B, C_in, H, W] -> [B, C_out, H, W]
+    Reference: Sec. III-A, Eqn 1
+    """
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.norm = nn.GroupNorm(1, channels_out)
+        self.gate = nn.Conv2d(channels_out, channels_out, 1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self._gated(self.conv(x_BCHW))
+
+    def of_upsampled(self, maps: Sequence[Tensor], *, size: Size) -> Tensor:
+        """Equal `self(concat(upsample(m, size) for m in maps))`, cheaper."""
+        bias = self.conv.bias
+        assert bias is not None
+        return self._gated(conv3x3_of_upsampled(maps, self.conv.weight, bias, size=size))
+
+    def _gated(self, x_BCHW: Tensor) -> Tensor:
+        x_BCHW = F.relu(self.norm(x_BCHW))
+        gate_BC11: Tensor = self.gate(x_BCHW.mean((2, 3), keepdim=True)).sigmoid()
+        return x_BCHW * gate_BC11
+
+
+class RAM(nn.Module):
+    """Residual attention: two levels are weighted by how they differ from the global one.
+
+    With `attention=False` the levels are joined as they are (the plain convolution of Table VII).
+
+    Shape: [B, C, H, W], [B, C, h, w], [B, C, h', w'] -> [B, C, H, W]
+    Reference: Eqn 9-10, Fig. 6
+    """
+
+    def __init__(self, width: int, *, attention: bool) -> None:
+        super().__init__()
+        self.context = ConvGNReLU(width, width)
+        if attention:
+            self.attention_a = nn.Conv2d(width, width, 3, padding=1)
+            self.attention_b = nn.Conv2d(width, width, 3, padding=1)
+        self.attention = attention
+        self.fuse = nn.Conv2d(3 * width, width, 3, padding=1)
+
+    def forward(self, fine_BCHW: Tensor, coarse_BChw: Tensor, context_BChw: Tensor) -> Tensor:
+        size = (fine_BCHW.shape[2], fine_BCHW.shape[3])
+        a, b = fine_BCHW, upsample(coarse_BChw, size)
+        context = upsample(self.context(context_BChw), size)
+        if self.attention:
+            a = a * self.attention_a(a - context).sigmoid()
+            b = b * self.attention_b(b - context).sigmoid()
+        fused: Tensor = self.fuse(torch.cat((a, b, context), dim=1))
+        return fused

@@ -1,0 +1,76 @@
+"""The stage 2 network: a fine-tuned encoder, and a decoder that weighs details by the whole.
+
+Shape suffixes: B images, C channels, H W the image's size.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from a2s.models.blocks import RAM, ConvGNReLU, Size, upsample
+from a2s.models.encoders import Encoder
+
+
+class DetectorDecoder(nn.Module):
+    """Five encoder taps to one map of logits.
+
+    Reference: Eqn 7-11, Fig. 6
+    """
+
+    def __init__(
+        self, channels: tuple[int, int, int, int, int], *, ram: bool = True, width: int = 64
+    ) -> None:
+        super().__init__()
+        self.adapters = nn.ModuleList(ConvGNReLU(c, width) for c in channels)
+        # The global tap reaches the local module over two steps of doubling.
+        self.descend_a = ConvGNReLU(width, 2 * width)
+        self.descend_b = ConvGNReLU(2 * width, width)
+        self.regional = RAM(width, attention=ram)
+        self.local = RAM(width, attention=ram)
+
+    def forward(self, taps: tuple[Tensor, ...], *, size: Size) -> Tensor:
+        """Compute logits for images of this `size`.
+
+        Shape: E1..E5 -> [B, 1, *size]
+        """
+        h1, h2, h3, h4, h5 = (conv(e) for conv, e in zip(self.adapters, taps, strict=True))
+        descended = _doubled(self.descend_b(_doubled(self.descend_a(h5))))
+        regional = self.regional(h3, h4, h5)
+        local = self.local(h1, h2, descended)
+        regional = upsample(regional, (local.shape[2], local.shape[3]))
+        return upsample((local * regional).sum(1, keepdim=True), size)
+
+
+def _doubled(x_BCHW: Tensor) -> Tensor:
+    return upsample(x_BCHW, (2 * x_BCHW.shape[2], 2 * x_BCHW.shape[3]))
+
+
+class Detector(nn.Module):
+    """Maps normalised images to saliency logits of the same size; their sigmoid is the saliency.
+
+    `ram=False` leaves the attention convolutions out (the † row of Table VII).
+
+    Shape: [B, 3, H, W] -> [B, 1, H, W]
+    Reference: Sec. III-B
+    """
+
+    def __init__(self, encoder: Encoder, *, ram: bool = True, width: int = 64) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.ram = ram
+        self.width = width
+        self.decoder = DetectorDecoder(encoder.channels, ram=ram, width=width)
+
+    def forward(self, image_B3HW: Tensor) -> Tensor:
+        size = (image_B3HW.shape[2], image_B3HW.shape[3])
+        logits: Tensor = self.decoder(self.encoder(image_B3HW), size=size)
+        return logits
+
+    def spec(self) -> dict[str, str]:
+        """Return what `build_from_spec` needs to make this network again, weights aside."""
+        return {
+            "kind": "detector",
+            **{f"encoder.{key}": value for key, value in self.encoder.spec().items()},
+            "width": str(self.width),
+            "ram": str(self.ram).lower(),
+        }

@@ -1,0 +1,111 @@
+"""Encoders: five taps E1..E5 of an image classifier, at strides 2, 4, 8, 16, 32.
+
+Shape suffixes: B images, H W the image's size.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torchvision.models import mobilenet_v2, resnet50
+from torchvision.ops.misc import Conv2dNormActivation
+
+from a2s.errors import ConfigError
+
+Taps = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+Channels = tuple[int, int, int, int, int]
+
+# The two MobileNetV2 differ in block 1: the ONNX model zoo's has a 1x1 convolution in front.
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "resnet50": ("torchvision",),
+    "mobilenet_v2": ("torchvision", "onnx_zoo"),
+}
+
+
+class Encoder(nn.Module):
+    """An image classifier without its head.
+
+    Shape: normalised image [B, 3, H, W] -> E1..E5, [B, channels[i], ceil(H / strides[i]), ...]
+    Reference: Sec. III-A, III-B
+    """
+
+    name: str
+    variant: str = "torchvision"
+    channels: Channels
+    strides = (2, 4, 8, 16, 32)
+
+    def forward(self, image_B3HW: Tensor) -> Taps:
+        raise NotImplementedError
+
+    def spec(self) -> dict[str, str]:
+        """Return the arguments with which `build_encoder` makes this encoder again."""
+        return {"name": self.name, "variant": self.variant}
+
+
+class ResNet50(Encoder):
+    """ResNet-50; E1 is the stem before pooling, E2..E5 the four layers."""
+
+    name = "resnet50"
+    channels = (64, 256, 512, 1024, 2048)
+
+    def __init__(self) -> None:
+        super().__init__()
+        net = resnet50(weights=None)
+        self.conv1, self.bn1 = net.conv1, net.bn1
+        self.relu, self.maxpool = net.relu, net.maxpool
+        self.layer1, self.layer2 = net.layer1, net.layer2
+        self.layer3, self.layer4 = net.layer3, net.layer4
+
+    def forward(self, image_B3HW: Tensor) -> Taps:
+        e1 = self.relu(self.bn1(self.conv1(image_B3HW)))
+        e2 = self.layer1(self.maxpool(e1))
+        e3 = self.layer2(e2)
+        e4 = self.layer3(e3)
+        return e1, e2, e3, e4, self.layer4(e4)
+
+
+class MobileNetV2(Encoder):
+    """MobileNetV2; the taps are the last block of each stride."""
+
+    name = "mobilenet_v2"
+    channels = (16, 24, 32, 96, 1280)
+
+    def __init__(self, *, variant: str) -> None:
+        super().__init__()
+        self.variant = variant
+        self.features: nn.Sequential = mobilenet_v2(weights=None).features
+        if variant == "onnx_zoo":
+            expand = Conv2dNormActivation(32, 32, kernel_size=1, activation_layer=nn.ReLU6)
+            self.features[1] = nn.Sequential(expand, self.features[1])
+
+    def forward(self, image_B3HW: Tensor) -> Taps:
+        blocks = self.features
+        e1 = blocks[:2](image_B3HW)
+        e2 = blocks[2:4](e1)
+        e3 = blocks[4:7](e2)
+        e4 = blocks[7:14](e3)
+        return e1, e2, e3, e4, blocks[14:](e4)
+
+
+def build_encoder(name: str, *, variant: str = "torchvision") -> Encoder:
+    """Build an encoder with random weights.
+
+    Raises:
+        ConfigError: no such encoder or variant.
+    """
+    if variant not in VARIANTS.get(name, ()):
+        known = ", ".join(f"{n} ({'|'.join(v)})" for n, v in VARIANTS.items())
+        raise ConfigError(f"encoder: {name} ({variant}) is unknown; known are {known}")
+    return ResNet50() if name == "resnet50" else MobileNetV2(variant=variant)
+
+
+def set_batchnorm(module: nn.Module, mode: Literal["frozen", "train"]) -> None:
+    """Freeze or train the batch normalisations' running statistics; `module.train()` undoes it.
+
+    Frozen, every image is normalised by the stored statistics, so that the result does not depend
+    on which images share its batch or rank. Scale and shift are parameters and stay trainable.
+    """
+    for child in module.modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            child.train(mode == "train")

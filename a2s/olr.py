@@ -1,0 +1,49 @@
+"""Online label rectification: labels move towards what the detector predicts.
+
+Shape suffixes: any shape; labels and probabilities are float32 in 0..1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+# An even number of steps, so that 0, 1 and the decision value 0.5 are all exact.
+U16_STEPS = 65534
+
+
+def lambda_at(epoch: int, *, lam: float, warm_epochs: int) -> float:
+    """Return the share of the old label that `epoch` (counted from 1) keeps.
+
+    Range: 1 in the first `warm_epochs` epochs, which leave labels as they are, then `lam`
+    Reference: Eqn 14; Sec. III-B
+    """
+    assert epoch >= 1, "epochs are counted from 1"
+    return 1.0 if epoch <= warm_epochs else lam
+
+
+def rectify(label: Tensor, probability: Tensor, lam: float) -> Tensor:
+    """Move a label towards a prediction, keeping the share `lam` of the old one.
+
+    Shape: equal shapes -> the same
+    Range: 0..1
+    Reference: Eqn 13
+    """
+    return lam * label + (1 - lam) * probability
+
+
+def to_u16(label: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Store a label in 16 bits, off by at most 1 / 131068.
+
+    Range: 0..1 -> 0..65534
+    """
+    return np.rint(np.clip(label, 0, 1) * np.float32(U16_STEPS)).astype(np.uint16)
+
+
+def from_u16(stored: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Read a label stored by `to_u16`.
+
+    Range: 0..65534 -> 0..1
+    """
+    return stored.astype(np.float32) / np.float32(U16_STEPS)
