@@ -24,7 +24,7 @@ class AdbTerms(NamedTuple):
     """What one map adds to the stage 1 loss: a numerator and the number of pixels in it."""
 
     numerator: Tensor
-    count: Tensor
+    num_kept: Tensor
 
 
 def adb_terms(theta_B1HW: Tensor, keep_B1HW: Tensor | None, *, alpha: float) -> AdbTerms:

@@ -38,7 +38,10 @@ def to_u16(label: NDArray[np.float32]) -> NDArray[np.uint16]:
 
     Range: 0..1 -> 0..65534
     """
-    return np.rint(np.clip(label, 0, 1) * np.float32(U16_STEPS)).astype(np.uint16)
+    stored: NDArray[np.uint16] = np.rint(np.clip(label, 0, 1) * np.float32(U16_STEPS)).astype(
+        np.uint16
+    )
+    return stored
 
 
 def from_u16(stored: NDArray[np.uint16]) -> NDArray[np.float32]:

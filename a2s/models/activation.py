@@ -109,6 +109,7 @@ class ActivationNet(nn.Module):
         return maps
 
     def forward(self, image_B3HW: Tensor) -> ActivationMaps:
+        """Compute the maps of normalised images."""
         size = (image_B3HW.shape[2], image_B3HW.shape[3])
         return self.heads(*self.encode(image_B3HW), size=size)
 

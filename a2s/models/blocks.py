@@ -111,6 +111,7 @@ class SEBlock(nn.Module):
         self.gate = nn.Conv2d(channels_out, channels_out, 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Convolve, normalise and gate."""
         return self._gated(self.conv(x_BCHW))
 
     def of_upsampled(self, maps: Sequence[Tensor], *, size: Size) -> Tensor:
@@ -144,6 +145,7 @@ class RAM(nn.Module):
         self.fuse = nn.Conv2d(3 * width, width, 3, padding=1)
 
     def forward(self, fine_BCHW: Tensor, coarse_BChw: Tensor, context_BChw: Tensor) -> Tensor:
+        """Weigh both levels against the context, at the size of the finer one."""
         size = (fine_BCHW.shape[2], fine_BCHW.shape[3])
         a, b = fine_BCHW, upsample(coarse_BChw, size)
         context = upsample(self.context(context_BChw), size)

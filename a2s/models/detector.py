@@ -62,6 +62,7 @@ class Detector(nn.Module):
         self.decoder = DetectorDecoder(encoder.channels, ram=ram, width=width)
 
     def forward(self, image_B3HW: Tensor) -> Tensor:
+        """Compute logits at the images' size."""
         size = (image_B3HW.shape[2], image_B3HW.shape[3])
         logits: Tensor = self.decoder(self.encoder(image_B3HW), size=size)
         return logits

@@ -36,6 +36,7 @@ class Encoder(nn.Module):
     strides = (2, 4, 8, 16, 32)
 
     def forward(self, image_B3HW: Tensor) -> Taps:
+        """Compute the five taps of normalised images."""
         raise NotImplementedError
 
     def spec(self) -> dict[str, str]:
@@ -58,6 +59,7 @@ class ResNet50(Encoder):
         self.layer3, self.layer4 = net.layer3, net.layer4
 
     def forward(self, image_B3HW: Tensor) -> Taps:
+        """Compute the five taps of normalised images."""
         e1 = self.relu(self.bn1(self.conv1(image_B3HW)))
         e2 = self.layer1(self.maxpool(e1))
         e3 = self.layer2(e2)
@@ -80,6 +82,7 @@ class MobileNetV2(Encoder):
             self.features[1] = nn.Sequential(expand, self.features[1])
 
     def forward(self, image_B3HW: Tensor) -> Taps:
+        """Compute the five taps of normalised images."""
         blocks = self.features
         e1 = blocks[:2](image_B3HW)
         e2 = blocks[2:4](e1)

@@ -165,7 +165,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # foreign bytes make these parsers fail in any way
         raise WeightsError(
             f"weights: {path} cannot be read as {path.suffix or 'a torch file'} "
-            f"({type(error).__name__}: {str(error).strip().splitlines()[0][:120]})"
+            f"({type(error).__name__}: {str(error).strip().partition('\n')[0][:120]})"
         ) from None
     if isinstance(held, Mapping) and isinstance(held.get("state_dict"), Mapping):
         held = held["state_dict"]
