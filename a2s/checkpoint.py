@@ -47,6 +47,7 @@ def save(
 ) -> Commit:
     """Write checkpoint and commit number `commit`, then drop all but the last two.
 
+    `metadata` is the network's `spec()` and whatever its users must know, such as `image_size`.
     `state` is JSON: epoch, step, seed, world size and whatever else the caller must find again.
     """
     from safetensors.torch import save as to_bytes
@@ -145,17 +146,6 @@ def resolve_model(path: Path) -> Path:
     return commit.folder / "model.safetensors"
 
 
-def describe(model: nn.Module, **settings: str | int) -> dict[str, str]:
-    """Metadata from which `load_model` rebuilds an ActivationNet or a Detector."""
-    from a2s.models.activation import ActivationNet
-    from a2s.models.detector import Detector
-
-    assert isinstance(model, ActivationNet | Detector)
-    kind = "activation" if isinstance(model, ActivationNet) else "detector"
-    encoder = {f"encoder.{name}": value for name, value in model.encoder.spec().items()}
-    return {"kind": kind, **encoder, **{name: str(value) for name, value in settings.items()}}
-
-
 def load_model(path: Path) -> tuple[nn.Module, dict[str, str]]:
     """Build the network that a run folder or `.safetensors` file holds, weights loaded, on the CPU.
 
@@ -165,9 +155,7 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, str]]:
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
-    from a2s.models.activation import ActivationNet
-    from a2s.models.detector import Detector
-    from a2s.models.encoders import build_encoder
+    from a2s.models.build import build_from_spec
 
     file = resolve_model(path)
     try:
@@ -176,25 +164,11 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, str]]:
         tensors = load_file(file)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"model: {file} cannot be read as safetensors: {error}") from None
-    spec = {
-        name.removeprefix("encoder."): value
-        for name, value in metadata.items()
-        if name.startswith("encoder.")
-    }
-    model: nn.Module
     try:
-        encoder = build_encoder(**spec)
-        if metadata["kind"] == "activation":
-            model = ActivationNet(encoder, fusion_stride=int(metadata["fusion_stride"]))
-        elif metadata["kind"] == "detector":
-            model = Detector(encoder, ram=metadata["ram"].lower() in {"1", "true"})
-        else:
-            raise KeyError(f"kind {metadata['kind']!r}")
+        model = build_from_spec(metadata)
         model.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"model: {file} is not a model that a2s wrote ({error}); metadata {metadata}"
-        ) from None
+    except (CheckpointError, RuntimeError) as error:
+        raise CheckpointError(f"model: {file} is not a model that a2s wrote ({error})") from None
     return model.eval(), metadata
 
 

@@ -6,6 +6,7 @@ sums are taken, and how one rank's failure ends all of them with one message.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -224,10 +225,24 @@ def together() -> Iterator[None]:
 
 
 def recorded(function: Callable[P, R]) -> Callable[P, R]:
-    """Let the launcher's summary show a rank's traceback, not only its exit code."""
-    from torch.distributed.elastic.multiprocessing.errors import record
+    """Let the launcher's summary show the traceback of a rank's bug, not only its exit code."""
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-    return record(function)  # type: ignore[return-value]
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        handler = get_error_handler()
+        handler.initialize()
+        try:
+            return function(*args, **kwargs)
+        except A2SError:
+            # One clear line follows; a traceback would bury it.
+            raise
+        except Exception as error:
+            if "TORCHELASTIC_ERROR_FILE" in os.environ:
+                handler.record_exception(error)
+            raise
+
+    return wrapped
 
 
 def stop() -> None:

@@ -21,7 +21,7 @@ from a2s.data import images
 from a2s.data.keys import key_hash
 from a2s.data.plan import Plan
 from a2s.data.tars import Index
-from a2s.errors import DataError
+from a2s.errors import A2SError, DataError
 
 PR_SET_PDEATHSIG = 1
 
@@ -116,13 +116,17 @@ class Images(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitems__(self, requests: list[tuple[int, int]]) -> Batch:
-        """Read one batch.
+    def __getitems__(self, requests: list[tuple[int, int]]) -> Batch | A2SError:
+        """Read one batch, or return the error that `batches` raises in the main process.
 
-        Raises:
-            DataError: a damaged sample, naming its shard and key; shards were verified when they
-                were written, so it is not skipped silently.
+        DataLoader would wrap an exception of its worker into a page of traceback.
         """
+        try:
+            return self._read(requests)
+        except A2SError as error:
+            return error
+
+    def _read(self, requests: list[tuple[int, int]]) -> Batch:
         size, count = self.image_size, len(requests)
         image_B3SS = torch.zeros(count, 3, size, size, dtype=torch.uint8)
         label_B1SS = torch.zeros(count, 1, size, size) if self.read_label else None
@@ -140,8 +144,10 @@ class Images(Dataset[Batch]):
 
     def _image(self, row: int) -> Tensor:
         data = self.index.read(row)
+        # The shards passed their own limit, which may be higher than the default.
+        num_pixels = int(self.index.width_N[row]) * int(self.index.height_N[row])
         try:
-            image_HW3 = images.decode(data)
+            image_HW3 = images.decode(data, max_pixels=max(images.MAX_PIXELS, num_pixels))
         except DataError as error:
             shard = self.index.shards[int(self.index.shard_N[row])]
             raise DataError(
@@ -168,6 +174,19 @@ def make_loader(
         # Forked workers share the pages of an index of millions of rows.
         multiprocessing_context="fork" if workers > 0 else None,
     )
+
+
+def batches(loader: DataLoader[Batch]) -> Iterator[Batch]:
+    """The batches of one epoch, on the CPU.
+
+    Raises:
+        DataError: a damaged sample, naming its shard and key; shards were verified when they were
+            written, so it is not skipped silently.
+    """
+    for batch in loader:
+        if isinstance(batch, A2SError):
+            raise batch
+        yield batch
 
 
 def _as_is(batch: Batch) -> Batch:

@@ -1,0 +1,301 @@
+"""Stage 1: train the activation network on unlabelled images (Sec. III-A).
+
+The encoder is frozen, and its features go through a cache; only the four blocks train. The loop is
+the same for one rank and for many: every sum of the loss is taken over all ranks before it is
+divided, so the gradients do not depend on their number.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from a2s import checkpoint, distributed, rundir
+from a2s.config import Stage1Config
+from a2s.data.keys import key_hash
+from a2s.data.plan import lanes_per_rank, make_plan
+from a2s.data.tar_index import Index
+from a2s.errors import A2SError
+from a2s.meter import Meter, peak_memory_mib
+from a2s.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from a2s.checkpoint import Commit
+    from a2s.data.loader import Batch
+    from a2s.losses import AdbTerms
+    from a2s.models.activation import ActivationMaps, ActivationNet
+
+
+def run(config: Stage1Config) -> int:
+    """Train, or continue, or say that nothing is left to do."""
+    distributed.check_launch(os.environ)
+    commit = checkpoint.last_commit(config.out)
+    if commit is None or not commit.state["finished"]:
+        return distributed.recorded(_train)(config)
+    # Known without torch, and by every rank on its own.
+    if distributed.launched_rank(os.environ) == 0:
+        inputs = {"data": Index.load(config.data).fingerprint}
+        with rundir.claim(config.out, command="stage1", config=config, inputs=inputs):
+            print(f"stage1: {config.out} is done ({config.epochs} epochs). {_next(config)}")
+    return 0
+
+
+def _train(config: Stage1Config) -> int:
+    import torch
+
+    from a2s.data.feature_cache import FeatureCache, fingerprint_tensors
+    from a2s.data.loader import Columns, Images, batches, make_loader
+    from a2s.data.transforms import draw_flip, normalise
+    from a2s.losses import adb_loss
+
+    accelerator = distributed.start(
+        precision=config.precision,
+        trackers=() if config.tracker == "none" else (config.tracker,),
+        tracker_dir=config.out / "tracker",
+    )
+    world, device, seed = distributed.world(), accelerator.device, config.seed
+    size = config.image_size
+    with ExitStack() as stack:
+        # All ranks read the same data and the same commit; one of them owns the folder.
+        with distributed.together():
+            index = Index.load(config.data)
+            lanes_per_rank(config.batch_size, world)
+        distributed.check_same("data", index.fingerprint)
+        run_dir = None
+        with distributed.together():
+            if distributed.is_main():
+                inputs = {"data": index.fingerprint}
+                claim = rundir.claim(config.out, command="stage1", config=config, inputs=inputs)
+                run_dir = stack.enter_context(claim)
+        with distributed.together():
+            commit = checkpoint.last_commit(config.out)
+        distributed.check_same("last commit in --out", str(commit.number if commit else 0))
+
+        # Weights come from the seed and the encoder's file, or from the last commit.
+        with distributed.together():
+            model, parameters, optimizer = _build(config, commit, device=device)
+        blocks = accelerator.prepare(model.blocks)
+        if config.tracker != "none":
+            accelerator.init_trackers("stage1")
+
+        # Encoder features come from this node's cache; only what it lacks is decoded and encoded.
+        weights = fingerprint_tensors(model.encoder)
+        distributed.check_same("encoder weights", weights)
+        with distributed.together():
+            cache = FeatureCache(
+                config.cache_dir,
+                made_from={
+                    "data": index.fingerprint,
+                    "encoder": weights,
+                    "arithmetic": f"{config.precision} on {device.type}",
+                },
+                num_images=len(index),
+                image_size=size,
+                channels=model.encoder.channels[2:],
+                dtype=getattr(torch, config.cache_dtype),
+                budget_bytes=int(config.cache_gib * 2**30),
+            )
+
+        @torch.no_grad()
+        def encode(image_B3SS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            with accelerator.autocast():
+                image_B3SS = normalise(image_B3SS).contiguous(memory_format=torch.channels_last)
+                e3, e4, e5 = model.encode(image_B3SS)
+            return e3.float(), e4.float(), e5.float()
+
+        def lacks_features(row: int, epoch: int) -> bool:
+            hash_B = torch.tensor([key_hash(index.key(row))])
+            mirrored = bool(draw_flip(seed=seed, epoch=epoch, key_hash_B=hash_B))
+            return not cache.has(row, mirrored=mirrored)
+
+        dataset = Images(index, image_size=size, needs_image=lacks_features)
+        columns = Columns(rank=distributed.rank(), world=world)
+        loader = make_loader(
+            dataset, columns, workers=config.loader_workers, pin_memory=device.type == "cuda"
+        )
+        state = commit.state if commit else {"epoch": 0, "step": 0}
+        number = commit.number if commit else 0
+        progress = None
+        if distributed.is_main():
+            done = state["epoch"] * len(index) + state["step"] * config.batch_size
+            bar = Progress(config.epochs * len(index), unit="images", name="stage1", done=done)
+            progress = stack.enter_context(bar)
+            progress.note(f"{world} rank(s) on {device.type}; {cache.describe()}")
+
+        # Epochs of steps from the last commit on, and a commit after each epoch.
+        for epoch in range(state["epoch"] + 1, config.epochs + 1):
+            plan = make_plan(
+                index.shard_sizes,
+                batch_size=config.batch_size,
+                seed=seed,
+                epoch=epoch,
+                window=config.window,
+            )
+            start_step = state["step"] if epoch == state["epoch"] + 1 else 0
+            columns.set(plan, epoch=epoch, start_step=start_step)
+            lr = learning_rate(epoch, lr=config.lr, milestones=config.milestones)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            meter = Meter()
+            for step, cpu_batch in enumerate(batches(loader), start=start_step + 1):
+                meter.data_arrived()
+
+                # Frozen features of each image, mirrored or not as (seed, epoch, key) decides.
+                flip_B = draw_flip(seed=seed, epoch=epoch, key_hash_B=cpu_batch.key_hash_B)
+                batch = cpu_batch.to(device)
+                features = cache.fetch(
+                    batch.image_B3SS,
+                    rows=cpu_batch.row_B.tolist(),
+                    mirrored=flip_B.tolist(),
+                    encode=encode,
+                )
+                maps = blocks(*features, size=(size, size))
+
+                # The loss: kept pixels' distance from the boundary, summed over ranks, divided.
+                terms = map_terms(maps, batch, config, epoch=epoch)
+                local = torch.stack([value for term in terms for value in term])
+                numerators, counts = distributed.all_sum(local).view(-1, 2).unbind(dim=1)
+                loss = adb_loss([*numerators], [*counts], config.map_weights).item()
+                if not math.isfinite(loss):
+                    _stop_not_finite(index, batch, maps, where=f"epoch {epoch} step {step}")
+
+                # DDP averages gradients over ranks, so each rank's share is scaled by their number.
+                shares = [world * term.numerator for term in terms]
+                optimizer.zero_grad(set_to_none=True)
+                accelerator.backward(adb_loss(shares, [*counts.float()], config.map_weights))
+                optimizer.step()
+
+                num_images = int((plan.batch(step - 1) >= 0).sum())
+                meter.step_done(loss, num_images=num_images)
+                if (
+                    run_dir
+                    and progress
+                    and (step % config.log_every == 0 or step == plan.num_steps)
+                ):
+                    fields = {"epoch": epoch, "step": step, **meter.report(), "lr": lr}
+                    fields["peak_memory_mib"] = peak_memory_mib()
+                    run_dir.log(**fields)
+                    accelerator.log(fields, step=(epoch - 1) * plan.num_steps + step)
+                    progress.fields.update(fields)
+                if progress:
+                    progress.update(num_images)
+                at_end = step == plan.num_steps
+                if at_end or (config.commit_every and step % config.commit_every == 0):
+                    number += 1
+                    with distributed.together():
+                        if distributed.is_main():
+                            checkpoint.save(
+                                config.out,
+                                number,
+                                model=model.state_dict(),
+                                metadata={**model.spec(), "image_size": str(size)},
+                                optimizer=checkpoint.pack_momentum(optimizer, parameters),
+                                state={
+                                    "epoch": epoch if at_end else epoch - 1,
+                                    "step": 0 if at_end else step,
+                                    "finished": at_end and epoch == config.epochs,
+                                    "seed": seed,
+                                    "world_size": world,
+                                    "loss": loss,
+                                },
+                            )
+                meter.wait_for_data()
+        if progress and cache.full:
+            progress.note("the cache's disk is full; features that did not fit were recomputed")
+    if cache.temporary:
+        cache.remove()
+    if config.tracker != "none":
+        accelerator.end_training()
+    if distributed.is_main():
+        print(f"stage1: wrote {config.out}/checkpoints/{number:05d}. {_next(config)}")
+    distributed.stop()
+    return 0
+
+
+def learning_rate(epoch: int, *, lr: float, milestones: tuple[int, ...]) -> float:
+    """Rate of an epoch (the first is 1): a tenth after every milestone. Reference: Sec. IV-A."""
+    return lr * 0.1 ** sum(epoch > milestone for milestone in milestones)
+
+
+def map_terms(
+    maps: ActivationMaps, batch: Batch, config: Stage1Config, *, epoch: int
+) -> list[AdbTerms]:
+    """This rank's numerator and kept-pixel count of F, F3, F4, F5 (Eqn 4); padding adds nothing.
+
+    Shape: scalars. F is brought to the input's size first; the others stay at their own.
+    """
+    import torch.nn.functional as F
+
+    from a2s.data.transforms import draw_keep
+    from a2s.losses import adb_terms
+
+    size = (config.image_size, config.image_size)
+    full_B1SS = F.interpolate(maps.theta, size=size, mode="bilinear", align_corners=False)
+    terms = []
+    for map_index, theta in enumerate((full_B1SS, maps.theta3, maps.theta4, maps.theta5)):
+        keep = batch.valid_B.view(-1, 1, 1, 1).expand_as(theta)
+        if config.drop_pixels:
+            keep = keep & draw_keep(
+                seed=config.seed,
+                epoch=epoch,
+                key_hash_B=batch.key_hash_B,
+                map_index=map_index,
+                height=theta.shape[2],
+                width=theta.shape[3],
+            )
+        terms.append(adb_terms(theta, keep, alpha=config.alpha))
+    return terms
+
+
+def _build(
+    config: Stage1Config, commit: Commit | None, *, device: torch.device
+) -> tuple[ActivationNet, dict[str, nn.Parameter], torch.optim.Optimizer]:
+    """Network and optimizer, as the seed or the commit has them; equal on every rank."""
+    import torch
+
+    from a2s.models.activation import ActivationNet
+    from a2s.models.weights import load_encoder
+
+    torch.manual_seed(config.seed)
+    encoder = load_encoder(config.encoder.name, config.encoder.weights)
+    model = ActivationNet(encoder, fusion_stride=config.fusion_stride)
+    tensors, buffers, _ = checkpoint.load(commit) if commit else (model.state_dict(), {}, {})
+    model.load_state_dict(tensors)
+    model.to(device)
+    model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    parameters = dict(model.blocks.named_parameters())
+    optimizer = torch.optim.SGD(
+        parameters.values(),
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.nesterov and config.momentum > 0,
+    )
+    checkpoint.unpack_momentum(optimizer, parameters, tensors=buffers)
+    return model, parameters, optimizer
+
+
+def _stop_not_finite(index: Index, batch: Batch, maps: ActivationMaps, *, where: str) -> None:
+    """End all ranks before the update, naming the images whose maps are not finite."""
+    import torch
+
+    finite_B = torch.stack([theta.isfinite().flatten(1).all(dim=1) for theta in maps]).all(dim=0)
+    row_B = torch.where(batch.valid_B & ~finite_B, batch.row_B, -1)
+    rows = [int(row) for row in distributed.all_gather(row_B).flatten() if row >= 0]
+    with distributed.together():
+        keys = ", ".join(index.key(row) for row in rows) or "none (the sum overflowed)"
+        raise A2SError(
+            f"stage1: the loss is not finite at {where}; images: {keys}. Weights were not updated. "
+            "Try a lower --lr or --precision fp32"
+        )
+
+
+def _next(config: Stage1Config) -> str:
+    return (
+        f"Next: a2s label --model {config.out} --data {config.data} --out labels/{config.out.name}"
+    )
