@@ -1,0 +1,170 @@
+"""`a2s predict`: saliency maps, cut-outs and overlays at the images' own size.
+
+A map is written after its cut-out and overlay, so an image whose map is there is done.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from a2s import checkpoint, pool, rundir
+from a2s.config import PredictConfig
+from a2s.data.keys import decode_key
+from a2s.data.sources import collect
+from a2s.data.tars import is_remote
+from a2s.predicting import Outputs, Picture, Written, load_step, predict_chunk, write_chunk
+from a2s.progress import Progress
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_COLUMNS = ["key", "path", "member", "offset", "size"]
+_SCAN_ROWS = 4096
+
+
+def run(config: PredictConfig) -> int:
+    """Predict every image that has no map yet; return 0, or 3 when too many failed.
+
+    Raises:
+        CheckpointError: the model is missing or damaged.
+        DataError: an input holds no image.
+        ConfigError: an input does not exist, or the folder was made with other settings.
+    """
+    model = checkpoint.resolve_model(config.model).resolve()
+    inputs = {"model_sha256": rundir.sha256_file(model)}
+    with rundir.claim(config.out, command="predict", config=config, inputs=inputs) as folder:
+        outputs = Outputs(
+            config.out.resolve(), config.cutout, config.overlay, max_pixels=config.max_pixels
+        )
+        found = collect(_with_shards_opened(config.images), masks=None, out=config.out)
+        failures = list(found.failures)
+        todo = []
+        for first in range(0, len(found.images), _SCAN_ROWS):
+            for offset, picture in enumerate(_pictures(found.images.slice(first, _SCAN_ROWS))):
+                if config.cutout and decode_key(picture.key).endswith(".cutout"):
+                    detail = "with --cutout this name is that of another image's cut-out"
+                    failures.append(_failure(picture, "reserved_name", detail))
+                elif not _is_done(picture, outputs):
+                    todo.append(first + offset)
+        if todo:
+            failures += _predict(config, folder, model, outputs, found.images, todo)
+        lines = [json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures]
+        rundir.atomic_write(config.out / "failures.jsonl", "".join(lines))
+        num_images = len(found.images) + len(found.failures)
+        return _conclude(config, num_images=num_images, num_new=len(todo), failed=len(failures))
+
+
+def _with_shards_opened(images: tuple[str, ...]) -> list[str]:
+    """Put the tars of a shard folder in the folder's place."""
+    opened: list[str] = []
+    for source in images:
+        remote = is_remote(source)
+        manifests = [] if remote else sorted(Path(source).glob("shard-*.json"))
+        opened += [str(path.with_suffix(".tar")) for path in manifests] or [source]
+    return opened
+
+
+def _pictures(rows: pa.Table) -> list[Picture]:
+    return [
+        Picture(
+            row["key"],
+            row["path"],
+            row["member"] or row["path"].decode("utf-8", "backslashreplace"),
+            row["offset"],
+            row["size"],
+        )
+        for row in rows.select(_COLUMNS).to_pylist()
+    ]
+
+
+def _is_done(picture: Picture, outputs: Outputs) -> bool:
+    """Whether the map is there and not older than the image (a tar's members have no date)."""
+    try:
+        written = outputs.paths(picture.key)["map"].stat().st_mtime_ns
+        return picture.offset >= 0 or Path(picture.shown).stat().st_mtime_ns <= written
+    except OSError:
+        return False
+
+
+def _predict(
+    config: PredictConfig,
+    folder: rundir.RunDir,
+    model: Path,
+    outputs: Outputs,
+    images: pa.Table,
+    todo: list[int],
+) -> list[dict[str, str]]:
+    """Predict the rows `todo`; return the failures."""
+
+    def chunks() -> Iterator[list[Picture]]:
+        for first in range(0, len(todo), config.batch_size):
+            yield _pictures(images.take(todo[first : first + config.batch_size]))
+
+    start = time.monotonic()
+    workers = pool.resolve_workers(config.workers, len(todo))
+    failures: list[dict[str, str]] = []
+    with Progress(
+        len(images), unit="images", name="predict", done=len(images) - len(todo)
+    ) as progress:
+        fn: Callable[..., Written] = predict_chunk
+        common: tuple[object, ...] = (model, outputs)
+        before = None
+        if workers and _has_gpu():
+            # On CPUs the network is the work and every worker has its own. Here networks live on
+            # the GPUs, and the workers enlarge, draw and compress.
+            fn, common = write_chunk, (outputs,)
+            before = pool.Before(functools.partial(load_step, model, config.max_pixels))
+        results = pool.map_shards(
+            fn,
+            chunks(),
+            workers=workers,
+            common=common,
+            before=before,
+            ray_address=config.ray_address,
+            name=lambda pictures: f"predict: images from {pictures[0].key}",
+            note=progress.note,
+        )
+        with closing(results):
+            for written in results:
+                failures += written.failures
+                progress.update(written.num_written + len(written.failures))
+    seconds = time.monotonic() - start
+    folder.log(
+        event="predicted",
+        num_images=len(todo),
+        failures=len(failures),
+        workers=workers,
+        wall_sec=round(seconds, 3),
+        images_per_sec=round(len(todo) / seconds, 3),
+    )
+    return failures
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _failure(picture: Picture, reason: str, detail: str) -> dict[str, str]:
+    return {"key": picture.key, "path": picture.shown, "reason": reason, "detail": detail}
+
+
+def _conclude(config: PredictConfig, *, num_images: int, num_new: int, failed: int) -> int:
+    kinds = ["maps", *(["cut-outs"] if config.cutout else []), *(["overlays"] * config.overlay)]
+    done = num_images - failed
+    state = f"{num_new:,} new" if num_new else "done already, nothing new"
+    print(f"predict: {done:,} images in {config.out} ({', '.join(kinds)}; {state})")
+    if failed:
+        print(
+            f"predict: {failed:,} of {num_images:,} images failed ({failed / num_images:.2%}):"
+            f" {config.out}/failures.jsonl; the same command retries them"
+        )
+    print(f"next: a2s evaluate --pred {config.out} --truth DIR --out scores/{config.out.name}")
+    return 3 if failed > config.max_failure_rate * num_images else 0

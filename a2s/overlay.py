@@ -1,0 +1,53 @@
+"""Pictures of a saliency map: the object cut out, and the map drawn over its image."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image8 = NDArray[np.uint8]
+
+CONTOUR_RGB = (255, 176, 32)
+BACKGROUND_RGB = (24, 34, 58)
+BACKGROUND_KEPT = 0.38
+"""Share of the (grey) background that shines through its tint."""
+
+
+def cutout(image_HW3: Image8, map_HW: Image8) -> Image8:
+    """Put the map into the alpha channel; where it is 0 the colour is dropped too.
+
+    Shape: [H, W, 3], [H, W] -> [H, W, 4]
+    """
+    rgba_HW4 = np.dstack([image_HW3, map_HW])
+    rgba_HW4[map_HW == 0] = 0
+    return rgba_HW4
+
+
+def overlay(image_HW3: Image8, map_HW: Image8) -> Image8:
+    """Dim the background softly by the map, and draw the contour of its upper half.
+
+    Shape: [H, W, 3], [H, W] -> [H, W, 3]
+    """
+    grey_HW = cv2.cvtColor(image_HW3, cv2.COLOR_RGB2GRAY)
+    dimmed_HW3 = np.stack(
+        [cv2.addWeighted(grey_HW, BACKGROUND_KEPT, grey_HW, 0, tint) for tint in BACKGROUND_RGB],
+        axis=-1,
+    ).astype(np.uint8, copy=False)
+    picture_HW3 = _blend(image_HW3, dimmed_HW3, map_HW)
+    contours, _ = cv2.findContours(
+        (map_HW > 127).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
+    )
+    width_px = max(1, round(max(map_HW.shape) / 240))
+    cv2.drawContours(picture_HW3, contours, -1, CONTOUR_RGB, width_px, cv2.LINE_AA)
+    return picture_HW3
+
+
+def _blend(top: Image8, bottom: Image8, weight_HW: Image8) -> Image8:
+    # In strips: a 12-megapixel picture would take half a gigabyte in floating point.
+    result = np.empty_like(top)
+    for first in range(0, len(top), 256):
+        rows = slice(first, first + 256)
+        weight = weight_HW[rows, :, None].astype(np.float32) / 255
+        result[rows] = np.rint(top[rows] * weight + bottom[rows] * (1 - weight))
+    return result

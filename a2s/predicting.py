@@ -1,0 +1,220 @@
+"""From images to saliency maps on disk: the two halves that the predict job runs per chunk.
+
+`load_step` gives the half that needs the network; `write_chunk` is the one that needs none. Shape
+suffixes: B images, H W an image's own size, S the network's input side, h w its output's size.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from a2s import rundir
+from a2s.data.images import BadImage, Image8, decode, encode_png, resize_rgb
+from a2s.data.keys import decode_key
+from a2s.errors import CheckpointError, DataError
+
+_DECODERS_PER_GPU = 8
+# What a file system answers to a name that it cannot hold; anything else concerns the whole run.
+_NAME_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EILSEQ)
+# Beyond this a sigmoid is 0 or 255 after rounding, and exp would overflow.
+_LOGIT_LIMIT = 30.0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One input image: a file (size -1), or a member of a tar."""
+
+    key: str
+    path: bytes
+    shown: str
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """Read its bytes.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(max(self.offset, 0))
+                return file.read(self.size)
+        except OSError as error:
+            raise DataError(f"cannot be read ({error.strerror})") from error
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where to write, and what besides the map."""
+
+    folder: Path
+    cutout: bool
+    overlay: bool
+    max_pixels: int
+
+    def paths(self, key: str) -> dict[str, Path]:
+        """Files of a key; the map comes last, so that it means that all are there.
+
+        Raises:
+            DataError: the key is not a safe name.
+        """
+        name = decode_key(key)
+        kinds = {"overlay": ".overlay.jpg", "cutout": ".cutout.png", "map": ".png"}
+        wanted = {"overlay": self.overlay, "cutout": self.cutout, "map": True}
+        return {
+            kind: self.folder / f"{name}{suffix}" for kind, suffix in kinds.items() if wanted[kind]
+        }
+
+
+@dataclass(frozen=True)
+class Logits:
+    """The network's answer to one image, before it is enlarged to the image's size."""
+
+    values_hw: NDArray[np.float32]
+    height: int
+    width: int
+
+
+@dataclass
+class Written:
+    """What became of a chunk."""
+
+    num_written: int = 0
+    failures: list[dict[str, str]] = field(default_factory=list)
+
+
+Answer = Logits | BadImage
+Step = Callable[[list[Picture]], list[Answer]]
+
+
+def predict_chunk(pictures: list[Picture], model: Path, outputs: Outputs) -> Written:
+    """Do both halves in one process, which loads the network once."""
+    step = load_step(model, outputs.max_pixels)
+    return write_chunk(pictures, step(pictures), outputs)
+
+
+@functools.cache
+def load_step(model: Path, max_pixels: int) -> Step:
+    """Load a network of either stage onto the GPU, else the CPU.
+
+    Raises:
+        CheckpointError: the file holds no such network.
+    """
+    import torch
+
+    from a2s import checkpoint
+    from a2s.boundary import sign
+    from a2s.data.transforms import normalise
+
+    network, metadata = checkpoint.load_model(model)
+    if "image_size" not in metadata:
+        raise CheckpointError(f"model: {model} does not say for which image_size it was trained")
+    side = int(metadata["image_size"])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = network.to(device)
+
+    def load(picture: Picture) -> tuple[Image8, int, int] | BadImage:
+        try:
+            image_HW3 = decode(picture.read(), max_pixels=max_pixels)
+        except BadImage as error:
+            return error
+        except DataError as error:
+            return BadImage("unreadable", str(error))
+        height, width = image_HW3.shape[:2]
+        return resize_rgb(image_HW3, height=side, width=side), height, width
+
+    @torch.inference_mode()
+    def step(pictures: list[Picture]) -> list[Answer]:
+        if device.type == "cuda":
+            with ThreadPoolExecutor(_DECODERS_PER_GPU) as threads:
+                loaded = list(threads.map(load, pictures))
+        else:
+            loaded = [load(picture) for picture in pictures]
+        good = [item for item in loaded if not isinstance(item, BadImage)]
+        logits_B1hw = np.empty((0, 1, 1, 1), dtype=np.float32)
+        if good:
+            images_BSS3 = torch.from_numpy(np.stack([item[0] for item in good])).to(device)
+            answer = network(normalise(images_BSS3.permute(0, 3, 1, 2)))
+            if metadata["kind"] == "activation":
+                answer = answer.theta * sign(answer.theta)
+            logits_B1hw = answer.float().cpu().numpy()
+        maps = iter(logits_B1hw[:, 0])
+        return [
+            item if isinstance(item, BadImage) else Logits(next(maps), item[1], item[2])
+            for item in loaded
+        ]
+
+    return step
+
+
+def write_chunk(pictures: list[Picture], answers: list[Answer], outputs: Outputs) -> Written:
+    """Write the files of a chunk; an image that fails is reported, not raised."""
+    written = Written()
+    for picture, answer in zip(pictures, answers, strict=True):
+        reason = ""
+        try:
+            if isinstance(answer, BadImage):
+                raise answer
+            _write(picture, answer, outputs)
+            written.num_written += 1
+        except BadImage as error:
+            reason, detail = error.reason, error.detail
+        except DataError as error:
+            reason, detail = "unsafe_name", str(error)
+        except OSError as error:
+            if error.errno not in _NAME_ERRORS:
+                raise
+            reason, detail = "unwritable_name", f"{error.strerror}: {error.filename}"
+        if reason:
+            written.failures.append(
+                {"key": picture.key, "path": picture.shown, "reason": reason, "detail": detail}
+            )
+    return written
+
+
+def to_map(logits: Logits) -> Image8:
+    """Enlarge logits to the image's own size, and only then squash them: edges stay sharp.
+
+    Shape: [h, w] -> [H, W]
+    Range: 0..255
+    """
+    import cv2
+
+    size = (logits.width, logits.height)
+    values_HW: NDArray[np.float32] = np.asarray(
+        cv2.resize(logits.values_hw, size, interpolation=cv2.INTER_LINEAR), dtype=np.float32
+    )
+    # In place: a 12-megapixel map is 48 MB.
+    np.clip(values_HW, -_LOGIT_LIMIT, _LOGIT_LIMIT, out=values_HW)
+    np.exp(np.negative(values_HW, out=values_HW), out=values_HW)
+    np.divide(255, np.add(values_HW, 1, out=values_HW), out=values_HW)
+    return np.rint(values_HW, out=values_HW).astype(np.uint8)
+
+
+def _write(picture: Picture, logits: Logits, outputs: Outputs) -> None:
+    paths = outputs.paths(picture.key)
+    map_HW = to_map(logits)
+    paths["map"].parent.mkdir(parents=True, exist_ok=True)
+    if outputs.cutout or outputs.overlay:
+        from PIL import Image
+
+        from a2s.overlay import cutout, overlay
+
+        # Decoded again rather than kept: a batch of large photographs would fill the memory.
+        image_HW3 = decode(picture.read(), max_pixels=outputs.max_pixels)
+        if outputs.overlay:
+            with rundir.atomic_path(paths["overlay"]) as temporary:
+                Image.fromarray(overlay(image_HW3, map_HW)).save(temporary, "JPEG", quality=90)
+        if outputs.cutout:
+            with rundir.atomic_path(paths["cutout"]) as temporary:
+                Image.fromarray(cutout(image_HW3, map_HW)).save(temporary, "PNG", compress_level=3)
+    rundir.atomic_write(paths["map"], encode_png(map_HW))
