@@ -16,7 +16,15 @@ def adaptive_boundary(f_BCHW: Tensor) -> Tensor:
     Shape: [B, C, H, W] -> theta [B, 1, H, W], which sums to zero over each image
     Reference: Eqn 3
     """
-    activation_B1HW = f_BCHW.sum(1, keepdim=True)
+    return centred(f_BCHW.sum(1, keepdim=True))
+
+
+def centred(activation_B1HW: Tensor) -> Tensor:
+    """Turn activation maps, the channel sums of features, into theta: sum and mean commute.
+
+    Shape: [B, 1, H, W] -> the same
+    Reference: Eqn 3; activation maps Sec. III-A
+    """
     return activation_B1HW - activation_B1HW.mean((2, 3), keepdim=True)
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from a2s.boundary import adaptive_boundary
+from a2s.boundary import adaptive_boundary, centred
 from a2s.models.blocks import SEBlock, Size
 from a2s.models.encoders import Encoder
 
@@ -63,10 +63,10 @@ class ActivationBlocks(nn.Module):
             e5 = e5 * self.e5_scale_C[:, None, None]
         f3, f4, f5 = self.se3(e3), self.se4(e4), self.se5(e5)
         stride = self.fusion_stride
-        fused = self.se0.of_upsampled(
+        fused = self.se0.activation_of_upsampled(
             (f3, f4, f5), size=(-(-size[0] // stride), -(-size[1] // stride))
         )
-        return ActivationMaps(*(adaptive_boundary(f) for f in (fused, f3, f4, f5)))
+        return ActivationMaps(centred(fused), *(adaptive_boundary(f) for f in (f3, f4, f5)))
 
 
 class ActivationNet(nn.Module):

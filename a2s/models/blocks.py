@@ -39,7 +39,7 @@ def conv3x3_of_upsampled(
     """
     assert sum(m.shape[1] for m in maps) == weight_OI33.shape[1], "channels of maps and kernel"
     batch, num_out = maps[0].shape[0], weight_OI33.shape[0]
-    out_BOHW: Tensor = bias_O[:, None, None]
+    out_BOHW: Tensor = bias_O.repeat(batch).view(batch, num_out, 1, 1)
     widened, heights, start = [], [], 0
     for map_BChw in maps:
         weight_OC33 = weight_OI33[:, start : start + map_BChw.shape[1]]
@@ -52,8 +52,9 @@ def conv3x3_of_upsampled(
     if widened:
         taps_NKW = torch.cat(widened, dim=1)
         along_HK = torch.cat([_resize_matrix(h, size[0], like=taps_NKW) for h in heights]).T
-        resized_NHW = torch.bmm(along_HK.expand(taps_NKW.shape[0], -1, -1), taps_NKW)
-        out_BOHW = out_BOHW + resized_NHW.view(batch, num_out, *size)
+        along_NHK = along_HK.expand(taps_NKW.shape[0], -1, -1)
+        out_BOHW = torch.baddbmm(out_BOHW.flatten(0, 1), along_NHK, taps_NKW)
+        out_BOHW = out_BOHW.view(batch, num_out, *size)
     return out_BOHW
 
 
@@ -64,9 +65,9 @@ def _taps_along_width(map_BChw: Tensor, weight_OC33: Tensor, *, width: int) -> T
     """
     batch, channels, h, w = map_BChw.shape
     num_out = weight_OC33.shape[0]
-    pointwise = weight_OC33.permute(0, 2, 3, 1).reshape(num_out * 9, channels, 1, 1)
-    mixed = F.conv2d(map_BChw.contiguous(), pointwise).view(batch, num_out, 3, 3, h, w)
-    rows = mixed.transpose(3, 4).reshape(-1, 3 * w)
+    pointwise = weight_OC33.permute(0, 2, 3, 1).reshape(num_out * 9, channels)
+    mixed = F.conv2d(map_BChw.contiguous(), pointwise[:, :, None, None])
+    rows = mixed.view(batch, num_out, 3, 3, h, w).transpose(3, 4).reshape(-1, 3 * w)
     resized = rows @ _resize_matrix(w, width, like=rows)
     return resized.view(batch * num_out, 3 * h, width)
 
@@ -112,18 +113,28 @@ class SEBlock(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Convolve, normalise and gate."""
-        return self._gated(self.conv(x_BCHW))
-
-    def of_upsampled(self, maps: Sequence[Tensor], *, size: Size) -> Tensor:
-        """Equal `self(concat(upsample(m, size) for m in maps))`, cheaper."""
-        bias = self.conv.bias
-        assert bias is not None
-        return self._gated(conv3x3_of_upsampled(maps, self.conv.weight, bias, size=size))
-
-    def _gated(self, x_BCHW: Tensor) -> Tensor:
-        x_BCHW = F.relu(self.norm(x_BCHW))
-        gate_BC11: Tensor = self.gate(x_BCHW.mean((2, 3), keepdim=True)).sigmoid()
+        x_BCHW, gate_BC11 = self._factors(self.conv(x_BCHW))
         return x_BCHW * gate_BC11
+
+    def activation_of_upsampled(self, maps: Sequence[Tensor], *, size: Size) -> Tensor:
+        """Equal `self(concat(upsample(m, size) for m in maps)).sum(1, keepdim=True)`, cheaper.
+
+        The features are summed while they are gated, so the gated ones are never written.
+
+        Shape: maps [B, C_i, h_i, w_i] -> [B, 1, *size]
+        """
+        bias_O = self.conv.bias
+        assert bias_O is not None
+        x_BCHW, gate_BC11 = self._factors(
+            conv3x3_of_upsampled(maps, self.conv.weight, bias_O, size=size)
+        )
+        return torch.bmm(gate_BC11[:, None, :, 0, 0], x_BCHW.flatten(2)).view(-1, 1, *size)
+
+    def _factors(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        x_BCHW = F.relu(self.norm(x_BCHW), inplace=True)
+        # The sum's gradient is a view; that of `mean` would write a whole map.
+        mean_BC11 = x_BCHW.sum((2, 3), keepdim=True) / x_BCHW[0, 0].numel()
+        return x_BCHW, self.gate(mean_BC11).sigmoid()
 
 
 class RAM(nn.Module):

@@ -163,9 +163,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         held: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # foreign bytes make these parsers fail in any way
+        reason = str(error).strip().partition("\n")[0]
         raise WeightsError(
             f"weights: {path} cannot be read as {path.suffix or 'a torch file'} "
-            f"({type(error).__name__}: {str(error).strip().partition('\n')[0][:120]})"
+            f"({type(error).__name__}: {reason[:120]})"
         ) from None
     if isinstance(held, Mapping) and isinstance(held.get("state_dict"), Mapping):
         held = held["state_dict"]
