@@ -11,7 +11,6 @@ import importlib.util
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -271,7 +270,7 @@ def session(*, workers: int, ray_address: str | None = None) -> Iterator[None]:
 
     Raises: ConfigError when ray is not installed or the cluster cannot be reached.
     """
-    before = signal.getsignal(signal.SIGTERM)
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         import ray
     except ImportError as error:
@@ -285,8 +284,7 @@ def session(*, workers: int, ray_address: str | None = None) -> Iterator[None]:
             rayhost.start_local(ray, workers)
         else:
             rayhost.join(ray, ray_address)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)  # Ray puts its own handler there
-        yield
+        with rayhost.sigterm_handled_by(handler):
+            yield
     finally:
         ray.shutdown()

@@ -2,15 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from a2s.errors import ConfigError
 
 OBJECT_STORE_BYTES = 256 * 2**20
+
+
+@contextlib.contextmanager
+def sigterm_handled_by(handler: Any) -> Iterator[None]:
+    """Inside the block SIGTERM goes to `handler`, and what it raises comes out as it is.
+
+    Ray puts a handler of its own in place, and where it waits it turns every SystemExit into one
+    with code 1.
+    """
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    raised: list[BaseException] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        try:
+            handler(number, frame)
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    signal.signal(signal.SIGTERM, remember)
+    try:
+        yield
+    except SystemExit:
+        if raised:
+            raise raised[0] from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def start_local(ray: Any, workers: int) -> None:

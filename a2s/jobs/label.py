@@ -156,15 +156,17 @@ def _write_shard(folder: RunDir, index: Index, arrived: dict[int, Labelled]) -> 
 
 def _report(totals: Totals, *, workers: int, folder: RunDir) -> None:
     """Say how fast each side was and which one waited for the other."""
-    # Without Ray one process does both, so each side's share of the time is what matters.
     models, tasks = (totals.tally.num_before, workers) if workers else (1, 1)
     activation_busy = totals.activation_sec / (totals.wall_sec * models)
     refine_busy = totals.refine_sec / (totals.wall_sec * tasks)
     activation_rate = totals.num_images / max(totals.activation_sec, 1e-9)
     refine_rate = totals.num_images / max(totals.refine_sec, 1e-9)
-    waits = "activation waits for refinement"
-    if activation_busy > refine_busy:
+    if not workers:
+        waits = "one process does both in turn"
+    elif activation_busy > refine_busy:
         waits = "refinement waits for activation"
+    else:
+        waits = "activation waits for refinement"
     print(
         f"label: {totals.num_images:,} images in {totals.wall_sec:.1f} s, "
         f"{totals.num_images / totals.wall_sec:.2f} images/s; per process: activation "
