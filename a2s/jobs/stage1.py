@@ -118,8 +118,7 @@ def _train(config: Stage1Config) -> int:
         loader = make_loader(
             dataset, columns, workers=config.loader_workers, pin_memory=device.type == "cuda"
         )
-        state = commit.state if commit else {"epoch": 0, "step": 0}
-        number = commit.number if commit else 0
+        number, state = (commit.number, commit.state) if commit else (0, {"epoch": 0, "step": 0})
         progress = None
         if distributed.is_main():
             done = state["epoch"] * len(index) + state["step"] * config.batch_size
@@ -206,7 +205,7 @@ def _train(config: Stage1Config) -> int:
                             )
                 meter.wait_for_data()
         if progress and cache.full:
-            progress.note("the cache's disk is full; features that did not fit were recomputed")
+            progress.note("the cache's disk is full; what did not fit was recomputed")
     if cache.temporary:
         cache.remove()
     if config.tracker != "none":
@@ -219,7 +218,7 @@ def _train(config: Stage1Config) -> int:
 
 def learning_rate(epoch: int, *, lr: float, milestones: tuple[int, ...]) -> float:
     """Rate of an epoch (the first is 1): a tenth after every milestone. Reference: Sec. IV-A."""
-    return lr * 0.1 ** sum(epoch > milestone for milestone in milestones)
+    return lr / 10 ** sum(epoch > milestone for milestone in milestones)
 
 
 def map_terms(
