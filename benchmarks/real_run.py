@@ -1,0 +1,184 @@
+"""The whole job on real photographs: 1000 of MSRA-B to learn from, 200 of ECSSD to score on.
+
+    python benchmarks/real_run.py --out runs/real [--stage1.epochs 20 …]
+
+Runs the commands one by one (each resumes), takes wall time and peak memory of each, and writes
+`benchmarks/results/real_run.{json,md}`. Needs the reference material ($A2S_SHARED).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from machine import describe_machine
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("A2S_SHARED", ROOT.parent / "shared"))
+CONFIG = ROOT / "benchmarks" / "real_run.yaml"
+
+
+def peak_memory_gib(process: subprocess.Popen[str], stop: threading.Event) -> list[float]:
+    """Largest sum of proportional set sizes over the process and all that it started."""
+    peak = [0.0]
+
+    def watch() -> None:
+        while not stop.wait(1.0):
+            peak[0] = max(peak[0], _tree_pss_kib(process.pid) / 2**20)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return peak
+
+
+def _tree_pss_kib(root: int) -> int:
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(stat.rsplit(") ", 1)[1].split()[1])
+    tree, grew = {root}, True
+    while grew:
+        more = {pid for pid, parent in parents.items() if parent in tree} - tree
+        tree |= more
+        grew = bool(more)
+    total = 0
+    for pid in tree:
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total
+
+
+def run(name: str, arguments: list[str], *, images: int, log: Path) -> dict[str, object]:
+    """Run one command; its time counts only when it did the work (not when it was done before)."""
+    command = [sys.executable, "-m", "a2s", *arguments]
+    print("$ a2s", *arguments, flush=True)
+    start = time.monotonic()
+    stop = threading.Event()
+    with log.open("a") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, text=True)
+        peak = peak_memory_gib(process, stop)
+        code = process.wait()
+    stop.set()
+    seconds = time.monotonic() - start
+    if code:
+        sys.exit(f"{name}: exit code {code}; see {log}")
+    return {
+        "step": name,
+        "command": "a2s " + " ".join(arguments).replace(str(SHARED), "$A2S_SHARED"),
+        "seconds": round(seconds, 1),
+        "images_per_sec": round(images / seconds, 2),
+        "peak_memory_gib": round(peak[0], 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, default=Path("runs/real"))
+    parser.add_argument("--until", default="end")
+    options, extra = parser.parse_known_args()
+    out: Path = options.out
+    out.mkdir(parents=True, exist_ok=True)
+    weights = SHARED / "encoders" / "mobilenet_v2_imagenet.safetensors"
+    encoder = ["--config", str(CONFIG), "--encoder.weights", str(weights)]
+    msra, ecssd = SHARED / "data" / "msra1000", SHARED / "data" / "ecssd200"
+    p = {name: str(out / name) for name in ("msra", "ecssd", "s1", "s2", "labels", "labels-ecssd")}
+    stage = {
+        flag.split(".")[0]: [] for flag in extra if flag.startswith("--stage")
+    }  # per-stage flags, for example --stage2.epochs 6
+    for flag, value in zip(extra[::2], extra[1::2], strict=True):
+        section, _, key = flag.partition(".")
+        stage[section] += [f"--{key}", value]
+    more1, more2 = stage.get("--stage1", []), stage.get("--stage2", [])
+    steps: list[tuple[str, list[str], int]] = [
+        ("shard MSRA-B", ["shard", str(msra), "--out", p["msra"]], 1000),
+        (
+            "shard ECSSD",
+            ["shard", str(ecssd / "images"), "--masks", str(ecssd / "masks"), "--out", p["ecssd"]],
+            200,
+        ),
+        ("stage1", ["stage1", "--data", p["msra"], "--out", p["s1"], *encoder, *more1], 1000),
+        *scored(out, "stage1", p["s1"], str(ecssd)),
+        ("label ECSSD", ["label", "--model", p["s1"], "--data", p["ecssd"],
+                         "--out", p["labels-ecssd"]], 200),
+        ("evaluate labels", ["evaluate", "--pred", p["labels-ecssd"], "--truth",
+                             str(ecssd / "masks"), "--out", str(out / "scores-labels")], 200),
+        ("label MSRA-B", ["label", "--model", p["s1"], "--data", p["msra"],
+                          "--out", p["labels"]], 1000),
+        ("stage2", ["stage2", "--data", p["msra"], "--labels", p["labels"], "--out", p["s2"],
+                    *encoder, *more2], 1000),
+        *scored(out, "stage2", p["s2"], str(ecssd)),
+    ]  # fmt: skip
+    record = out / "steps.json"
+    done: dict[str, dict[str, object]] = json.loads(record.read_text()) if record.exists() else {}
+    for name, arguments, images in steps:
+        key = " ".join([name, *arguments])
+        if key not in done:
+            done[key] = run(name, arguments, images=images, log=out / "log.txt")
+            record.write_text(json.dumps(done, indent=1))
+        if name == options.until:
+            return
+    write_results(out, [done[" ".join([name, *arguments])] for name, arguments, _ in steps])
+
+
+def scored(out: Path, stage: str, model: str, ecssd: str) -> list[tuple[str, list[str], int]]:
+    """Predict and evaluate ECSSD with one stage's model."""
+    pred = str(out / f"preds-{stage}")
+    return [
+        (f"predict {stage}",
+         ["predict", "--model", model, "--out", pred, f"{ecssd}/images"], 200),
+        (f"evaluate {stage}",
+         ["evaluate", "--pred", pred, "--truth", f"{ecssd}/masks",
+          "--out", str(out / f"scores-{stage}")], 200),
+    ]  # fmt: skip
+
+
+def write_results(out: Path, steps: list[dict[str, object]]) -> None:
+    """Score table and cost table, as JSON and Markdown."""
+    names = {"stage1": "activation maps (stage 1, raw)", "labels": "pseudo labels (CRF + median)",
+             "stage2": "detector (stage 2)"}  # fmt: skip
+    scores = {
+        title: json.loads((out / f"scores-{stage}" / "scores.json").read_text())
+        for stage, title in names.items()
+    }
+    results = ROOT / "benchmarks" / "results"
+    results.mkdir(exist_ok=True)
+    machine = describe_machine()
+    document = {**machine, "scores": scores, "steps": steps}
+    (results / "real_run.json").write_text(json.dumps(document, indent=1) + "\n")
+    columns = ("adaptive_f", "mean_f", "max_f", "mae", "weighted_f", "s_measure", "e_measure")
+    lines = [
+        "# The whole job on real photographs",
+        "",
+        f"{machine['date']}, commit {machine['commit']}, {machine['hardware']}.",
+        "",
+        "Learned from 1000 MSRA-B photographs without masks; scored on 200 ECSSD photographs.",
+        "",
+        "| maps | " + " | ".join(columns) + " |",
+        "|---|" + "---|" * len(columns),
+    ]
+    for title, score in scores.items():
+        row = " | ".join(f"{float(score[column]):.3f}" for column in columns)
+        lines.append(f"| {title} | {row} |")
+    lines += ["", "| step | seconds | images/s | peak memory, GiB |", "|---|---|---|---|"]
+    for step in steps:
+        cells = (step[name] for name in ("step", "seconds", "images_per_sec", "peak_memory_gib"))
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    lines += ["", "```", *(str(step["command"]) for step in steps), "```", ""]
+    (results / "real_run.md").write_text("\n".join(lines))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
