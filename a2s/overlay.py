@@ -38,7 +38,7 @@ def overlay(image_HW3: Image8, map_HW: Image8) -> Image8:
     contours, _ = cv2.findContours(
         (map_HW > 127).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
     )
-    width_px = max(1, round(max(map_HW.shape) / 240))
+    width_px = max(1, round(max(map_HW.shape) / 320))
     cv2.drawContours(picture_HW3, contours, -1, CONTOUR_RGB, width_px, cv2.LINE_AA)
     return picture_HW3
 
