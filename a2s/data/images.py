@@ -1,5 +1,6 @@
 """The one place that turns bytes into pixels: safe decoding, EXIF orientation, colour modes."""
 
+import hashlib
 import io
 import struct
 import warnings
@@ -126,6 +127,22 @@ def resize_rgb(image_HW3: Image8, *, height: int, width: int) -> Image8:
         return image_HW3
     image = Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BILINEAR)
     return np.array(image)
+
+
+def resize_mask(mask_HW: Image8, *, height: int, width: int) -> Image8:
+    """Resize a mask to the nearest pixel, so that no new values appear.
+
+    Shape: H W -> height width, uint8.
+    """
+    if mask_HW.shape == (height, width):
+        return mask_HW
+    image = Image.fromarray(mask_HW).resize((width, height), Image.Resampling.NEAREST)
+    return np.array(image)
+
+
+def content_hash(data: bytes) -> int:
+    """Hash of an image's bytes, to recognise equal files. Range: 0 .. 2**64 - 1."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 def encode_png(mask_HW: Image8) -> bytes:

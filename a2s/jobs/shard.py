@@ -1,0 +1,281 @@
+"""`a2s shard`: images in, WebDataset shards with an index out; what is damaged is quarantined.
+
+The inputs are listed once into ``work.parquet`` (row group i = shard i), so that a resumed run cuts
+the same shards. Each shard is one task that writes its own files, the manifest last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from a2s import pool
+from a2s.config import ShardConfig
+from a2s.data import images
+from a2s.data.sources import collect, failure
+from a2s.data.tars import MASK, Index, ShardWriter, shard_done, shard_name
+from a2s.errors import DataError
+from a2s.progress import Progress
+from a2s.rundir import RunDir, atomic_path, claim, read_json, write_json
+
+MAX_FILE_BYTES = 2**30
+SECONDS_PER_IMAGE = 5.0
+EXTENSIONS = {
+    "JPEG": "jpg",
+    "MPO": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "BMP": "bmp",
+    "TIFF": "tif",
+}
+COLUMNS = {
+    "width": "int32",
+    "height": "int32",
+    "orientation": "int8",
+    # Hash of the bytes as they came, to find equal images under different keys.
+    "content": "uint64",
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every task of one run needs to know."""
+
+    out: Path
+    settings: str
+    num_shards: int
+    max_side: int | None
+    max_pixels: int
+
+
+class _Unusable(Exception):
+    """An image that goes to the failure list."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def run(config: ShardConfig) -> int:
+    """Pack the images; 3 when too many of them could not be used.
+
+    Raises:
+        ConfigError: an input does not exist, or the folder belongs to another run.
+        DataError: an input holds no image or cannot be read.
+    """
+    with claim(config.out, command="shard", config=config) as folder:
+        frozen = _frozen_work(config, folder)
+        work = Work(
+            out=Path(os.path.abspath(config.out)),
+            settings=folder.settings_hash,
+            num_shards=frozen["num_shards"],
+            max_side=config.max_side,
+            max_pixels=config.max_pixels,
+        )
+        manifests = {
+            number: manifest
+            for number in range(work.num_shards)
+            if (manifest := shard_done(work.out, shard_name(number), settings=work.settings))
+        }
+        pending = [number for number in range(work.num_shards) if number not in manifests]
+        if pending:
+            _pack_all(config, folder, work, pending, frozen["num_images"])
+        elif (work.out / "failures.jsonl").exists():
+            print(f"shard: {config.out} is done already")
+        return _finish(config, work, frozen)
+
+
+def _frozen_work(config: ShardConfig, folder: RunDir) -> dict[str, Any]:
+    """List the inputs, or read the list that an earlier attempt has frozen."""
+    path = folder.path / "work.json"
+    if path.exists():
+        frozen: dict[str, Any] = read_json(path)
+        return frozen
+    _remove_leftovers(folder.path)
+    found = collect(config.images, masks=config.masks, out=Path(os.path.abspath(folder.path)))
+    num_images = len(found.images)
+    with atomic_path(folder.path / "work.parquet") as temporary:
+        pq.write_table(found.images, temporary, row_group_size=config.shard_size)
+    frozen = {
+        "num_images": num_images,
+        "num_shards": -(-num_images // config.shard_size),
+        "failures": found.failures,
+        "stray_masks": found.stray_masks,
+        "skipped": found.skipped,
+        "without_mask": found.images["mask_path"].null_count,
+    }
+    write_json(path, frozen)
+    return frozen
+
+
+def _pack_all(
+    config: ShardConfig, folder: RunDir, work: Work, pending: list[int], num_images: int
+) -> None:
+    _remove_leftovers(work.out)
+    left = min(num_images, len(pending) * config.shard_size)
+    failed = 0
+    with Progress(num_images, unit="images", name="shard", done=num_images - left) as progress:
+        for result in pool.map_shards(
+            pack,
+            pending,
+            workers=pool.resolve_workers(config.workers, left),
+            common=(work,),
+            ray_address=config.ray_address,
+            deadline_sec=max(900.0, SECONDS_PER_IMAGE * config.shard_size),
+            name=shard_name,
+            note=progress.note,
+        ):
+            failed += result["quarantined"]
+            progress.update(result["count"] + result["quarantined"], quarantined=failed)
+            folder.log(**result)
+
+
+def pack(number: int, work: Work) -> dict[str, Any]:
+    """Read, verify and write the images of one shard."""
+    rows = pq.ParquetFile(work.out / "work.parquet").read_row_group(number).to_pylist()
+    failures: list[dict[str, str]] = []
+    name = shard_name(number)
+    with ShardWriter(
+        work.out, name, columns=COLUMNS, settings=work.settings, num_shards=work.num_shards
+    ) as writer:
+        for row in rows:
+            try:
+                members, values = _sample(row, work)
+            except _Unusable as why:
+                shown = row["member"] or os.fsdecode(row["path"])
+                failures.append(failure(row["key"], shown, why.reason, why.detail))
+            else:
+                writer.add(row["key"], members, **values)
+        writer.extra["failures"] = failures
+    return {"shard": name, "count": len(rows) - len(failures), "quarantined": len(failures)}
+
+
+def _sample(row: dict[str, Any], work: Work) -> tuple[dict[str, bytes], dict[str, object]]:
+    """Members and columns of one image; the pixels are decoded once, to know that they can be."""
+    data = _read(row["path"], row["offset"], row["size"])
+    try:
+        info = images.probe(data, max_pixels=work.max_pixels)
+        extension = EXTENSIONS[info.format]
+        content = images.content_hash(data)
+        before = (info.width, info.height)
+        if work.max_side and max(before) > work.max_side:
+            data, extension = images.shrink(
+                data, max_side=work.max_side, max_pixels=work.max_pixels
+            )
+            info = images.probe(data)
+    except images.BadImage as error:
+        raise _Unusable(error.reason, error.detail) from error
+    members = {extension: data}
+    if row["mask_path"] is not None:
+        members[MASK] = _mask(row, before=before, after=(info.width, info.height))
+    values: dict[str, object] = {
+        "width": info.width,
+        "height": info.height,
+        "orientation": info.orientation,
+        "content": content,
+    }
+    return members, values
+
+
+def _mask(row: dict[str, Any], *, before: tuple[int, int], after: tuple[int, int]) -> bytes:
+    """The mask as PNG: its bytes as they came unless another format or size is needed."""
+    data = _read(row["mask_path"], row["mask_offset"], row["mask_size"])
+    try:
+        mask_HW = images.decode_mask(data)
+    except images.BadImage as error:
+        raise _Unusable(f"mask_{error.reason}", error.detail) from error
+    size = (mask_HW.shape[1], mask_HW.shape[0])
+    if size != before:
+        detail = f"the mask has {size[0]} x {size[1]} pixels, the image {before[0]} x {before[1]}"
+        raise _Unusable("mask_size", detail)
+    if before == after and data.startswith(b"\x89PNG"):
+        return data
+    return images.encode_png(images.resize_mask(mask_HW, height=after[1], width=after[0]))
+
+
+def _read(path: bytes, offset: int, size: int) -> bytes:
+    """A whole file, or (offset at least 0) a member of a tar."""
+    try:
+        # Without O_NONBLOCK, opening a named pipe would wait for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise _Unusable("unreadable", "not a regular file")
+            num_bytes = size if offset >= 0 else status.st_size
+            if num_bytes > MAX_FILE_BYTES:
+                detail = f"{num_bytes} bytes are over the limit of {MAX_FILE_BYTES}"
+                raise _Unusable("too_large", detail)
+            return os.pread(descriptor, num_bytes, max(offset, 0))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _Unusable("unreadable", error.strerror or str(error)) from error
+
+
+def _finish(config: ShardConfig, work: Work, frozen: dict[str, Any]) -> int:
+    """Collect the failures of all shards into one file, and say what there is now."""
+    reasons: Counter[str] = Counter()
+    failed = 0
+    with atomic_path(work.out / "failures.jsonl") as temporary, temporary.open("w") as file:
+        for line in _failures(work, frozen):
+            file.write(json.dumps(line, sort_keys=True) + "\n")
+            failed += 1
+            reasons[line["reason"]] += 1
+        for line in frozen["stray_masks"]:
+            file.write(json.dumps(line, sort_keys=True) + "\n")
+    shutil.rmtree(work.out / ".staging", ignore_errors=True)
+    total = frozen["num_images"] + len(frozen["failures"])
+    kept = total - failed
+    if kept:
+        content = Index.load(work.out).column("content")
+        equal = len(content) - len(np.unique(content))
+        if equal:
+            print(f"shard: {equal} images have the same content as another one (kept)")
+    if frozen["skipped"]:
+        listed = ", ".join(f"{count} {suffix}" for suffix, count in frozen["skipped"].items())
+        print(
+            f"shard: left out {sum(frozen['skipped'].values())} files that are no images: {listed}"
+        )
+    if config.masks:
+        print(
+            f"shard: {frozen['without_mask']} images without a mask,"
+            f" {len(frozen['stray_masks'])} masks without an image"
+        )
+    too_many = failed > config.max_failure_rate * total
+    if failed:
+        listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+        print(
+            f"shard: {failed} of {total:,} images quarantined ({failed / total:.2%}, limit"
+            f" {config.max_failure_rate:.2%}): {listed}; see {config.out / 'failures.jsonl'}"
+        )
+    if not kept:
+        raise DataError(f"{config.out}: not one of the {total} images could be used")
+    print(
+        f"shard: wrote {kept:,} images in {work.num_shards} shards to {config.out}; next:"
+        f" a2s stage1 --data {config.out} --out runs/s1"
+    )
+    return 3 if too_many else 0
+
+
+def _failures(work: Work, frozen: dict[str, Any]) -> Iterator[dict[str, str]]:
+    yield from frozen["failures"]
+    for number in range(work.num_shards):
+        yield from read_json(work.out / f"{shard_name(number)}.json")["failures"]
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Delete the temporary files of a run that was killed; the lock says that nobody writes."""
+    for path in out.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
