@@ -5,7 +5,7 @@ height, width, dtype}, row indices (int64[count]), CRC-32 of each label (u32[cou
 bytes so far (u32), labels (uint16[count, height, width]). The header's checksum covers the labels'
 checksums, so that one number in a manifest vouches for the whole file.
 
-A label is 16-bit fixed point, label = u / 65535: exact 0 and 1, and 60 updates with lambda 0.4
+A label is 16-bit fixed point (`olr.to_u16`): 0, 0.5 and 1 are exact, and 60 updates with lambda 0.4
 leave an error of 1e-5 (float16: 4e-4, uint8: 3e-3) at the size of float16.
 """
 
@@ -22,11 +22,13 @@ import numpy as np
 import numpy.typing as npt
 
 from a2s.errors import LabelError
+from a2s.olr import U16_STEPS, to_u16
 from a2s.rundir import atomic_path
 
 ROWS_PER_FILE = 256
 MAGIC = b"A2SROWS\x00"
 VERSION = 1
+DTYPE = f"uint16/{U16_STEPS}"
 _PREFIX = struct.Struct("<8sII")
 _MAX_JSON = 4096
 _MAX_COUNT = 1 << 20
@@ -124,16 +126,11 @@ def quantise(label: npt.NDArray[np.float32] | U16) -> U16:
 
     Raises: LabelError for a value outside [0, 1] or not a number.
     """
-    if label.dtype != np.uint16:
-        if not bool(((label >= 0) & (label <= 1)).all()):
-            raise LabelError("a label has values outside [0, 1]; nothing was stored for it")
-        label = np.rint(label.astype(np.float32) * np.float32(65535))
-    return label.astype(np.uint16, copy=False)
-
-
-def dequantise(label: U16) -> npt.NDArray[np.float32]:
-    """Return a fixed-point label as float32 in [0, 1]."""
-    return np.divide(label, np.float32(65535), dtype=np.float32)
+    if label.dtype == np.uint16:
+        return label.astype(np.uint16, copy=False)
+    if not bool(((label >= 0) & (label <= 1)).all()):
+        raise LabelError("a label has values outside [0, 1]; nothing was stored for it")
+    return to_u16(label.astype(np.float32))
 
 
 def read_header(folder: Path, name: str) -> RowHeader:
@@ -172,7 +169,7 @@ def read_row(folder: Path, file: RowFile, position: int, *, row_index: int) -> U
 
 def _head(rows_N: I64, labels_NHW: U16) -> bytes:
     count, height, width = labels_NHW.shape
-    shape = {"count": count, "height": height, "width": width, "dtype": "uint16"}
+    shape = {"count": count, "height": height, "width": width, "dtype": DTYPE}
     text = json.dumps(shape).encode()
     crc32_N = np.asarray([zlib.crc32(label_HW.data) for label_HW in labels_NHW], "<u4")
     return _PREFIX.pack(MAGIC, VERSION, len(text)) + text + rows_N.tobytes() + crc32_N.tobytes()
@@ -199,9 +196,10 @@ def _read_header(descriptor: int, *, path: Path, name: str) -> RowHeader:
     try:
         shape = json.loads(os.pread(descriptor, num_text, _PREFIX.size))
         count, height, width = (int(shape[field]) for field in ("count", "height", "width"))
+        dtype = shape["dtype"]
     except (ValueError, KeyError, TypeError) as error:
         raise damaged from error
-    if not 0 < count <= _MAX_COUNT:
+    if not 0 < count <= _MAX_COUNT or dtype != DTYPE:
         raise damaged
     num_head = _PREFIX.size + num_text + 12 * count
     head = os.pread(descriptor, num_head + 4, 0)

@@ -22,15 +22,15 @@ import numpy.typing as npt
 
 from a2s.errors import LabelError
 from a2s.labelrows import (
+    DTYPE,
     ROWS_PER_FILE,
     RowFile,
     RowWriter,
-    dequantise,
-    quantise,
     read_header,
     read_row,
     row_file_name,
 )
+from a2s.olr import from_u16
 from a2s.rundir import atomic_write, read_json, sha256_file, write_json
 
 __all__ = [
@@ -40,11 +40,9 @@ __all__ = [
     "RowWriter",
     "clean",
     "collect",
-    "dequantise",
     "load_part",
     "publish",
     "publish_part",
-    "quantise",
 ]
 
 VERSION = 1
@@ -73,7 +71,7 @@ class Generation:
 
         Raises: LabelError when manifest or table is missing or damaged.
         """
-        path = folder / f"generation-{number:05d}.json"
+        path = folder / generation_name(number)
         manifest = _read_manifest(path)
         try:
             files = tuple(RowFile(**file) for file in manifest["files"])
@@ -113,7 +111,7 @@ class Generation:
         Shape: float32[height, width]. Range: [0, 1].
         Raises: LabelError when the row has no label or its file is damaged.
         """
-        return dequantise(self.read_u16(row_index))
+        return from_u16(self.read_u16(row_index))
 
 
 def collect(
@@ -131,9 +129,19 @@ def collect(
     return [read_header(folder, name).file for name in names]
 
 
+def generation_name(generation: int) -> str:
+    """Return the name of the manifest of a whole generation."""
+    return f"generation-{generation:05d}.json"
+
+
+def part_name(generation: int, *, step: int) -> str:
+    """Return the name of the manifest of a generation's labels before `step`."""
+    return f"generation-{generation:05d}-s{step:08d}.json"
+
+
 def publish_part(folder: Path, *, generation: int, step: int, files: Sequence[RowFile]) -> str:
     """Write the manifest of the steps before `step` and return its name (for a commit to keep)."""
-    name = f"generation-{generation:05d}-s{step:08d}.json"
+    name = part_name(generation, step=step)
     write_json(folder / name, {"version": VERSION, "files": [asdict(file) for file in files]})
     return name
 
@@ -177,13 +185,13 @@ def publish(
         )
     table_name = f"generation-{generation:05d}.table"
     atomic_write(folder / table_name, table_2N.tobytes())
-    name = f"generation-{generation:05d}.json"
+    name = generation_name(generation)
     manifest = {
         "version": VERSION,
         "generation": generation,
         "height": height,
         "width": width,
-        "dtype": "uint16",
+        "dtype": DTYPE,
         "num_rows": len(keep_N),
         "num_labels": num_labels,
         "table": {"name": table_name, "sha256": sha256_file(folder / table_name)},

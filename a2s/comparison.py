@@ -1,0 +1,54 @@
+"""What a forward pass of stage 2 is compared with, and what the comparison gives. Pure.
+
+M images of one forward pass, S side of the network's input, F = len(MEASURED) numbers.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from a2s.data.transforms import flip_where
+from a2s.losses import binarise, detection_loss_per_image
+from a2s.olr import rectify
+
+MEASURED = ("bce", "ssim", "iou", "foreground_share", "label_flip_share")
+"""Per image: the loss's parts, share of foreground in the label, share of pixels changing side."""
+
+
+class Outcome(NamedTuple):
+    """What one forward pass gives: losses, corrected labels, and the numbers of `MEASURED`."""
+
+    loss_M: Tensor
+    rectified_M1SS: Tensor
+    measured_MF: Tensor
+
+
+def compare(
+    logits_M1SS: Tensor, label_M1SS: Tensor, flip_M: Tensor, *, lam: float, hard: bool
+) -> Outcome:
+    """Judge predictions of (perhaps mirrored) images by their labels, and correct the labels.
+
+    Labels come and go in image coordinates; `hard` makes targets of labels > 0.5.
+    Reference: Eqn 12, 13
+    """
+    target_M1SS = flip_where(binarise(label_M1SS) if hard else label_M1SS, flip_M)
+    terms = detection_loss_per_image(logits_M1SS, target_M1SS)
+    probability_M1SS = flip_where(logits_M1SS.detach().float().sigmoid(), flip_M)
+    rectified_M1SS = rectify(label_M1SS, probability_M1SS, lam)
+    foreground_M1SS = label_M1SS > 0.5
+    shares = foreground_M1SS, (rectified_M1SS > 0.5) != foreground_M1SS
+    columns = [*terms, *(share.float().mean((1, 2, 3)) for share in shares)]
+    return Outcome(terms.total_B, rectified_M1SS, torch.stack(columns, dim=1).detach())
+
+
+def micro_batches(num_images: int, *, device: torch.device) -> list[slice]:
+    """How a rank's images go through the network: one at a time on a CPU, together on a GPU.
+
+    The last bits of a convolution depend on its batch size. One image at a time gives every image
+    the same prediction, and so the same label, for any number of ranks; a CPU loses no time by it.
+    """
+    size = 1 if device.type == "cpu" else num_images
+    return [slice(first, first + size) for first in range(0, num_images, size)]

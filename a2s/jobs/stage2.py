@@ -1,0 +1,301 @@
+"""Stage 2: train the detector on pseudo labels, and let it correct them on the way (Sec. III-B).
+
+B images of one rank, G of the global batch, M of one forward pass; S side of the network's input.
+Labels live in image coordinates: a prediction of a mirrored image is turned back before it is used.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, nullcontext
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from a2s import checkpoint, distributed, rundir
+from a2s.config import Stage2Config
+from a2s.data.plan import lanes_per_rank, make_plan
+from a2s.data.tar_index import Index
+from a2s.errors import A2SError
+from a2s.meter import Meter, peak_memory_mib
+from a2s.progress import Progress
+from a2s.schedule import learning_rate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from torch import Tensor, nn
+
+    from a2s.checkpoint import Commit
+    from a2s.models.detector import Detector
+
+NOTHING_DONE: dict[str, Any] = {"epoch": 0, "step": 0, "generation": 0, "part": None}
+
+
+def run(config: Stage2Config) -> int:
+    """Train, or continue, or say that nothing is left to do."""
+    distributed.check_launch(os.environ)
+    commit = checkpoint.last_commit(config.out)
+    if commit is None or not commit.state["finished"]:
+        return distributed.recorded(_train)(config)
+    index, labels = Index.load(config.data), Index.load(config.labels)
+    manifests = [config.out / "rectified" / f"{shard.name}.json" for shard in index.shards]
+    if not all(manifest.exists() for manifest in manifests):
+        return distributed.recorded(_train)(config)
+    # Known without torch, and by every rank on its own.
+    if distributed.launched_rank(os.environ) == 0:
+        inputs = {"data": index.fingerprint, "labels": labels.fingerprint}
+        with rundir.claim(config.out, command="stage2", config=config, inputs=inputs):
+            print(f"stage2: {config.out} is done ({config.epochs} epochs). {_next(config)}")
+    return 0
+
+
+def _train(config: Stage2Config) -> int:
+    import torch
+
+    from a2s import labelsource
+    from a2s.comparison import MEASURED, compare, micro_batches
+    from a2s.data.loader import Columns, Images, batches, make_loader
+    from a2s.data.transforms import draw_flip, flip_where, normalise
+    from a2s.labelstore import Generation, clean
+    from a2s.models.encoders import set_batchnorm
+    from a2s.olr import lambda_at
+    from a2s.rectified import NextGeneration, kept_manifests, write_rectified
+
+    accelerator = distributed.start(
+        precision=config.precision,
+        trackers=() if config.tracker == "none" else (config.tracker,),
+        tracker_dir=config.out / "tracker",
+    )
+    world, device, seed = distributed.world(), accelerator.device, config.seed
+    size, store = config.image_size, config.out / "labels"
+    with ExitStack() as stack:
+        # All ranks read the same data, labels and commit; one of them owns the folder.
+        with distributed.together():
+            index, labels = Index.load(config.data), Index.load(config.labels)
+            lanes_per_rank(config.batch_size, world)
+        inputs = {"data": index.fingerprint, "labels": labels.fingerprint}
+        distributed.check_same("data and labels", str(inputs))
+        run_dir = None
+        with distributed.together():
+            if distributed.is_main():
+                claim = rundir.claim(config.out, command="stage2", config=config, inputs=inputs)
+                run_dir = stack.enter_context(claim)
+                store.mkdir(exist_ok=True)
+                # What no commit names was written by a run that was killed.
+                clean(store, keep=kept_manifests(config.out))
+        with distributed.together():
+            commit = checkpoint.last_commit(config.out)
+            state = dict(commit.state) if commit else dict(NOTHING_DONE)
+            number = commit.number if commit else 0
+        distributed.check_same("last commit in --out", str(number))
+
+        # The encoder starts from the weights that stage 1 starts from (M1), or the last commit's.
+        with distributed.together():
+            model, parameters, optimizer = _build(config, commit, device=device)
+        network = accelerator.prepare(model)
+        if config.tracker != "none":
+            accelerator.init_trackers("stage2")
+
+        # Images without a usable label are found once, left out of every plan, and listed.
+        label_row_N = labels.rows_of(index.keys)
+        keep_N = labelsource.labelled_rows(config.out, index, labels, label_row_N)
+        num_labelled = int(keep_N.sum())
+
+        # Epoch e reads generation generation_by_epoch[e - 1]; 0 is the label shards (Eqn 14).
+        lam_by_epoch = [
+            lambda_at(epoch, lam=config.lam, warm_epochs=config.warm_epochs)
+            for epoch in range(1, config.epochs + 1)
+        ]
+        generation_by_epoch = [*accumulate((lam < 1 for lam in lam_by_epoch), initial=0)]
+        source = labelsource.LabelSource(labels, label_row_N, store, size, generation_by_epoch)
+        dataset = Images(index, image_size=size, read_label=source)
+        columns = Columns(rank=distributed.rank(), world=world)
+        loader = make_loader(
+            dataset, columns, workers=config.loader_workers, pin_memory=device.type == "cuda"
+        )
+        progress = None
+        if distributed.is_main():
+            done = state["epoch"] * num_labelled + state["step"] * config.batch_size
+            bar = Progress(config.epochs * num_labelled, unit="images", name="stage2", done=done)
+            progress = stack.enter_context(bar)
+            counts = f"{num_labelled} images, {len(index) - num_labelled} without a label left out"
+            progress.note(f"{world} rank(s) on {device.type}; {counts}")
+
+        for epoch in range(state["epoch"] + 1, config.epochs + 1):
+            # One order of the labelled images for any number of ranks.
+            plan = make_plan(
+                index.shard_sizes,
+                batch_size=config.batch_size,
+                seed=seed,
+                epoch=epoch,
+                window=config.window,
+                keep=keep_N,
+            )
+            columns.set(plan, epoch=epoch, start_step=state["step"])
+            lr = learning_rate(epoch, lr=config.lr, milestones=config.milestones)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * group["scale"]
+            network.train()
+            set_batchnorm(model, config.batchnorm)
+
+            # While lambda is 1 nothing is written; below it the epoch writes the next generation.
+            lam, written = lam_by_epoch[epoch - 1], None
+            if lam < 1:
+                written = NextGeneration(
+                    store,
+                    number=generation_by_epoch[epoch],
+                    step=state["step"],
+                    part=state["part"],
+                    keep_N=keep_N,
+                    side=size,
+                )
+            meter, window = Meter(), []
+            for step, cpu_batch in enumerate(batches(loader), start=state["step"] + 1):
+                meter.data_arrived()
+                rows_G = plan.batch(step - 1)
+                valid_G = torch.from_numpy(rows_G >= 0)
+                batch = cpu_batch.to(device)
+                assert batch.label_B1SS is not None
+                flip_B = draw_flip(seed=seed, epoch=epoch, key_hash_B=batch.key_hash_B)
+                image_B3SS = flip_where(normalise(batch.image_B3SS), flip_B)
+
+                # Mean loss over the valid images of all ranks (DDP divides by their number), and
+                # from the same forward pass the corrected labels (Eqn 12, 13).
+                share_B = batch.valid_B * (world / int(valid_G.sum()))
+                optimizer.zero_grad(set_to_none=True)
+                outcomes = []
+                for part in micro_batches(len(flip_B), device=device):
+                    is_last = part.stop == len(flip_B)
+                    with nullcontext() if is_last else accelerator.no_sync(network):
+                        outcome = compare(
+                            network(image_B3SS[part]),
+                            batch.label_B1SS[part],
+                            flip_B[part],
+                            lam=lam,
+                            hard=config.binarise,
+                        )
+                        accelerator.backward((outcome.loss_M * share_B[part]).sum())
+                    outcomes.append(outcome)
+
+                # Nothing is updated, on any rank, when the loss of any image is not finite.
+                measured_BF = torch.cat([outcome.measured_MF for outcome in outcomes])
+                measured_GF = distributed.all_gather(measured_BF).flatten(0, 1).cpu()
+                measured_VF = measured_GF[valid_G].double()
+                if not bool(measured_VF.isfinite().all()):
+                    keys = index.keys_for(rows_G[rows_G >= 0])
+                    _stop_not_finite(config.out, keys, measured_VF, f"epoch {epoch} step {step}")
+                optimizer.step()
+                if written is not None:
+                    labels_B1SS = torch.cat([outcome.rectified_M1SS for outcome in outcomes]).cpu()
+                    for row, label_1SS in zip(cpu_batch.row_B.tolist(), labels_B1SS, strict=True):
+                        if row >= 0:
+                            written.add(row, label_1SS[0].numpy())
+
+                window.append(measured_VF)
+                loss = float(measured_VF[:, :3].sum(1).mean())
+                meter.step_done(loss, num_images=len(measured_VF))
+                at_end = step == plan.num_steps
+                if run_dir and progress and (at_end or step % config.log_every == 0):
+                    fields = {"epoch": epoch, "step": step, **meter.report(), "lr": lr}
+                    means = torch.cat(window).mean(0).tolist()
+                    fields |= {name: round(x, 6) for name, x in zip(MEASURED, means, strict=True)}
+                    fields["peak_memory_mib"] = peak_memory_mib()
+                    run_dir.log(**fields)
+                    accelerator.log(fields, step=(epoch - 1) * plan.num_steps + step)
+                    progress.fields.update(fields)
+                    window.clear()
+                if progress:
+                    progress.update(len(measured_VF))
+
+                # Model, optimizer and labels become durable together, by one commit file.
+                if at_end or (config.commit_every and step % config.commit_every == 0):
+                    number += 1
+                    state = {
+                        "epoch": epoch if at_end else epoch - 1,
+                        "step": 0 if at_end else step,
+                        "finished": at_end and epoch == config.epochs,
+                        "generation": generation_by_epoch[epoch if at_end else epoch - 1],
+                        "part": None,
+                        "seed": seed,
+                        "world_size": world,
+                        "loss": loss,
+                    }
+                    if written is not None and at_end:
+                        written.publish()
+                    elif written is not None:
+                        state["part"] = written.commit_part(step)
+                    with distributed.together():
+                        if distributed.is_main():
+                            checkpoint.save(
+                                config.out,
+                                number,
+                                model=model.state_dict(),
+                                metadata={**model.spec(), "image_size": str(size)},
+                                optimizer=checkpoint.pack_momentum(optimizer, parameters),
+                                state=state,
+                            )
+                            clean(store, keep=kept_manifests(config.out))
+                meter.wait_for_data()
+
+        # The final labels leave as ordinary label shards, at the images' own size.
+        last = generation_by_epoch[config.epochs]
+        final = Generation.load(store, last) if last else None
+        write_rectified(
+            config.out / "rectified", source=source, index=index, keep_N=keep_N, generation=final
+        )
+    if config.tracker != "none":
+        accelerator.end_training()
+    if distributed.is_main():
+        wrote = f"{config.out}/checkpoints/{number:05d} and {config.out}/rectified"
+        print(f"stage2: wrote {wrote} (label generation {last}). {_next(config)}")
+    distributed.stop()
+    return 0
+
+
+def _build(
+    config: Stage2Config, commit: Commit | None, *, device: torch.device
+) -> tuple[Detector, dict[str, nn.Parameter], torch.optim.Optimizer]:
+    """Network and optimizer, as the seed or the commit has them; equal on every rank."""
+    import torch
+
+    from a2s.models.detector import Detector
+    from a2s.models.weights import load_encoder
+
+    torch.manual_seed(config.seed)
+    model = Detector(load_encoder(config.encoder.name, config.encoder.weights), ram=config.ram)
+    tensors, buffers, _ = checkpoint.load(commit) if commit else (model.state_dict(), {}, {})
+    model.load_state_dict(tensors)
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(
+        [
+            {"params": list(model.encoder.parameters()), "scale": config.encoder_lr_scale},
+            {"params": list(model.decoder.parameters()), "scale": 1.0},
+        ],
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.nesterov and config.momentum > 0,
+    )
+    parameters = dict(model.named_parameters())
+    checkpoint.unpack_momentum(optimizer, parameters, tensors=buffers)
+    return model, parameters, optimizer
+
+
+def _stop_not_finite(out: Path, keys: list[str], measured_VF: Tensor, where: str) -> None:
+    """End all ranks before the update; the valid images of the batch are written down."""
+    finite_V = measured_VF.isfinite().all(1).tolist()
+    bad = [key for key, finite in zip(keys, finite_V, strict=True) if not finite]
+    path = out / "nonfinite" / f"{where.replace(' ', '-')}.json"
+    with distributed.together():
+        if distributed.is_main():
+            path.parent.mkdir(exist_ok=True)
+            rundir.write_json(path, {"not_finite": bad, "batch": keys})
+        raise A2SError(
+            f"stage2: the loss is not finite at {where}; images: {', '.join(bad)} (batch in {path})"
+            ". Weights were not updated. Try a lower --lr or --precision fp32"
+        )
+
+
+def _next(config: Stage2Config) -> str:
+    return f"Next: a2s predict --model {config.out} IMAGES --out preds/{config.out.name}"

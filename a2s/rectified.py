@@ -1,0 +1,171 @@
+"""Labels as stage 2 writes them: generations by all ranks together, at the end label shards.
+
+N rows of the data's index; H, W an image's own size.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from a2s import distributed, labelstore, rundir
+from a2s.data.images import decode_mask, encode_png
+from a2s.data.tars import Index, ShardWriter, shard_done
+from a2s.labelsource import Bools, Label, LabelSource, resize
+from a2s.labelstore import Generation, RowFile, RowWriter
+
+_COLUMNS = {
+    "width": "int32",
+    "height": "int32",
+    "area_share": "float32",
+    "changed_share": "float32",
+}
+
+
+class NextGeneration:
+    """The generation that an epoch writes; every rank makes one and calls its methods in step.
+
+    `part` names what an interrupted epoch had committed before `step`.
+    """
+
+    def __init__(
+        self, store: Path, *, number: int, step: int, part: str | None, keep_N: Bools, side: int
+    ) -> None:
+        self._store = store
+        self._number = number
+        self._keep_N = keep_N
+        self._side = side
+        self._files: list[RowFile] = labelstore.load_part(store, part) if part else []
+        self._start(step)
+
+    def add(self, row: int, label_SS: Label) -> None:
+        """Take the rectified label of one image of this rank."""
+        self._writer.add(row, label_SS)
+
+    def commit_part(self, step: int) -> str:
+        """Make the labels of all steps before `step` durable; return the name a commit keeps."""
+        self._gather()
+        with distributed.together():
+            if distributed.is_main():
+                labelstore.publish_part(
+                    self._store, generation=self._number, step=step, files=self._files
+                )
+        self._start(step)
+        return labelstore.part_name(self._number, step=step)
+
+    def publish(self) -> None:
+        """Make the whole generation durable.
+
+        Raises:
+            LabelError: it is not exactly one label per image.
+        """
+        self._gather()
+        with distributed.together():
+            if distributed.is_main():
+                labelstore.publish(
+                    self._store,
+                    generation=self._number,
+                    files=self._files,
+                    keep_N=self._keep_N,
+                    height=self._side,
+                    width=self._side,
+                )
+
+    def _start(self, step: int) -> None:
+        self._step = step
+        self._writer = RowWriter(
+            self._store,
+            generation=self._number,
+            step=step,
+            rank=distributed.rank(),
+            height=self._side,
+            width=self._side,
+        )
+
+    def _gather(self) -> None:
+        """Rank 0 learns every rank's files: their names follow from how many each has."""
+        with distributed.together():
+            num_files = len(self._writer.close())
+        num_files_by_rank = distributed.all_gather(torch.tensor([num_files])).flatten().tolist()
+        with distributed.together():
+            if distributed.is_main():
+                self._files += labelstore.collect(
+                    self._store,
+                    generation=self._number,
+                    step=self._step,
+                    num_files_by_rank=num_files_by_rank,
+                )
+
+
+def kept_manifests(run: Path) -> set[str]:
+    """Return the names of the label manifests that the commits of a run folder need."""
+    names = set()
+    for path in (run / "commits").glob("*.json"):
+        state = rundir.read_json(path)["state"]
+        if state["generation"]:
+            names.add(labelstore.generation_name(state["generation"]))
+        if state["part"]:
+            names.add(state["part"])
+    return names
+
+
+def write_rectified(
+    out: Path,
+    *,
+    source: LabelSource,
+    index: Index,
+    keep_N: Bools,
+    generation: Generation | None,
+) -> None:
+    """Write the final labels at the images' own size, values 0 and 255, all ranks together.
+
+    Without a generation nothing was rectified, and the labels are passed on byte for byte.
+    Shards that are there already are left alone.
+    """
+    with distributed.together():
+        for shard in range(distributed.rank(), len(index.shards), distributed.world()):
+            _write_shard(
+                out, shard, source=source, index=index, keep_N=keep_N, generation=generation
+            )
+
+
+def _write_shard(
+    out: Path,
+    shard: int,
+    *,
+    source: LabelSource,
+    index: Index,
+    keep_N: Bools,
+    generation: Generation | None,
+) -> None:
+    labels, name = source.labels, index.shards[shard].name
+    number = generation.number if generation else 0
+    settings = rundir.digest([index.fingerprint, labels.fingerprint, number])
+    if shard_done(out, name, settings=settings):
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with ShardWriter(
+        out, name, columns=_COLUMNS, settings=settings, num_shards=len(index.shards)
+    ) as writer:
+        for row in index.shard_rows(shard):
+            if not keep_N[row]:
+                continue
+            data = labels.read(int(source.label_row_N[row]))
+            mask_HW = old_HW = decode_mask(data)
+            if generation is not None:
+                height, width = int(index.height_N[row]), int(index.width_N[row])
+                large_HW = resize(generation.read(row), height=height, width=width)
+                mask_HW = (large_HW > 0.5).astype(np.uint8) * np.uint8(255)
+                data = encode_png(mask_HW)
+            same_size = mask_HW.shape == old_HW.shape
+            changed_HW = (mask_HW > 127) != (old_HW > 127) if same_size else np.ones(1, bool)
+            writer.add(
+                index.key(row),
+                {"png": data},
+                width=mask_HW.shape[1],
+                height=mask_HW.shape[0],
+                area_share=float((mask_HW > 127).mean()),
+                changed_share=float(changed_HW.mean()),
+            )
