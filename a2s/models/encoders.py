@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2, resnet50
 from torchvision.ops.misc import Conv2dNormActivation
@@ -101,6 +102,23 @@ def build_encoder(name: str, *, variant: str = "torchvision") -> Encoder:
         known = ", ".join(f"{n} ({'|'.join(v)})" for n, v in VARIANTS.items())
         raise ConfigError(f"encoder: {name} ({variant}) is unknown; known are {known}")
     return ResNet50() if name == "resnet50" else MobileNetV2(variant=variant)
+
+
+@torch.no_grad()
+def settle(encoder: Encoder) -> None:
+    """Give an untrained encoder the batch statistics of noise, in place.
+
+    Frozen at the statistics it is built with (0 and 1), an untrained MobileNetV2 fades to 1e-9 at
+    E5, where no block can learn anything from it.
+    """
+    norms = [m for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = None  # the statistics of this one batch, not a share of them
+    encoder.train()
+    encoder(torch.randn(8, 3, 96, 96))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def set_batchnorm(module: nn.Module, mode: Literal["frozen", "train"]) -> None:

@@ -7,7 +7,6 @@ import http.client
 import os
 import shutil
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from a2s.errors import WeightsError
-from a2s.models.encoders import Encoder, build_encoder
+from a2s.models.encoders import Encoder, build_encoder, settle
 from a2s.rundir import atomic_path
 
 DOWNLOAD_TIMEOUT_SEC = 30.0
@@ -91,7 +90,9 @@ def load_encoder(name: str, weights: str | None) -> Encoder:
         WeightsError: the weights cannot be had, are damaged, or do not fit this encoder.
     """
     if weights is None or weights == "none":
-        return build_encoder(name)
+        encoder = build_encoder(name)
+        settle(encoder)
+        return encoder
     source = REGISTRY.get(weights)
     if source is None:
         path = Path(weights).expanduser()
@@ -134,9 +135,8 @@ def fetch(name: str, source: Source) -> Path:
                 shutil.copyfileobj(reply, file, 1 << 20)
             _verify(temporary, source, advice=f"try again, or put {source.url} at {path}")
     except (OSError, http.client.HTTPException) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise WeightsError(
-            f"weights: {name} could not be downloaded ({reason}). Put the file at {path} "
+            f"weights: {name} could not be downloaded ({error}). Put the file at {path} "
             "or pass --encoder.weights PATH."
         ) from None
     return path
