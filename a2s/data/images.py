@@ -198,6 +198,9 @@ def _load(data: bytes, *, max_pixels: int) -> tuple[Image.Image, int, str]:
             image_format = image.format or ""
             orientation = _orientation(image)
             image.load()
+            if image_format == "PNG":
+                # Pillow does not look at the checksums of the pixels while it loads them.
+                Image.open(io.BytesIO(data), formats=("PNG",)).verify()
     except BadImage:
         raise
     except Image.DecompressionBombError as error:

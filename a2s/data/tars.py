@@ -198,7 +198,7 @@ def is_remote(path_or_url: str) -> bool:
         DataError: a scheme that is not allowed, such as ``pipe:``.
     """
     scheme = _SCHEME.match(path_or_url)
-    if path_or_url.startswith("pipe:") or "::" in path_or_url:
+    if path_or_url.lower().startswith("pipe:") or "::" in path_or_url:
         raise DataError(f"{path_or_url}: refused, it could run a command; give a plain path or URL")
     if scheme is None:
         return False
