@@ -60,7 +60,7 @@ def save(
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
     contents = {
-        "model.safetensors": to_bytes(_plain(model), metadata),
+        "model.safetensors": _sorted_metadata(to_bytes(_plain(model), metadata)),
         "optimizer.safetensors": to_bytes(_plain(optimizer)),
         "state.json": json.dumps(state, indent=1, sort_keys=True).encode(),
     }
@@ -199,6 +199,19 @@ def unpack_momentum(
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _sorted_metadata(file: bytes) -> bytes:
+    """Repeat a safetensors file with its metadata in order: the library's order is random.
+
+    Equal weights then make equal files.
+    """
+    length = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + file[8 + length :]
 
 
 def _checkpoint_folder(run: Path, number: int) -> Path:

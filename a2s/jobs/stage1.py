@@ -218,7 +218,7 @@ def _train(config: Stage1Config) -> int:
 
 def learning_rate(epoch: int, *, lr: float, milestones: tuple[int, ...]) -> float:
     """Rate of an epoch (the first is 1): a tenth after every milestone. Reference: Sec. IV-A."""
-    return lr / 10 ** sum(epoch > milestone for milestone in milestones)
+    return lr / float(10 ** sum(epoch > milestone for milestone in milestones))
 
 
 def map_terms(

@@ -1,0 +1,96 @@
+"""Start `a2s` as users do: real processes, and real gloo ranks."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+LAUNCHER_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a rank left behind."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This process's environment without a launcher's traces, on one CPU thread."""
+    clean = {name: value for name, value in os.environ.items() if name not in LAUNCHER_VARIABLES}
+    return {**clean, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", **extra}
+
+
+def start_ranks(
+    arguments: list[str],
+    *,
+    world: int,
+    variables: list[dict[str, str]] | None = None,
+    folders: list[Path] | None = None,
+) -> list[subprocess.Popen[str]]:
+    """Start `a2s ARGUMENTS` on `world` gloo ranks, as a launcher would.
+
+    `variables` and (working) `folders` are per rank.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = []
+    for rank in range(world):
+        launcher = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "WORLD_SIZE": str(world),
+            "LOCAL_WORLD_SIZE": str(world),
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+        }
+        own = variables[rank] if variables else {}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "a2s", *arguments],
+                env=environment(**(launcher if world > 1 else {}), **own),
+                cwd=folders[rank] if folders else None,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    return processes
+
+
+def run_ranks(
+    arguments: list[str],
+    *,
+    world: int,
+    variables: list[dict[str, str]] | None = None,
+    folders: list[Path] | None = None,
+    timeout_sec: float = 180,
+) -> list[Finished]:
+    """Run `a2s ARGUMENTS` on `world` ranks to their end."""
+    processes = start_ranks(arguments, world=world, variables=variables, folders=folders)
+    try:
+        outputs = [process.communicate(timeout=timeout_sec) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [
+        Finished(process.returncode, *output)
+        for process, output in zip(processes, outputs, strict=True)
+    ]
+
+
+def pack(images: Path, out: Path, *, shard_size: int = 3) -> Path:
+    """Pack images into uneven shards in this process."""
+    from a2s.config import ShardConfig
+    from a2s.jobs import shard
+
+    code = shard.run(ShardConfig(images=(str(images),), out=out, shard_size=shard_size, workers=0))
+    assert code == 0
+    return out
