@@ -17,7 +17,8 @@ TRUTH ?=
 ENCODER ?=
 ENCODER_NAME ?= mobilenet_v2
 DEMO := runs/demo
-DEMO_SCENES := $(DEMO)/scenes
+DEMO_FLAGS := --config configs/mobile-cpu.yaml $(if $(ENCODER),$(foreach stage,stage1 stage2,\
+	--$(stage).encoder.name $(ENCODER_NAME) --$(stage).encoder.weights "$(ENCODER)"))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check pins clean
@@ -50,14 +51,12 @@ $(STAMP): requirements.txt pyproject.toml
 
 demo: setup
 ifeq ($(strip $(IMAGES)),)
-	@$(BIN)/python -m a2s.data.scenes $(DEMO_SCENES)
-	@$(BIN)/python -m a2s run $(DEMO_SCENES)/train --out $(DEMO)/run \
-		--config configs/mobile-cpu.yaml --test $(DEMO_SCENES)/test/images \
-		--truth $(DEMO_SCENES)/test/masks $(if $(ENCODER),--encoder.name $(ENCODER_NAME) --encoder.weights "$(ENCODER)")
+	@$(BIN)/python -m a2s.data.scenes $(DEMO)/scenes
+	@$(BIN)/python -m a2s run $(DEMO)/scenes/train --out $(DEMO)/run $(DEMO_FLAGS) \
+		--test $(DEMO)/scenes/test/images --truth $(DEMO)/scenes/test/masks
 else
-	@$(BIN)/python -m a2s run "$(IMAGES)" --out $(DEMO)/yours \
-		--config configs/mobile-cpu.yaml $(if $(TRUTH),--truth "$(TRUTH)") \
-		$(if $(ENCODER),--encoder.name $(ENCODER_NAME) --encoder.weights "$(ENCODER)")
+	@$(BIN)/python -m a2s run "$(IMAGES)" --out $(DEMO)/yours $(DEMO_FLAGS) \
+		$(if $(TRUTH),--truth "$(TRUTH)")
 endif
 
 test: setup

@@ -66,8 +66,8 @@ def write_sheet(
         columns["pseudo label"] = _labels(labels)
     columns["detector"] = _files(preds)
     if truth is not None:
-        addresses = find_truths(truth).addresses
-        columns["truth"] = lambda key: addresses[key].read() if key in addresses else None
+        known = find_truths(truth)
+        columns["truth"] = lambda key: known.locate(key).read() if key in known.keys else None
 
     rows: list[list[Image]] = []
     # More candidates than rows, because some may lack a column.

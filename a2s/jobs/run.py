@@ -9,6 +9,7 @@ OUT/ data  stage1  labels  stage2  preds  sheet.png, and where masks are known a
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import subprocess
@@ -27,6 +28,7 @@ from a2s.pool import num_cpus
 from a2s.rundir import atomic_write, claim, read_json
 from a2s.settings import MODELS
 
+STDERR = 2
 TRAINING = ("stage1", "stage2")
 SCORED = {
     "maps": "activation maps (stage 1)",
@@ -140,7 +142,9 @@ def run_jobs(jobs: list[Job], *, processes: int = 1, log: Callable[..., None] | 
         if job.command in TRAINING and processes > 1:
             code = _launch(job, processes)
         else:
-            code = int(importlib.import_module(f"a2s.jobs.{job.command}").run(config))
+            # Standard output is for this command's own table; each job's last lines are progress.
+            with contextlib.redirect_stdout(sys.stderr):
+                code = int(importlib.import_module(f"a2s.jobs.{job.command}").run(config))
         elapsed_sec = round(time.monotonic() - start, 3)
         if log is not None:
             log(job=job.command, out=str(job.out), exit_code=code, elapsed_sec=elapsed_sec)
@@ -218,7 +222,7 @@ def _launch(job: Job, processes: int) -> int:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", str(processes)]
     command += ["-m", "a2s", job.command, "--config", str(file)]
-    child = subprocess.Popen(command, env=environment)
+    child = subprocess.Popen(command, env=environment, stdout=STDERR)
     try:
         code = child.wait()
     except BaseException:
