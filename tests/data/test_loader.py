@@ -1,0 +1,92 @@
+"""The loader: each rank's share of every column, whatever the workers do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from launching import pack
+
+from a2s.data import images
+from a2s.data.keys import key_hash
+from a2s.data.loader import Columns, Images, batches, make_loader
+from a2s.data.plan import make_plan
+from a2s.data.tar_index import Index
+from a2s.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def data(scenes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pack(scenes.train, tmp_path_factory.mktemp("loader") / "data")
+
+
+def label_of(row: int, epoch: int) -> np.ndarray:
+    return np.full((32, 32), 100 * epoch + row, dtype=np.float32)
+
+
+def only_even(row: int, epoch: int) -> bool:
+    return row % 2 == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ranks_together_read_the_global_batches(data: Path, workers: int) -> None:
+    index = Index.load(data)
+    dataset = Images(index, image_size=32, read_label=label_of)
+    for world in (1, 3):
+        columns = [Columns(rank=rank, world=world) for rank in range(world)]
+        loaders = [make_loader(dataset, share, workers=workers) for share in columns]
+        # The same worker processes serve both epochs, so they must learn of the second one.
+        for epoch in (1, 2):
+            plan = make_plan(index.shard_sizes, batch_size=6, seed=0, epoch=epoch)
+            for share in columns:
+                share.set(plan, epoch=epoch, start_step=epoch - 1)
+            steps = list(zip(*(batches(loader) for loader in loaders), strict=True))
+            assert len(steps) == plan.num_steps - (epoch - 1)
+            for step, shares in enumerate(steps, start=epoch - 1):
+                rows = torch.cat([share.row_B for share in shares])
+                assert rows.tolist() == plan.batch(step).tolist()
+                valid = torch.cat([share.valid_B for share in shares])
+                assert torch.equal(valid, rows >= 0)
+                labels = torch.cat([share.label_B1SS for share in shares])[:, 0, 0, 0]
+                expected = torch.where(valid, 100 * epoch + rows, 0)
+                assert labels.tolist() == expected.tolist()
+
+
+def test_an_image_is_decoded_squashed_and_named(data: Path) -> None:
+    index = Index.load(data)
+    batch = Images(index, image_size=32).__getitems__([(2, 1), (-1, 1)])
+    expected = images.resize_rgb(images.decode(index.read(2)), height=32, width=32)
+    assert torch.equal(batch.image_B3SS[0].permute(1, 2, 0), torch.from_numpy(expected.copy()))
+    assert batch.key_hash_B.tolist() == [key_hash(index.key(2)), 0]
+    assert batch.image_B3SS[1].sum() == 0
+    assert batch.label_B1SS is None
+
+
+def test_images_that_are_not_needed_are_not_decoded(data: Path) -> None:
+    dataset = Images(Index.load(data), image_size=32, needs_image=only_even)
+    batch = dataset.__getitems__([(0, 1), (1, 1)])
+    assert batch.image_B3SS[0].sum() > 0
+    assert batch.image_B3SS[1].sum() == 0
+    assert batch.valid_B.all()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_sample_is_one_clear_error(data: Path, tmp_path: Path, workers: int) -> None:
+    for path in data.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    index = Index.load(tmp_path)
+    shard = index.shards[1]
+    content = bytearray(shard.path.read_bytes())
+    start = int(index.offset_N[shard.start])
+    content[start + 20 : start + 60] = bytes(40)
+    shard.path.write_bytes(content)
+    columns = Columns(rank=0, world=1)
+    columns.set(make_plan(index.shard_sizes, batch_size=4, seed=0, epoch=1), epoch=1)
+    loader = make_loader(Images(index, image_size=32), columns, workers=workers)
+    with pytest.raises(DataError) as caught:
+        list(batches(loader))
+    assert str(shard.path) in str(caught.value)
+    assert index.key(shard.start) in str(caught.value)
+    assert "Traceback" not in str(caught.value)

@@ -1,0 +1,104 @@
+"""Hash draws: the same everywhere, fair, and independent of each other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from a2s.data.transforms import draw_flip, draw_keep, flip, flip_where, hash_u32, normalise
+
+M = 0xFFFFFFFF
+
+
+def reference_mix(word: int) -> int:
+    word ^= word >> 16
+    word = word * 0x21F0AAAD & M
+    word ^= word >> 15
+    word = word * 0x735A2D97 & M
+    return word ^ word >> 15
+
+
+def reference_hash(*parts: int) -> int:
+    """Plain Python integers, which never overflow."""
+    state = 0
+    for part in parts:
+        for word in (part & M, part >> 32 & M):
+            state = reference_mix(state ^ reference_mix(word + 0x9E3779B9 & M))
+    return state
+
+
+def test_equals_exact_integers() -> None:
+    keys = [0, 1, 2**32 - 1, 2**32, 2**63 - 1, 1234567890123456789]
+    got = hash_u32(3, torch.tensor(keys), 2**40 + 5).tolist()
+    assert got == [reference_hash(3, key, 2**40 + 5) for key in keys]
+
+
+def test_every_pixel_has_its_own_bit() -> None:
+    key = 2**62 + 17
+    keep = draw_keep(
+        seed=5, epoch=2, key_hash_B=torch.tensor([key]), map_index=1, height=3, width=30
+    )
+    image = reference_hash(2, 5, 2, key, 1)
+    expected = [reference_hash(image, p // 32) >> (p % 32) & 1 for p in range(90)]
+    assert keep.shape == (1, 1, 3, 30)
+    assert keep.flatten().int().tolist() == expected
+
+
+@pytest.mark.parametrize("change", ["seed", "epoch", "map_index", "key"])
+def test_half_is_kept_and_draws_are_independent(change: str) -> None:
+    keys = torch.arange(64) + 2**60
+    base = {"seed": 0, "epoch": 1, "map_index": 0}
+    keep = draw_keep(**base, key_hash_B=keys, height=40, width=40)
+    assert abs(keep.float().mean() - 0.5) < 0.005
+    if change == "key":
+        other = draw_keep(**base, key_hash_B=keys + 1, height=40, width=40)
+    else:
+        changed = {**base, change: base[change] + 1}
+        other = draw_keep(**changed, key_hash_B=keys, height=40, width=40)
+    agreement = (keep == other).float().mean()
+    assert abs(agreement - 0.5) < 0.01
+
+
+def test_a_batch_draws_what_its_images_draw_alone() -> None:
+    keys = torch.tensor([3, 2**50, 99])
+    together = draw_keep(seed=1, epoch=1, key_hash_B=keys, map_index=2, height=5, width=7)
+    flips = draw_flip(seed=1, epoch=1, key_hash_B=keys)
+    for item in range(3):
+        one = keys[item : item + 1]
+        alone = draw_keep(seed=1, epoch=1, key_hash_B=one, map_index=2, height=5, width=7)
+        assert torch.equal(together[item], alone[0])
+        assert flips[item] == draw_flip(seed=1, epoch=1, key_hash_B=one)[0]
+
+
+def test_flips_are_fair_over_keys_and_epochs() -> None:
+    keys = torch.arange(500)
+    flips = torch.stack([draw_flip(seed=0, epoch=e, key_hash_B=keys) for e in range(20)])
+    assert abs(flips.float().mean() - 0.5) < 0.02
+    assert (flips.float().mean(dim=0) - 0.5).abs().max() < 0.5
+
+
+def test_flips_undo_themselves() -> None:
+    image = torch.rand(4, 3, 5, 6)
+    which = torch.tensor([True, False, True, False])
+    assert torch.equal(flip(flip(image)), image)
+    mirrored = flip_where(image, which)
+    assert torch.equal(mirrored[1], image[1])
+    assert torch.equal(mirrored[0, :, :, 0], image[0, :, :, -1])
+    assert torch.equal(flip_where(mirrored, which), image)
+
+
+def test_normalise_is_imagenets() -> None:
+    image = torch.full((2, 3, 2, 2), 255, dtype=torch.uint8)
+    expected = [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]
+    assert normalise(image)[0, :, 0, 0].tolist() == pytest.approx(expected, rel=1e-6)
+    strided = image.contiguous(memory_format=torch.channels_last)
+    assert normalise(strided).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_gpu_draws_what_the_cpu_draws() -> None:
+    keys = torch.tensor([0, 2**63 - 1, 77])
+    on_cpu = draw_keep(seed=9, epoch=3, key_hash_B=keys, map_index=1, height=33, width=21)
+    on_gpu = draw_keep(seed=9, epoch=3, key_hash_B=keys.cuda(), map_index=1, height=33, width=21)
+    assert torch.equal(on_cpu, on_gpu.cpu())
