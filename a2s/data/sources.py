@@ -240,12 +240,20 @@ def _walk(root: Path, *, leave_out: list[Path]) -> Iterator[tuple[str, str]]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if not entry.is_dir():
+            if not _is_dir(entry):
                 yield entry.path, prefix + entry.name
                 continue
             identity = _identity(entry.path)
             if identity not in parents and identity not in apart:
                 pending.append((entry.path, f"{prefix}{entry.name}/", parents | {identity}))
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link to itself; if it is named like an image, reading it will say so.
+        return False
 
 
 def _identity(path: str) -> tuple[int, int]:

@@ -73,29 +73,30 @@ def local_tar(source: str, *, staging: Path, number: int) -> Path:
 def tar_members(path: Path, *, source: str) -> Iterator[Member]:
     """List a plain local tar without reading its contents.
 
-    A member with a hostile name, and the end of a truncated tar, come out with a ``problem``.
+    A member with a hostile name, and the place where a tar is damaged, come out with a ``problem``.
 
     Raises:
         DataError: it is not a tar.
     """
     num_bytes = path.stat().st_size
     try:
-        with tarfile.open(path, "r:") as tar:
+        tar = tarfile.open(path, "r:")  # noqa: SIM115
+    except tarfile.TarError as error:
+        raise DataError(f"{source}: not a plain tar, or damaged ({error})") from error
+    with tar, path.open("rb") as file:
+        try:
             while (entry := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # it would remember all of them
                 if entry.type in _PLAIN_FILE:
                     yield _member(entry, source=source, num_bytes=num_bytes)
-            end = tar.offset
-    except (tarfile.TarError, OSError) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise
-        raise DataError(f"{source}: not a plain tar, or damaged ({error})") from error
-    with path.open("rb") as file:
-        file.seek(min(end, num_bytes))
-        # tarfile ends quietly at a damaged header; only a block of zeros is the true end.
-        if file.read(_BLOCK) != bytes(_BLOCK):
-            detail = f"no end mark at byte {end} of {num_bytes}; members behind it are lost"
-            yield Member("", "", -1, -1, problem="truncated_tar", detail=detail)
+            file.seek(min(tar.offset, num_bytes))
+            # tarfile may end quietly before the end; only a block of zeros is the true one.
+            damage = "" if file.read(_BLOCK) == bytes(_BLOCK) else "no end mark"
+        except tarfile.TarError as error:
+            damage = str(error)
+        if damage:
+            detail = f"{damage} at byte {tar.offset} of {num_bytes}; what follows is lost"
+            yield Member("", "", -1, -1, problem="damaged_tar", detail=detail)
 
 
 def _member(entry: tarfile.TarInfo, *, source: str, num_bytes: int) -> Member:
