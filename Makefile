@@ -17,7 +17,8 @@ TRUTH ?=
 ENCODER ?=
 ENCODER_NAME ?= mobilenet_v2
 DEMO := runs/demo
-DEMO_FLAGS := --config configs/mobile-cpu.yaml $(if $(ENCODER),$(foreach stage,stage1 stage2,\
+DEMO_FLAGS := --config configs/mobile-cpu.yaml --workers 0 --stage1.cache-dir $(DEMO)/cache \
+	$(if $(ENCODER),$(foreach stage,stage1 stage2,\
 	--$(stage).encoder.name $(ENCODER_NAME) --$(stage).encoder.weights "$(ENCODER)"))
 
 .DEFAULT_GOAL := help
