@@ -1,0 +1,168 @@
+"""Stage 1 with cached features against the authors' loop, per encoder and fusion stride.
+
+    python benchmarks/feature_cache.py [--steps 3] [--threads 2] [--device cuda]
+
+The authors run the encoder forward in training mode and backward every epoch (its learning rate is
+0), and join upsampled maps before a plain convolution. Both loops take turns in one process on the
+same images, reading and decoding left out; a few steps are timed and scaled to 1000 images. Wall
+time is what counts on a quiet machine; processor time is the fairer number on a busy one. Writes
+`benchmarks/results/feature_cache.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from machine import describe_machine
+from torch import Tensor
+
+from a2s.boundary import adaptive_boundary
+from a2s.data.feature_cache import FeatureCache
+from a2s.data.transforms import draw_keep, normalise
+from a2s.losses import adb_loss, adb_terms
+from a2s.models.activation import ActivationMaps, ActivationNet
+from a2s.models.blocks import upsample
+from a2s.models.encoders import build_encoder
+
+RESULT = Path(__file__).parent / "results" / "feature_cache.json"
+WEIGHTS = (1.0, 0.1, 0.3, 0.5)
+NUM_IMAGES = 1000
+
+
+def loss_of(maps: ActivationMaps, *, size: int) -> Tensor:
+    """The loss of one rank; both loops pay for it alike."""
+    full = F.interpolate(maps.theta, size=(size, size), mode="bilinear", align_corners=False)
+    keys = torch.arange(len(full), device=full.device)
+    terms = []
+    for map_index, theta in enumerate((full, maps.theta3, maps.theta4, maps.theta5)):
+        height, width = theta.shape[2:]
+        keep = draw_keep(
+            seed=0, epoch=1, key_hash_B=keys, map_index=map_index, height=height, width=width
+        )
+        terms.append(adb_terms(theta, keep, alpha=0.1))
+    return adb_loss([term[0] for term in terms], [term[1] for term in terms], WEIGHTS)
+
+
+def joined_maps(net: ActivationNet, image: Tensor, *, size: int) -> ActivationMaps:
+    """The network as the authors compute it: everything upsampled and joined, then convolved."""
+    blocks = net.blocks
+    _, _, e3, e4, e5 = net.encoder(image)
+    features = (blocks.se3(e3), blocks.se4(e4), blocks.se5(e5))
+    side = size // blocks.fusion_stride
+    joined = torch.cat([upsample(feature, (side, side)) for feature in features], dim=1)
+    return ActivationMaps(*(adaptive_boundary(f) for f in (blocks.se0(joined), *features)))
+
+
+def timed(step: Callable[[], None], device: torch.device) -> tuple[float, float]:
+    """Wall and processor seconds of one step."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def measure(name: str, stride: int, args: argparse.Namespace, folder: Path) -> dict[str, float]:
+    device, size = torch.device(args.device), args.image
+    torch.manual_seed(0)
+    net = ActivationNet(build_encoder(name), fusion_stride=stride).to(device)
+    images = torch.randint(0, 256, (args.batch, 3, size, size), dtype=torch.uint8, device=device)
+    cache = FeatureCache(
+        folder,
+        made_from={"data": "random", "encoder": f"{name}, seed 0", "stride": str(stride)},
+        num_images=args.batch,
+        image_size=size,
+        channels=net.encoder.channels[2:],
+        dtype=torch.float16,
+        budget_bytes=1 << 33,
+    )
+
+    def fetch() -> tuple[Tensor, Tensor, Tensor]:
+        return cache.fetch(
+            images,
+            rows=list(range(args.batch)),
+            mirrored=[False] * args.batch,
+            encode=lambda image: net.encode(normalise(image)),
+        )
+
+    def fill() -> None:
+        fetch()
+
+    trained = torch.optim.SGD(net.blocks.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
+    both = torch.optim.SGD(
+        [{"params": net.blocks.parameters()}, {"params": net.encoder.parameters(), "lr": 0.0}],
+        lr=1e-3,
+        momentum=0.9,
+        nesterov=True,
+    )
+
+    def cached_step() -> None:
+        net.encoder.requires_grad_(False).eval()
+        maps = net.heads(*fetch(), size=(size, size))
+        trained.zero_grad(set_to_none=True)
+        loss_of(maps, size=size).backward()
+        trained.step()
+
+    def authors_step() -> None:
+        net.encoder.requires_grad_(True).train()
+        maps = joined_maps(net, normalise(images), size=size)
+        both.zero_grad(set_to_none=True)
+        loss_of(maps, size=size).backward()
+        both.step()
+
+    first = timed(fill, device)
+    times: dict[str, list[tuple[float, float]]] = {"cached": [], "authors": []}
+    for repeat in range(args.steps + 1):
+        for label, step in (("cached", cached_step), ("authors", authors_step)):
+            measured = timed(step, device)
+            # The first step of each warms up.
+            if repeat:
+                times[label].append(measured)
+    steps = NUM_IMAGES / args.batch
+    result = {"encode_once_sec": round(first[0] * steps, 1)}
+    for label, values in times.items():
+        result[f"{label}_sec_per_epoch"] = round(statistics.median(v[0] for v in values) * steps, 1)
+        result[f"{label}_cpu_sec_per_epoch"] = round(
+            statistics.median(v[1] for v in values) * steps, 1
+        )
+    for kind in ("", "cpu_"):
+        ratio = result[f"authors_{kind}sec_per_epoch"] / result[f"cached_{kind}sec_per_epoch"]
+        result[f"{kind}ratio"] = round(ratio, 2)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--image", type=int, default=320)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--encoders", nargs="+", default=["mobilenet_v2", "resnet50"])
+    parser.add_argument("--strides", nargs="+", type=int, default=[8, 4, 2])
+    parser.add_argument("--out", type=Path, default=RESULT)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    results: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in args.encoders:
+            for stride in args.strides:
+                label = f"{name}, fusion stride {stride}"
+                results[label] = measure(name, stride, args, Path(folder))
+                print(label, results[label], flush=True)
+    settings = {name: str(value) for name, value in vars(args).items() if name != "out"}
+    record = {"machine": describe_machine(), "settings": settings, "results": results}
+    args.out.parent.mkdir(exist_ok=True)
+    args.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
