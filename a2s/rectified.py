@@ -112,19 +112,15 @@ def kept_manifests(run: Path) -> set[str]:
 
 
 def write_rectified(
-    out: Path,
-    *,
-    source: LabelSource,
-    index: Index,
-    keep_N: Bools,
-    generation: Generation | None,
+    out: Path, number: int, *, source: LabelSource, index: Index, keep_N: Bools
 ) -> None:
-    """Write the final labels at the images' own size, values 0 and 255, all ranks together.
+    """Write generation `number` at the images' own size, values 0 and 255, all ranks together.
 
-    Without a generation nothing was rectified, and the labels are passed on byte for byte.
+    With number 0 nothing was rectified, and the labels are passed on byte for byte.
     Shards that are there already are left alone.
     """
     with distributed.together():
+        generation = Generation.load(source.store, number) if number else None
         for shard in range(distributed.rank(), len(index.shards), distributed.world()):
             _write_shard(
                 out, shard, source=source, index=index, keep_N=keep_N, generation=generation

@@ -57,7 +57,7 @@ def _train(config: Stage2Config) -> int:
     from a2s.comparison import MEASURED, compare, micro_batches
     from a2s.data.loader import Columns, Images, batches, make_loader
     from a2s.data.transforms import draw_flip, flip_where, normalise
-    from a2s.labelstore import Generation, clean
+    from a2s.labelstore import clean
     from a2s.models.encoders import set_batchnorm
     from a2s.olr import lambda_at
     from a2s.rectified import NextGeneration, kept_manifests, write_rectified
@@ -192,7 +192,7 @@ def _train(config: Stage2Config) -> int:
                         if row >= 0:
                             written.add(row, label_1SS[0].numpy())
 
-                window.append(measured_VF)
+                window += [measured_VF] if run_dir else []
                 loss = float(measured_VF[:, :3].sum(1).mean())
                 meter.step_done(loss, num_images=len(measured_VF))
                 at_end = step == plan.num_steps
@@ -240,10 +240,7 @@ def _train(config: Stage2Config) -> int:
 
         # The final labels leave as ordinary label shards, at the images' own size.
         last = generation_by_epoch[config.epochs]
-        final = Generation.load(store, last) if last else None
-        write_rectified(
-            config.out / "rectified", source=source, index=index, keep_N=keep_N, generation=final
-        )
+        write_rectified(config.out / "rectified", last, source=source, index=index, keep_N=keep_N)
     if config.tracker != "none":
         accelerator.end_training()
     if distributed.is_main():
