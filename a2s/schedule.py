@@ -5,5 +5,4 @@ from __future__ import annotations
 
 def learning_rate(epoch: int, *, lr: float, milestones: tuple[int, ...]) -> float:
     """Rate of an epoch (the first is 1): a tenth after every milestone. Reference: Sec. IV-A."""
-    num_passed: int = sum(epoch > milestone for milestone in milestones)
-    return float(lr / 10**num_passed)
+    return lr / float(10 ** sum(epoch > milestone for milestone in milestones))

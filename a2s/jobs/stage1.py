@@ -20,6 +20,7 @@ from a2s.data.tar_index import Index
 from a2s.errors import A2SError
 from a2s.meter import Meter, peak_memory_mib
 from a2s.progress import Progress
+from a2s.schedule import learning_rate
 
 if TYPE_CHECKING:
     import torch
@@ -214,11 +215,6 @@ def _train(config: Stage1Config) -> int:
         print(f"stage1: wrote {config.out}/checkpoints/{number:05d}. {_next(config)}")
     distributed.stop()
     return 0
-
-
-def learning_rate(epoch: int, *, lr: float, milestones: tuple[int, ...]) -> float:
-    """Rate of an epoch (the first is 1): a tenth after every milestone. Reference: Sec. IV-A."""
-    return lr / float(10 ** sum(epoch > milestone for milestone in milestones))
 
 
 def map_terms(
