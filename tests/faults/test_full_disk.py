@@ -1,0 +1,61 @@
+"""A full disk: one line, exit code 2, nothing half written; with room again the command goes on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from launching import environment
+
+from a2s.data.scenes import render_folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 160 KiB; needs the right to mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"CANNOT MOUNT A SMALL FILE SYSTEM: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def _shard(images: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "a2s", "shard", str(images), "--out", str(out)),
+            *("--workers", "0", "--shard-size", "4"),
+        ],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_shard_on_a_full_disk_says_so_and_goes_on_with_room(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    render_folder(tmp_path, num_train=16, num_test=1, side_px=256, seed=5)
+    images, out = tmp_path / "train", small_disk / "data"
+    assert sum(file.stat().st_size for file in images.iterdir()) > 200_000
+    done = _shard(images, out)
+    assert done.returncode == 2, done.stderr
+    assert "No space left on device" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not list(out.glob(".*.tmp"))
+    finished = {path.name: path.read_bytes() for path in out.glob("shard-*")}
+    assert finished, "the disk was full before the first shard: the test would show nothing"
+
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    done = _shard(images, out)
+    assert done.returncode == 0, done.stderr
+    assert len(list(out.glob("shard-*.json"))) == 4
+    for name, content in finished.items():
+        assert (out / name).read_bytes() == content
