@@ -17,6 +17,7 @@ TRUTH ?=
 ENCODER ?=
 ENCODER_NAME ?= mobilenet_v2
 DEMO := runs/demo
+DEMO_NAME := $(if $(IMAGES),yours,scenes)-$(if $(ENCODER),pretrained,untrained)
 DEMO_FLAGS := --config configs/mobile-cpu.yaml --workers 0 --stage1.cache-dir $(DEMO)/cache \
 	$(if $(ENCODER),$(foreach stage,stage1 stage2,\
 	--$(stage).encoder.name $(ENCODER_NAME) --$(stage).encoder.weights "$(ENCODER)"))
@@ -53,10 +54,10 @@ $(STAMP): requirements.txt pyproject.toml
 demo: setup
 ifeq ($(strip $(IMAGES)),)
 	@$(BIN)/python -m a2s.data.scenes $(DEMO)/scenes
-	@$(BIN)/python -m a2s run $(DEMO)/scenes/train --out $(DEMO)/run $(DEMO_FLAGS) \
+	@$(BIN)/python -m a2s run $(DEMO)/scenes/train --out $(DEMO)/$(DEMO_NAME) $(DEMO_FLAGS) \
 		--test $(DEMO)/scenes/test/images --truth $(DEMO)/scenes/test/masks
 else
-	@$(BIN)/python -m a2s run "$(IMAGES)" --out $(DEMO)/yours $(DEMO_FLAGS) \
+	@$(BIN)/python -m a2s run "$(IMAGES)" --out $(DEMO)/$(DEMO_NAME) $(DEMO_FLAGS) \
 		$(if $(TRUTH),--truth "$(TRUTH)")
 endif
 
