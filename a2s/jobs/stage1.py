@@ -125,7 +125,8 @@ def _train(config: Stage1Config) -> int:
             done = state["epoch"] * len(index) + state["step"] * config.batch_size
             bar = Progress(config.epochs * len(index), unit="images", name="stage1", done=done)
             progress = stack.enter_context(bar)
-            progress.note(f"{world} rank(s) on {device.type}; {cache.describe()}")
+            start = f"from epoch {state['epoch'] + 1}, step {state['step'] + 1}"
+            progress.note(f"{world} rank(s) on {device.type}, {start}; {cache.describe()}")
 
         # Epochs of steps from the last commit on, and a commit after each epoch.
         for epoch in range(state["epoch"] + 1, config.epochs + 1):

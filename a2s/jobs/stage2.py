@@ -120,7 +120,8 @@ def _train(config: Stage2Config) -> int:
             bar = Progress(config.epochs * num_labelled, unit="images", name="stage2", done=done)
             progress = stack.enter_context(bar)
             counts = f"{num_labelled} images, {len(index) - num_labelled} without a label left out"
-            progress.note(f"{world} rank(s) on {device.type}; {counts}")
+            start = f"from epoch {state['epoch'] + 1}, step {state['step'] + 1}"
+            progress.note(f"{world} rank(s) on {device.type}, {start}; {counts}")
 
         for epoch in range(state["epoch"] + 1, config.epochs + 1):
             # One order of the labelled images for any number of ranks.

@@ -1,0 +1,110 @@
+"""What training BatchNorm does to the promise that N ranks equal one.
+
+    python benchmarks/batchnorm_ranks.py [--worlds 1 2 3] [--epochs 3]
+
+Stage 2 on drawn scenes with real gloo ranks, once per setting of `batchnorm` and number of ranks;
+how far weights and rectified labels are from those of one rank. `benchmarks/results/
+batchnorm_ranks.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from machine import describe_machine
+from safetensors.numpy import load_file
+
+from a2s.data.scenes import render_folder
+from a2s.labelstore import Generation
+
+RESULT = Path(__file__).parent / "results" / "batchnorm_ranks.json"
+BATCH = 6
+
+
+def launch(arguments: list[str], world: int) -> None:
+    """Run `a2s ARGUMENTS` on `world` CPU ranks, one thread each."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    base = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    ranks = []
+    for rank in range(world):
+        launcher = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "WORLD_SIZE": str(world),
+            "LOCAL_WORLD_SIZE": str(world),
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+        }
+        command = [sys.executable, "-m", "a2s", *arguments]
+        env = base | (launcher if world > 1 else {})
+        ranks.append(subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL))
+    if any([rank.wait() for rank in ranks]):
+        sys.exit(f"a2s {' '.join(arguments)} failed")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--worlds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--encoder", default="none", help="weights of MobileNetV2")
+    options = parser.parse_args()
+    rows: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        render_folder(root, num_train=24, num_test=1, side_px=96, seed=1)
+        data, s1, labels = root / "data", root / "s1", root / "labels"
+        encoder = ["--encoder.name", "mobilenet_v2", "--encoder.weights", options.encoder]
+        small = ["--image-size", "64", "--batch-size", str(BATCH), "--loader-workers", "0"]
+        launch(["shard", str(root / "train"), "--out", str(data)], 1)
+        launch(["stage1", "--data", str(data), "--out", str(s1), *encoder, *small,
+                "--epochs", "2", "--cache-gib", "0"], 1)  # fmt: skip
+        launch(["label", "--model", str(s1), "--data", str(data), "--out", str(labels)], 1)
+        for batchnorm in ("frozen", "train"):
+            for world in options.worlds:
+                out = root / f"{batchnorm}-{world}"
+                launch(
+                    ["stage2", "--data", str(data), "--labels", str(labels), "--out", str(out),
+                     *encoder, *small, "--batchnorm", batchnorm, "--warm-epochs", "1",
+                     "--epochs", str(options.epochs)], world)  # fmt: skip
+                rows.append({"batchnorm": batchnorm, "ranks": world,
+                             **compare(root / f"{batchnorm}-{options.worlds[0]}", out,
+                                       generation=options.epochs - 1)})  # fmt: skip
+                print(rows[-1], flush=True)
+    RESULT.parent.mkdir(exist_ok=True)
+    document = {
+        **describe_machine(),
+        "command": "python benchmarks/batchnorm_ranks.py " + " ".join(sys.argv[1:]),
+        "what": "largest difference to the first number of ranks listed",
+        "batch_size": BATCH,
+        "rows": rows,
+    }
+    RESULT.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def compare(one: Path, many: Path, *, generation: int) -> dict[str, float]:
+    """Largest differences of the final weights and of the last generation of labels."""
+    first, second = (
+        load_file(max((run / "checkpoints").iterdir()) / "model.safetensors") for run in (one, many)
+    )
+    weights = max(float(np.abs(first[name] - second[name]).max()) for name in first)
+    a, b = (Generation.load(run / "labels", generation) for run in (one, many))
+    gaps = [np.abs(a.read(row) - b.read(row)) for row in np.flatnonzero(a.has_label_N)]
+    return {
+        "weights_max_difference": weights,
+        "labels_max_difference": float(max(gap.max() for gap in gaps)),
+        "labels_mean_difference": float(np.mean([gap.mean() for gap in gaps])),
+    }
+
+
+if __name__ == "__main__":
+    main()

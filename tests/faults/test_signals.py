@@ -1,0 +1,111 @@
+"""Ctrl-C and SIGTERM: the right exit code, nothing half written, nobody left, and it resumes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from launching import environment, pack
+
+from a2s.data.scenes import render_folder
+
+WAIT_SEC = 120
+
+
+def _start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "a2s", *arguments],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A group of its own, as a terminal gives it: Ctrl-C goes to every process in it.
+        process_group=0,
+    )
+
+
+def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + WAIT_SEC
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("signals")
+    render_folder(root, num_train=12, num_test=1, side_px=64, seed=3)
+    return pack(root / "train", root / "data", shard_size=4)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "")]
+)
+def test_training_stops_with_its_code_and_resumes(
+    tmp_path: Path, data: Path, number: signal.Signals, code: int, said: str
+) -> None:
+    out = tmp_path / "s1"
+    command = [
+        *("stage1", "--data", str(data), "--out", str(out), "--encoder.name", "mobilenet_v2"),
+        *("--image-size", "32", "--batch-size", "4", "--epochs", "40", "--loader-workers", "1"),
+        *("--cache-gib", "0"),
+    ]
+    process = _start(*command)
+    _wait_for(out / "commits" / "00001.json", process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=WAIT_SEC)
+    assert process.returncode == code, errors
+    assert said in errors
+    assert "Traceback" not in errors
+    assert not list(out.rglob("*.tmp"))
+
+    epochs = int(max(path.stem for path in (out / "commits").iterdir()))
+    process = _start(*command)
+    _wait_for(out / "commits" / "00040.json", process)
+    _, errors = process.communicate(timeout=WAIT_SEC)
+    assert process.returncode == 0, errors
+    assert f"from epoch {epochs + 1}, step 1;" in errors
+
+
+def test_ctrl_c_while_ray_works_leaves_no_process(tmp_path: Path, data: Path) -> None:
+    out = tmp_path / "s1"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "a2s", "stage1", "--data", str(data), "--out", str(out)),
+            *("--encoder.name", "mobilenet_v2", "--image-size", "32", "--epochs", "1"),
+            *("--loader-workers", "0", "--cache-gib", "0"),
+        ],
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    labels = tmp_path / "labels"
+    process = _start(
+        *("label", "--model", str(out), "--data", str(data), "--out", str(labels)),
+        *("--workers", "2", "--batch-size", "1"),
+    )
+    _wait_for(labels / "shard-000000.json", process)
+    group = process.pid
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=WAIT_SEC)
+    # It may have finished its last labels at the moment of the signal.
+    assert process.returncode in (130, 0), errors
+    deadline = time.monotonic() + 30
+    while subprocess.run(["pgrep", "-g", str(group)], capture_output=True).returncode == 0:
+        assert time.monotonic() < deadline, "processes of the stopped job are still there"
+        time.sleep(0.2)
+    assert not list(labels.glob(".*.tmp"))
+    # The tables of a shard appear before its manifest, and count only with it.
+    again = _start(
+        *("label", "--model", str(out), "--data", str(data), "--out", str(labels)),
+        *("--workers", "0"),
+    )
+    _, errors = again.communicate(timeout=WAIT_SEC)
+    assert again.returncode == 0, errors
+    assert len(list(labels.glob("shard-*.json"))) == 3
