@@ -127,15 +127,15 @@ def main() -> None:
         synthesise(Path(folder), num_keys=args.keys, shard_size=args.shard_size)
         child = [sys.executable, __file__, "--measure", folder, "--ranks", str(args.ranks)]
         done = subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True)
-    result = {
-        "command": f"python benchmarks/plan_scale.py {' '.join(shape)}",
-        **describe_machine(),
-        "load_average": round(os.getloadavg()[0], 1),
-        **json.loads(done.stdout),
-    }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=1))
+        result = {
+            "command": f"python benchmarks/plan_scale.py {' '.join(shape)}",
+            **describe_machine(),
+            "load_average": round(os.getloadavg()[0], 1),
+            **json.loads(done.stdout),
+        }
+        RESULT.parent.mkdir(exist_ok=True)
+        RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print(json.dumps(result, indent=1))
     if result["total_sec"] > 20 or result["peak_memory_gb"] > 4:
         sys.exit("over the limit of 20 s and 4 GB")
 
