@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from zygote import Process
 
 LAUNCHER_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK")
 
@@ -33,7 +33,7 @@ def start_ranks(
     world: int,
     variables: list[dict[str, str]] | None = None,
     folders: list[Path] | None = None,
-) -> list[subprocess.Popen[str]]:
+) -> list[Process]:
     """Start `a2s ARGUMENTS` on `world` gloo ranks, as a launcher would.
 
     `variables` and (working) `folders` are per rank.
@@ -53,13 +53,10 @@ def start_ranks(
         }
         own = variables[rank] if variables else {}
         processes.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "a2s", *arguments],
+            Process(
+                arguments,
                 env=environment(**(launcher if world > 1 else {}), **own),
                 cwd=folders[rank] if folders else None,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
             )
         )
     return processes

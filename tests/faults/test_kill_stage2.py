@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 from labelled import write_labels
 from launching import pack, run_ranks, start_ranks
+from zygote import Process
 
 EPOCHS, STEPS = 3, 4
 
@@ -39,7 +39,7 @@ def reference(data: Path) -> Path:
     return out
 
 
-def kill_when(process: subprocess.Popen[str], condition: Callable[[], bool]) -> bool:
+def kill_when(process: Process, condition: Callable[[], bool]) -> bool:
     """Kill the process as soon as the condition holds; False when it ended before."""
     deadline = time.monotonic() + 900
     while not condition():

@@ -4,36 +4,45 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from launching import environment, pack
+from launching import environment, pack, run_ranks
+from zygote import Process
 
 from a2s.data.scenes import render_folder
 
 WAIT_SEC = 120
 
 
-def _start(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "a2s", *arguments],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A group of its own, as a terminal gives it: Ctrl-C goes to every process in it.
-        process_group=0,
-    )
+def _start(*arguments: str) -> Process:
+    return Process(list(arguments), env=environment())
 
 
-def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+def _wait_for(path: Path, process: Process) -> None:
     deadline = time.monotonic() + WAIT_SEC
     while not path.exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, f"{path} did not appear"
         time.sleep(0.02)
+
+
+def _descendants(root: int) -> list[int]:
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True)
+    parents = dict(map(int, line.split()) for line in listed.stdout.splitlines())
+    found = [root]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found[1:]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0]
+    except OSError:
+        return False
+    return state != "Z"
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +61,7 @@ def test_training_stops_with_its_code_and_resumes(
     out = tmp_path / "s1"
     command = [
         *("stage1", "--data", str(data), "--out", str(out), "--encoder.name", "mobilenet_v2"),
-        *("--image-size", "32", "--batch-size", "4", "--epochs", "40", "--loader-workers", "1"),
+        *("--image-size", "32", "--batch-size", "4", "--epochs", "12", "--loader-workers", "1"),
         *("--cache-gib", "0"),
     ]
     process = _start(*command)
@@ -66,7 +75,7 @@ def test_training_stops_with_its_code_and_resumes(
 
     epochs = int(max(path.stem for path in (out / "commits").iterdir()))
     process = _start(*command)
-    _wait_for(out / "commits" / "00040.json", process)
+    _wait_for(out / "commits" / "00012.json", process)
     _, errors = process.communicate(timeout=WAIT_SEC)
     assert process.returncode == 0, errors
     assert f"from epoch {epochs + 1}, step 1;" in errors
@@ -74,30 +83,28 @@ def test_training_stops_with_its_code_and_resumes(
 
 def test_ctrl_c_while_ray_works_leaves_no_process(tmp_path: Path, data: Path) -> None:
     out = tmp_path / "s1"
-    done = subprocess.run(
+    (done,) = run_ranks(
         [
-            *(sys.executable, "-m", "a2s", "stage1", "--data", str(data), "--out", str(out)),
-            *("--encoder.name", "mobilenet_v2", "--image-size", "32", "--epochs", "1"),
-            *("--loader-workers", "0", "--cache-gib", "0"),
+            *("stage1", "--data", str(data), "--out", str(out), "--encoder.name", "mobilenet_v2"),
+            *("--image-size", "32", "--epochs", "1", "--loader-workers", "0", "--cache-gib", "0"),
         ],
-        env=environment(),
-        capture_output=True,
-        text=True,
+        world=1,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     labels = tmp_path / "labels"
     process = _start(
         *("label", "--model", str(out), "--data", str(data), "--out", str(labels)),
         *("--workers", "2", "--batch-size", "1"),
     )
     _wait_for(labels / "shard-000000.json", process)
-    group = process.pid
+    children = _descendants(process.pid)
+    assert len(children) > 3, "Ray should run by now"
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=WAIT_SEC)
     # It may have finished its last labels at the moment of the signal.
     assert process.returncode in (130, 0), errors
     deadline = time.monotonic() + 30
-    while subprocess.run(["pgrep", "-g", str(group)], capture_output=True).returncode == 0:
+    while any(_runs(child) for child in children):
         assert time.monotonic() < deadline, "processes of the stopped job are still there"
         time.sleep(0.2)
     assert not list(labels.glob(".*.tmp"))
