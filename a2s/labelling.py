@@ -90,6 +90,7 @@ def activate_chunk(network: Any, image_size: int, chunk: Chunk) -> Activated:
     """Make the activation maps (Eqn 3) of the images of a chunk, squashed to the network's size."""
     import torch
 
+    from a2s.comparison import micro_batches
     from a2s.data.transforms import normalise
 
     started = time.monotonic()
@@ -110,8 +111,11 @@ def activate_chunk(network: Any, image_size: int, chunk: Chunk) -> Activated:
         torch.set_num_threads(1)
         try:
             with torch.inference_mode():
-                image_BSS3 = torch.from_numpy(np.stack(list(squashed.values()))).to(device)
-                theta_B1hw = network(normalise(image_BSS3.permute(0, 3, 1, 2))).theta
+                image_BSS3 = torch.from_numpy(np.stack(list(squashed.values())))
+                image_B3SS = normalise(image_BSS3.permute(0, 3, 1, 2).to(device))
+                # On a CPU one at a time: an image has the same label whatever shares its chunk.
+                parts = micro_batches(len(image_B3SS), device=device)
+                theta_B1hw = torch.cat([network(image_B3SS[part]).theta for part in parts])
         finally:
             torch.set_num_threads(threads)
         thetas = dict(zip(squashed, theta_B1hw[:, 0].float().cpu().numpy(), strict=True))

@@ -117,6 +117,10 @@ def _label_shards(
             note=bar.note,
             tally=totals.tally,
         )
+        for number in todo:
+            # All images of a shard may have been quarantined when it was packed.
+            if index.shards[number].count == 0:
+                _write_shard(folder, index, number, [])
         # Chunks come in any order; a shard is held until its last one is in.
         pending: dict[int, dict[int, Labelled]] = {}
         with closing(results):
@@ -126,17 +130,17 @@ def _label_shards(
                 totals.activation_sec += result.activation_sec
                 totals.refine_sec += result.refine_sec
                 if len(arrived) == -(-index.shards[result.shard].count // config.batch_size):
-                    _write_shard(folder, index, pending.pop(result.shard))
+                    in_order = [part for _, part in sorted(pending.pop(result.shard).items())]
+                    _write_shard(folder, index, result.shard, in_order)
                 bar.update(len(result.labels) + len(result.failures))
     assert not pending, sorted(pending)
     totals.wall_sec = time.monotonic() - started
     _report(totals, workers=workers, folder=folder)
 
 
-def _write_shard(folder: RunDir, index: Index, arrived: dict[int, Labelled]) -> None:
-    """Write one label shard, in the order of the data shard."""
-    shard = index.shards[arrived[0].shard]
-    in_order = [arrived[number] for number in sorted(arrived)]
+def _write_shard(folder: RunDir, index: Index, number: int, in_order: list[Labelled]) -> None:
+    """Write one label shard from its chunks, in the order of the data shard."""
+    shard = index.shards[number]
     num_shards = len(index.shards)
     with ShardWriter(
         folder.path,

@@ -27,6 +27,7 @@ from a2s.data.scenes import draw_scene
 from a2s.data.tars import Index, ShardWriter
 from a2s.errors import A2SError, CheckpointError, ConfigError, DataError
 from a2s.jobs import label
+from a2s.labelling import chunks, load_activation
 from a2s.models.activation import ActivationNet
 from a2s.models.encoders import build_encoder
 
@@ -151,6 +152,35 @@ def test_two_ray_workers_make_the_same_bytes(
 ) -> None:
     assert label.run(config(model, data, tmp_path / "labels", workers=2)) == 0
     assert shard_bytes(tmp_path / "labels") == shard_bytes(reference)
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_another_batch_size_makes_the_same_activation_maps(
+    batch_size: int, model: Path, data: Path
+) -> None:
+    index = Index.load(data)
+    activate = load_activation(model, 64)
+
+    def maps(size: int) -> dict[str, bytes]:
+        return {
+            chunk.part.key(row): theta.tobytes()
+            for chunk in chunks(index, todo=[0, 1], size=size)
+            for row, theta in activate(chunk).thetas.items()
+        }
+
+    assert len(maps(batch_size)) == len(SIZES) + 1
+    assert maps(batch_size) == maps(3)
+
+
+def test_a_shard_whose_images_were_all_quarantined_has_an_empty_label_shard(
+    model: Path, tmp_path: Path
+) -> None:
+    data = write_data(tmp_path / "data", [[], [("a", encoded(20, 30, seed=1))]])
+    settings = config(model, data, tmp_path / "labels")
+    assert label.run(settings) == 0
+    labels = Index.load(settings.out)
+    assert labels.shard_sizes.tolist() == [0, 1]
+    assert label.run(settings) == 0
 
 
 def test_over_the_failure_rate_is_exit_code_3_each_time(
