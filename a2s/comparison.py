@@ -5,7 +5,7 @@ M images of one forward pass, S side of the network's input, F = len(MEASURED) n
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,11 +44,15 @@ def compare(
     return Outcome(terms.total_B, rectified_M1SS, torch.stack(columns, dim=1).detach())
 
 
-def micro_batches(num_images: int, *, device: torch.device) -> list[slice]:
+def micro_batches(
+    num_images: int, *, device: torch.device, batchnorm: Literal["frozen", "train"] = "frozen"
+) -> list[slice]:
     """How a rank's images go through the network: one at a time on a CPU, together on a GPU.
 
     The last bits of a convolution depend on its batch size. One image at a time gives every image
     the same prediction, and so the same label, for any number of ranks; a CPU loses no time by it.
+    BatchNorm that trains takes its statistics from the images that go together, so all do.
     """
-    size = 1 if device.type == "cpu" else num_images
+    one_by_one = device.type == "cpu" and batchnorm == "frozen"
+    size = 1 if one_by_one else num_images
     return [slice(first, first + size) for first in range(0, num_images, size)]

@@ -166,7 +166,7 @@ def _train(config: Stage2Config) -> int:
                 share_B = batch.valid_B * (world / int(valid_G.sum()))
                 optimizer.zero_grad(set_to_none=True)
                 outcomes = []
-                for part in micro_batches(len(flip_B), device=device):
+                for part in micro_batches(len(flip_B), device=device, batchnorm=config.batchnorm):
                     is_last = part.stop == len(flip_B)
                     with nullcontext() if is_last else accelerator.no_sync(network):
                         outcome = compare(

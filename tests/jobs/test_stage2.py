@@ -178,6 +178,17 @@ def test_micro_batches_cover_the_batch(device: str, sizes: list[int]) -> None:
     assert [slot for part in parts for slot in range(5)[part]] == list(range(5))
 
 
+def test_batchnorm_that_trains_sees_the_whole_batch(
+    data: Path, labels: Path, tmp_path: Path
+) -> None:
+    # At 32 px the last tap has one pixel: a batch of one would have no variance there.
+    command = arguments(data, labels, tmp_path / "s2", "--epochs", "1", "--batchnorm", "train")
+    finished = call(command)
+    assert finished.code == 0, finished.stderr
+    parts = micro_batches(5, device=torch.device("cpu"), batchnorm="train")
+    assert parts == [slice(0, 5)]
+
+
 def test_labels_come_from_the_shards_while_lambda_is_1(data: Path, labels: Path) -> None:
     index, stored = Index.load(data), Index.load(labels)
     source = LabelSource(stored, stored.rows_of(index.keys), data, 32, [0])
