@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 KEPT_COMMITS = 2
+_OURS = re.compile(r"\d{5,}|\.\d{5,}\.tmp")
 
 
 @dataclass(frozen=True)
@@ -239,6 +241,8 @@ def _drop_old(run: Path) -> None:
     for number in _commit_numbers(run)[:-KEPT_COMMITS]:
         _commit_path(run, number).unlink()
     rundir.fsync_dir(run / "commits")
+    kept_names = {f"{number:05d}" for number in kept}
     for folder in (run / "checkpoints").iterdir():
-        if folder.is_dir() and folder.name not in {f"{number:05d}" for number in kept}:
+        # A folder of another name is the user's own, a copy of a good checkpoint perhaps.
+        if _OURS.fullmatch(folder.name) and folder.name not in kept_names:
             shutil.rmtree(folder)

@@ -51,8 +51,9 @@ def fsync_dir(path: Path) -> None:
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is fsynced and renamed to `path`."""
+    # Cut, because the longest name that a file system takes (255 bytes) leaves no room for more.
     descriptor, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".tmp"
+        dir=path.parent, prefix=f".{path.name[:50]}.", suffix=".tmp"
     )
     os.close(descriptor)
     temporary = Path(name)

@@ -52,6 +52,16 @@ def test_the_last_two_commits_stay(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["00003", "00004"]
 
 
+def test_folders_of_the_user_beside_checkpoints_stay(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    shutil.copytree(tmp_path / "checkpoints" / "00001", tmp_path / "checkpoints" / "best")
+    (tmp_path / "checkpoints" / ".00009.tmp").mkdir()
+    for number in range(2, 5):
+        save(tmp_path, number)
+    names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert names == ["00003", "00004", "best"]
+
+
 def test_equal_weights_make_equal_files(tmp_path: Path) -> None:
     """Also between processes, where the library orders metadata at random."""
     first = save(tmp_path / "a", 1)

@@ -150,6 +150,13 @@ def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o666 & ~rundir._umask()
 
 
+@pytest.mark.parametrize("letter", ["a", "\u732b", "\U0001f408"])
+def test_the_longest_file_names_can_be_written(tmp_path: Path, letter: str) -> None:
+    name = letter * (251 // len(letter.encode())) + ".png"
+    rundir.atomic_write(tmp_path / name, b"x")
+    assert os.listdir(tmp_path) == [name]
+
+
 WRITER = """
 import sys
 from pathlib import Path
