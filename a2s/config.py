@@ -33,7 +33,7 @@ class EncoderConfig(Settings):
     name: Literal["resnet50", "mobilenet_v2"] = "resnet50"
     """Architecture; five taps E1..E5 at strides 2, 4, 8, 16, 32."""
     weights: str = "none"
-    """A file (.safetensors, .pth), a a name such as `resnet50/moco_v2_800ep`, or `none`."""
+    """A file (.safetensors, .pth), a name such as `resnet50/moco_v2_800ep`, or `none`."""
 
 
 class RefineConfig(Settings):
@@ -69,7 +69,7 @@ class ShardOptions(Settings):
 class ShardConfig(ShardOptions):
     """Pack images (folders, lists, tars) into WebDataset shards with an index."""
 
-    images: Positional[tuple[str, ...]]
+    images: Positional[tuple[str, ...]] = Field(min_length=1)
     """Folders (recursive), image files, `.txt` lists, or `.tar` files (paths or URLs)."""
     out: Folder
     """Folder for the shards."""
@@ -226,7 +226,7 @@ class PredictConfig(PredictOptions):
 
     model: Folder
     """Run folder (its last commit) or a `.safetensors` file; stage 1 or stage 2."""
-    images: Positional[tuple[str, ...]] = Field(json_schema_extra=NO_IDENTITY)
+    images: Positional[tuple[str, ...]] = Field(min_length=1, json_schema_extra=NO_IDENTITY)
     """Images, folders, `.txt` lists, shard folders, or tars."""
     out: Folder
     """Folder for the predictions."""
@@ -267,7 +267,7 @@ class DoctorConfig(Settings):
 class RunConfig(Settings):
     """The whole job on one machine: shard, stage1, label, stage2, predict, evaluate."""
 
-    images: Positional[tuple[str, ...]] = Field(json_schema_extra=NO_IDENTITY)
+    images: Positional[tuple[str, ...]] = Field(min_length=1, json_schema_extra=NO_IDENTITY)
     """Images to learn from: folders, lists, or tars."""
     out: Folder
     """Folder for everything."""

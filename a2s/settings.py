@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import io
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -37,8 +40,8 @@ def parse(command: str, arguments: list[str]) -> Any:
     """Configuration of one command.
 
     Raises:
-        ConfigError: the file is not readable, or a key or a value is wrong.
-        SystemExit: `--help` (0) or wrong flags (2).
+        ConfigError: the file is not readable, or a key, a flag, or a value is wrong.
+        SystemExit: `--help` (0), or a wrong flag on a rank that leaves complaining to rank 0 (2).
     """
     model = MODELS[command]
     file, flags = _take_config_flag(command, arguments)
@@ -48,19 +51,57 @@ def parse(command: str, arguments: list[str]) -> Any:
         # The sections of the single commands hold for the whole run as well.
         for name in sections.keys() & model.model_fields.keys():
             values[name] = {**values.get(name, {}), **sections[name]}
+    complaint = io.StringIO()
     try:
-        return tyro.cli(
-            model,
-            args=flags,
-            default=_defaults(model, values, path=command, file=file),
-            prog=f"a2s {command}",
-            description=f"{model.__doc__}\n\n--config FILE reads the section `{command}` of a YAML "
-            "file first; flags win over it.",
-            # Under a launcher every rank parses the same flags; one of them complains.
-            console_outputs=os.environ.get("RANK", "0") == "0",
-        )
-    except ValidationError as error:
-        raise ConfigError(_problems(error, command, None)) from None
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                model,
+                args=flags,
+                default=_defaults(model, values, path=command, file=file),
+                prog=f"a2s {command}",
+                description=f"{model.__doc__}\n\n--config FILE reads the section `{command}` of a "
+                "YAML file first; flags win over it.",
+            )
+    except SystemExit as stop:
+        # Under a launcher every rank parses the same flags; one of them complains.
+        if not stop.code or os.environ.get("RANK", "0") != "0":
+            raise
+        cause = _cause(stop)
+        raise ConfigError(
+            _problems(cause, _section(model, cause.title, command) or command, None)
+            if cause
+            else f"{command}: {_one_line(complaint.getvalue())}; see a2s {command} --help"
+        ) from None
+
+
+def _cause(stop: BaseException) -> ValidationError | None:
+    """The failed validation for which tyro has given up, if it was one."""
+    error: BaseException | None = stop
+    while error is not None and not isinstance(error, ValidationError):
+        error = error.__context__
+    return error
+
+
+def _section(model: type[BaseModel], title: str, path: str) -> str | None:
+    """Dotted name of the section whose model has this title."""
+    if model.__name__ == title:
+        return path
+    for name, field in model.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            found = _section(nested, title, f"{path}.{name}")
+            if found:
+                return found
+    return None
+
+
+def _one_line(box: str) -> str:
+    """What tyro's box says, without its frame and its pointer to the help."""
+    text = re.sub(r"^[╭╰].*$|[│]", "", re.sub(r"\x1b\[[0-9;]*m", "", box), flags=re.M)
+    parts = [" ".join(part.split()) for part in re.split(r"─{3,}", text)]
+    return ". ".join(
+        part.rstrip(".") for part in parts if part and not part.startswith("For full helptext")
+    )
 
 
 def _take_config_flag(command: str, arguments: list[str]) -> tuple[Path | None, list[str]]:
