@@ -1,4 +1,4 @@
-"""What every result file says about where it was measured."""
+"""Where a result was measured, and how much memory a command and its processes hold."""
 
 from __future__ import annotations
 
@@ -29,3 +29,28 @@ def describe_machine() -> dict[str, str]:
         "hardware": hardware,
         "software": f"Python {platform.python_version()}, torch {torch.__version__}",
     }
+
+
+def tree_pss_kib(root: int) -> int:
+    """Proportional set sizes of a process and all that it started, in KiB."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(stat.rsplit(") ", 1)[1].split()[1])
+    tree, grew = {root}, True
+    while grew:
+        more = {pid for pid, parent in parents.items() if parent in tree} - tree
+        tree |= more
+        grew = bool(more)
+    total = 0
+    for pid in tree:
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total

@@ -19,9 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from machine import describe_machine
+from machine import describe_machine, tree_pss_kib
 from PIL import Image
-from real_run import _tree_pss_kib
 from safetensors.torch import save_file
 
 from a2s.models.activation import ActivationNet
@@ -79,7 +78,7 @@ def peak_mib(command: list[str]) -> tuple[float, float]:
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     peak = 0.0
     while process.poll() is None:
-        peak = max(peak, _tree_pss_kib(process.pid) / 1024)
+        peak = max(peak, tree_pss_kib(process.pid) / 1024)
         time.sleep(0.2)
     if process.returncode:
         sys.exit(f"{' '.join(command)} ended with {process.returncode}")

@@ -17,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 
-from machine import describe_machine
+from machine import describe_machine, tree_pss_kib
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("A2S_SHARED", ROOT.parent / "shared"))
@@ -30,34 +30,10 @@ def peak_memory_gib(process: subprocess.Popen[str], stop: threading.Event) -> li
 
     def watch() -> None:
         while not stop.wait(1.0):
-            peak[0] = max(peak[0], _tree_pss_kib(process.pid) / 2**20)
+            peak[0] = max(peak[0], tree_pss_kib(process.pid) / 2**20)
 
     threading.Thread(target=watch, daemon=True).start()
     return peak
-
-
-def _tree_pss_kib(root: int) -> int:
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text()
-            except OSError:
-                continue
-            parents[int(entry.name)] = int(stat.rsplit(") ", 1)[1].split()[1])
-    tree, grew = {root}, True
-    while grew:
-        more = {pid for pid, parent in parents.items() if parent in tree} - tree
-        tree |= more
-        grew = bool(more)
-    total = 0
-    for pid in tree:
-        try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total
 
 
 def run(name: str, arguments: list[str], *, images: int, log: Path) -> dict[str, object]:
