@@ -128,7 +128,12 @@ class SEBlock(nn.Module):
         x_BCHW, gate_BC11 = self._factors(
             conv3x3_of_upsampled(maps, self.conv.weight, bias_O, size=size)
         )
-        return torch.bmm(gate_BC11[:, None, :, 0, 0], x_BCHW.flatten(2)).view(-1, 1, *size)
+        # Not in bfloat16, even under autocast: what counts is how far this sum lies from its mean,
+        # and where it is 50 it would be rounded to quarters.
+        dtype = torch.promote_types(x_BCHW.dtype, torch.float32)
+        gate_B1C, x_BCP = gate_BC11[:, None, :, 0, 0].to(dtype), x_BCHW.flatten(2).to(dtype)
+        with torch.autocast(x_BCHW.device.type, enabled=False):
+            return torch.bmm(gate_B1C, x_BCP).view(-1, 1, *size)
 
     def _factors(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         x_BCHW = F.relu(self.norm(x_BCHW), inplace=True)

@@ -107,6 +107,15 @@ def test_se_block_sums_what_its_features_sum_to() -> None:
     torch.testing.assert_close(found, features.sum(1, keepdim=True), atol=1e-4, rtol=1e-5)
 
 
+def test_se_block_sums_in_full_precision_under_autocast() -> None:
+    torch.manual_seed(0)
+    block, maps = SEBlock(6, 64), [torch.randn(2, 3, 4, 4), torch.randn(2, 3, 2, 2)]
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        summed = block.activation_of_upsampled(maps, size=(8, 8))
+    assert summed.dtype == torch.float32
+    assert not torch.equal(summed, summed.bfloat16().float())
+
+
 def test_se_block_follows_its_definition() -> None:
     block = SEBlock(3, 4)
     x = torch.randn(2, 3, 6, 5)
