@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from a2s.errors import ConfigError
+from a2s.errors import A2SError, ConfigError
 
 _PACKAGES = (
     "a2s",
@@ -37,6 +37,9 @@ _PACKAGES = (
     "torchvision",
     "webdataset",
 )
+
+_RECORDS = {".lock", "config.yaml", "environment.json"}
+"""What `claim` itself puts into a folder."""
 
 
 def fsync_dir(path: Path) -> None:
@@ -162,7 +165,14 @@ def claim(
             record = {command: resolved, "identity": settings}
             atomic_write(out / "config.yaml", yaml.safe_dump(record, sort_keys=False))
         write_json(out / "environment.json", environment())
-        yield RunDir(out, digest(settings))
+        try:
+            yield RunDir(out, digest(settings))
+        except A2SError:
+            # Settings that were wrong from the start must not bar the corrected command.
+            if {path.name for path in out.iterdir()} <= _RECORDS:
+                (out / "config.yaml").unlink(missing_ok=True)
+                (out / "environment.json").unlink(missing_ok=True)
+            raise
 
 
 def _compare(out: Path, settings: dict[str, Any]) -> None:
@@ -171,10 +181,15 @@ def _compare(out: Path, settings: dict[str, Any]) -> None:
         return
     try:
         old = yaml.safe_load(path.read_text(encoding="utf-8"))["identity"]
+        old_command = old["command"]
     except (yaml.YAMLError, KeyError, TypeError):
         raise ConfigError(
             f"{path} is not a configuration written by a2s; use another --out"
         ) from None
+    if old_command != settings["command"]:
+        raise ConfigError(
+            f"{settings['command']}: {out} belongs to a2s {old_command}; use another --out"
+        )
     differing = sorted(_differences(old, settings))
     if differing:
         listed = "; ".join(differing)

@@ -15,7 +15,7 @@ import yaml
 
 from a2s import rundir
 from a2s.config import EvaluateConfig, LabelConfig, RefineConfig, Stage1Config
-from a2s.errors import ConfigError
+from a2s.errors import ConfigError, DataError
 
 
 def _config(out: Path, **changes: object) -> Stage1Config:
@@ -45,12 +45,32 @@ def test_other_settings_name_the_differing_keys(tmp_path: Path) -> None:
     ):
         pass
     with (
-        pytest.raises(ConfigError, match="command: stage1 there, evaluate now"),
+        pytest.raises(ConfigError, match="belongs to a2s stage1; use another --out"),
         rundir.claim(
             tmp_path,
             command="evaluate",
             config=EvaluateConfig(pred=tmp_path, truth=tmp_path, out=tmp_path),
         ),
+    ):
+        pass
+
+
+def test_a_failed_first_attempt_does_not_bar_the_corrected_command(tmp_path: Path) -> None:
+    with (
+        pytest.raises(DataError, match="no such folder"),
+        rundir.claim(tmp_path, command="stage1", config=_config(tmp_path, lr=7.0)),
+    ):
+        raise DataError("no such folder")
+    (tmp_path / "work.json").touch()
+    with (
+        pytest.raises(DataError, match="half way"),
+        rundir.claim(tmp_path, command="stage1", config=_config(tmp_path)),
+    ):
+        raise DataError("half way")
+    # Something was written with these settings, so others are refused.
+    with (
+        pytest.raises(ConfigError, match=r"lr: 1.0 there, 7.0 now"),
+        rundir.claim(tmp_path, command="stage1", config=_config(tmp_path, lr=7.0)),
     ):
         pass
 
