@@ -163,7 +163,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         held: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # foreign bytes make these parsers fail in any way
-        reason = str(error).strip().partition("\n")[0]
+        if type(error).__name__ == "UnpicklingError":
+            raise WeightsError(
+                f"weights: {path} is damaged, or holds Python objects beside tensors, which may "
+                "run code and are refused; give tensors by name, best as .safetensors"
+            ) from None
+        reason = str(error).strip().partition("\n")[0] or "nothing there to read"
         raise WeightsError(
             f"weights: {path} cannot be read as {path.suffix or 'a torch file'} "
             f"({type(error).__name__}: {reason[:120]})"
