@@ -56,6 +56,11 @@ def launched_rank(environ: Mapping[str, str]) -> int:
     return int(environ.get("RANK", "0"))
 
 
+def cpu_asked_for(environ: Mapping[str, str]) -> bool:
+    """Whether training shall use the CPU although there may be a GPU (Accelerate's variable)."""
+    return environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes", "y", "on"}
+
+
 def start(
     *,
     precision: str = "fp32",
@@ -77,8 +82,7 @@ def start(
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
 
-    asked_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes", "y", "on"}
-    cpu = asked_cpu or not torch.cuda.is_available()
+    cpu = cpu_asked_for(os.environ) or not torch.cuda.is_available()
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     if cpu and expected > 1 and "OMP_NUM_THREADS" not in os.environ:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", str(expected)))

@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 from a2s.config import RunConfig, TrainOptions
+from a2s.distributed import cpu_asked_for
 from a2s.errors import ConfigError
 from a2s.pool import num_cpus
 from a2s.rundir import atomic_write, claim, read_json
@@ -166,7 +167,7 @@ def resolve_processes(config: RunConfig) -> int:
     import torch
 
     num_gpus = torch.cuda.device_count()
-    on_cpu = _cpu_asked_for() or num_gpus == 0
+    on_cpu = cpu_asked_for(os.environ) or num_gpus == 0
     processes = config.processes or (1 if on_cpu else num_gpus)
     if not on_cpu and processes > num_gpus:
         raise ConfigError(
@@ -202,10 +203,6 @@ def _chosen(options: Any) -> dict[str, Any]:
 
 def _is_untrained(config: RunConfig) -> bool:
     return "none" in (config.stage1.encoder.weights, config.stage2.encoder.weights)
-
-
-def _cpu_asked_for() -> bool:
-    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes", "y", "on"}
 
 
 def _launch(job: Job, processes: int) -> int:
