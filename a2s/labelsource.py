@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 from PIL import Image
 
 from a2s import distributed, rundir
@@ -78,9 +79,16 @@ def labelled_rows(
 
     The list in the run folder is made once per run, so a resumed run keeps its plan.
     Shape: bool[N].
-    Raises: LabelError when none has.
+    Raises: LabelError when none has, or when these are shards of images.
     """
     with distributed.together():
+        # Images decode as masks too; a detector trained on them would look fine.
+        table = pq.read_schema(labels.folder / f"{labels.shards[0].name}.parquet")
+        if "orientation" in table.names:
+            raise LabelError(
+                f"stage2: {labels.folder} holds images, not labels; give --labels the --out of "
+                "a2s label"
+            )
         exists = (folder / UNLABELLED).exists()
     if not exists:
         _list_unlabelled(folder, index, labels, label_row_N)

@@ -146,6 +146,12 @@ def test_no_label_at_all_is_an_error(data: Path, tmp_path: Path) -> None:
     assert "none of the 8 images has a usable label" in done.stderr
 
 
+def test_images_in_the_place_of_labels_are_an_error(data: Path, tmp_path: Path) -> None:
+    done = call(arguments(data, data, tmp_path / "out"))
+    assert done.code == 2
+    assert f"{data} holds images, not labels" in done.stderr
+
+
 def test_prediction_of_a_mirrored_image_is_turned_back() -> None:
     label = torch.zeros(2, 1, 8, 8)
     label[..., :4] = 1
