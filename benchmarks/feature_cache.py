@@ -91,6 +91,7 @@ def measure(name: str, stride: int, args: argparse.Namespace, folder: Path) -> d
             rows=list(range(args.batch)),
             mirrored=[False] * args.batch,
             encode=lambda image: net.encode(normalise(image)),
+            read_image=lambda row: images[row],
         )
 
     def fill() -> None:

@@ -155,9 +155,12 @@ class FeatureCache:
         rows: Sequence[int],
         mirrored: Sequence[bool],
         encode: Encode,
+        read_image: Callable[[int], Tensor],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Rounded E3, E4, E5 of a batch, from the file or encoded now; zeros where row is -1.
 
+        `read_image` serves a row whose image the loader left out, because its features were there,
+        and whose features another process has since begun to write again.
         Shape: uint8 `[B,3,S,S]` as read (not mirrored) -> float32 `[B,C_i,H_i,W_i]`.
 
         Raises:
@@ -172,6 +175,8 @@ class FeatureCache:
                 flat_BL[item] = self.read(row, mirrored=flipped)
             else:
                 missing.append(item)
+                if not image_B3SS[item].any():
+                    image_B3SS[item] = read_image(row)
         chunk = chunk_size(image_B3SS.device)
         for first in range(0, len(missing), chunk):
             items = missing[first : first + chunk]

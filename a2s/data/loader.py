@@ -136,13 +136,14 @@ class Images(Dataset[Batch]):
                 continue
             hash_B[slot] = key_hash(self.index.key(row))
             if self.needs_image is None or self.needs_image(row, epoch):
-                image_B3SS[slot] = self._image(row)
+                image_B3SS[slot] = self.image(row)
             if self.read_label is not None and label_B1SS is not None:
                 label_B1SS[slot, 0] = torch.from_numpy(self.read_label(row, epoch))
         row_B = torch.tensor([row for row, _ in requests], dtype=torch.int64)
         return Batch(image_B3SS, row_B, row_B >= 0, hash_B, label_B1SS)
 
-    def _image(self, row: int) -> Tensor:
+    def image(self, row: int) -> Tensor:
+        """Read one image. Shape: uint8 `[3,S,S]`."""
         data = self.index.read(row)
         # The shards passed their own limit, which may be higher than the default.
         num_pixels = int(self.index.width_N[row]) * int(self.index.height_N[row])

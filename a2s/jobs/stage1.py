@@ -154,6 +154,7 @@ def _train(config: Stage1Config) -> int:
                     rows=cpu_batch.row_B.tolist(),
                     mirrored=flip_B.tolist(),
                     encode=encode,
+                    read_image=dataset.image,
                 )
                 maps = blocks(*features, size=(size, size))
 

@@ -57,10 +57,16 @@ def images() -> Tensor:
     return torch.randint(0, 256, (4, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
 
 
+def not_left_out(row: int) -> Tensor:
+    raise AssertionError(f"the image of row {row} was there")
+
+
 def fetch(cache: FeatureCache, images: Tensor, encode: Encoder, rows: list[int]) -> list[Tensor]:
     picked = torch.stack([images[row] if row >= 0 else images[0] * 0 for row in rows])
     mirrored = [row % 2 == 1 for row in rows]
-    return list(cache.fetch(picked, rows=rows, mirrored=mirrored, encode=encode))
+    return list(
+        cache.fetch(picked, rows=rows, mirrored=mirrored, encode=encode, read_image=not_left_out)
+    )
 
 
 @pytest.mark.parametrize("slots", [0, 3, 8])
@@ -83,13 +89,32 @@ def test_results_do_not_depend_on_the_budget(tmp_path: Path, images: Tensor, slo
     assert not torch.equal(expected[0], Encoder()(images)[0]), "nothing was rounded"
 
 
+def test_an_image_that_the_loader_left_out_is_read_when_its_features_went(
+    tmp_path: Path, images: Tensor
+) -> None:
+    cache = make_cache(tmp_path)
+    expected = fetch(cache, images, Encoder(), [2])
+    assert cache.path is not None
+    with cache.path.open("r+b") as file:  # another process has the data half written
+        file.seek(cache._data_start + 4 * cache.slot_bytes)
+        file.write(b"\xff")
+    later = make_cache(tmp_path)
+    left_out, settings = images[2:3] * 0, {"rows": [2], "mirrored": [False], "encode": Encoder()}
+    got = later.fetch(left_out, **settings, read_image=lambda row: images[row])
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
 def test_mirror_images_are_kept_apart(tmp_path: Path, images: Tensor) -> None:
     cache, encode = make_cache(tmp_path), Encoder()
     one = images[:1]
-    straight = cache.fetch(one, rows=[0], mirrored=[False], encode=encode)[0]
-    mirror = cache.fetch(one, rows=[0], mirrored=[True], encode=encode)[0]
+    straight = cache.fetch(one, rows=[0], mirrored=[False], encode=encode, read_image=not_left_out)[
+        0
+    ]
+    mirror = cache.fetch(one, rows=[0], mirrored=[True], encode=encode, read_image=not_left_out)[0]
     assert not torch.equal(straight, mirror)
-    again = cache.fetch(one.flip(-1), rows=[1], mirrored=[True], encode=encode)[0]
+    again = cache.fetch(
+        one.flip(-1), rows=[1], mirrored=[True], encode=encode, read_image=not_left_out
+    )[0]
     assert torch.equal(again, straight)
 
 
@@ -184,7 +209,7 @@ def test_features_that_do_not_fit_are_an_error(tmp_path: Path, images: Tensor) -
 
     cache = make_cache(tmp_path)
     with pytest.raises(DataError, match="--cache-dtype float32"):
-        cache.fetch(images[:1], rows=[0], mirrored=[False], encode=huge)
+        cache.fetch(images[:1], rows=[0], mirrored=[False], encode=huge, read_image=not_left_out)
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet50"])
@@ -199,9 +224,17 @@ def test_real_encoders_give_an_image_the_same_bits_in_any_batch(tmp_path: Path, 
         return e3, e4, e5
 
     cache = make_cache(tmp_path, channels=encoder.channels[2:], dtype=torch.float32, budget_bytes=0)
-    together = cache.fetch(images, rows=[0, 1, 2], mirrored=[False] * 3, encode=encode)
+    together = cache.fetch(
+        images, rows=[0, 1, 2], mirrored=[False] * 3, encode=encode, read_image=not_left_out
+    )
     for row in range(3):
-        alone = cache.fetch(images[row : row + 1], rows=[row], mirrored=[False], encode=encode)
+        alone = cache.fetch(
+            images[row : row + 1],
+            rows=[row],
+            mirrored=[False],
+            encode=encode,
+            read_image=not_left_out,
+        )
         assert all(torch.equal(a[row], b[0]) for a, b in zip(together, alone, strict=True))
 
 
