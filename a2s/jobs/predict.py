@@ -52,12 +52,15 @@ def run(config: PredictConfig) -> int:
                     failures.append(_failure(picture, "reserved_name", detail))
                 elif not _is_done(picture, outputs):
                     todo.append(first + offset)
+        num_new = 0
         if todo:
-            failures += _predict(config, folder, model, outputs, found.images, todo)
+            failed = _predict(config, folder, model, outputs, found.images, todo)
+            failures += failed
+            num_new = len(todo) - len(failed)
         lines = [json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures]
         rundir.atomic_write(config.out / "failures.jsonl", "".join(lines))
         num_images = len(found.images) + len(found.failures)
-        return _conclude(config, num_images=num_images, num_new=len(todo), failed=len(failures))
+        return _conclude(config, num_images=num_images, num_new=num_new, failed=len(failures))
 
 
 def _with_shards_opened(images: tuple[str, ...]) -> list[str]:
@@ -159,7 +162,7 @@ def _failure(picture: Picture, reason: str, detail: str) -> dict[str, str]:
 def _conclude(config: PredictConfig, *, num_images: int, num_new: int, failed: int) -> int:
     kinds = ["maps", *(["cut-outs"] if config.cutout else []), *(["overlays"] * config.overlay)]
     done = num_images - failed
-    state = f"{num_new:,} new" if num_new else "done already, nothing new"
+    state = f"{num_new:,} new" if num_new or failed else "done already, nothing new"
     print(f"predict: {done:,} images in {config.out} ({', '.join(kinds)}; {state})")
     if failed:
         print(

@@ -152,7 +152,7 @@ def test_cutouts_and_overlays(model: Path, images: Path, tmp_path: Path) -> None
 
 
 def test_damaged_and_repeated_images_are_listed_and_the_rest_done(
-    model: Path, images: Path, tmp_path: Path
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (images / "empty.jpg").write_bytes(b"")
     (images / "cut.png").write_bytes((images / "plain.png").read_bytes()[:200])
@@ -165,7 +165,9 @@ def test_damaged_and_repeated_images_are_listed_and_the_rest_done(
     assert reasons["empty.jpg"] == "empty"
     assert reasons["cut.png"] in {"truncated", "damaged"}
     assert reasons["plain.tif"] == "duplicate_key"
+    capsys.readouterr()
     assert run(model, images, out=out, max_failure_rate=0.5) == 0
+    assert "(maps; 0 new)" in capsys.readouterr().out
     # Mended, it is the only one that the same command has left to do.
     photograph(8, 8).save(images / "empty.jpg")
     assert run(model, images, out=out) == 3
