@@ -238,7 +238,10 @@ def _read_manifests(folder: Path) -> tuple[list[ShardInfo], str]:
             settings.add(manifest["settings"])
             expected = int(manifest["tar_bytes"])
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: not a manifest of a shard ({error!r})") from error
+            raise DataError(
+                f"{path}: not a manifest of a shard ({error!r}); delete it and run the command "
+                "that made it again"
+            ) from error
         tar = path.with_suffix(".tar")
         actual = tar.stat().st_size if tar.exists() else -1
         if actual != expected:
@@ -269,7 +272,10 @@ def _read_tables(folder: Path, shards: list[ShardInfo]) -> pa.Table:
         names = [name for name in dataset.schema.names if name in wanted]
         table = dataset.to_table(columns=[*names, "__filename"], use_threads=True)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{folder}: a table of its shards cannot be read ({error})") from error
+        raise DataError(
+            f"{folder}: a table of its shards cannot be read ({error}); delete the shard-*.json of "
+            "the damaged .parquet and run the command that made it again"
+        ) from error
     ordinals = pc.index_in(table["__filename"], pa.array(paths)).to_numpy()
     counts = np.bincount(ordinals.astype(np.int64), minlength=len(shards))
     for shard, count in zip(shards, counts, strict=True):

@@ -128,7 +128,7 @@ def test_damage_is_found_when_read(tmp_path: Path) -> None:
         (lambda folder: os.truncate(folder / "shard-000001.tar", 1000), "has 1000 bytes"),
         (lambda folder: (folder / "shard-000001.parquet").unlink(), "cannot be read"),
         (lambda folder: (folder / "shard-000001.json").unlink(), "1 of 2 shards are finished"),
-        (lambda folder: (folder / "shard-000001.json").write_text("{"), "not a manifest"),
+        (lambda folder: (folder / "shard-000001.json").write_text("{"), "delete it and run"),
         (
             lambda folder: (folder / "shard-000001.parquet").write_bytes(
                 (folder / "shard-000002.parquet").read_bytes()
