@@ -187,8 +187,8 @@ class LabelOptions(Settings):
 
     refine: RefineConfig = RefineConfig()
     """CRF and median."""
-    batch_size: int = Field(16, ge=1, json_schema_extra=NO_IDENTITY)
-    """Images per activation batch and refinement chunk."""
+    batch_size: int = Field(16, ge=1)
+    """Images per activation batch and refinement chunk; on a GPU a map's last bits depend on it."""
 
 
 class LabelConfig(LabelOptions):

@@ -143,14 +143,6 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def barrier() -> None:
-    """Wait until every rank is here."""
-    import torch.distributed as dist
-
-    if world() > 1:
-        dist.barrier()
-
-
 def all_gather(tensor: Tensor) -> Tensor:
     """Every rank's tensor, stacked in rank order; no gradient.
 

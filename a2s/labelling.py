@@ -98,7 +98,7 @@ def activate_chunk(network: Any, image_size: int, chunk: Chunk) -> Activated:
     failures: dict[int, Failure] = {}
     for row in range(len(chunk.part)):
         try:
-            image_HW3 = images.decode(chunk.part.read(row))
+            image_HW3 = _decode(chunk.part, row)
         except DataError as error:
             failures[row] = _failure(chunk.part, row, error)
             continue
@@ -129,7 +129,7 @@ def refine_chunk(chunk: Chunk, activated: Activated, recipe: Recipe) -> Labelled
     failures = dict(activated.failures)
     for row, theta_hw in activated.thetas.items():
         try:
-            image_HW3 = images.decode(chunk.part.read(row))
+            image_HW3 = _decode(chunk.part, row)
         except DataError as error:
             failures[row] = _failure(chunk.part, row, error)
             continue
@@ -145,6 +145,10 @@ def refine_chunk(chunk: Chunk, activated: Activated, recipe: Recipe) -> Labelled
         activation_sec=activated.seconds,
         refine_sec=time.monotonic() - started,
     )
+
+
+def _decode(part: Index, row: int) -> npt.NDArray[np.uint8]:
+    return images.decode(part.read(row), max_pixels=max(images.MAX_PIXELS, part.pixels(row)))
 
 
 def _failure(part: Index, row: int, error: DataError) -> Failure:

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from machine import describe_machine, tree_pss_kib
 
+from a2s.settings import parse
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("A2S_SHARED", ROOT.parent / "shared"))
 CONFIG = ROOT / "benchmarks" / "real_run.yaml"
@@ -52,11 +54,24 @@ def run(name: str, arguments: list[str], *, images: int, log: Path) -> dict[str,
         sys.exit(f"{name}: exit code {code}; see {log}")
     return {
         "step": name,
-        "command": "a2s " + " ".join(arguments).replace(str(SHARED), "$A2S_SHARED"),
+        "command": "a2s " + " ".join(map(portable, arguments)),
+        "commit": describe_machine()["commit"],
+        "load_average": round(os.getloadavg()[1], 1),
         "seconds": round(seconds, 1),
         "images_per_sec": round(images / seconds, 2),
         "peak_memory_gib": round(peak[0], 2),
     }
+
+
+def epochs_of(command: str, flags: list[str]) -> int:
+    """Epochs that a training command makes with these flags."""
+    paths = ["--data", "d", "--out", "o", *(["--labels", "l"] if command == "stage2" else [])]
+    return int(parse(command, ["--config", str(CONFIG), *paths, *flags]).epochs)
+
+
+def portable(argument: str) -> str:
+    """The argument as it would be typed in the repository's root, on any machine."""
+    return argument.replace(str(SHARED), "$A2S_SHARED").replace(f"{ROOT}/", "")
 
 
 def main() -> None:
@@ -84,7 +99,8 @@ def main() -> None:
             ["shard", str(ecssd / "images"), "--masks", str(ecssd / "masks"), "--out", p["ecssd"]],
             200,
         ),
-        ("stage1", ["stage1", "--data", p["msra"], "--out", p["s1"], *encoder, *more1], 1000),
+        ("stage1", ["stage1", "--data", p["msra"], "--out", p["s1"], *encoder, *more1],
+         1000 * epochs_of("stage1", more1)),
         *scored(out, "stage1", p["s1"], str(ecssd)),
         ("label ECSSD", ["label", "--model", p["s1"], "--data", p["ecssd"],
                          "--out", p["labels-ecssd"]], 200),
@@ -93,7 +109,7 @@ def main() -> None:
         ("label MSRA-B", ["label", "--model", p["s1"], "--data", p["msra"],
                           "--out", p["labels"]], 1000),
         ("stage2", ["stage2", "--data", p["msra"], "--labels", p["labels"], "--out", p["s2"],
-                    *encoder, *more2], 1000),
+                    *encoder, *more2], 1000 * epochs_of("stage2", more2)),
         *scored(out, "stage2", p["s2"], str(ecssd)),
     ]  # fmt: skip
     record = out / "steps.json"
@@ -147,10 +163,17 @@ def write_results(out: Path, steps: list[dict[str, object]]) -> None:
     for title, score in scores.items():
         row = " | ".join(f"{float(score[column]):.3f}" for column in columns)
         lines.append(f"| {title} | {row} |")
-    lines += ["", "| step | seconds | images/s | peak memory, GiB |", "|---|---|---|---|"]
+    shown = ("step", "seconds", "images_per_sec", "peak_memory_gib", "load_average", "commit")
+    lines += [
+        "",
+        "Seconds are those of a machine that did other work as well: `load` is the average number",
+        "of processes that wanted one of its cores. Training counts every pass over an image.",
+        "",
+        "| step | seconds | images/s | peak memory, GiB | load | commit |",
+        "|---|---|---|---|---|---|",
+    ]
     for step in steps:
-        cells = (step[name] for name in ("step", "seconds", "images_per_sec", "peak_memory_gib"))
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        lines.append("| " + " | ".join(str(step[name]) for name in shown) + " |")
     lines += ["", "```", *(str(step["command"]) for step in steps), "```", ""]
     (results / "real_run.md").write_text("\n".join(lines))
     print("\n".join(lines))

@@ -145,10 +145,9 @@ class Images(Dataset[Batch]):
     def image(self, row: int) -> Tensor:
         """Read one image. Shape: uint8 `[3,S,S]`."""
         data = self.index.read(row)
-        # The shards passed their own limit, which may be higher than the default.
-        num_pixels = int(self.index.width_N[row]) * int(self.index.height_N[row])
+        limit = max(images.MAX_PIXELS, self.index.pixels(row))
         try:
-            image_HW3 = images.decode(data, max_pixels=max(images.MAX_PIXELS, num_pixels))
+            image_HW3 = images.decode(data, max_pixels=limit)
         except DataError as error:
             shard = self.index.shards[int(self.index.shard_N[row])]
             raise DataError(

@@ -96,6 +96,10 @@ class Index:
         info = self.shards[shard]
         return range(info.start, info.start + info.count)
 
+    def pixels(self, row: int) -> int:
+        """Pixels of a decoded image: the shards passed their own limit, perhaps a higher one."""
+        return int(self.width_N[row]) * int(self.height_N[row])
+
     def part(self, rows: range) -> "Index":
         """Index of consecutive rows of one shard only: small enough to travel to a worker."""
         shard = self.shards[int(self.shard_N[rows.start])]

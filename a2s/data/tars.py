@@ -5,20 +5,17 @@ means that the shard is done). Any WebDataset reader can read the tars.
 """
 
 import hashlib
-import lzma
 import re
-import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from a2s.data.images import SUFFIXES
 from a2s.data.tar_index import Index, ShardInfo
 from a2s.errors import DataError
 from a2s.rundir import atomic_path, read_json, write_json
@@ -28,14 +25,12 @@ __all__ = [
     "ShardInfo",
     "ShardWriter",
     "is_remote",
-    "iter_tar",
     "open_source",
     "shard_done",
     "shard_name",
 ]
 
 SCHEMES = ("file", "http", "https", "s3", "gs")
-MEMBER_SUFFIXES = (*SUFFIXES, ".json", ".npy")
 MASK = "mask.png"
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -103,6 +98,9 @@ class ShardWriter:
         # Here and not above: it imports torch, which readers of shards need not pay for.
         from webdataset.writer import TarWriter
 
+        # What a killed writer of this very shard left; nobody else writes it now.
+        for leftover in self.out.glob(f".{self.name}.*.tmp"):
+            leftover.unlink(missing_ok=True)
         self._stack = ExitStack()
         temporary = self._stack.enter_context(atomic_path(self.out / f"{self.name}.tar"))
         self._file = _HashingFile(self._stack.enter_context(temporary.open("wb")))
@@ -224,31 +222,6 @@ def open_source(path_or_url: str | Path) -> IO[bytes]:
         return Path(text.removeprefix("file://")).open("rb")
     except (OSError, ImportError, ValueError) as error:
         raise DataError(f"{text}: cannot be opened ({error})") from error
-
-
-def iter_tar(path_or_url: str | Path) -> Iterator[tuple[str, bytes]]:
-    """Stream the members of a tar (plain or compressed), one at a time.
-
-    Only plain files with an allowed suffix (images, ``.json``, ``.npy``) come out, as bytes;
-    nothing is ever unpickled or unpacked to disk, and links and devices are skipped.
-
-    Raises:
-        DataError: a refused scheme, a member name that leaves the folder, or a damaged tar.
-    """
-    with open_source(path_or_url) as file:
-        try:
-            with tarfile.open(fileobj=file, mode="r|*") as tar:
-                for member in tar:
-                    suffix = PurePosixPath(member.name).suffix.lower()
-                    if not member.isreg() or suffix not in MEMBER_SUFFIXES:
-                        continue
-                    refuse_unsafe_member(member.name, source=str(path_or_url))
-                    content = tar.extractfile(member)
-                    assert content is not None
-                    yield member.name, content.read()
-                    tar.members = []  # type: ignore[attr-defined]  # it would remember all of them
-        except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-            raise DataError(f"{path_or_url}: the tar is damaged ({error})") from error
 
 
 def refuse_unsafe_member(name: str, *, source: str) -> None:

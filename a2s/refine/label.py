@@ -39,7 +39,7 @@ class Refined:
 def sign(theta_hw: npt.NDArray[np.floating]) -> tuple[int, float]:
     """Which side is foreground, and the share of pixels on the positive side.
 
-    The smaller side is foreground. Reference: Eqn 5.
+    The smaller side is foreground: `boundary.sign` without torch. Reference: Eqn 5.
     """
     share = float((theta_hw >= 0).mean())
     return (1 if share <= 0.5 else -1), share
