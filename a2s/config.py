@@ -7,10 +7,11 @@ identity. Paths are marked as well: what they hold is compared by its content (`
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from tyro.conf import Positional
 
 NO_IDENTITY: dict[str, Any] = {"identity": False}
@@ -25,6 +26,17 @@ class Settings(BaseModel):
     """Base: frozen, unknown keys forbidden."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class PoolSettings(Settings):
+    """What the jobs share that map over shards."""
+
+    workers: Workers = "auto"
+    """Ray workers; 0 runs in this process; auto is 0 below 64 images."""
+    ray_address: RayAddress = None
+    """Join this Ray cluster instead of starting a local one."""
+    max_failure_rate: FailureRate = 0.01
+    """Exit code 3 when a larger share of the images failed."""
 
 
 class EncoderConfig(Settings):
@@ -66,7 +78,7 @@ class ShardOptions(Settings):
     """Images with more pixels are quarantined as `pixel_bomb` before they are decoded."""
 
 
-class ShardConfig(ShardOptions):
+class ShardConfig(PoolSettings, ShardOptions):
     """Pack images (folders, lists, tars) into WebDataset shards with an index."""
 
     images: Positional[tuple[str, ...]] = Field(min_length=1)
@@ -75,12 +87,12 @@ class ShardConfig(ShardOptions):
     """Folder for the shards."""
     masks: Path | None = None
     """Folder of masks, paired with the images by relative path without suffix."""
-    workers: Workers = "auto"
-    """Ray workers; 0 runs in this process; auto is 0 below 64 images."""
-    ray_address: RayAddress = None
-    """Join this Ray cluster instead of starting a local one."""
-    max_failure_rate: FailureRate = 0.01
-    """Exit code 3 when a larger share of the images failed."""
+
+    @field_validator("images")
+    @classmethod
+    def _absolute(cls, images: tuple[str, ...]) -> tuple[str, ...]:
+        """`photos`, `photos/` and its absolute path are one identity, from any folder."""
+        return tuple(path if "://" in path else os.path.abspath(path) for path in images)
 
 
 class TrainOptions(Settings):
@@ -191,7 +203,7 @@ class LabelOptions(Settings):
     """Images per activation batch and refinement chunk; on a GPU a map's last bits depend on it."""
 
 
-class LabelConfig(LabelOptions):
+class LabelConfig(PoolSettings, LabelOptions):
     """Turn activation maps into pseudo labels with dense CRF and a median filter (Eqn 6)."""
 
     model: Folder
@@ -200,12 +212,6 @@ class LabelConfig(LabelOptions):
     """Data shards written by `a2s shard`."""
     out: Folder
     """Folder for the label shards."""
-    workers: Workers = "auto"
-    """Ray workers; 0 runs in this process; auto is 0 below 64 images."""
-    ray_address: RayAddress = None
-    """Join this Ray cluster instead of starting a local one."""
-    max_failure_rate: FailureRate = 0.01
-    """Exit code 3 when a larger share of the images failed."""
 
 
 class PredictOptions(Settings):
@@ -221,7 +227,7 @@ class PredictOptions(Settings):
     """Images per forward pass."""
 
 
-class PredictConfig(PredictOptions):
+class PredictConfig(PoolSettings, PredictOptions):
     """Write saliency maps, and on request cut-outs and overlays, at the images' own size."""
 
     model: Folder
@@ -230,15 +236,9 @@ class PredictConfig(PredictOptions):
     """Images, folders, `.txt` lists, shard folders, or tars."""
     out: Folder
     """Folder for the predictions."""
-    workers: Workers = "auto"
-    """Ray workers; 0 runs in this process; auto is 0 below 64 images."""
-    ray_address: RayAddress = None
-    """Join this Ray cluster instead of starting a local one."""
-    max_failure_rate: FailureRate = 0.01
-    """Exit code 3 when a larger share of the images failed."""
 
 
-class EvaluateConfig(Settings):
+class EvaluateConfig(PoolSettings):
     """Score predictions against ground truth; numbers follow pysodmetrics."""
 
     pred: Folder
@@ -247,12 +247,6 @@ class EvaluateConfig(Settings):
     """Folder of masks, or data shards with masks."""
     out: Folder
     """Folder for scores.json, per-image Parquet, and curves."""
-    workers: Workers = "auto"
-    """Ray workers; 0 runs in this process; auto is 0 below 64 images."""
-    ray_address: RayAddress = None
-    """Join this Ray cluster instead of starting a local one."""
-    max_failure_rate: FailureRate = 0.01
-    """Exit code 3 when a larger share of the pairs failed."""
 
 
 class DoctorConfig(Settings):

@@ -205,6 +205,8 @@ def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
             yield from _differences(
                 old.get(key, "unset"), new.get(key, "unset"), f"{prefix}.{key}" if prefix else key
             )
+    elif old != new and prefix.startswith("inputs."):
+        yield f"{prefix}: its content is not what it was"
     elif old != new:
         yield f"{prefix}: {old} there, {new} now"
 

@@ -133,3 +133,13 @@ def test_settings_are_frozen() -> None:
     config: Stage2Config = parse("stage2", PATHS)
     with pytest.raises(ValueError, match="frozen"):
         config.lr = 1.0  # type: ignore[misc]
+
+
+def test_the_same_folder_is_the_same_setting_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wanted = (str(tmp_path / "photos"), "s3://bucket/a.tar")
+    for text in ("photos", "photos/", str(tmp_path / "photos")):
+        config = parse("shard", [text, "s3://bucket/a.tar", "--out", "o"])
+        assert config.images == wanted

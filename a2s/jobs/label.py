@@ -214,8 +214,5 @@ def _conclude(config: LabelConfig, folder: RunDir, index: Index, *, num_new: int
             f"{config.max_failure_rate:.2%}: {folder.path / 'failures.jsonl'}"
         )
         return 3
-    print(
-        f"next: accelerate launch -m a2s stage2 --data {config.data} --labels {config.out} "
-        "--out runs/s2"
-    )
+    print(f"next: a2s stage2 --data {config.data} --labels {config.out} --out runs/s2")
     return 0
