@@ -7,6 +7,7 @@ sums are taken, and how one rank's failure ends all of them with one message.
 from __future__ import annotations
 
 import functools
+import gc
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -221,7 +222,7 @@ def together() -> Iterator[None]:
 
 
 def recorded(function: Callable[P, R]) -> Callable[P, R]:
-    """Let the launcher's summary show the traceback of a rank's bug, not only its exit code."""
+    """Run a rank's work to its end: the launcher learns a bug's traceback, the group is left."""
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
     @functools.wraps(function)
@@ -229,7 +230,9 @@ def recorded(function: Callable[P, R]) -> Callable[P, R]:
         handler = get_error_handler()
         handler.initialize()
         try:
-            return function(*args, **kwargs)
+            result = function(*args, **kwargs)
+            _leave()
+            return result
         except A2SError:
             # One clear line follows; a traceback would bury it.
             raise
@@ -241,9 +244,14 @@ def recorded(function: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
-def stop() -> None:
-    """Leave the process group, so that no rank ends with a warning or blocks another."""
+def _leave() -> None:
+    """Leave the process group, after the wrapped network that uses it.
+
+    In the other order freeing the network ends the group's threads while they may wait for the
+    interpreter's lock, which it holds: the rank never exits.
+    """
     import torch.distributed as dist
 
     if _is_started():
+        gc.collect()
         dist.destroy_process_group()

@@ -68,7 +68,7 @@ def run_ranks(
     world: int,
     variables: list[dict[str, str]] | None = None,
     folders: list[Path] | None = None,
-    timeout_sec: float = 900,
+    timeout_sec: float = 300,
 ) -> list[Finished]:
     """Run `a2s ARGUMENTS` on `world` ranks to their end."""
     processes = start_ranks(arguments, world=world, variables=variables, folders=folders)

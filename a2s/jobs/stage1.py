@@ -215,7 +215,6 @@ def _train(config: Stage1Config) -> int:
         accelerator.end_training()
     if distributed.is_main():
         print(f"stage1: wrote {config.out}/checkpoints/{number:05d}. {_next(config)}")
-    distributed.stop()
     return 0
 
 

@@ -247,7 +247,6 @@ def _train(config: Stage2Config) -> int:
     if distributed.is_main():
         wrote = f"{config.out}/checkpoints/{number:05d} and {config.out}/rectified"
         print(f"stage2: wrote {wrote} (label generation {last}). {_next(config)}")
-    distributed.stop()
     return 0
 
 
