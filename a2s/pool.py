@@ -279,6 +279,7 @@ def session(*, workers: int, ray_address: str | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    started_before = rayhost.children()
     try:
         if ray_address is None:
             rayhost.start_local(ray, workers)
@@ -287,4 +288,6 @@ def session(*, workers: int, ray_address: str | None = None) -> Iterator[None]:
         with rayhost.sigterm_handled_by(handler):
             yield
     finally:
+        ray_processes = rayhost.descendants(rayhost.children() - started_before)
         ray.shutdown()
+        rayhost.end(ray_processes)

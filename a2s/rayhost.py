@@ -8,6 +8,7 @@ import secrets
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -16,6 +17,7 @@ from typing import Any
 from a2s.errors import ConfigError
 
 OBJECT_STORE_BYTES = 256 * 2**20
+GRACE_SEC = 3.0
 
 
 @contextlib.contextmanager
@@ -93,3 +95,51 @@ def _private_token() -> None:
             file.write(secrets.token_hex(32))
     except FileExistsError:
         token.chmod(0o600)
+
+
+def children() -> set[int]:
+    """Processes that this one has started and that still run."""
+    return {pid for pid, (parent, _) in _processes().items() if parent == os.getpid()}
+
+
+def descendants(roots: set[int]) -> dict[int, str]:
+    """These processes and all that they started, each with its start time."""
+    processes = _processes()
+    found = list(roots)
+    for root in found:
+        found += [pid for pid, (parent, _) in processes.items() if parent == root]
+    return {pid: processes[pid][1] for pid in found if pid in processes}
+
+
+def end(started: dict[int, str]) -> None:
+    """Kill what is left of processes that should have gone by themselves.
+
+    When Ray is interrupted while it starts, its agents do not notice that their node is gone.
+    """
+    deadline = time.monotonic() + GRACE_SEC
+    while True:
+        now = _processes()
+        left = [pid for pid, since in started.items() if now.get(pid, (0, ""))[1] == since]
+        if not left or time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    for pid in left:
+        # Only what is Ray's: a caller may have started processes of its own meanwhile.
+        with contextlib.suppress(OSError):
+            if b"ray" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+
+
+def _processes() -> dict[int, tuple[int, str]]:
+    """Parent and start time (in the kernel's ticks) of every process that has not ended."""
+    found: dict[int, tuple[int, str]] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rsplit(") ", 1)[1].split()
+        except OSError:
+            continue
+        if fields[0] != "Z":
+            found[int(entry.name)] = (int(fields[1]), fields[19])
+    return found

@@ -76,14 +76,16 @@ def test_a_failed_first_attempt_does_not_bar_the_corrected_command(tmp_path: Pat
 
 
 def test_other_inputs_are_refused_and_free_settings_are_not(tmp_path: Path) -> None:
-    with rundir.claim(tmp_path, command="stage1", config=_config(tmp_path), inputs={"data": "a"}):
+    with rundir.claim(
+        tmp_path, command="stage1", config=_config(tmp_path), inputs={"data": "a" * 64}
+    ):
         pass
     free = _config(tmp_path, log_every=3, data=Path("elsewhere"), cache_gib=1.0)
-    with rundir.claim(tmp_path, command="stage1", config=free, inputs={"data": "a"}):
+    with rundir.claim(tmp_path, command="stage1", config=free, inputs={"data": "a" * 64}):
         pass
     with (
         pytest.raises(ConfigError, match=r"inputs\.data: its content is not what it was"),
-        rundir.claim(tmp_path, command="stage1", config=free, inputs={"data": "b"}),
+        rundir.claim(tmp_path, command="stage1", config=free, inputs={"data": "b" * 64}),
     ):
         pass
 
@@ -93,7 +95,8 @@ def test_identity_keeps_nested_settings_and_drops_free_ones() -> None:
         model=Path("m"), data=Path("d"), out=Path("o"), refine=RefineConfig(median=5), workers=3
     )
     assert rundir.identity(config) == {
-        "refine": {"crf_input": "hard", "iterations": 10, "median": 5, "max_side": 640}
+        "batch_size": 16,
+        "refine": {"crf_input": "hard", "iterations": 10, "median": 5, "max_side": 640},
     }
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import TracebackType
 
 import numpy as np
 import torch
@@ -196,3 +198,11 @@ def _as_is(batch: Batch) -> Batch:
 def _die_with_parent(worker: int) -> None:
     """A fork holds its parent's lock on the run folder; it must not outlive a killed parent."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    report = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        # After Ctrl-C the parent takes no more batches; that is no news.
+        if not issubclass(kind, ConnectionError):
+            report(kind, error, trace)
+
+    sys.excepthook = hook

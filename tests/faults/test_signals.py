@@ -28,13 +28,15 @@ def _wait_for(path: Path, process: Process) -> None:
         time.sleep(0.02)
 
 
-def _descendants(root: int) -> list[int]:
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True)
-    parents = dict(map(int, line.split()) for line in listed.stdout.splitlines())
-    found = [root]
+def _descendants(root: int) -> dict[int, str]:
+    """Processes that `root` started, and what those started, with their titles."""
+    command = ["ps", "-eo", "pid=,ppid=,args="]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=2) for line in listed.splitlines()]
+    found = [str(root)]
     for pid in found:
-        found += [child for child, parent in parents.items() if parent == pid]
-    return found[1:]
+        found += [row[0] for row in rows if row[1] == pid]
+    return {int(row[0]): row[2] for row in rows if row[0] in found[1:]}
 
 
 def _runs(pid: int) -> bool:
@@ -96,9 +98,12 @@ def test_ctrl_c_while_ray_works_leaves_no_process(tmp_path: Path, data: Path) ->
         *("label", "--model", str(out), "--data", str(data), "--out", str(labels)),
         *("--workers", "2", "--batch-size", "1"),
     )
-    _wait_for(labels / "shard-000000.json", process)
+    deadline = time.monotonic() + WAIT_SEC
+    while not any("ray::" in title for title in _descendants(process.pid).values()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "no Ray worker appeared"
+        time.sleep(0.02)
     children = _descendants(process.pid)
-    assert len(children) > 3, "Ray should run by now"
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=WAIT_SEC)
     # It may have finished its last labels at the moment of the signal.
@@ -111,7 +116,7 @@ def test_ctrl_c_while_ray_works_leaves_no_process(tmp_path: Path, data: Path) ->
     # The tables of a shard appear before its manifest, and count only with it.
     again = _start(
         *("label", "--model", str(out), "--data", str(data), "--out", str(labels)),
-        *("--workers", "0"),
+        *("--workers", "0", "--batch-size", "1"),
     )
     _, errors = again.communicate(timeout=WAIT_SEC)
     assert again.returncode == 0, errors
