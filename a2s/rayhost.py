@@ -16,7 +16,9 @@ from typing import Any
 
 from a2s.errors import ConfigError
 
-OBJECT_STORE_BYTES = 256 * 2**20
+STORE_BYTES_PER_WORKER = 8 * 2**20
+STORE_BYTES_AT_LEAST = 80 * 2**20
+"""Ray refuses much less. What travels is small, and a large store only grows until it is full."""
 GRACE_SEC = 3.0
 
 
@@ -63,7 +65,7 @@ def start_local(ray: Any, workers: int) -> None:
             address="local",
             num_cpus=workers,
             include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
+            object_store_memory=max(STORE_BYTES_AT_LEAST, workers * STORE_BYTES_PER_WORKER),
             log_to_driver=False,
             logging_level="ERROR",
         )
