@@ -47,6 +47,12 @@ class EncoderConfig(Settings):
     weights: str = "none"
     """A file (.safetensors, .pth), a name such as `resnet50/moco_v2_800ep`, or `none`."""
 
+    @field_validator("weights")
+    @classmethod
+    def _absolute(cls, weights: str) -> str:
+        """A file is one identity however its path is written; a name stays a name."""
+        return os.path.abspath(weights) if os.path.isfile(weights) else weights
+
 
 class RefineConfig(Settings):
     """Dense CRF and median filter (Eqn 6)."""

@@ -143,3 +143,17 @@ def test_the_same_folder_is_the_same_setting_however_it_is_written(
     for text in ("photos", "photos/", str(tmp_path / "photos")):
         config = parse("shard", [text, "s3://bucket/a.tar", "--out", "o"])
         assert config.images == wanted
+
+
+def test_the_same_weights_file_is_the_same_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.safetensors").touch()
+    for text, wanted in (
+        ("w.safetensors", str(tmp_path / "w.safetensors")),
+        (str(tmp_path / "w.safetensors"), str(tmp_path / "w.safetensors")),
+        ("resnet50/moco_v2_800ep", "resnet50/moco_v2_800ep"),
+    ):
+        config = parse("stage2", [*PATHS, "--encoder.weights", text])
+        assert config.encoder.weights == wanted
