@@ -271,9 +271,9 @@ class RunConfig(Settings):
     """Images to learn from: folders, lists, or tars."""
     out: Folder
     """Folder for everything."""
-    test: Folder | None = None
+    test: Path | None = Field(None, json_schema_extra=NO_IDENTITY)
     """Images to predict after training; default: the images themselves."""
-    truth: Folder | None = None
+    truth: Path | None = Field(None, json_schema_extra=NO_IDENTITY)
     """Masks of the test images; with them every stage is scored."""
     processes: int = Field(0, ge=0, json_schema_extra=NO_IDENTITY)
     """Training processes; 0 means one per GPU, else one."""
