@@ -27,7 +27,7 @@ from a2s.data.keys import encode_key
 from a2s.data.scenes import draw_scene
 from a2s.data.tars import Index, ShardWriter
 from a2s.labelling import Activated, Chunk, Labelled, chunks, refine_chunk
-from a2s.refine import CrfParams, Recipe, energy_of
+from a2s.refine import CrfParams, Recipe, crf_of, energy_of
 from a2s.rundir import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,7 +68,7 @@ def measure(index: Index, *, workers: int) -> tuple[float, list[Labelled]]:
             refine_chunk,
             chunks(index, todo=[0], size=CHUNK),
             workers=workers,
-            common=(Recipe(energy_of("hard"), CrfParams()),),
+            common=(Recipe(energy_of("hard"), crf_of("pydensecrf"), CrfParams()),),
             before=pool.Before(build),
         )
     )

@@ -195,14 +195,15 @@ def crf() -> Finding:
     """The dense CRF turns a rough square into a mask."""
     import numpy as np
 
-    from a2s.refine import crf as dense
+    from a2s.refine import CrfParams, crf_of
+    from a2s.refine.energy import hard_energy
 
     image = np.full((24, 24, 3), 40, np.uint8)
     image[8:16, 8:16] = 220
     rough = np.full((24, 24), 0.1, np.float32)
     rough[7:15, 8:16] = 0.9
-    params = dense.CrfParams()
-    mask = dense.crf(image, dense.hard_energy(rough, params), params)
+    params = CrfParams()
+    mask = crf_of("pydensecrf")(image, hard_energy(rough, params), params)
     if not mask[10:14, 10:14].all() or mask[:4].any():
         return Finding(
             "fail", "CRF", "pydensecrf runs but its mask is wrong; reinstall pydensecrf2==1.1"

@@ -23,7 +23,7 @@ from a2s.data.tars import Index, ShardWriter, shard_done
 from a2s.errors import CheckpointError
 from a2s.labelling import Failure, Labelled, chunks, load_activation, refine_chunk
 from a2s.progress import Progress
-from a2s.refine import CrfParams, Recipe, energy_of
+from a2s.refine import CrfParams, Recipe, crf_of, energy_of
 from a2s.rundir import RunDir, atomic_write, claim, sha256_file
 
 COLUMNS = {
@@ -77,6 +77,7 @@ def run(config: LabelConfig) -> int:
 def _recipe(settings: RefineConfig) -> Recipe:
     return Recipe(
         energy=energy_of(settings.crf_input),
+        crf=crf_of("pydensecrf"),
         params=CrfParams(iterations=settings.iterations),
         median=settings.median,
         max_side=settings.max_side,

@@ -1,97 +1,22 @@
-"""Dense conditional random field of two labels. The only importer of pydensecrf.
+"""Dense conditional random field of two labels (Krähenbühl and Koltun 2011): who computes it.
 
-Shapes: image_HW3 uint8 RGB; probability_HW float32 in [0, 1]; energy_2N float32 with N = H * W.
+All backends compute the same mean field on the same permutohedral lattice, from the same energies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-from pydensecrf.densecrf import DenseCRF2D
+from a2s.refine.energy import F32, U8, CrfParams, Mask
 
-U8 = npt.NDArray[np.uint8]
-F32 = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
+Backend = Literal["pydensecrf"]
+Crf = Callable[[U8, F32, CrfParams], Mask]
+"""(image_HW3, energy_2N, params) -> mask_HW, one image at a time."""
 
 
-@dataclass(frozen=True)
-class CrfParams:
-    """Kernel widths and weights; defaults are those of the authors' code (the paper names none)."""
+def crf_of(backend: Backend) -> Crf:
+    """Choose who computes the CRF; a backend is imported when it is chosen."""
+    from a2s.refine import crf_pydensecrf
 
-    confidence: float = 0.7
-    gaussian_sxy: float = 3.0
-    gaussian_compat: float = 3.0
-    bilateral_sxy: float = 50.0
-    bilateral_srgb: float = 5.0
-    bilateral_compat: float = 10.0
-    iterations: int = 10
-
-
-Energy = Callable[[F32, CrfParams], F32]
-
-
-def energy_of(crf_input: Literal["hard", "soft"]) -> Energy:
-    """Choose what the CRF starts from."""
-    return {"hard": hard_energy, "soft": soft_energy}[crf_input]
-
-
-def stretch(probability_HW: F32) -> F32:
-    """Map the smallest value to 0 and the largest to 1; a flat map becomes all 0."""
-    low, high = probability_HW.min(), probability_HW.max()
-    if high <= low:
-        return np.zeros_like(probability_HW)
-    return np.asarray((probability_HW - low) / (high - low), dtype=np.float32)
-
-
-def binarise(probability_HW: F32) -> Mask:
-    """Foreground after stretching: the labels before refinement."""
-    return stretch(probability_HW) > 0.5
-
-
-def hard_energy(probability_HW: F32, params: CrfParams) -> F32:
-    """Unary energy of the binarised map, each label believed with `params.confidence`.
-
-    Shape: H W -> 2 N.
-    """
-    sure, unsure = -np.log(params.confidence), -np.log(1.0 - params.confidence)
-    foreground_N = binarise(probability_HW).ravel()
-    energy_2N = np.stack(
-        [np.where(foreground_N, unsure, sure), np.where(foreground_N, sure, unsure)]
-    )
-    return energy_2N.astype(np.float32)
-
-
-def soft_energy(probability_HW: F32, params: CrfParams) -> F32:
-    """Unary energy of the probabilities themselves.
-
-    Shape: H W -> 2 N. Reference: Eqn 6 as written.
-    """
-    del params  # the probabilities carry their own confidence
-    p_N = probability_HW.ravel()
-    return -np.log(np.clip(np.stack([1 - p_N, p_N]), 1e-5, 1.0)).astype(np.float32)
-
-
-def crf(image_HW3: U8, energy_2N: F32, params: CrfParams) -> Mask:
-    """Most probable label of every pixel after mean-field inference.
-
-    Shape: H W 3, 2 N -> H W. Reference: Eqn 6.
-    """
-    height, width = image_HW3.shape[:2]
-    assert energy_2N.shape == (2, height * width), (energy_2N.shape, image_HW3.shape)
-    field = DenseCRF2D(width, height, 2)
-    # The library wants writable buffers; arrays that came through an object store are not.
-    field.setUnaryEnergy(np.array(energy_2N, dtype=np.float32, order="C"))
-    field.addPairwiseGaussian(sxy=params.gaussian_sxy, compat=params.gaussian_compat)
-    field.addPairwiseBilateral(
-        sxy=params.bilateral_sxy,
-        srgb=params.bilateral_srgb,
-        rgbim=np.array(image_HW3, dtype=np.uint8, order="C"),
-        compat=params.bilateral_compat,
-    )
-    q_2N = np.asarray(field.inference(params.iterations))
-    mask_HW: Mask = (q_2N[1] > q_2N[0]).reshape(height, width)
-    return mask_HW
+    return {"pydensecrf": crf_pydensecrf.crf}[backend]

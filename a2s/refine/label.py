@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from a2s.refine import quality
-from a2s.refine.crf import F32, U8, CrfParams, Energy, binarise, crf
+from a2s.refine.crf import Crf
+from a2s.refine.energy import F32, U8, CrfParams, Energy, binarise
 from a2s.refine.median import median as median_filter
 from a2s.refine.quality import Quality
 
@@ -23,6 +24,7 @@ class Recipe:
     """How labels are refined; `median` and `max_side` in pixels."""
 
     energy: Energy
+    crf: Crf
     params: CrfParams
     median: int = 7
     max_side: int = 640
@@ -76,7 +78,7 @@ def refine(image_HW3: U8, theta_hw: npt.NDArray[np.floating], *, recipe: Recipe)
     if (s, t) != (height, width):
         small_ST3 = np.asarray(cv2.resize(image_HW3, (t, s), interpolation=cv2.INTER_AREA))
     p_ST = probability(theta_hw, height=s, width=t)
-    crf_ST = crf(small_ST3, recipe.energy(p_ST, recipe.params), recipe.params)
+    crf_ST = recipe.crf(small_ST3, recipe.energy(p_ST, recipe.params), recipe.params)
     label_ST = median_filter(crf_ST.astype(np.uint8), ksize=recipe.median)
 
     mask_HW = label_ST * np.uint8(255)

@@ -69,9 +69,9 @@ def test_missing_package_is_named(monkeypatch):
 
 
 def test_broken_crf_is_found(monkeypatch):
-    from a2s.refine import crf
+    from a2s.refine import crf_pydensecrf
 
-    monkeypatch.setattr(crf, "crf", lambda image, energy, params: image[..., 0] < 0)
+    monkeypatch.setattr(crf_pydensecrf, "crf", lambda image, energy, params: image[..., 0] < 0)
     assert doctor.crf().status == "fail"
 
 

@@ -10,8 +10,9 @@ import torch
 from safetensors.numpy import load_file
 
 from a2s import boundary
-from a2s.refine import CrfParams, Recipe, energy_of, refine
-from a2s.refine.crf import crf, hard_energy, soft_energy, stretch
+from a2s.refine import CrfParams, Recipe, crf_of, energy_of, refine
+from a2s.refine.crf_pydensecrf import crf
+from a2s.refine.energy import hard_energy, soft_energy, stretch
 from a2s.refine.label import probability, sign, working_size
 from a2s.refine.median import median
 from a2s.refine.quality import agreement, border_contact, num_components
@@ -21,7 +22,7 @@ SIZES = [(1, 1), (1, 40), (40, 1), (2, 2), (3, 5), (1, 900)]
 
 
 def recipe(mode: str = "hard", **settings: int) -> Recipe:
-    return Recipe(energy=energy_of(mode), params=PARAMS, **settings)
+    return Recipe(energy=energy_of(mode), crf=crf_of("pydensecrf"), params=PARAMS, **settings)
 
 
 def blob(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:

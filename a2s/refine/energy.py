@@ -1,0 +1,74 @@
+"""What the dense CRF starts from, and its parameters. Pure, per image.
+
+Shapes: probability_HW float32 in [0, 1]; energy_2N float32 with N = H * W.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+U8 = npt.NDArray[np.uint8]
+F32 = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class CrfParams:
+    """Kernel widths and weights; defaults are those of the authors' code (the paper names none)."""
+
+    confidence: float = 0.7
+    gaussian_sxy: float = 3.0
+    gaussian_compat: float = 3.0
+    bilateral_sxy: float = 50.0
+    bilateral_srgb: float = 5.0
+    bilateral_compat: float = 10.0
+    iterations: int = 10
+
+
+Energy = Callable[[F32, CrfParams], F32]
+
+
+def energy_of(crf_input: Literal["hard", "soft"]) -> Energy:
+    """Choose what the CRF starts from."""
+    return {"hard": hard_energy, "soft": soft_energy}[crf_input]
+
+
+def stretch(probability_HW: F32) -> F32:
+    """Map the smallest value to 0 and the largest to 1; a flat map becomes all 0."""
+    low, high = probability_HW.min(), probability_HW.max()
+    if high <= low:
+        return np.zeros_like(probability_HW)
+    return np.asarray((probability_HW - low) / (high - low), dtype=np.float32)
+
+
+def binarise(probability_HW: F32) -> Mask:
+    """Foreground after stretching: the labels before refinement."""
+    return stretch(probability_HW) > 0.5
+
+
+def hard_energy(probability_HW: F32, params: CrfParams) -> F32:
+    """Unary energy of the binarised map, each label believed with `params.confidence`.
+
+    Shape: H W -> 2 N.
+    """
+    sure, unsure = -np.log(params.confidence), -np.log(1.0 - params.confidence)
+    foreground_N = binarise(probability_HW).ravel()
+    energy_2N = np.stack(
+        [np.where(foreground_N, unsure, sure), np.where(foreground_N, sure, unsure)]
+    )
+    return energy_2N.astype(np.float32)
+
+
+def soft_energy(probability_HW: F32, params: CrfParams) -> F32:
+    """Unary energy of the probabilities themselves.
+
+    Shape: H W -> 2 N. Reference: Eqn 6 as written.
+    """
+    del params  # the probabilities carry their own confidence
+    p_N = probability_HW.ravel()
+    return -np.log(np.clip(np.stack([1 - p_N, p_N]), 1e-5, 1.0)).astype(np.float32)
