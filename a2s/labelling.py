@@ -1,29 +1,40 @@
 """What a worker does with one chunk of a shard on the way to pseudo labels (Eqn 5, 6).
 
-The images stay where they are: whoever needs them reads them from the tar, and only activation maps
-and finished labels travel. Shapes: B images, S the network's input size, h w a map's size.
+On CPUs one process does everything with an image that it has decoded once (`label_chunk`). Where
+networks live on GPUs, one half runs there (`load_activation`) and the other on any CPU
+(`refine_chunk`); the images stay where they are, whoever needs them reads them from the tar, and
+only maps and finished labels travel. Shapes: B images, S the network's input size, h w a map's.
 """
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
 
 from a2s import checkpoint
 from a2s.data import images
 from a2s.data.tars import Index
-from a2s.errors import DataError
-from a2s.refine import Recipe, refine
+from a2s.errors import CheckpointError, DataError
+from a2s.refine import Recipe, Refined, refine
 from a2s.refine.quality import Quality
 
+if TYPE_CHECKING:
+    from a2s.models.activation import ActivationNet
+
 Failure = dict[str, str]
+Theta = npt.NDArray[np.float32]
+
+STAGES = ("decode", "network", "refine", "write")
+"""What a label costs: reading and decoding, the activation map, CRF and median, PNG."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +51,11 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Activated:
-    """Activation maps by row of the chunk, or why an image has none, and the time it took."""
+    """Activation maps by row of the chunk, or why an image has none, and the seconds it took."""
 
-    thetas: dict[int, npt.NDArray[np.float32]]
+    thetas: dict[int, Theta]
     failures: dict[int, Failure]
-    seconds: float
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -57,16 +68,17 @@ class Label:
     quality: Quality
 
 
-@dataclass(frozen=True)
+@dataclass
 class Labelled:
-    """A finished chunk: labels by key, failures as lines of `failures.jsonl`, seconds."""
+    """A finished chunk: labels by key, failures as lines of `failures.jsonl`, seconds by stage."""
 
     shard: int
     number: int
-    labels: dict[str, Label]
-    failures: list[Failure]
-    activation_sec: float
-    refine_sec: float
+    labels: dict[str, Label] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    device_seconds: dict[str, float] = field(default_factory=dict)
+    """Of what the process with the GPU did, when there is one."""
 
 
 def chunks(index: Index, *, todo: list[int], size: int) -> Iterator[Chunk]:
@@ -77,84 +89,119 @@ def chunks(index: Index, *, todo: list[int], size: int) -> Iterator[Chunk]:
             yield Chunk(shard, number, index.part(range(start, min(start + size, rows.stop))))
 
 
-def load_activation(model: Path, image_size: int) -> Callable[[Chunk], Activated]:
-    """Load the model once; what comes back maps chunks to activation maps."""
-    import torch
+def input_size(model: Path) -> int:
+    """Input size of a stage-1 model, from its header alone (no torch).
 
+    Raises:
+        CheckpointError: it cannot be read, or is of another kind.
+    """
+    try:
+        with safe_open(model, framework="np") as file:
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"label: {model} cannot be read as safetensors: {error}") from None
+    if metadata.get("kind") != "activation":
+        kind = metadata.get("kind", "unknown")
+        raise CheckpointError(
+            f"label: {model} is of kind {kind}; labels come from a stage-1 model (a2s stage1)"
+        )
+    return int(metadata["image_size"])
+
+
+@functools.cache
+def load_network(model: Path) -> ActivationNet:
+    """Load a stage-1 model, once per process; on the CPU."""
     network, _ = checkpoint.load_model(model)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return functools.partial(activate_chunk, network.to(device).eval(), image_size)
+    return network.eval()  # type: ignore[return-value]
 
 
-def activate_chunk(network: Any, image_size: int, chunk: Chunk) -> Activated:
-    """Make the activation maps (Eqn 3) of the images of a chunk, squashed to the network's size."""
-    import torch
-
-    from a2s.comparison import micro_batches
-    from a2s.data.transforms import normalise
-
-    started = time.monotonic()
-    squashed: dict[int, npt.NDArray[np.uint8]] = {}
-    failures: dict[int, Failure] = {}
+def label_chunk(chunk: Chunk, model: Path, image_size: int, recipe: Recipe) -> Labelled:
+    """Label the images of a chunk, one after the other, on one CPU core."""
+    network = load_network(model)
+    done = Labelled(chunk.shard, chunk.number)
     for row in range(len(chunk.part)):
         try:
-            image_HW3 = _decode(chunk.part, row)
+            with _counted(done.seconds, "decode"):
+                image_HW3 = decode(chunk.part, row)
+                small_SS3 = images.resize_rgb(image_HW3, height=image_size, width=image_size)
         except DataError as error:
-            failures[row] = _failure(chunk.part, row, error)
+            done.failures.append(failure(chunk.part, row, error))
             continue
-        squashed[row] = images.resize_rgb(image_HW3, height=image_size, width=image_size)
-    thetas: dict[int, npt.NDArray[np.float32]] = {}
-    if squashed:
-        device = next(network.parameters()).device
-        # One thread whatever the number of workers: the order of sums, so the labels, depend on it.
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            with torch.inference_mode():
-                image_BSS3 = torch.from_numpy(np.stack(list(squashed.values())))
-                image_B3SS = normalise(image_BSS3.permute(0, 3, 1, 2).to(device))
-                # On a CPU one at a time: an image has the same label whatever shares its chunk.
-                parts = micro_batches(len(image_B3SS), device=device)
-                theta_B1hw = torch.cat([network(image_B3SS[part]).theta for part in parts])
-        finally:
-            torch.set_num_threads(threads)
-        thetas = dict(zip(squashed, theta_B1hw[:, 0].float().cpu().numpy(), strict=True))
-    return Activated(thetas, failures, time.monotonic() - started)
+        with _counted(done.seconds, "network"):
+            # One at a time: an image has the same label whatever shares its chunk.
+            theta_hw = activate(network, small_SS3[None])[0]
+        with _counted(done.seconds, "refine"):
+            refined = refine(image_HW3, theta_hw, recipe=recipe)
+        _add(done, chunk, row, refined)
+    return done
+
+
+def activate(network: ActivationNet, image_BSS3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Make activation maps (Eqn 3) on the network's device; bytes go there, and are normalised.
+
+    Shape: B S S 3 -> B h w.
+    """
+    import torch
+
+    from a2s.data.transforms import normalise
+
+    device = next(network.parameters()).device
+    with torch.inference_mode():
+        bytes_BSS3 = torch.from_numpy(image_BSS3)
+        if device.type == "cuda":
+            bytes_BSS3 = bytes_BSS3.pin_memory().to(device, non_blocking=True)
+        image_B3SS = normalise(bytes_BSS3.permute(0, 3, 1, 2))
+        return network(image_B3SS).theta[:, 0].float().cpu().numpy()  # type: ignore[no-any-return]
 
 
 def refine_chunk(chunk: Chunk, activated: Activated, recipe: Recipe) -> Labelled:
     """Refine the maps of a chunk at the images' own size; the images are read again here."""
-    started = time.monotonic()
-    labels: dict[str, Label] = {}
+    done = Labelled(chunk.shard, chunk.number, device_seconds=activated.seconds)
     failures = dict(activated.failures)
     for row, theta_hw in activated.thetas.items():
         try:
-            image_HW3 = _decode(chunk.part, row)
+            with _counted(done.seconds, "decode"):
+                image_HW3 = decode(chunk.part, row)
         except DataError as error:
-            failures[row] = _failure(chunk.part, row, error)
+            failures[row] = failure(chunk.part, row, error)
             continue
-        refined = refine(image_HW3, theta_hw, recipe=recipe)
-        height, width = refined.mask_HW.shape
-        png = images.encode_png(refined.mask_HW)
-        labels[chunk.part.key(row)] = Label(png, width, height, refined.quality)
-    return Labelled(
-        chunk.shard,
-        chunk.number,
-        labels,
-        [failures[row] for row in sorted(failures)],
-        activation_sec=activated.seconds,
-        refine_sec=time.monotonic() - started,
-    )
+        with _counted(done.seconds, "refine"):
+            refined = refine(image_HW3, theta_hw, recipe=recipe)
+        _add(done, chunk, row, refined)
+    done.failures = [failures[row] for row in sorted(failures)]
+    return done
 
 
-def _decode(part: Index, row: int) -> npt.NDArray[np.uint8]:
+def decode(part: Index, row: int) -> npt.NDArray[np.uint8]:
+    """Read and decode an image.
+
+    Raises:
+        DataError: it is damaged.
+    """
     return images.decode(part.read(row), max_pixels=max(images.MAX_PIXELS, part.pixels(row)))
 
 
-def _failure(part: Index, row: int, error: DataError) -> Failure:
+def failure(part: Index, row: int, error: DataError) -> Failure:
+    """A line of `failures.jsonl`."""
     return {
         "key": part.key(row),
         "path": str(part.shards[0].path),
         "reason": error.reason if isinstance(error, images.BadImage) else "damaged",
         "detail": str(error),
     }
+
+
+def _add(done: Labelled, chunk: Chunk, row: int, refined: Refined) -> None:
+    with _counted(done.seconds, "write"):
+        height, width = refined.mask_HW.shape
+        png = images.encode_png(refined.mask_HW)
+    done.labels[chunk.part.key(row)] = Label(png, width, height, refined.quality)
+
+
+@contextmanager
+def _counted(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] += time.perf_counter() - started

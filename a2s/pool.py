@@ -1,7 +1,7 @@
 """Map a function over items: in this process, or as Ray tasks. The only importer of ray.
 
-Ray is imported when the first result is asked for and only if `workers` is above 0. Progress lives
-in the files that the caller writes, never in object references: kill everything, run it again.
+Ray is imported when the first result is asked for and only if it is wanted. Progress lives in the
+files that the caller writes, never in object references: kill everything, run it again.
 """
 
 from __future__ import annotations
@@ -11,59 +11,38 @@ import importlib.util
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from concurrent import futures
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from a2s import rayhost
-from a2s.errors import A2SError, ConfigError
+from a2s.errors import ConfigError
+from a2s.flight import Before, Flight, Tally
+
+__all__ = ["Before", "Tally", "map_shards", "num_cpus", "num_gpus", "resolve_workers", "session"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 AUTO_MIN_IMAGES = 64
-WORKERS_PER_CPU_ACTOR = 4
 END = object()
 
 
-@dataclass(frozen=True)
-class Before:
-    """A step that needs a model: `build()` runs once per process, its result once per item.
-
-    With Ray it lives in actors of its own: one per GPU, or on the CPU one per four workers, which
-    ask for no core and run at low priority, so that they take none away from the tasks.
-    """
-
-    build: Callable[[], Callable[[Any], Any]]
-
-
-@dataclass
-class Tally:
-    """What happened on the way; the caller reports it."""
-
-    crashed: int = 0
-    timed_out: int = 0
-    max_in_flight: int = 0
-    num_before: int = 1
-    """Processes that ran the `Before` step."""
-
-
-@dataclass
-class _Job:
-    item: Any
-    actor: int
-    crashes: int = 0
-    timeouts: int = 0
-    started: float | None = field(default=None)
-
-
-def resolve_workers(workers: int | Literal["auto"], num_images: int) -> int:
+def resolve_workers(
+    workers: int | Literal["auto"], num_images: int, *, ray_address: str | None = None
+) -> int | None:
     """Turn the flag into a number: auto is 0 below 64 images (or without Ray), else the CPU count.
+
+    On a cluster auto is None: as many as the cluster has, also when nodes come and go.
 
     Raises: ConfigError for a negative number.
     """
+    if workers == "auto" and ray_address is not None:
+        return None
     if workers == "auto":
         small = num_images < AUTO_MIN_IMAGES
         return 0 if small or importlib.util.find_spec("ray") is None else num_cpus()
@@ -82,13 +61,22 @@ def num_cpus() -> int:
     return cpus if quota == "max" else max(1, min(cpus, int(quota) // int(period)))
 
 
+def num_gpus() -> int:
+    """GPUs of the Ray session around this call."""
+    import ray
+
+    cluster: Any = ray
+    return int(cluster.cluster_resources().get("GPU", 0))
+
+
 def map_shards(
     fn: Callable[..., R],
     items: Iterable[T],
     *,
-    workers: int,
+    workers: int | None,
     common: tuple[Any, ...] = (),
     before: Before | None = None,
+    threads: int = 1,
     ray_address: str | None = None,
     deadline_sec: float = 900.0,
     retries: int = 2,
@@ -99,165 +87,119 @@ def map_shards(
     """Yield `fn(item, *common)` for every item, in order of completion.
 
     With `before` it is `fn(item, before.build()(item), *common)`. Items are taken lazily, at most
-    `2 * workers` are in flight, `common` is shipped once. A task whose process dies is tried again
-    `retries` times, one that exceeds `deadline_sec` once (with workers 0 there is no deadline).
-    `fn` must be importable on the workers and must not keep state between calls.
+    twice as many as there are workers are in flight, `common` is shipped once. With workers None
+    there are as many as the cluster has CPUs at the time.
+
+    A task whose process dies is tried again `retries` times, one that exceeds `deadline_sec` once;
+    one whose machine is gone always. A task that takes much longer than the others gets a copy:
+    the first to finish counts. So `fn` must give, and write, the same whoever runs it and however
+    often; it must be importable on the workers and keep no state between calls. With workers 0
+    `threads` threads of this process call it, and nothing is tried again.
 
     Raises: whatever `fn` raises, as itself; A2SError naming the item after the last retry.
     """
-    if workers == 0:
-        yield from _map_here(fn, items, common, before)
-        return
     tally = tally if tally is not None else Tally()
+    if workers == 0:
+        yield from _map_here(fn, items, common, before, threads, tally)
+        return
     note = note or (lambda text: print(text, file=sys.stderr))
     with session(workers=workers, ray_address=ray_address):
-        flight = _Flight(fn, common, before, workers)
-        tally.num_before = len(flight.actors) or 1
+        import ray
+
+        flight = Flight(
+            ray,
+            _run,
+            _Holder,
+            (fn, *common),
+            before=before,
+            workers=workers,
+            tally=tally,
+            note=note,
+        )
         source = iter(items)
-        while True:
-            while len(flight.jobs) < 2 * workers and (item := next(source, END)) is not END:
-                flight.submit(_Job(item, actor=flight.idlest_actor()))
-            tally.max_in_flight = max(tally.max_in_flight, len(flight.jobs))
-            if not flight.jobs:
-                return
-            for job, outcome in flight.wait(deadline_sec):
-                if isinstance(outcome, _Crash):
-                    tally.crashed += 1
-                    job.crashes += 1
-                    _again_or_raise(job.crashes, retries, f"{name(job.item)}: {outcome.why}", note)
-                    flight.submit(job)
-                elif isinstance(outcome, _Overdue):
-                    tally.timed_out += 1
-                    job.timeouts += 1
-                    why = f"{name(job.item)}: not done after {deadline_sec:g} s, stopped"
-                    _again_or_raise(job.timeouts, 1, why, note)
-                    flight.submit(job)
-                else:
-                    yield outcome
+        with contextlib.closing(flight):
+            while True:
+                while flight.has_room() and (item := next(source, END)) is not END:
+                    flight.submit(item)
+                tally.max_in_flight = max(tally.max_in_flight, flight.num_items)
+                if not flight.num_items:
+                    return
+                yield from flight.wait(deadline_sec, retries=retries, name=name)
 
 
 def _map_here(
-    fn: Callable[..., R], items: Iterable[T], common: tuple[Any, ...], before: Before | None
+    fn: Callable[..., R],
+    items: Iterable[T],
+    common: tuple[Any, ...],
+    before: Before | None,
+    threads: int,
+    tally: Tally,
 ) -> Iterator[R]:
     prepare = before.build() if before else None
-    for item in items:
-        yield fn(item, *((prepare(item),) if prepare else ()), *common)
 
+    def work(item: T) -> R:
+        return fn(item, *((prepare(item),) if prepare else ()), *common)
 
-def _again_or_raise(times: int, allowed: int, why: str, note: Callable[[str], None]) -> None:
-    if times > allowed:
-        raise A2SError(f"{why} (given up after {times} times; the same command resumes)")
-    note(f"{why}; trying again ({times} of {allowed})")
-
-
-@dataclass(frozen=True)
-class _Crash:
-    why: str
-
-
-class _Overdue:
-    pass
-
-
-class _Flight:
-    """The tasks in flight: submitting, waiting, clocks."""
-
-    def __init__(
-        self,
-        fn: Callable[..., Any],
-        common: tuple[Any, ...],
-        before: Before | None,
-        workers: int,
-    ) -> None:
-        import ray
-
-        self.ray: Any = ray
-        self.workers = workers
-        self.jobs: dict[Any, _Job] = {}
-        self.task = ray.remote(num_cpus=1, max_retries=0)(_run)
-        self.fixed = [ray.put(value) for value in (fn, *common)]
-        self.actors: list[Any] = []
-        if before is not None:
-            num_gpus = int(self.ray.cluster_resources().get("GPU", 0))
-            holder = ray.remote(
-                num_cpus=0, num_gpus=min(num_gpus, 1), max_restarts=3, max_task_retries=3
-            )(_Holder)
-            count = num_gpus or -(-workers // WORKERS_PER_CPU_ACTOR)
-            self.actors = [
-                holder.remote(before.build, polite=num_gpus == 0)
-                for _ in range(min(count, workers))
-            ]
-
-    def idlest_actor(self) -> int:
-        load = [0] * max(1, len(self.actors))
-        for job in self.jobs.values():
-            load[job.actor] += 1
-        return load.index(min(load))
-
-    def submit(self, job: _Job) -> None:
-        # The prepared value goes from the actor to the task without passing through this process.
-        prepared = [self.actors[job.actor].prepare.remote(job.item)] if self.actors else []
-        job.started = None
-        self.jobs[self.task.remote(self.fixed[0], job.item, *prepared, *self.fixed[1:])] = job
-
-    def wait(self, deadline_sec: float) -> list[tuple[_Job, Any]]:
-        """Take the finished and the overdue tasks out of the flight; wait a second at most."""
-        done, _ = self.ray.wait(list(self.jobs), num_returns=1, timeout=min(1.0, deadline_sec / 4))
-        finished = [(self.jobs.pop(ref), self._outcome(ref)) for ref in done]
-        # Tasks start in order of submission, so the oldest `workers` are the ones that run.
-        now = time.monotonic()
-        overdue = []
-        for ref, job in list(self.jobs.items())[: self.workers]:
-            job.started = now if job.started is None else job.started
-            if now - job.started > deadline_sec and not self.ray.wait([ref], timeout=0)[0]:
-                overdue.append(ref)
-        for ref in overdue:
-            # Native code does not notice a polite cancel; this ends the worker's process.
-            self.ray.cancel(ref, force=True)
-            finished.append((self.jobs.pop(ref), _Overdue()))
-        return finished
-
-    def _outcome(self, ref: Any) -> Any:
-        errors = self.ray.exceptions
+    started = time.monotonic()
+    if threads <= 1:
+        for item in items:
+            yield work(item)
+            tally.worker_sec = time.monotonic() - started
+        return
+    source = iter(items)
+    flying: set[futures.Future[R]] = set()
+    with (
+        _threads_restored(),
+        futures.ThreadPoolExecutor(threads, "a2s", initializer=_one_thread) as executor,
+    ):
         try:
-            return self.ray.get(ref)
-        except errors.RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, A2SError):
-                raise cause from None
-            raise (cause if isinstance(cause, Exception) else error) from error
-        except errors.ActorDiedError as error:
-            raise A2SError(f"the process that holds the model died: {error}") from error
-        except errors.OutOfMemoryError:
-            return _Crash("its worker was stopped because memory ran out (try fewer --workers)")
-        except (errors.WorkerCrashedError, errors.NodeDiedError, errors.ObjectLostError):
-            return _Crash("its worker process died")
+            while True:
+                for item in islice(source, 2 * threads - len(flying)):
+                    flying.add(executor.submit(work, item))
+                if not flying:
+                    return
+                done, flying = futures.wait(flying, return_when=futures.FIRST_COMPLETED)
+                tally.worker_sec = threads * (time.monotonic() - started)
+                yield from (future.result() for future in done)
+        finally:
+            # Ctrl-C waits for what runs, not for what is queued.
+            executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _run(fn: Callable[..., R], item: Any, *rest: Any) -> R:
-    _one_thread()
-    return fn(item, *rest)
+def _run(fn: Callable[..., R], item: Any, *rest: Any) -> tuple[str, float, R]:
+    """In a worker: the result, on which node, in how many seconds."""
+    import ray
+
+    _one_core()
+    started = time.monotonic()
+    result = fn(item, *rest)
+    return ray.get_runtime_context().get_node_id(), time.monotonic() - started, result
 
 
 class _Holder:
-    def __init__(self, build: Callable[[], Callable[[Any], Any]], *, polite: bool) -> None:
-        if polite:
-            os.nice(10)
-            _one_thread()
+    """In an actor: the `Before` step, built once; calls come from several threads."""
+
+    def __init__(self, build: Callable[[], Callable[[Any], Any]]) -> None:
         self.build = build
         self.step: Callable[[Any], Any] | None = None
+        self.lock = threading.Lock()
 
     def prepare(self, item: Any) -> Any:
         # Not in __init__: an error there would reach the driver as a dead actor, not as itself.
-        if self.step is None:
-            self.step = self.build()
+        with self.lock:
+            if self.step is None:
+                self.step = self.build()
         return self.step(item)
 
 
-def _one_thread() -> None:
+def _one_core() -> None:
     # One core per task: libraries that start a thread per core would only get in each other's way.
     for variable in ("OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = "1"
+    _one_thread()
+
+
+def _one_thread() -> None:
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(1)
     if "torch" in sys.modules:
@@ -265,7 +207,22 @@ def _one_thread() -> None:
 
 
 @contextlib.contextmanager
-def session(*, workers: int, ray_address: str | None = None) -> Iterator[None]:
+def _threads_restored() -> Iterator[None]:
+    """Whatever comes next in this process (a training stage) has all its cores again."""
+    cv2, torch = sys.modules.get("cv2"), sys.modules.get("torch")
+    cv2_threads = cv2.getNumThreads() if cv2 else 0
+    torch_threads = torch.get_num_threads() if torch else 0
+    try:
+        yield
+    finally:
+        if cv2:
+            cv2.setNumThreads(cv2_threads)
+        if torch:
+            torch.set_num_threads(torch_threads)
+
+
+@contextlib.contextmanager
+def session(*, workers: int | None, ray_address: str | None = None) -> Iterator[None]:
     """Have Ray running inside the block; one that already runs is used and left running.
 
     Raises: ConfigError when ray is not installed or the cluster cannot be reached.
@@ -282,7 +239,7 @@ def session(*, workers: int, ray_address: str | None = None) -> Iterator[None]:
     started_before = rayhost.children()
     try:
         if ray_address is None:
-            rayhost.start_local(ray, workers)
+            rayhost.start_local(ray, num_cpus() if workers is None else workers)
         else:
             rayhost.join(ray, ray_address)
         with rayhost.sigterm_handled_by(handler):

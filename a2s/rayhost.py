@@ -54,7 +54,7 @@ def sigterm_handled_by(handler: Any) -> Iterator[None]:
 
 def start_local(ray: Any, workers: int) -> None:
     """Start Ray on this machine, joining no cluster that happens to be around."""
-    _private_token()
+    private_token()
     # Workers inherit this environment: they find a2s where this process found it.
     old = os.environ.get("PYTHONPATH")
     paths = [str(Path(__file__).resolve().parents[1]), *filter(None, sys.path)]
@@ -87,7 +87,8 @@ def join(ray: Any, address: str) -> None:
         raise ConfigError(f"--ray-address {address}: cannot join: {error}") from error
 
 
-def _private_token() -> None:
+def private_token() -> None:
+    """Make the token without which nobody joins, readable for this user alone."""
     # Ray's ports listen on every interface; the token is what keeps others out, and Ray itself
     # writes it readable for everybody on the machine.
     token = Path.home() / ".ray" / "auth_token"

@@ -12,7 +12,7 @@ import torch
 
 from a2s import distributed, labelstore, rundir
 from a2s.data.images import decode_mask, encode_png
-from a2s.data.tars import Index, ShardWriter, shard_done
+from a2s.data.tars import Index, ShardWriter, remove_leftovers, shard_done
 from a2s.labelsource import Bools, Label, LabelSource, resize
 from a2s.labelstore import Generation, RowFile, RowWriter
 
@@ -119,6 +119,9 @@ def write_rectified(
     With number 0 nothing was rectified, and the labels are passed on byte for byte.
     Shards that are there already are left alone.
     """
+    with distributed.together():
+        if distributed.is_main():
+            remove_leftovers(out, {shard.name for shard in index.shards})
     with distributed.together():
         generation = Generation.load(source.store, number) if number else None
         for shard in range(distributed.rank(), len(index.shards), distributed.world()):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -14,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from a2s import folderlock
 from a2s.errors import A2SError, ConfigError
 
 _PACKAGES = (
@@ -38,7 +38,7 @@ _PACKAGES = (
     "webdataset",
 )
 
-_RECORDS = {".lock", "config.yaml", "environment.json"}
+_RECORDS = {".lock", ".lock-shards", "config.yaml", "environment.json"}
 """What `claim` itself puts into a folder."""
 
 
@@ -120,6 +120,15 @@ class RunDir:
             self.path / "metrics.jsonl", {"time_unix_sec": round(time.time(), 3), **fields}
         )
 
+    def remember(self, name: str, find_out: Callable[[], Any]) -> Any:
+        """What was found out about the first machine, so that another one goes on like it."""
+        path = self.path / "resolved.json"
+        known = read_json(path) if path.exists() else {}
+        if name not in known:
+            known[name] = find_out()
+            write_json(path, known)
+        return known[name]
+
 
 def identity(config: BaseModel) -> dict[str, Any]:
     """The settings that decide what a run writes, as plain values.
@@ -138,11 +147,34 @@ def identity(config: BaseModel) -> dict[str, Any]:
     return plain
 
 
+def settings_of(
+    command: str, config: BaseModel, inputs: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What must not change when a folder is written to again."""
+    return {"command": command, **identity(config), "inputs": dict(inputs or {})}
+
+
+def recorded(out: Path, *keys: str) -> Any:
+    """What a folder was made with, by the names of a setting; None where it does not say."""
+    try:
+        value = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))["identity"]
+        for key in keys:
+            value = value[key]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return None
+    return value
+
+
 @contextlib.contextmanager
 def claim(
-    out: Path, *, command: str, config: BaseModel, inputs: Mapping[str, str] | None = None
+    out: Path,
+    *,
+    command: str,
+    config: BaseModel,
+    inputs: Mapping[str, str] | None = None,
+    parts: Sequence[range] | None = None,
 ) -> Iterator[RunDir]:
-    """Hold an output folder for the length of a job.
+    """Hold an output folder for the length of a job, or only the shards numbered in `parts`.
 
     `inputs` names what the job reads by content (for example the fingerprint of the data).
 
@@ -156,9 +188,9 @@ def claim(
         raise ConfigError(f"{command}: {out} is a file; --out must be a folder") from None
     except PermissionError as error:
         raise ConfigError(f"{command}: cannot create {out} ({error.strerror})") from None
-    with _lock(out, command):
-        settings = {"command": command, **identity(config), "inputs": dict(inputs or {})}
-        _compare(out, settings)
+    with folderlock.hold(out, command, parts=parts):
+        settings = settings_of(command, config, inputs)
+        compare(out, settings)
         resolved = json.loads(config.model_dump_json())
         if not (out / "config.yaml").exists():
             # `identity` is stored as it was compared, so a later default cannot change it.
@@ -175,7 +207,12 @@ def claim(
             raise
 
 
-def _compare(out: Path, settings: dict[str, Any]) -> None:
+def compare(out: Path, settings: dict[str, Any]) -> None:
+    """Refuse a folder that was made with other settings.
+
+    Raises:
+        ConfigError: it says what differs.
+    """
     path = out / "config.yaml"
     if not path.exists():
         return
@@ -209,23 +246,6 @@ def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
         yield f"{prefix}: its content is not what it was"
     elif old != new:
         yield f"{prefix}: {old} there, {new} now"
-
-
-@contextlib.contextmanager
-def _lock(out: Path, command: str) -> Iterator[None]:
-    path = out / ".lock"
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise ConfigError(f"{command}: {out} is in use by {holder}; wait, or stop it") from None
-        # The kernel drops the lock with its holder, so a killed run never blocks the next one.
-        file.truncate(0)
-        file.write(f"a2s {command}, pid {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        yield
 
 
 def environment() -> dict[str, Any]:

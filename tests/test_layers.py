@@ -20,6 +20,7 @@ LAYERS = {
     "a2s.__main__": MAIN,
     "a2s.jobs": JOB,
     "a2s.config": CONFIG,
+    "a2s.options": CONFIG,
     "a2s.settings": CONFIG,
     "a2s.data": SERVICE,
     "a2s.models": SERVICE,
@@ -29,6 +30,12 @@ LAYERS = {
     "a2s.comparison": PURE,
     "a2s.rectified": SERVICE,
     "a2s.labelling": SERVICE,
+    "a2s.activating": SERVICE,
+    "a2s.folderlock": SERVICE,
+    "a2s.labelreport": SERVICE,
+    "a2s.labelshards": SERVICE,
+    "a2s.bottleneck": PURE,
+    "a2s.flight": SERVICE,
     "a2s.labelstore": SERVICE,
     "a2s.pool": SERVICE,
     "a2s.rayhost": SERVICE,
@@ -126,8 +133,8 @@ def violations(source: str, module: str, *, is_package: bool = False) -> list[st
         is_job = name.startswith("a2s.jobs.") and name != module
         if is_job and layer(module) == JOB and module not in CALLERS_OF_JOBS:
             found.append(f"{module} imports the job {name}; only {sorted(CALLERS_OF_JOBS)} may")
-        if name == "a2s.config" and layer(module) < CONFIG:
-            found.append(f"{module} imports a2s.config; below the jobs take plain values")
+        if name in {"a2s.config", "a2s.options"} and layer(module) < CONFIG:
+            found.append(f"{module} imports {name}; below the jobs take plain values")
         elif layer(name) > layer(module):
             found.append(f"{module} imports {name}, which is above it")
     for node in ast.walk(tree):

@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from a2s import rundir
-from a2s.config import EvaluateConfig, LabelConfig, RefineConfig, Stage1Config
+from a2s.config import EvaluateConfig, LabelConfig, Stage1Config
 from a2s.errors import ConfigError, DataError
+from a2s.options import RefineConfig
 
 
 def _config(out: Path, **changes: object) -> Stage1Config:
@@ -95,8 +96,14 @@ def test_identity_keeps_nested_settings_and_drops_free_ones() -> None:
         model=Path("m"), data=Path("d"), out=Path("o"), refine=RefineConfig(median=5), workers=3
     )
     assert rundir.identity(config) == {
-        "batch_size": 16,
-        "refine": {"crf_input": "hard", "iterations": 10, "median": 5, "max_side": 640},
+        "limit": None,
+        "refine": {
+            "backend": "auto",
+            "crf_input": "hard",
+            "iterations": 10,
+            "median": 5,
+            "max_side": 640,
+        },
     }
 
 

@@ -1,10 +1,7 @@
 """The index of a folder of shards: columns in memory, bytes by address."""
 
 import hashlib
-import os
-import threading
 import zlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -17,10 +14,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from a2s.data.descriptors import Descriptors
 from a2s.errors import DataError
 from a2s.rundir import read_json
 
-_OPEN_FILES = 32
 _INT64 = ("offset", "size", "mask_offset", "mask_size")
 _INT32 = ("width", "height")
 _UINT32 = ("crc32", "mask_crc32")
@@ -58,7 +55,7 @@ class Index:
     mask_offset_N: npt.NDArray[np.int64]
     mask_size_N: npt.NDArray[np.int64]
     mask_crc32_N: npt.NDArray[np.uint32]
-    _files: "_Descriptors"
+    _files: "Descriptors"
 
     @staticmethod
     def load(folder: Path) -> "Index":
@@ -79,7 +76,7 @@ class Index:
             fingerprint=fingerprint,
             keys=table["key"],
             shard_N=np.repeat(np.arange(len(shards), dtype=np.int32), counts),
-            _files=_Descriptors([shard.path for shard in shards]),
+            _files=Descriptors([shard.path for shard in shards]),
             **columns,
         )
 
@@ -110,9 +107,20 @@ class Index:
             self,
             shards=[replace(shard, count=len(rows), start=0)],
             keys=pa.chunked_array([pa.array(self.keys_for(rows), pa.large_string())]),
-            _files=_Descriptors([shard.path]),
+            _files=Descriptors([shard.path]),
             **(columns | {"shard_N": np.zeros(len(rows), dtype=np.int32)}),
         )
+
+    def head(self, num_samples: int) -> "Index":
+        """Index of the first samples, and of the shards that hold them."""
+        shards = [
+            replace(shard, count=min(shard.count, num_samples - shard.start))
+            for shard in self.shards
+            if shard.start < num_samples
+        ]
+        names = [field.name for field in fields(self) if field.name.endswith("_N")]
+        columns = {name: getattr(self, name)[:num_samples] for name in names}
+        return replace(self, shards=shards, keys=self.keys[:num_samples], **columns)
 
     def key(self, row: int) -> str:
         """Key of a row."""
@@ -191,39 +199,6 @@ class Index:
                 " damaged: delete this shard's .json and run the command that made it again"
             )
         return data
-
-
-class _Descriptors:
-    """A few open files per thread; ``pread`` has no position, so sharing them by fork is safe."""
-
-    def __init__(self, paths: list[Path]) -> None:
-        self._paths = paths
-        self._local = threading.local()
-
-    def __reduce__(self) -> tuple[type["_Descriptors"], tuple[list[Path]]]:
-        return _Descriptors, (self._paths,)
-
-    def read(self, shard: int, *, offset: int, size: int) -> bytes:
-        files: OrderedDict[int, _File] | None = getattr(self._local, "files", None)
-        if files is None:
-            files = self._local.files = OrderedDict()
-        if shard not in files:
-            files[shard] = _File(self._paths[shard])
-        files.move_to_end(shard)
-        while len(files) > _OPEN_FILES:
-            files.popitem(last=False)
-        return os.pread(files[shard].descriptor, size, offset)
-
-
-class _File:
-    """A descriptor that closes itself when forgotten."""
-
-    def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self, close: Any = os.close) -> None:
-        if hasattr(self, "descriptor"):
-            close(self.descriptor)
 
 
 def _read_manifests(folder: Path) -> tuple[list[ShardInfo], str]:

@@ -5,9 +5,10 @@ means that the shard is done). Any WebDataset reader can read the tars.
 """
 
 import hashlib
+import json
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,7 @@ __all__ = [
     "ShardWriter",
     "is_remote",
     "open_source",
+    "remove_leftovers",
     "shard_done",
     "shard_name",
 ]
@@ -54,8 +56,18 @@ def shard_done(out: Path, name: str, *, settings: str) -> dict[str, Any] | None:
     return manifest if complete and (out / f"{name}.parquet").exists() else None
 
 
+def remove_leftovers(out: Path, names: Collection[str]) -> None:
+    """Delete what killed writers of these shards left; nobody may be writing them now."""
+    for path in out.glob(".*.tmp"):
+        if path.name.split(".")[1] in names:
+            path.unlink(missing_ok=True)
+
+
 class ShardWriter:
     """Write one shard; the same input gives the same bytes.
+
+    Several may write the same shard from the same input at once: whoever renames last, what is
+    there is whole.
 
     Use as a context manager: all three files appear on success, the manifest last, and none after
     an exception. ``columns`` names the values of each sample, as Arrow types or their aliases
@@ -98,9 +110,6 @@ class ShardWriter:
         # Here and not above: it imports torch, which readers of shards need not pay for.
         from webdataset.writer import TarWriter
 
-        # What a killed writer of this very shard left; nobody else writes it now.
-        for leftover in self.out.glob(f".{self.name}.*.tmp"):
-            leftover.unlink(missing_ok=True)
         self._stack = ExitStack()
         temporary = self._stack.enter_context(atomic_path(self.out / f"{self.name}.tar"))
         self._file = _HashingFile(self._stack.enter_context(temporary.open("wb")))
@@ -158,21 +167,30 @@ class ShardWriter:
             self._stack.__exit__(kind, error, trace)
             return
         with self._stack:
-            # A manifest of an earlier attempt must not vouch for the new tar.
-            (self.out / f"{self.name}.json").unlink(missing_ok=True)
             self._tar.close()
+            manifest = {
+                "name": self.name,
+                "count": len(self._rows["key"]),
+                "tar_bytes": self._file.num_bytes,
+                "tar_sha256": self._file.sha256.hexdigest(),
+                "settings": self._settings,
+                "num_shards": self._num_shards,
+                **self.extra,
+            }
+            # A manifest of an earlier attempt must not vouch for the new tar; an equal one does.
+            path = self.out / f"{self.name}.json"
+            if not _holds(path, manifest):
+                path.unlink(missing_ok=True)
         with atomic_path(self.out / f"{self.name}.parquet") as temporary:
             pq.write_table(pa.table(self._rows, schema=self._schema), temporary)
-        manifest = {
-            "name": self.name,
-            "count": len(self._rows["key"]),
-            "tar_bytes": self._file.num_bytes,
-            "tar_sha256": self._file.sha256.hexdigest(),
-            "settings": self._settings,
-            "num_shards": self._num_shards,
-            **self.extra,
-        }
-        write_json(self.out / f"{self.name}.json", manifest)
+        write_json(path, manifest)
+
+
+def _holds(path: Path, value: Mapping[str, object]) -> bool:
+    try:
+        return bool(read_json(path) == json.loads(json.dumps(value)))
+    except (OSError, ValueError):
+        return False
 
 
 class _HashingFile:

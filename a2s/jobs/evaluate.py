@@ -109,10 +109,10 @@ def _score_all(
     missing = _write_missing(folder.path, predictions, truths)
     # The old scores must not vouch for a run that is under way.
     (folder.path / "scores.json").unlink(missing_ok=True)
-    workers = config.workers
-    if workers == "auto" and len(keys) < AUTO_MIN_PAIRS:
-        workers = 0
-    workers = pool.resolve_workers(workers, len(keys))
+    small = config.workers == "auto" and len(keys) < AUTO_MIN_PAIRS
+    workers = pool.resolve_workers(
+        0 if small else config.workers, len(keys), ray_address=config.ray_address
+    )
 
     def chunks() -> Iterator[tuple[int, list[Pair]]]:
         for first in range(0, len(keys), CHUNK_PAIRS):

@@ -1,53 +1,50 @@
 """Pseudo labels for every image of a data folder: activation, sign, CRF, median (Eqn 5, 6).
 
-A chunk of one shard is the unit of work. A model (one per GPU, or niced processes on the CPU) makes
-its activation maps; a task refines them at the images' own size. When all chunks of a shard are
-in, the label shard is written, its manifest last. Shapes: B images, S the network's input size.
+A chunk of one shard is the unit of work. On CPUs a task does all of it; where there are GPUs, a
+model per GPU makes its activation maps and a task on any CPU refines them. When all chunks of a
+shard are in, the label shard is written, its manifest last. S is the network's input size.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import time
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
-from a2s import checkpoint, pool
-from a2s.config import LabelConfig, RefineConfig
-from a2s.data.tars import Index, ShardWriter, shard_done
-from a2s.errors import CheckpointError
-from a2s.labelling import Failure, Labelled, chunks, load_activation, refine_chunk
+from a2s import bottleneck, checkpoint, pool, rundir
+from a2s.config import LabelConfig
+from a2s.data.tars import Index, remove_leftovers, shard_done
+from a2s.errors import ConfigError
+from a2s.labelling import Labelled, chunks, input_size, label_chunk, load_network, refine_chunk
+from a2s.labelreport import Totals
+from a2s.labelshards import take_stock, write_shard
+from a2s.options import RefineConfig, shard_ranges
 from a2s.progress import Progress
 from a2s.refine import CrfParams, Recipe, crf_of, energy_of
-from a2s.rundir import RunDir, atomic_write, claim, sha256_file
 
-COLUMNS = {
-    "width": "int32",
-    "height": "int32",
-    "area_share": "float",
-    "border_contact": "float",
-    "decision_margin": "float",
-    "sign_margin": "float",
-    "crf_agreement": "float",
-    "num_components": "int32",
-    "inverted": "bool",
-}
+CPU_CHUNK = 32
+"""Images per task on CPUs, at most: seconds of work, so that nobody waits long for the last."""
 
 
-@dataclass
-class Totals:
-    """What this run did; shards finished earlier are not in it."""
+@dataclass(frozen=True)
+class Work:
+    """What to label, with what."""
 
-    num_images: int = 0
-    activation_sec: float = 0.0
-    refine_sec: float = 0.0
-    wall_sec: float = 0.0
-    tally: pool.Tally = field(default_factory=pool.Tally)
+    config: LabelConfig
+    index: Index
+    model: Path
+    image_size: int
+    todo: list[int]
+
+    @property
+    def num_images(self) -> int:
+        """Images of the shards that are to be done."""
+        return sum(self.index.shards[number].count for number in self.todo)
 
 
 def run(config: LabelConfig) -> int:
@@ -60,160 +57,231 @@ def run(config: LabelConfig) -> int:
     """
     index = Index.load(config.data.resolve())
     model = checkpoint.resolve_model(config.model).resolve()
-    image_size = _image_size(model)
-    inputs = {"model_sha256": sha256_file(model), "data": index.fingerprint}
-    with claim(config.out, command="label", config=config, inputs=inputs) as folder:
-        todo = [
-            number
-            for number, shard in enumerate(index.shards)
-            if shard_done(folder.path, shard.name, settings=folder.settings_hash) is None
-        ]
-        if todo:
-            build = functools.partial(load_activation, model, image_size)
-            _label_shards(config, folder, index, todo=todo, before=pool.Before(build))
-        return _conclude(config, folder, index, num_new=len(todo))
+    image_size = input_size(model)
+    inputs = {"model_sha256": rundir.sha256_file(model), "data": index.fingerprint}
+    if config.limit is not None:
+        index = index.head(config.limit)
+    parts = _parts(config, index)
+    with ExitStack() as stack:
+        if config.ray_address is not None:
+            # The cluster's devices decide, not those of the machine that the command runs on.
+            stack.enter_context(pool.session(workers=None, ray_address=config.ray_address))
+        config = _with_backend(config)
+        settings = rundir.settings_of("label", config, inputs)
+
+        def todo(settings_hash: str) -> list[int]:
+            wanted = range(len(index.shards)) if parts is None else sorted({*_flat(parts)})
+            return [
+                number
+                for number in wanted
+                if shard_done(config.out, index.shards[number].name, settings=settings_hash) is None
+            ]
+
+        if config.dry_run:
+            rundir.compare(config.out, settings)
+            _announce(Work(config, index, model, image_size, todo(rundir.digest(settings))))
+            return 0
+        claim = rundir.claim(config.out, command="label", config=config, inputs=inputs, parts=parts)
+        folder = stack.enter_context(claim)
+        work = Work(config, index, model, image_size, todo(folder.settings_hash))
+        if work.todo:
+            remove_leftovers(folder.path, {index.shards[number].name for number in work.todo})
+            _label_shards(work, folder)
+        return _conclude(config, folder, index, num_new=len(work.todo))
+
+
+def _parts(config: LabelConfig, index: Index) -> list[range] | None:
+    if config.shards is None:
+        return None
+    parts, last = shard_ranges(config.shards), len(index.shards) - 1
+    beyond = [part for part in parts if part.start > last]
+    if beyond:
+        raise ConfigError(f"label: --shards {config.shards}: {config.data} has shards 0-{last}")
+    return [range(part.start, min(part.stop, last + 1)) for part in parts]
+
+
+def _flat(parts: Collection[range]) -> Iterator[int]:
+    for part in parts:
+        yield from part
+
+
+def _with_backend(config: LabelConfig) -> LabelConfig:
+    """Who computes the CRF, once and for all runs in this folder."""
+    backend: Any = config.refine.backend
+    if backend == "auto":
+        backend = rundir.recorded(config.out, "refine", "backend")
+        backend = backend or ("torch" if _has_gpu(config) else "numba")
+    refine = config.refine.model_copy(update={"backend": backend})
+    return config.model_copy(update={"refine": refine})
+
+
+def _has_gpu(config: LabelConfig) -> bool:
+    if config.ray_address is not None:
+        return pool.num_gpus() > 0
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _recipe(settings: RefineConfig) -> Recipe:
+    assert settings.backend != "auto"
     return Recipe(
         energy=energy_of(settings.crf_input),
-        crf=crf_of("pydensecrf"),
+        crf=crf_of(settings.backend),
         params=CrfParams(iterations=settings.iterations),
         median=settings.median,
         max_side=settings.max_side,
     )
 
 
-def _image_size(model: Path) -> int:
-    """Input size of a stage-1 model, from its header alone (no torch)."""
-    try:
-        with safe_open(model, framework="np") as file:
-            metadata = dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"label: {model} cannot be read as safetensors: {error}") from None
-    if metadata.get("kind") != "activation":
-        kind = metadata.get("kind", "unknown")
-        raise CheckpointError(
-            f"label: {model} is of kind {kind}; labels come from a stage-1 model (a2s stage1)"
+def _announce(work: Work) -> None:
+    """What `--dry-run` says."""
+    config, num_shards = work.config, len(work.index.shards)
+    print(
+        f"label: would label {work.num_images:,} images in {len(work.todo)} of {num_shards} shards "
+        f"of {config.data} into {config.out}, CRF by {config.refine.backend}; nothing was done"
+    )
+
+
+def _label_shards(work: Work, folder: rundir.RunDir) -> None:
+    config, index = work.config, work.index
+    workers = pool.resolve_workers(config.workers, work.num_images, ray_address=config.ray_address)
+    threads = pool.num_cpus() if workers == 0 else 0
+    on_gpu = _has_gpu(config)
+    size = _chunk_size(work, folder, workers=workers, on_gpu=on_gpu)
+    recipe, before = _recipe(config.refine), None
+    fn: Callable[..., Labelled] = label_chunk
+    common: tuple[object, ...] = (work.model, work.image_size, recipe)
+    if on_gpu:
+        from a2s.activating import load_activation
+
+        load = functools.partial(load_activation, work.model, work.image_size, size)
+        fn, common, before = refine_chunk, (recipe,), pool.Before(load)
+    elif threads:
+        # Before the threads start: torch is imported and the file read once.
+        load_network(work.model)
+
+    totals, started = Totals(), time.monotonic()
+    done = len(index) - work.num_images
+    with Progress(len(index), unit="images", name="label", done=done) as bar:
+        bar.note(
+            f"{work.num_images:,} images in {len(work.todo)} shards; "
+            f"{_hands(workers, threads, on_gpu)}; CRF by {config.refine.backend}; "
+            f"{size} images at a time"
         )
-    return int(metadata["image_size"])
-
-
-def _label_shards(
-    config: LabelConfig, folder: RunDir, index: Index, *, todo: list[int], before: pool.Before
-) -> None:
-    num_images = sum(index.shards[number].count for number in todo)
-    workers = pool.resolve_workers(config.workers, num_images)
-    totals = Totals(num_images=num_images)
-    started = time.monotonic()
-    with Progress(len(index), unit="images", name="label", done=len(index) - num_images) as bar:
-        bar.note(f"{num_images:,} images in {len(todo)} shards, {workers} workers (0: no Ray)")
         results = pool.map_shards(
-            refine_chunk,
-            chunks(index, todo=todo, size=config.batch_size),
+            fn,
+            chunks(index, todo=work.todo, size=size),
             workers=workers,
-            common=(_recipe(config.refine),),
+            common=common,
             before=before,
+            threads=threads,
             ray_address=config.ray_address,
             note=bar.note,
             tally=totals.tally,
         )
-        for number in todo:
+        for number in work.todo:
             # All images of a shard may have been quarantined when it was packed.
             if index.shards[number].count == 0:
-                _write_shard(folder, index, number, [])
+                write_shard(folder.path, index, number, [], settings=folder.settings_hash)
         # Chunks come in any order; a shard is held until its last one is in.
         pending: dict[int, dict[int, Labelled]] = {}
         with closing(results):
             for result in results:
+                totals.add(result)
+                totals.wall_sec = time.monotonic() - started
                 arrived = pending.setdefault(result.shard, {})
                 arrived[result.number] = result
-                totals.activation_sec += result.activation_sec
-                totals.refine_sec += result.refine_sec
-                if len(arrived) == -(-index.shards[result.shard].count // config.batch_size):
+                if len(arrived) == -(-index.shards[result.shard].count // size):
                     in_order = [part for _, part in sorted(pending.pop(result.shard).items())]
-                    _write_shard(folder, index, result.shard, in_order)
-                bar.update(len(result.labels) + len(result.failures))
+                    write_shard(
+                        folder.path, index, result.shard, in_order, settings=folder.settings_hash
+                    )
+                held_up = bottleneck.bottleneck(totals.sides(threads))
+                bar.update(len(result.labels) + len(result.failures), bottleneck=held_up)
     assert not pending, sorted(pending)
     totals.wall_sec = time.monotonic() - started
-    _report(totals, workers=workers, folder=folder)
+    _report(totals, work, threads=threads, folder=folder)
 
 
-def _write_shard(folder: RunDir, index: Index, number: int, in_order: list[Labelled]) -> None:
-    """Write one label shard from its chunks, in the order of the data shard."""
-    shard = index.shards[number]
-    num_shards = len(index.shards)
-    with ShardWriter(
-        folder.path,
-        shard.name,
-        columns=COLUMNS,
-        settings=folder.settings_hash,
-        num_shards=num_shards,
-    ) as writer:
-        for key, label in ((key, label) for part in in_order for key, label in part.labels.items()):
-            row = dataclasses.asdict(label.quality)
-            writer.add(key, {"png": label.png}, width=label.width, height=label.height, **row)
-        everything = [label for part in in_order for label in part.labels.values()]
-        writer.extra["data_sha256"] = shard.sha256
-        writer.extra["num_empty"] = sum(label.quality.area_share == 0 for label in everything)
-        writer.extra["failures"] = [failure for part in in_order for failure in part.failures]
+def _hands(workers: int | None, threads: int, on_gpu: bool) -> str:
+    who = f"{workers} Ray workers" if workers else "all CPUs of the Ray cluster"
+    who = f"{threads} threads of this process" if threads else who
+    return f"network on the GPU, the rest by {who}" if on_gpu else who
 
 
-def _report(totals: Totals, *, workers: int, folder: RunDir) -> None:
-    """Say how fast each side was and which one waited for the other."""
-    models, tasks = (totals.tally.num_before, workers) if workers else (1, 1)
-    activation_busy = totals.activation_sec / (totals.wall_sec * models)
-    refine_busy = totals.refine_sec / (totals.wall_sec * tasks)
-    activation_rate = totals.num_images / max(totals.activation_sec, 1e-9)
-    refine_rate = totals.num_images / max(totals.refine_sec, 1e-9)
-    if not workers:
-        waits = "one process does both in turn"
-    elif activation_busy > refine_busy:
-        waits = "refinement waits for activation"
-    else:
-        waits = "activation waits for refinement"
-    print(
-        f"label: {totals.num_images:,} images in {totals.wall_sec:.1f} s, "
-        f"{totals.num_images / totals.wall_sec:.2f} images/s; per process: activation "
-        f"{activation_rate:.1f} images/s (x{models}, busy {activation_busy:.0%}), refinement "
-        f"{refine_rate:.2f} images/s (x{tasks}, busy {refine_busy:.0%}): {waits}"
-    )
+def _chunk_size(work: Work, folder: rundir.RunDir, *, workers: int | None, on_gpu: bool) -> int:
+    """Images per task; on a GPU also per forward pass, so that all runs here make equal maps."""
+    if work.config.batch_size != "auto":
+        return work.config.batch_size
+    share = work.num_images // (8 * (workers or pool.num_cpus()))
+    if not on_gpu:
+        return max(1, min(CPU_CHUNK, share))
+
+    def fitting() -> int:
+        from a2s.activating import fitting_batch
+
+        probe = functools.partial(fitting_batch, work.model, work.image_size)
+        if workers == 0:
+            return min(probe(), max(8, share))
+        before = pool.Before(functools.partial(_constant, probe))
+        asked = pool.map_shards(
+            _second, [0], workers=1, before=before, ray_address=work.config.ray_address
+        )
+        return min(*asked, max(8, share))
+
+    return int(folder.remember("batch_size", fitting))
+
+
+def _constant(probe: Callable[[], int]) -> Callable[[object], int]:
+    return lambda item: probe()
+
+
+def _second(item: object, found: int) -> int:
+    return found
+
+
+def _report(totals: Totals, work: Work, *, threads: int, folder: rundir.RunDir) -> None:
+    """Say how fast each stage was, who waited, and for whom."""
+    sides, tally = totals.sides(threads), totals.tally
+    for line in bottleneck.describe(work.num_images, totals.wall_sec, sides):
+        print(f"label: {line}")
+    if len(tally.node_sec) > 1:
+        total = sum(tally.node_sec.values())
+        shares = ", ".join(f"{sec / total:.0%}" for sec in tally.node_sec.values())
+        print(f"label: shares of {len(tally.node_sec)} nodes in the work: {shares}")
     folder.log(
         event="labelled",
-        num_images=totals.num_images,
-        workers=workers,
-        wall_sec=round(totals.wall_sec, 3),
-        activation_images_per_sec=round(activation_rate, 3),
-        refine_images_per_sec=round(refine_rate, 3),
-        activation_busy=round(activation_busy, 4),
-        refine_busy=round(refine_busy, 4),
-        workers_crashed=totals.tally.crashed,
-        tasks_timed_out=totals.tally.timed_out,
+        backend=work.config.refine.backend,
+        **bottleneck.record(work.num_images, totals.wall_sec, sides),
+        work_sec_by_node=tally.node_sec,
+        workers_crashed=tally.crashed,
+        tasks_timed_out=tally.timed_out,
+        tasks_copied=tally.copied,
     )
 
 
-def _conclude(config: LabelConfig, folder: RunDir, index: Index, *, num_new: int) -> int:
+def _conclude(config: LabelConfig, folder: rundir.RunDir, index: Index, *, num_new: int) -> int:
     """Sum up the manifests, list the failures, name the next command."""
-    failures: list[Failure] = []
-    num_labels = num_empty = 0
-    for shard in index.shards:
-        manifest = shard_done(folder.path, shard.name, settings=folder.settings_hash)
-        assert manifest is not None, shard.name
-        num_labels += manifest["count"]
-        num_empty += manifest["num_empty"]
-        failures += manifest["failures"]
-    lines = [json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures]
-    atomic_write(folder.path / "failures.jsonl", "".join(lines))
+    stock = take_stock(folder.path, index, settings=folder.settings_hash)
+    assert stock.num_missing == 0 or config.shards is not None, stock
+    lines = [json.dumps(failure, ensure_ascii=False) + "\n" for failure in stock.failures]
+    rundir.atomic_write(folder.path / "failures.jsonl", "".join(lines))
     state = "" if num_new else "already done: "
+    num_shards, num_failed = len(index.shards), len(stock.failures)
+    done = f"{num_shards - stock.num_missing} of " if stock.num_missing else ""
     print(
-        f"label: {state}{folder.path} holds {num_labels:,} labels in {len(index.shards)} shards; "
-        f"{num_empty:,} of them without a salient pixel, {len(failures):,} images failed"
+        f"label: {state}{folder.path} holds {stock.num_labels:,} labels in {done}{num_shards} "
+        f"shards; {stock.num_empty:,} of them without a salient pixel, {num_failed:,} images failed"
     )
-    if len(failures) > config.max_failure_rate * len(index):
+    if num_failed > config.max_failure_rate * stock.num_images:
         print(
-            f"label: {len(failures):,} of {len(index):,} images failed, over the limit of "
+            f"label: {num_failed:,} of {stock.num_images:,} images failed, over the limit of "
             f"{config.max_failure_rate:.2%}: {folder.path / 'failures.jsonl'}"
         )
         return 3
-    print(f"next: a2s stage2 --data {config.data} --labels {config.out} --out runs/s2")
+    if stock.num_missing:
+        print(f"next: the other {stock.num_missing} shards, with other --shards or without")
+    else:
+        print(f"next: a2s stage2 --data {config.data} --labels {config.out} --out runs/s2")
     return 0

@@ -110,7 +110,7 @@ def _predict(
             yield _pictures(images.take(todo[first : first + config.batch_size]))
 
     start = time.monotonic()
-    workers = pool.resolve_workers(config.workers, len(todo))
+    workers = pool.resolve_workers(config.workers, len(todo), ray_address=config.ray_address)
     failures: list[dict[str, str]] = []
     with Progress(
         len(images), unit="images", name="predict", done=len(images) - len(todo)
@@ -118,7 +118,7 @@ def _predict(
         fn: Callable[..., Written] = predict_chunk
         common: tuple[object, ...] = (model, outputs)
         before = None
-        if workers and _has_gpu():
+        if workers != 0 and _has_gpu():
             # On CPUs the network is the work and every worker has its own. Here networks live on
             # the GPUs, and the workers enlarge, draw and compress.
             fn, common = write_chunk, (outputs,)

@@ -129,7 +129,7 @@ def _pack_all(
         for result in pool.map_shards(
             pack,
             pending,
-            workers=pool.resolve_workers(config.workers, left),
+            workers=pool.resolve_workers(config.workers, left, ray_address=config.ray_address),
             common=(work,),
             ray_address=config.ray_address,
             deadline_sec=max(900.0, SECONDS_PER_IMAGE * config.shard_size),

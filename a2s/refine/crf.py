@@ -5,18 +5,29 @@ All backends compute the same mean field on the same permutohedral lattice, from
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Literal
 
+from a2s.errors import ConfigError
 from a2s.refine.energy import F32, U8, CrfParams, Mask
 
-Backend = Literal["pydensecrf"]
+Backend = Literal["numba", "torch", "pydensecrf"]
 Crf = Callable[[U8, F32, CrfParams], Mask]
 """(image_HW3, energy_2N, params) -> mask_HW, one image at a time."""
 
 
 def crf_of(backend: Backend) -> Crf:
-    """Choose who computes the CRF; a backend is imported when it is chosen."""
-    from a2s.refine import crf_pydensecrf
+    """Choose who computes the CRF; a backend is imported when it is chosen.
 
-    return {"pydensecrf": crf_pydensecrf.crf}[backend]
+    Raises:
+        ConfigError: its library is not installed.
+    """
+    try:
+        crf: Crf = importlib.import_module(f"a2s.refine.crf_{backend}").crf
+    except ImportError as error:
+        raise ConfigError(
+            f"refine.backend {backend}: cannot be imported ({error}); "
+            f"pip install 'a2s[{backend}]', or take another backend"
+        ) from error
+    return crf

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from a2s.refine import quality
 from a2s.refine.crf import Crf
-from a2s.refine.energy import F32, U8, CrfParams, Energy, binarise
+from a2s.refine.energy import F32, U8, CrfParams, Energy, Mask, binarise
 from a2s.refine.median import median as median_filter
 from a2s.refine.quality import Quality
 
@@ -67,22 +67,43 @@ def probability(theta_hw: npt.NDArray[np.floating], *, height: int, width: int) 
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * signed_HW)), dtype=np.float32)
 
 
+def reduce(image_HW3: U8, *, max_side: int) -> U8:
+    """The image at the size at which the CRF runs. Shape: H W 3 -> S T 3."""
+    height, width = image_HW3.shape[:2]
+    s, t = working_size(height, width, max_side=max_side)
+    if (s, t) == (height, width):
+        return image_HW3
+    return np.asarray(cv2.resize(image_HW3, (t, s), interpolation=cv2.INTER_AREA))
+
+
 def refine(image_HW3: U8, theta_hw: npt.NDArray[np.floating], *, recipe: Recipe) -> Refined:
     """Make the pseudo label of one image.
 
     Shape: H W 3, h w -> H W. Range: 0 or 255. Reference: Eqn 5, Eqn 6.
     """
     height, width = image_HW3.shape[:2]
-    s, t = working_size(height, width, max_side=recipe.max_side)
-    small_ST3 = image_HW3
-    if (s, t) != (height, width):
-        small_ST3 = np.asarray(cv2.resize(image_HW3, (t, s), interpolation=cv2.INTER_AREA))
-    p_ST = probability(theta_hw, height=s, width=t)
+    small_ST3 = reduce(image_HW3, max_side=recipe.max_side)
+    p_ST = probability(theta_hw, height=small_ST3.shape[0], width=small_ST3.shape[1])
     crf_ST = recipe.crf(small_ST3, recipe.energy(p_ST, recipe.params), recipe.params)
-    label_ST = median_filter(crf_ST.astype(np.uint8), ksize=recipe.median)
+    return finish(crf_ST, theta_hw, p_ST, height=height, width=width, median=recipe.median)
 
+
+def finish(
+    crf_ST: Mask,
+    theta_hw: npt.NDArray[np.floating],
+    p_ST: F32,
+    *,
+    height: int,
+    width: int,
+    median: int,
+) -> Refined:
+    """Median filter, the image's own size, and the quality of what the CRF gave.
+
+    Shape: S T, h w, S T -> H W. Range: 0 or 255. Reference: Eqn 6.
+    """
+    label_ST = median_filter(crf_ST.astype(np.uint8), ksize=median)
     mask_HW = label_ST * np.uint8(255)
-    if (s, t) != (height, width):
+    if label_ST.shape != (height, width):
         soft_HW = cv2.resize(mask_HW, (width, height), interpolation=cv2.INTER_LINEAR)
         mask_HW = np.where(soft_HW > 127, np.uint8(255), np.uint8(0))
     direction, share = sign(theta_hw)

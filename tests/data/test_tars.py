@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import os
 import tarfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from a2s.data.tars import Index, ShardWriter, is_remote, open_source, shard_done, shard_name
+from a2s.data.tars import (
+    Index,
+    ShardWriter,
+    is_remote,
+    open_source,
+    remove_leftovers,
+    shard_done,
+    shard_name,
+)
 from a2s.errors import DataError
 
 LONG = "folder/" + "x" * 180
@@ -168,13 +178,52 @@ def test_an_empty_shard_keeps_its_place(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
-    (tmp_path / "x").mkdir()
-    mine, other = tmp_path / "x" / ".shard-000000.tar.k1.tmp", tmp_path / "x" / ".other.k1.tmp"
+    mine, other = tmp_path / ".shard-000000.tar.k1.tmp", tmp_path / ".shard-000001.tar.k1.tmp"
     mine.write_bytes(b"half")
     other.write_bytes(b"somebody's")
-    write(tmp_path / "x", shards=1)
+    remove_leftovers(tmp_path, {"shard-000000"})
     assert not mine.exists()
     assert other.exists()
+
+
+def test_two_writers_of_the_same_shard_leave_it_whole_at_every_moment(tmp_path: Path) -> None:
+    folder = write(tmp_path / "x", shards=1)
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    stop = threading.Event()
+    seen = []
+
+    def look() -> None:
+        while not stop.is_set():
+            seen.append(shard_done(folder, "shard-000000", settings="s") is not None)
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        with ThreadPoolExecutor(2) as writers:
+            list(writers.map(lambda _: write(folder, shards=1), range(40)))
+    finally:
+        stop.set()
+        reader.join()
+    assert len(seen) > 40
+    assert all(seen)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+
+
+def test_a_writer_with_other_input_takes_the_old_manifest_away_first(tmp_path: Path) -> None:
+    folder = write(tmp_path / "x", shards=1)
+    manifest = folder / "shard-000000.json"
+    renamed = []
+    replace = Path.replace
+
+    def watch(self: Path, target: Path) -> Path:
+        renamed.append((target.name, manifest.exists()))
+        return replace(self, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", watch)
+        with ShardWriter(folder, settings="other") as writer:
+            writer.add("b", {"png": b"2"})
+    assert renamed[0] == ("shard-000000.tar", False)
 
 
 def test_reads_survive_fork(tmp_path: Path) -> None:
@@ -189,7 +238,7 @@ def test_reads_survive_fork(tmp_path: Path) -> None:
 
 
 def test_open_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("a2s.data.tar_index._OPEN_FILES", 2)
+    monkeypatch.setattr("a2s.data.descriptors.OPEN_FILES", 2)
     index = Index.load(write(tmp_path / "x", shards=5))
     before = len(os.listdir("/proc/self/fd"))
     for row in range(0, len(index), 4):

@@ -4,8 +4,9 @@ from collections import namedtuple
 
 import pytest
 
-from a2s.config import DoctorConfig, EncoderConfig
+from a2s.config import DoctorConfig
 from a2s.jobs import doctor
+from a2s.options import EncoderConfig
 
 Usage = namedtuple("Usage", "total used free")
 

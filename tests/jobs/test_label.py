@@ -16,58 +16,27 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from labelling_case import config, encoded, shard_bytes, write_data, write_model
 from PIL import Image
 from safetensors.torch import save_file
 
-from a2s import pool
-from a2s.config import LabelConfig, RefineConfig
+from a2s import labelshards, pool
+from a2s.activating import load_activation
 from a2s.data import images
 from a2s.data.keys import encode_key
-from a2s.data.scenes import draw_scene
-from a2s.data.tars import Index, ShardWriter
+from a2s.data.tars import Index
 from a2s.errors import A2SError, CheckpointError, ConfigError, DataError
 from a2s.jobs import label
-from a2s.labelling import chunks, load_activation
-from a2s.models.activation import ActivationNet
-from a2s.models.encoders import build_encoder
+from a2s.labelling import chunks
+from a2s.options import RefineConfig
 
 REPO = Path(__file__).resolve().parents[2]
 SIZES = [(40, 60), (60, 40), (1, 1), (1, 30), (64, 64), (33, 47), (50, 50)]
 
 
-def encoded(height: int, width: int, *, seed: int, image_format: str = "PNG") -> bytes:
-    """A noisy gradient with a bright rectangle; seed 0 is all black."""
-    rng = np.random.default_rng(seed)
-    image = np.zeros((height, width, 3), np.uint8)
-    if seed:
-        image[:] = rng.integers(0, 60, image.shape)
-        image[height // 4 : height // 2 + 1, width // 4 : width // 2 + 1] += 150
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, image_format)
-    return buffer.getvalue()
-
-
-def write_data(folder: Path, shards: list[list[tuple[str, bytes]]]) -> Path:
-    folder.mkdir()
-    for number, samples in enumerate(shards):
-        with ShardWriter(
-            folder, f"shard-{number:06d}", settings="test", num_shards=len(shards)
-        ) as writer:
-            for key, data in samples:
-                writer.add(encode_key(key), {"png": data})
-    return folder
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained activation network for 64 px input, as stage 1 would save it."""
-    torch.manual_seed(0)
-    network = ActivationNet(build_encoder("mobilenet_v2"), fusion_stride=4)
-    metadata = {**network.spec(), "image_size": "64"}
-    path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, path, metadata)
-    return path
+    return write_model(tmp_path_factory.mktemp("model") / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -83,23 +52,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ray_here() -> Iterator[None]:
     with pool.session(workers=2):
         yield
-
-
-def config(model: Path, data: Path, out: Path, **settings: object) -> LabelConfig:
-    values = {"workers": 0, "batch_size": 3, "max_failure_rate": 0.5, **settings}
-    return LabelConfig(model=model, data=data, out=out, **values)
-
-
-def shard_bytes(folder: Path) -> dict[str, bytes]:
-    """Everything that must not depend on who did the work; settings hold the folder's name."""
-    contents = {}
-    for path in sorted(folder.glob("shard-*")):
-        contents[path.name] = path.read_bytes()
-        if path.suffix == ".json":
-            manifest = {**json.loads(contents[path.name]), "settings": ""}
-            contents[path.name] = json.dumps(manifest).encode()
-    contents["failures.jsonl"] = (folder / "failures.jsonl").read_bytes()
-    return contents
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +80,7 @@ def test_labels_have_the_keys_and_sizes_of_the_images(data: Path, reference: Pat
 
 def test_quality_table_and_manifest(reference: Path, data: Path) -> None:
     table = pq.read_table(reference / "shard-000000.parquet")
-    assert set(label.COLUMNS) < set(table.column_names)
+    assert set(labelshards.COLUMNS) < set(table.column_names)
     for name in ("area_share", "border_contact", "crf_agreement"):
         values = table[name].to_numpy()
         assert ((values >= 0) & (values <= 1)).all(), name
@@ -159,7 +111,7 @@ def test_another_batch_size_makes_the_same_activation_maps(
     batch_size: int, model: Path, data: Path
 ) -> None:
     index = Index.load(data)
-    activate = load_activation(model, 64)
+    activate = load_activation(model, 64, batch_size)
 
     def maps(size: int) -> dict[str, bytes]:
         return {
@@ -262,39 +214,3 @@ def test_kill_9_and_the_same_command_again_make_the_same_labels(
     assert 2 <= num_done < 6
     assert subprocess.run(command, cwd=REPO, stdout=subprocess.DEVNULL, check=False).returncode == 0
     assert shard_bytes(out) == shard_bytes(whole)
-
-
-def test_twelve_megapixels_in_five_seconds_and_a_gibibyte(tmp_path: Path) -> None:
-    scene = Image.fromarray(draw_scene(seed=1, index=0, side_px=320).image_HW3)
-    buffer = io.BytesIO()
-    scene.resize((4000, 3000), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
-    data = write_data(tmp_path / "data", [[("big", buffer.getvalue())]])
-    code = (
-        "import re, sys, time\n"
-        "from pathlib import Path\n"
-        "import numpy as np\n"
-        "from a2s.data.tars import Index\n"
-        "from a2s.labelling import Activated, chunks, refine_chunk\n"
-        "from a2s.refine import CrfParams, Recipe, crf_of, energy_of\n"
-        "(chunk,) = chunks(Index.load(Path(sys.argv[1])), todo=[0], size=1)\n"
-        "theta = np.random.default_rng(0).normal(size=(80, 80)).astype(np.float32)\n"
-        "started = time.process_time()\n"
-        "recipe = Recipe(energy_of('hard'), crf_of('pydensecrf'), CrfParams())\n"
-        "done = refine_chunk(chunk, Activated({0: theta}, {}, 0.0), recipe)\n"
-        "(made,) = done.labels.values()\n"
-        "assert (made.height, made.width) == (3000, 4000)\n"
-        # Not ru_maxrss: that one remembers the process that started this one.
-        "peak_kib = re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]\n"
-        "print(time.process_time() - started, int(peak_kib) / 2**20)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(data)],
-        cwd=REPO,
-        check=True,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"},
-    )
-    cpu_sec, peak_gib = map(float, done.stdout.split())
-    assert cpu_sec < 5
-    assert peak_gib < 1

@@ -14,10 +14,11 @@ import torch
 from launching import environment, pack, run_ranks, start_ranks
 
 from a2s import checkpoint
-from a2s.config import EncoderConfig, Stage1Config
+from a2s.config import Stage1Config
 from a2s.data.loader import Batch
 from a2s.jobs.stage1 import map_terms
 from a2s.models.activation import ActivationMaps
+from a2s.options import EncoderConfig
 from a2s.schedule import learning_rate
 
 EPOCHS = 12

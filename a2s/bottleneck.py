@@ -1,0 +1,78 @@
+"""Which stage of a pipeline holds the others up: seconds to rates, waiting, and a name. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+FEW = 0.5
+"""Below this busy share nobody works to capacity: the start, reading, or the last images."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """Processes of one kind, and what they did.
+
+    `stage_sec` are seconds of work over all of them, `available_sec` is their number times the
+    seconds that they were there; the rest they waited.
+    """
+
+    name: str
+    processes: int
+    stage_sec: Mapping[str, float]
+    available_sec: float
+
+    @property
+    def busy(self) -> float:
+        """Share of the available time that was work. Range: 0..1."""
+        return min(1.0, sum(self.stage_sec.values()) / max(self.available_sec, 1e-9))
+
+    @property
+    def waiting_sec(self) -> float:
+        """Seconds that a process of this side waited, on average."""
+        return (1 - self.busy) * self.available_sec / max(self.processes, 1)
+
+
+def describe(num_images: int, wall_sec: float, sides: list[Side]) -> list[str]:
+    """Lines for people: images/s, each side's stages and waiting, and what to speed up first."""
+    rate = num_images / max(wall_sec, 1e-9)
+    lines = [f"{num_images:,} images in {wall_sec:.1f} s, {rate:.2f} images/s"]
+    for side in sides:
+        stages = ", ".join(
+            f"{stage} {num_images / sec:.1f} images/s"
+            for stage, sec in side.stage_sec.items()
+            if sec > 0
+        )
+        lines.append(
+            f"{side.processes} {side.name}: {stages} (each alone); busy {side.busy:.0%}, "
+            f"waited {side.waiting_sec:.1f} s"
+        )
+    lines.append(f"bottleneck: {bottleneck(sides)}")
+    return lines
+
+
+def bottleneck(sides: list[Side]) -> str:
+    """The busiest side's longest stage."""
+    side = max(sides, key=lambda side: side.busy)
+    stage, sec = max(side.stage_sec.items(), key=lambda item: item[1])
+    share = sec / max(sum(side.stage_sec.values()), 1e-9)
+    text = f"{stage} ({share:.0%} of the work of the {side.name})"
+    return text if side.busy >= FEW else f"none, all wait most of the time; the most is {text}"
+
+
+def record(num_images: int, wall_sec: float, sides: list[Side]) -> dict[str, object]:
+    """The same numbers for `metrics.jsonl`."""
+    values: dict[str, object] = {
+        "num_images": num_images,
+        "wall_sec": round(wall_sec, 3),
+        "images_per_sec": round(num_images / max(wall_sec, 1e-9), 3),
+        "bottleneck": bottleneck(sides),
+    }
+    for side in sides:
+        values[side.name] = {
+            "processes": side.processes,
+            "busy_share": round(side.busy, 4),
+            "waiting_sec": round(side.waiting_sec, 3),
+            "stage_sec": {stage: round(sec, 3) for stage, sec in side.stage_sec.items()},
+        }
+    return values
