@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": "write saliency maps, cut-outs, and overlays at the images' own size",
     "evaluate": "score predictions: MAE, F, weighted F, S, E, curves",
     "run": "all of the above on one machine, resumable at every step",
+    "estimate": "say what labelling will take: hours of cores and GPUs, bytes, machines",
     "doctor": "say what works on this machine and what does not",
 }
 

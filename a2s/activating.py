@@ -1,7 +1,7 @@
 """The half of labelling that runs where the GPU is: read ahead, network, on request the CRF.
 
 Several threads call it, each with a chunk of its own: while one has the device, the others read and
-decode. Shapes: B images, S the network's input size, h w a map's size.
+decode. Shapes: B images, S the network's input size, h w a map's, S T the CRF's.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,14 +21,25 @@ import numpy.typing as npt
 
 from a2s.data import images
 from a2s.errors import DataError
-from a2s.labelling import Activated, Chunk, Failure, Theta, activate, decode, failure, load_network
+from a2s.labelling import (
+    Activated,
+    Chunk,
+    Failure,
+    Packed,
+    activate,
+    decode,
+    failure,
+    load_network,
+)
+from a2s.refine import Recipe, probability, reduce
+from a2s.refine.energy import F32, U8
 
 if TYPE_CHECKING:
     import torch
 
     from a2s.models.activation import ActivationNet
 
-DECODERS = 8
+HELPERS = 8
 """Threads per GPU that read and decode."""
 LARGEST_BATCH = 256
 """More gives nothing: a GPU is full long before, and the results of a batch travel together."""
@@ -36,54 +48,104 @@ MEMORY_SHARE = 0.8
 
 @dataclass
 class _Device:
-    """A network on a device, its lock, and the batch that fits."""
+    """A network on a device, its lock, the batch that fits, and who helps on the CPU."""
 
     network: ActivationNet
     device: torch.device
     batch_size: int
-    lock: threading.Lock
+    lock: AbstractContextManager[object]
+    helpers: ThreadPoolExecutor
 
 
-def load_activation(model: Path, image_size: int, batch_size: int) -> Callable[[Chunk], Activated]:
-    """Load the model once, on the GPU if there is one; what comes back activates chunks."""
+def load_activation(
+    model: Path, image_size: int, batch_size: int, recipe: Recipe | None
+) -> Callable[[Chunk], Activated]:
+    """Load the model once, on the GPU if there is one; what comes back activates chunks.
+
+    With a recipe the dense CRF runs there as well.
+    """
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # On a CPU one at a time: an image has the same label whatever shares its chunk.
     batch_size = 1 if device.type == "cpu" else batch_size
     network = load_network(model).to(device)
-    place = _Device(network, device, batch_size, threading.Lock())
-    decoders = ThreadPoolExecutor(DECODERS, "decode")
-    return functools.partial(activate_chunk, place, decoders, image_size)
+    helpers = ThreadPoolExecutor(HELPERS, "a2s-helper")
+    place = _Device(network, device, batch_size, threading.Lock(), helpers)
+    return functools.partial(activate_chunk, place, image_size, recipe)
 
 
 def activate_chunk(
-    place: _Device, decoders: ThreadPoolExecutor, image_size: int, chunk: Chunk
+    place: _Device, image_size: int, recipe: Recipe | None, chunk: Chunk
 ) -> Activated:
     """Make the activation maps (Eqn 3) of the images of a chunk, squashed to the network's size."""
+    clock = _Clock()
 
-    def load(row: int) -> npt.NDArray[np.uint8] | Failure:
+    def load(row: int) -> tuple[U8, U8, tuple[int, int]] | Failure:
         try:
             image_HW3 = decode(chunk.part, row)
         except DataError as error:
             return failure(chunk.part, row, error)
-        return images.resize_rgb(image_HW3, height=image_size, width=image_size)
+        squashed_SS3 = images.resize_rgb(image_HW3, height=image_size, width=image_size)
+        reduced = reduce(image_HW3, max_side=recipe.max_side) if recipe else squashed_SS3
+        return squashed_SS3, reduced, (image_HW3.shape[0], image_HW3.shape[1])
 
-    started = time.perf_counter()
-    loaded = list(decoders.map(load, range(len(chunk.part))))
+    loaded = list(place.helpers.map(load, range(len(chunk.part))))
     failures = {row: item for row, item in enumerate(loaded) if isinstance(item, dict)}
-    rows = [row for row in range(len(loaded)) if row not in failures]
-    decoded = time.perf_counter()
-    thetas: dict[int, Theta] = {}
+    good = {row: item for row, item in enumerate(loaded) if not isinstance(item, dict)}
+    done = Activated({}, {}, {row: size for row, (_, _, size) in good.items()}, failures)
+    clock.lap(done.seconds, "decode")
+    if not good:
+        return done
     with place.lock:
-        entered = time.perf_counter()
-        if rows:
-            image_BSS3 = np.stack([item for item in loaded if not isinstance(item, dict)])
-            theta_Bhw = in_batches(place, image_BSS3)
-            thetas = dict(zip(rows, theta_Bhw, strict=True))
-        left = time.perf_counter()
-    seconds = {"decode": decoded - started, "queue": entered - decoded, "network": left - entered}
-    return Activated(thetas, failures, seconds)
+        clock.lap(done.seconds, "queue")
+        theta_Bhw = in_batches(place, np.stack([squashed for squashed, _, _ in good.values()]))
+        clock.lap(done.seconds, "network")
+    done.thetas.update(zip(good, theta_Bhw, strict=True))
+    if recipe is None:
+        return done
+
+    def logit(row: int) -> F32:
+        height, width = good[row][1].shape[:2]
+        p_ST = probability(done.thetas[row], height=height, width=width)
+        background_N, foreground_N = recipe.energy(p_ST, recipe.params)
+        logit_ST: F32 = np.subtract(background_N, foreground_N).reshape(height, width)
+        return logit_ST
+
+    # The very numbers that the CPU's path starts from.
+    logits = list(place.helpers.map(logit, good))
+    clock.lap(done.seconds, "decode")
+    with place.lock:
+        clock.lap(done.seconds, "queue")
+        masks = _refined(place, [reduced for _, reduced, _ in good.values()], logits, recipe)
+        clock.lap(done.seconds, "device refine")
+    done.masks.update(zip(good, masks, strict=True))
+    return done
+
+
+def _refined(place: _Device, reduced: list[U8], logits: list[F32], recipe: Recipe) -> list[Packed]:
+    import torch
+
+    from a2s.refine.crf_torch import crf_batch
+
+    free_bytes = torch.cuda.mem_get_info()[0] if place.device.type == "cuda" else 2**30
+    masks = crf_batch(
+        [torch.from_numpy(image_ST3).to(place.device) for image_ST3 in reduced],
+        [torch.from_numpy(logit_ST).to(place.device) for logit_ST in logits],
+        recipe.params,
+        max_bytes=int(MEMORY_SHARE * free_bytes),
+    )
+    return [Packed.of(mask_ST.cpu().numpy()) for mask_ST in masks]
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.last = time.perf_counter()
+
+    def lap(self, seconds: dict[str, float], stage: str) -> None:
+        now = time.perf_counter()
+        seconds[stage] = seconds.get(stage, 0.0) + now - self.last
+        self.last = now
 
 
 def in_batches(place: _Device, image_BSS3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -257,3 +257,20 @@ class RunConfig(Settings):
     """Ray workers of the labelling, prediction, and evaluation jobs."""
     max_failure_rate: FailureRate = 0.01
     """Exit code 3 when a larger share of the images failed."""
+
+
+class EstimateConfig(PoolSettings, LabelOptions):
+    """Say what labelling a data folder will take: hours of cores and GPUs, bytes, machines."""
+
+    data: Folder
+    """Data shards written by `a2s shard`."""
+    model: Path | None = None
+    """Stage-1 run folder; without it an untrained network of `encoder` takes the same time."""
+    encoder: EncoderConfig = EncoderConfig()
+    """Backbone of the network when there is no model yet."""
+    image_size: int = Field(320, ge=32, multiple_of=32)
+    """Side of its input in pixels."""
+    sample: int = Field(64, ge=2)
+    """Images that are timed, taken evenly from the whole folder."""
+    images: int | None = Field(None, ge=1)
+    """Images of the dump that it is about; default: what the data folder holds."""

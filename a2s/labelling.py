@@ -24,7 +24,8 @@ from a2s import checkpoint
 from a2s.data import images
 from a2s.data.tars import Index
 from a2s.errors import CheckpointError, DataError
-from a2s.refine import Recipe, Refined, refine
+from a2s.refine import Recipe, Refined, finish, probability, refine
+from a2s.refine.energy import Mask
 from a2s.refine.quality import Quality
 
 if TYPE_CHECKING:
@@ -50,12 +51,35 @@ class Chunk:
 
 
 @dataclass(frozen=True)
+class Packed:
+    """A mask, a bit per pixel."""
+
+    bits: npt.NDArray[np.uint8]
+    height: int
+    width: int
+
+    @staticmethod
+    def of(mask_HW: Mask) -> Packed:
+        """Pack."""
+        return Packed(np.packbits(mask_HW), *mask_HW.shape)
+
+    def unpacked(self) -> Mask:
+        """Unpack."""
+        count = self.height * self.width
+        return np.unpackbits(self.bits, count=count).astype(bool).reshape(self.height, self.width)
+
+
+@dataclass(frozen=True)
 class Activated:
-    """Activation maps by row of the chunk, or why an image has none, and the seconds it took."""
+    """What the process with the GPU knows of a chunk, by row: maps, or why an image has none."""
 
     thetas: dict[int, Theta]
+    masks: dict[int, Packed]
+    """What the CRF gave, where it ran on the GPU."""
+    sizes: dict[int, tuple[int, int]]
+    """Height and width of the image."""
     failures: dict[int, Failure]
-    seconds: dict[str, float]
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -155,10 +179,23 @@ def activate(network: ActivationNet, image_BSS3: npt.NDArray[np.uint8]) -> npt.N
 
 
 def refine_chunk(chunk: Chunk, activated: Activated, recipe: Recipe) -> Labelled:
-    """Refine the maps of a chunk at the images' own size; the images are read again here."""
+    """Refine the maps of a chunk at the images' own size.
+
+    The images are read again for it, where the CRF has not been computed on the GPU.
+    """
     done = Labelled(chunk.shard, chunk.number, device_seconds=activated.seconds)
     failures = dict(activated.failures)
     for row, theta_hw in activated.thetas.items():
+        if row in activated.masks:
+            with _counted(done.seconds, "refine"):
+                crf_ST = activated.masks[row].unpacked()
+                p_ST = probability(theta_hw, height=crf_ST.shape[0], width=crf_ST.shape[1])
+                height, width = activated.sizes[row]
+                refined = finish(
+                    crf_ST, theta_hw, p_ST, height=height, width=width, median=recipe.median
+                )
+            _add(done, chunk, row, refined)
+            continue
         try:
             with _counted(done.seconds, "decode"):
                 image_HW3 = decode(chunk.part, row)

@@ -76,7 +76,7 @@ def map_shards(
     workers: int | None,
     common: tuple[Any, ...] = (),
     before: Before | None = None,
-    threads: int = 1,
+    threads: int = 0,
     ray_address: str | None = None,
     deadline_sec: float = 900.0,
     retries: int = 2,
@@ -93,8 +93,8 @@ def map_shards(
     A task whose process dies is tried again `retries` times, one that exceeds `deadline_sec` once;
     one whose machine is gone always. A task that takes much longer than the others gets a copy:
     the first to finish counts. So `fn` must give, and write, the same whoever runs it and however
-    often; it must be importable on the workers and keep no state between calls. With workers 0
-    `threads` threads of this process call it, and nothing is tried again.
+    often; it must be importable on the workers and keep no state between calls. With workers 0 this
+    thread calls it, or `threads` others that each use one core, and nothing is tried again.
 
     Raises: whatever `fn` raises, as itself; A2SError naming the item after the last retry.
     """
@@ -141,7 +141,7 @@ def _map_here(
         return fn(item, *((prepare(item),) if prepare else ()), *common)
 
     started = time.monotonic()
-    if threads <= 1:
+    if threads == 0:
         for item in items:
             yield work(item)
             tally.worker_sec = time.monotonic() - started

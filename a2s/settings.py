@@ -26,6 +26,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "predict": configs.PredictConfig,
     "evaluate": configs.EvaluateConfig,
     "run": configs.RunConfig,
+    "estimate": configs.EstimateConfig,
     "doctor": configs.DoctorConfig,
 }
 

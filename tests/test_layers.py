@@ -21,6 +21,8 @@ LAYERS = {
     "a2s.jobs": JOB,
     "a2s.config": CONFIG,
     "a2s.options": CONFIG,
+    "a2s.labelsetup": CONFIG,
+    "a2s.forecast": PURE,
     "a2s.settings": CONFIG,
     "a2s.data": SERVICE,
     "a2s.models": SERVICE,

@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from a2s import bottleneck, checkpoint, pool, rundir
 from a2s.config import LabelConfig
@@ -22,10 +21,10 @@ from a2s.data.tars import Index, remove_leftovers, shard_done
 from a2s.errors import ConfigError
 from a2s.labelling import Labelled, chunks, input_size, label_chunk, load_network, refine_chunk
 from a2s.labelreport import Totals
+from a2s.labelsetup import has_gpu, recipe_of, with_backend
 from a2s.labelshards import take_stock, write_shard
-from a2s.options import RefineConfig, shard_ranges
+from a2s.options import shard_ranges
 from a2s.progress import Progress
-from a2s.refine import CrfParams, Recipe, crf_of, energy_of
 
 CPU_CHUNK = 32
 """Images per task on CPUs, at most: seconds of work, so that nobody waits long for the last."""
@@ -66,7 +65,12 @@ def run(config: LabelConfig) -> int:
         if config.ray_address is not None:
             # The cluster's devices decide, not those of the machine that the command runs on.
             stack.enter_context(pool.session(workers=None, ray_address=config.ray_address))
-        config = _with_backend(config)
+        refine = with_backend(
+            config.refine,
+            ray_address=config.ray_address,
+            recorded=rundir.recorded(config.out, "refine", "backend"),
+        )
+        config = config.model_copy(update={"refine": refine})
         settings = rundir.settings_of("label", config, inputs)
 
         def todo(settings_hash: str) -> list[int]:
@@ -105,35 +109,6 @@ def _flat(parts: Collection[range]) -> Iterator[int]:
         yield from part
 
 
-def _with_backend(config: LabelConfig) -> LabelConfig:
-    """Who computes the CRF, once and for all runs in this folder."""
-    backend: Any = config.refine.backend
-    if backend == "auto":
-        backend = rundir.recorded(config.out, "refine", "backend")
-        backend = backend or ("torch" if _has_gpu(config) else "numba")
-    refine = config.refine.model_copy(update={"backend": backend})
-    return config.model_copy(update={"refine": refine})
-
-
-def _has_gpu(config: LabelConfig) -> bool:
-    if config.ray_address is not None:
-        return pool.num_gpus() > 0
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def _recipe(settings: RefineConfig) -> Recipe:
-    assert settings.backend != "auto"
-    return Recipe(
-        energy=energy_of(settings.crf_input),
-        crf=crf_of(settings.backend),
-        params=CrfParams(iterations=settings.iterations),
-        median=settings.median,
-        max_side=settings.max_side,
-    )
-
-
 def _announce(work: Work) -> None:
     """What `--dry-run` says."""
     config, num_shards = work.config, len(work.index.shards)
@@ -147,15 +122,16 @@ def _label_shards(work: Work, folder: rundir.RunDir) -> None:
     config, index = work.config, work.index
     workers = pool.resolve_workers(config.workers, work.num_images, ray_address=config.ray_address)
     threads = pool.num_cpus() if workers == 0 else 0
-    on_gpu = _has_gpu(config)
+    on_gpu = has_gpu(config.ray_address)
     size = _chunk_size(work, folder, workers=workers, on_gpu=on_gpu)
-    recipe, before = _recipe(config.refine), None
+    recipe, before = recipe_of(config.refine), None
     fn: Callable[..., Labelled] = label_chunk
     common: tuple[object, ...] = (work.model, work.image_size, recipe)
     if on_gpu:
         from a2s.activating import load_activation
 
-        load = functools.partial(load_activation, work.model, work.image_size, size)
+        on_device = recipe if config.refine.backend == "torch" else None
+        load = functools.partial(load_activation, work.model, work.image_size, size, on_device)
         fn, common, before = refine_chunk, (recipe,), pool.Before(load)
     elif threads:
         # Before the threads start: torch is imported and the file read once.

@@ -111,7 +111,7 @@ def test_another_batch_size_makes_the_same_activation_maps(
     batch_size: int, model: Path, data: Path
 ) -> None:
     index = Index.load(data)
-    activate = load_activation(model, 64, batch_size)
+    activate = load_activation(model, 64, batch_size, None)
 
     def maps(size: int) -> dict[str, bytes]:
         return {

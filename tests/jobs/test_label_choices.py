@@ -136,7 +136,7 @@ def test_auto_is_resolved_once_and_kept_when_the_device_changes(
     written = yaml.safe_load((out / "config.yaml").read_text())
     assert written["identity"]["refine"]["backend"] == "numba"
     # The next part is done where there is a GPU: still the same backend.
-    monkeypatch.setattr(label, "_has_gpu", lambda config: True)
+    monkeypatch.setattr(label, "has_gpu", lambda address: True)
     assert label.run(config(model, data, out, shards="1")) == 0
     assert "CRF by numba" in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"refine\.backend: numba there, pydensecrf now"):
@@ -150,7 +150,7 @@ def test_threads_and_the_device_path_make_the_same_bytes(
     monkeypatch.setattr(label.pool, "num_cpus", lambda: 3)
     assert label.run(config(model, data, tmp_path / "threads")) == 0
     assert shard_bytes(tmp_path / "threads") == shard_bytes(reference)
-    monkeypatch.setattr(label, "_has_gpu", lambda config: True)
+    monkeypatch.setattr(label, "has_gpu", lambda address: True)
     settings = config(
         model, data, tmp_path / "device", batch_size="auto", refine=RefineConfig(backend="numba")
     )
@@ -172,7 +172,7 @@ def test_devices_of_a_ray_session_make_the_same_bytes(
     ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(label, "_has_gpu", lambda config: pool.num_gpus() > 0)
+            patch.setattr(label, "has_gpu", lambda address: pool.num_gpus() > 0)
             settings = config(
                 model,
                 data,
@@ -223,7 +223,7 @@ def test_a_batch_that_does_not_fit_is_halved(model: Path) -> None:
 
     images = torch.randint(0, 255, (7, 64, 64, 3), dtype=torch.uint8).numpy()
     lock = contextlib.nullcontext()
-    place = activating._Device(Small(), torch.device("cpu"), 8, lock)
+    place = activating._Device(Small(), torch.device("cpu"), 8, lock, None)
     assert activating.in_batches(place, images).shape == (7, 16, 16)
     assert place.batch_size == 2
 
