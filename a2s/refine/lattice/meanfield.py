@@ -1,0 +1,184 @@
+"""Mean field of two labels on two lattices: positions (d = 2), and positions with colours (d = 5).
+
+One number per pixel, s = Q(1) - Q(0): logit = E(0) - E(1) + sum over kernels of weight * K s, and
+s = tanh(logit / 2). The symmetric normalisation of K is folded into the lattice's weights.
+Reference: Krähenbühl and Koltun 2011, algorithm 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from a2s.refine.lattice.jit import fast
+
+TILE = 64
+_f32, _i32, _u64 = np.float32, np.int32, np.uint64
+
+
+@fast
+def _tanh_half(x):  # type: ignore[no-untyped-def]
+    """tanh(x / 2) to about 2e-7, with nothing the compiler could not do for many x at once."""
+    y = x * _f32(-1.4426950408889634)
+    y = y if y > _f32(-43) else _f32(-43)
+    y = y if y < _f32(43) else _f32(43)
+    power = _i32(y + _f32(64.5)) - _i32(64)
+    z = y - _f32(power)
+    e = _f32(0.009618129107628477) + z * _f32(0.0013333558146428443)
+    e = _f32(0.2402265069591007) + z * (_f32(0.05550410866482158) + z * e)
+    e = _f32(1) + z * (_f32(0.6931471805599453) + z * e)
+    e *= _i32((power + 127) << 23).view(np.float32)
+    return (_f32(1) - e) / (_f32(1) + e)
+
+
+@fast
+def _blur_direction(source, target, neighbours, before, stride):  # type: ignore[no-untyped-def]
+    behind = before + stride
+    for i in range(stride):
+        around = (
+            source[neighbours[_u64(before + i)]] + source[neighbours[_u64(behind + i)]]
+        )  # fmt: skip
+        target[_u64(i)] = source[_u64(i)] + _f32(0.5) * around
+
+
+@fast
+def _blur(values, other, neighbours, directions, stride):  # type: ignore[no-untyped-def]
+    """Blur in all directions; gives the array that holds the result, and the free one.
+
+    On a sparse lattice the directions do not commute: the order is that of the reference.
+    """
+    for direction in range(directions):
+        _blur_direction(values, other, neighbours, 2 * direction * stride, stride)
+        values, other = other, values
+    return values, other
+
+
+@fast
+def _splat3(vertices, weights, start, s, values):  # type: ignore[no-untyped-def]
+    for slot in range(TILE):
+        x = s[_u64(slot)]
+        for row in range(3):
+            at = _u64(start + row * TILE + slot)
+            values[vertices[at]] += weights[at] * x
+
+
+@fast
+def _splat6(vertices, weights, start, s, values):  # type: ignore[no-untyped-def]
+    for slot in range(TILE):
+        x = s[_u64(slot)]
+        for row in range(6):
+            at = _u64(start + row * TILE + slot)
+            values[vertices[at]] += weights[at] * x
+
+
+@fast
+def _slice3(vertices, weights, start, values, out):  # type: ignore[no-untyped-def]
+    for slot in range(TILE):
+        total = _f32(0)
+        for row in range(3):
+            at = _u64(start + row * TILE + slot)
+            total += weights[at] * values[vertices[at]]
+        out[_u64(slot)] = total
+
+
+@fast
+def _slice6(vertices, weights, start, values, out):  # type: ignore[no-untyped-def]
+    for slot in range(TILE):
+        total = _f32(0)
+        for row in range(6):
+            at = _u64(start + row * TILE + slot)
+            total += weights[at] * values[vertices[at]]
+        out[_u64(slot)] = total
+
+
+@fast
+def normalise(rows, vertices, weights, neighbours, count, values, other):  # type: ignore[no-untyped-def]
+    """Fold 1 / sqrt(K 1) into the weights. Reference: NORMALIZE_SYMMETRIC of the authors' code."""
+    num_tiles = vertices.size // (rows * TILE)
+    factor = np.ones(TILE, np.float32)
+    values[: count + 1] = 0
+    for tile in range(num_tiles):
+        if rows == 3:
+            _splat3(vertices, weights, tile * rows * TILE, factor, values)
+        else:
+            _splat6(vertices, weights, tile * rows * TILE, factor, values)
+    values, other = _blur(values, other, neighbours, rows, count + 1)
+    for tile in range(num_tiles):
+        start = tile * rows * TILE
+        if rows == 3:
+            _slice3(vertices, weights, start, values, factor)
+        else:
+            _slice6(vertices, weights, start, values, factor)
+        for slot in range(TILE):
+            factor[slot] = _f32(1) / np.sqrt(factor[slot] + _f32(1e-20))
+        for row in range(rows):
+            for slot in range(TILE):
+                weights[_u64(start + row * TILE + slot)] *= factor[_u64(slot)]
+
+
+@fast
+def _update(prior, start, position, colour, position_weight, colour_weight, s):  # type: ignore[no-untyped-def]
+    for slot in range(TILE):
+        i = _u64(slot)
+        message = position_weight * position[i] + colour_weight * colour[i]
+        s[i] = _tanh_half(prior[_u64(start + slot)] + message)
+
+
+@fast
+def _prior(energy, tiles, prior):  # type: ignore[no-untyped-def]
+    """Logit of label 1 before any message, in tiles; 0 in the padding."""
+    height, width, tile_height, tile_width, num_tiles = tiles
+    across = (width + tile_width - 1) // tile_width
+    for tile in range(num_tiles):
+        top, left = tile // across * tile_height, tile % across * tile_width
+        at = _u64(tile * TILE)
+        for y in range(top, top + tile_height):
+            for x in range(left, left + tile_width):
+                prior[at] = 0
+                if y < height and x < width:
+                    pixel = y * width + x
+                    prior[at] = energy[_u64(pixel)] - energy[_u64(height * width + pixel)]
+                at += _u64(1)
+
+
+@fast
+def _store(s, tiles, tile, out):  # type: ignore[no-untyped-def]
+    height, width, tile_height, tile_width, _ = tiles
+    across = (width + tile_width - 1) // tile_width
+    top, left = tile // across * tile_height, tile % across * tile_width
+    for y in range(top, min(top + tile_height, height)):
+        slot = (y - top) * tile_width
+        for x in range(left, min(left + tile_width, width)):
+            out[_u64(y * width + x)] = s[_u64(slot + x - left)]
+
+
+@fast
+def mean_field(  # type: ignore[no-untyped-def]
+    energy, tiles, prior, iterations, position_weight, colour_weight,
+    vertices3, weights3, neighbours3, count3, values3, other3,
+    vertices6, weights6, neighbours6, count6, values6, other6, out,
+):  # fmt: skip
+    """Run `iterations` updates of all pixels at once; `out` gets Q(1) - Q(0) of every pixel."""
+    num_tiles = tiles[4]
+    s = np.empty(TILE, np.float32)
+    position = np.zeros(TILE, np.float32)
+    colour = np.zeros(TILE, np.float32)
+    _prior(energy, tiles, prior)
+    for iteration in range(iterations + 1):
+        if iteration > 0:
+            values3, other3 = _blur(values3, other3, neighbours3, 3, count3 + 1)
+            values6, other6 = _blur(values6, other6, neighbours6, 6, count6 + 1)
+        other3[: count3 + 1] = 0
+        other6[: count6 + 1] = 0
+        for tile in range(num_tiles):
+            start3, start6 = tile * 3 * TILE, tile * 6 * TILE
+            if iteration > 0:
+                _slice3(vertices3, weights3, start3, values3, position)
+                _slice6(vertices6, weights6, start6, values6, colour)
+            _update(prior, tile * TILE, position, colour, position_weight, colour_weight, s)
+            if iteration == iterations:
+                _store(s, tiles, tile, out)
+            else:
+                _splat3(vertices3, weights3, start3, s, other3)
+                _splat6(vertices6, weights6, start6, s, other6)
+        values3, other3 = other3, values3
+        values6, other6 = other6, values6
