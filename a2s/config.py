@@ -1,8 +1,7 @@
 """Settings of every command: frozen models, unknown keys refused, defaults with their source.
 
-A field marked `NO_IDENTITY` may change between two runs in the same folder without changing what
-is written there (number of workers, where the cache lies); every other field is part of a run's
-identity. Paths are marked as well: what they hold is compared by its content (`rundir.claim`).
+`NO_IDENTITY` marks fields that may change between two runs in one folder without changing what is
+written there; paths too, because what they hold is compared by content instead (`rundir.claim`).
 """
 
 from __future__ import annotations
@@ -12,10 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 NO_IDENTITY: dict[str, Any] = {"identity": False}
-
 Workers = Annotated[int | Literal["auto"], Field(json_schema_extra=NO_IDENTITY)]
 Folder = Annotated[Path, Field(json_schema_extra=NO_IDENTITY)]
 FailureRate = Annotated[float, Field(ge=0, le=1, json_schema_extra=NO_IDENTITY)]
@@ -262,6 +260,13 @@ class DoctorConfig(Settings):
     """Weights whose key coverage is checked."""
     out: Path | None = None
     """Folder whose disk space is checked; default: the current folder."""
+
+
+class StatusConfig(Settings):
+    """Say how far a job is: shards, images, rate, time left, failures by reason."""
+
+    out: Annotated[Positional[str], arg(help="Its --out: a folder or URL (s3, gs, http, file).")]
+    as_json: Annotated[bool, arg(name="json", help="Print one JSON object, no text.")] = False
 
 
 class RunConfig(Settings):

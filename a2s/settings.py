@@ -26,6 +26,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "predict": configs.PredictConfig,
     "evaluate": configs.EvaluateConfig,
     "run": configs.RunConfig,
+    "status": configs.StatusConfig,
     "doctor": configs.DoctorConfig,
 }
 
