@@ -41,7 +41,7 @@ class Folder:
             ConfigError: it does not exist, is a file, or cannot be listed.
             DataError: a scheme that is not allowed.
         """
-        if "://" in url:
+        if "://" in url or "::" in url:
             from a2s.data.tars import is_remote
 
             is_remote(url)

@@ -13,7 +13,6 @@ import dataclasses
 import json
 import re
 import time
-from collections import Counter
 from typing import Any
 
 import yaml
@@ -147,11 +146,12 @@ def _shards(
             f"{_few(torn)}; the same command makes them again"
         )
         manifests = [manifest for manifest in manifests if manifest.name not in torn]
-    listed, before = None, []
+    listed: int | None = None
+    before: list[dict[str, str]] = []
     try:
         if (work := contents.get("work.json")) is not None:
             listed, before = parse_work(work)
-        elif (lines := contents.get("failures.jsonl")) is not None:
+        elif command != "label" and (lines := contents.get("failures.jsonl")) is not None:
             before = failures_elsewhere(lines, manifests)
     except ValueError:
         problems.append(f"{listing} is damaged")

@@ -170,7 +170,7 @@ def shards_standing(
     totals = {m.num_images_total for m in manifests if m.num_images_total is not None}
     if len(totals) > 1:
         problems.append(f"its manifests disagree on the number of images: {_listed(totals)}")
-    finished = num_shards is not None and len(manifests) == num_shards
+    finished = num_shards is not None and len(manifests) >= num_shards
     expected: int | None = listed if listed is not None else max(totals, default=None)
     exact = expected is not None or finished
     if expected is None and finished:

@@ -91,11 +91,10 @@ def _shard_lines(standing: Shards) -> Iterator[str]:
             newest = f", the newest of {clock(standing.newest_sec)}"
         yield f"  shards    {shards}{newest}"
         yield f"  images    {_of(standing.images_done, standing)}"
-    rates = []
-    if standing.recent_rate_images_per_sec is not None and standing.state != "finished":
-        rates.append(f"{standing.recent_rate_images_per_sec:.2f} images/s in the last 5 minutes")
-    if standing.rate_images_per_sec is not None:
-        rates.append(f"{standing.rate_images_per_sec:.2f} images/s overall")
+    overall, recent = standing.rate_images_per_sec, standing.recent_rate_images_per_sec
+    rates = [f"{overall:.2f} images/s overall"] if overall is not None else []
+    if recent is not None and standing.state != "finished":
+        rates.append(f"{recent:.2f} in the last 5 minutes")
     if rates:
         yield f"  rate      {', '.join(rates)}"
     if standing.left_sec is not None:
