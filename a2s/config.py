@@ -265,8 +265,8 @@ class DoctorConfig(Settings):
 class StatusConfig(Settings):
     """Say how far a job is: shards, images, rate, time left, failures by reason."""
 
-    out: Annotated[Positional[str], arg(help="Its --out: a folder or URL (s3, gs, http, file).")]
-    as_json: Annotated[bool, arg(name="json", help="Print one JSON object, no text.")] = False
+    out: Positional[str] = Field(description="Its --out: a folder or URL (s3, gs, http, file).")
+    as_json: Annotated[bool, arg(name="json")] = Field(False, description="Print one JSON object.")
 
 
 class RunConfig(Settings):

@@ -30,7 +30,7 @@ def describe(out: str, standing: Standing, *, now_sec: float) -> str:
 def summarise(standing: Shards | Training | Plain) -> str:
     """The same in one line, without the state."""
     if isinstance(standing, Shards):
-        parts = [f"{_of(standing.images_done, standing)} images"]
+        parts = [_of(standing.images_done, standing, unit=" images")]
         parts += [f"{standing.num_failed:,} failed"] if standing.num_failed else []
     elif isinstance(standing, Training):
         parts = [f"epoch {_epoch(standing)}"]
@@ -107,12 +107,12 @@ def _shard_lines(standing: Shards) -> Iterator[str]:
         yield from (f"            {_reason(reason)}" for reason in standing.failures)
 
 
-def _of(done: int, standing: Shards) -> str:
+def _of(done: int, standing: Shards, *, unit: str = "") -> str:
     if standing.num_images is None:
-        return f"{done:,}"
+        return f"{done:,}{unit}"
     about = "" if standing.num_images_is_exact else "about "
     share = done / max(standing.num_images, 1)
-    return f"{done:,} of {about}{standing.num_images:,} ({share:.1%})"
+    return f"{done:,} of {about}{standing.num_images:,}{unit} ({share:.1%})"
 
 
 def _reason(reason: Reason) -> str:

@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
 import os
-import shutil
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from launching import environment, pack
-from moto.server import ThreadedMotoServer
 from PIL import Image
+from standings import ask, write_shard, write_three_of_four, write_training
 from zygote import Process
 
 from a2s.config import RunConfig, ShardConfig, StatusConfig
-from a2s.data.tars import ShardWriter
-from a2s.errors import ConfigError, DataError
+from a2s.errors import ConfigError
 from a2s.jobs import shard, status
 from a2s.jobs.run import job_list
-
-REGION = "us-east-1"
-
-
-def ask(out: object, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """The standing as programs get it, and that it can be put into words."""
-    capsys.readouterr()
-    assert status.run(StatusConfig(out=str(out))) == 0
-    text = capsys.readouterr().out
-    assert text.startswith(f"{out}: ")
-    assert status.run(StatusConfig(out=str(out), as_json=True)) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return found
 
 
 def photos(folder: Path, count: int, *, side: int = 24) -> Path:
@@ -48,26 +28,10 @@ def photos(folder: Path, count: int, *, side: int = 24) -> Path:
     return folder
 
 
-def write_shard(folder: Path, number: int, *, num_shards: int = 4, settings: str = "a") -> None:
-    with ShardWriter(
-        folder, f"shard-{number:06d}", settings=settings, num_shards=num_shards
-    ) as writer:
-        for sample in range(5):
-            writer.add(f"{number}/{sample}", {"png": b"png"})
-        writer.extra["failures"] = [{"key": f"{number}/bad", "reason": "truncated"}]
-        writer.extra["num_empty"] = 1
-
-
 @pytest.fixture
 def three_of_four(tmp_path: Path) -> Path:
-    """Three of four label shards, a minute apart, the last one ten seconds ago."""
-    folder = tmp_path / "labels [x]*"
-    folder.mkdir()
-    for number in range(3):
-        write_shard(folder, number)
-        written_sec = time.time() - 130 + 60 * number
-        os.utime(folder / f"shard-{number:06d}.json", (written_sec, written_sec))
-    return folder
+    """Label shards; the name is a pattern to whoever takes it for one."""
+    return write_three_of_four(tmp_path / "labels [x]*")
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
@@ -154,12 +118,6 @@ def test_what_is_no_folder_of_ours_is_an_error(tmp_path: Path, name: str, compla
         status.run(StatusConfig(out=str(tmp_path / name)))
 
 
-@pytest.mark.parametrize("url", ["ftp://127.0.0.1/x", "simplecache::s3://bucket/x"])
-def test_other_schemes_are_refused(url: str) -> None:
-    with pytest.raises(DataError, match=r"allowed|refused"):
-        status.run(StatusConfig(out=url))
-
-
 def test_damaged_configuration_is_said(
     three_of_four: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,25 +166,6 @@ def test_while_a_real_job_writes(tmp_path: Path, capsys: pytest.CaptureFixture[s
     found = ask(out, capsys)
     assert (found["state"], found["images_done"], found["left_sec"]) == ("finished", 120, None)
     assert found["rate_images_per_sec"] > 0
-
-
-def write_training(folder: Path, *, command: str = "stage1", finished: bool = False) -> None:
-    """What two of four epochs (or all) leave, without the weights."""
-    (folder / "commits").mkdir(parents=True)
-    settings = {"epochs": 4, "batch_size": 8}
-    record = {command: settings, "identity": {"command": command}}
-    (folder / "config.yaml").write_text(json.dumps(record))
-    epochs = 4 if finished else 2
-    lines = [
-        {"epoch": e, "step": s, "time_unix_sec": time.time() - 100 + 20 * e + s, "loss": 0.5}
-        for e in range(1, epochs + 1)
-        for s in (10, 20)
-    ]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for number in (epochs - 1, epochs):
-        state = {"epoch": number, "step": 0, "finished": finished and number == epochs}
-        text = json.dumps({"commit": number, "sha256": {}, "state": state})
-        (folder / "commits" / f"{number:05d}.json").write_text(text)
 
 
 def test_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -289,103 +228,6 @@ def test_run_with_some_steps_done(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert lines[0].endswith("a2s run, running, 1 of 5 steps done")
     assert lines[1].split() == ["data", "shard", "finished", "5", "of", "5", "images", "(100.0%)"]
     assert lines[3].split() == ["labels", "label", "not", "yet"]
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[Any]:
-    """An S3 service on this machine, and a client of it."""
-    import boto3
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_DEFAULT_REGION", "AWS_REGION"):
-            patch.setenv(name, REGION)
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="bucket")
-        yield client
-    server.stop()
-
-
-def upload(client: Any, folder: Path, prefix: str) -> None:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            client.put_object(
-                Bucket="bucket",
-                Key=f"{prefix}/{path.relative_to(folder).as_posix()}",
-                Body=path.read_bytes(),
-            )
-
-
-def test_object_storage(three_of_four: Path, s3: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    upload(s3, three_of_four, "labels [x]")
-    found = ask("s3://bucket/labels [x]", capsys)
-    assert (found["command"], found["shards_done"], found["images_done"]) == ("label", 3, 18)
-    assert found["newest_sec"] == pytest.approx(time.time(), abs=60)
-    assert found["problems"] == []
-    write_shard(three_of_four, 3)
-    upload(s3, three_of_four, "labels [x]")
-    assert ask("s3://bucket/labels [x]/", capsys)["state"] == "finished"
-
-
-def test_run_in_object_storage(tmp_path: Path, s3: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    write_training(tmp_path / "stage1", finished=True)
-    record = {"run": {}, "identity": {"command": "run"}}
-    (tmp_path / "config.yaml").write_text(json.dumps(record))
-    upload(s3, tmp_path, "runs/mine")
-    found = ask("s3://bucket/runs/mine", capsys)
-    assert found["steps_done"] == 1
-    assert found["steps"][1]["standing"]["commit"] == 4
-
-
-@pytest.mark.parametrize("url", ["s3://bucket/nothing/here", "s3://no-such-bucket/x"])
-def test_nothing_in_object_storage(url: str, s3: Any) -> None:
-    with pytest.raises(ConfigError, match="no such folder"):
-        status.run(StatusConfig(out=url))
-
-
-def test_unreachable_storage_is_one_line(free_port: int, tmp_path: Path) -> None:
-    variables = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_MAX_ATTEMPTS": "1",
-        "AWS_DEFAULT_REGION": REGION,
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "a2s", "status", "s3://bucket/x"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, **variables},
-    )
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("a2s: s3://bucket/x: cannot be listed (")
-    assert len(done.stderr.splitlines()) == 1
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-def test_web_server_that_lists_folders(
-    three_of_four: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(three_of_four, tmp_path / "labels")
-    handler = functools.partial(_Quiet, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            found = ask(f"http://127.0.0.1:{server.server_port}/labels/", capsys)
-        finally:
-            server.shutdown()
-    assert (found["command"], found["shards_done"], found["num_failed"]) == ("label", 3, 3)
-    assert found["rate_images_per_sec"] is None
 
 
 def test_file_url(three_of_four: Path, capsys: pytest.CaptureFixture[str]) -> None:
