@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "score predictions: MAE, F, weighted F, S, E, curves",
     "run": "all of the above on one machine, resumable at every step",
     "estimate": "say what labelling will take: hours of cores and GPUs, bytes, machines",
+    "status": "say how far a job is, from its folder or a copy of it: rate, time left, failures",
     "doctor": "say what works on this machine and what does not",
 }
 

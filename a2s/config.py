@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from a2s.options import (
     NO_IDENTITY,
@@ -226,6 +226,13 @@ class DoctorConfig(Settings):
     """Weights whose key coverage is checked."""
     out: Path | None = None
     """Folder whose disk space is checked; default: the current folder."""
+
+
+class StatusConfig(Settings):
+    """Say how far a job is: shards, images, rate, time left, failures by reason."""
+
+    out: Positional[str] = Field(description="Its --out: a folder or URL (s3, gs, http, file).")
+    as_json: Annotated[bool, arg(name="json")] = Field(False, description="Print one JSON object.")
 
 
 class RunConfig(Settings):

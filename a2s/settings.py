@@ -27,6 +27,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "evaluate": configs.EvaluateConfig,
     "run": configs.RunConfig,
     "estimate": configs.EstimateConfig,
+    "status": configs.StatusConfig,
     "doctor": configs.DoctorConfig,
 }
 

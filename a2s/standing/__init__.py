@@ -1,0 +1,1 @@
+"""How far a job is: numbers from what it left behind, and nothing else. Pure."""
