@@ -6,7 +6,6 @@ Shapes as in `lattice_torch`. No kernel adds atomically: the same input gives th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import triton
@@ -18,13 +17,39 @@ from a2s.refine.filter_torch import Kernels, Pixels, on_device
 from a2s.refine.lattice_torch import Lattice, Packing, scales
 
 BLOCK = 256
-EMBED_BLOCK = 64
 
 
 @triton.jit
-def _nearest(x: Any) -> Any:
+def _nearest(x):
     """Nearest integer, ties to even, for |x| < 2**22: beyond 2**23 a float32 has no fraction."""
     return (x + 12582912.0) - 12582912.0
+
+
+@triton.jit
+def _compare(rest_a, rest_b, rank_a, rank_b):
+    """The smaller rest of two gets the higher rank; of equal ones the later."""
+    below = (rest_a < rest_b).to(tl.int32)
+    return rank_a + below, rank_b + 1 - below
+
+
+@triton.jit
+def _settle(elevated, q, rank, inverse):
+    """Bring the point back onto the plane."""
+    turn = (rank < 0).to(tl.int32) - (rank > 5).to(tl.int32)
+    q += turn.to(tl.float32)
+    return (elevated - q * 6.0) * inverse, q.to(tl.int64), rank + 6 * turn
+
+
+@triton.jit
+def _pick(rank, r0, r1, r2, r3, r4, a0, a1, a2, a3, a4, a5):
+    """The one of six values whose rank this is."""
+    return tl.where(
+        r0 == rank, a0,
+        tl.where(r1 == rank, a1,
+        tl.where(r2 == rank, a2,
+        tl.where(r3 == rank, a3,
+        tl.where(r4 == rank, a4, a5)))),
+    )  # fmt: skip
 
 
 @triton.jit
@@ -41,60 +66,67 @@ def _embed(
     width = tl.load(widths + b).to(tl.int32)
     y = inside // width
     x = inside - y * width
-    red = tl.load(rgb + n.to(tl.int64) * 3, mask=valid, other=0).to(tl.float32)
-    green = tl.load(rgb + n.to(tl.int64) * 3 + 1, mask=valid, other=0).to(tl.float32)
-    blue = tl.load(rgb + n.to(tl.int64) * 3 + 2, mask=valid, other=0).to(tl.float32)
+    row = n.to(tl.int64)
+    red = tl.load(rgb + row * 3, mask=valid, other=0).to(tl.float32)
+    green = tl.load(rgb + row * 3 + 1, mask=valid, other=0).to(tl.float32)
+    blue = tl.load(rgb + row * 3 + 2, mask=valid, other=0).to(tl.float32)
 
-    f5 = tl.div_rn(blue, srgb + tl.zeros_like(blue)) * scale4
-    f4 = tl.div_rn(green, srgb + tl.zeros_like(blue)) * scale3
-    f3 = tl.div_rn(red, srgb + tl.zeros_like(blue)) * scale2
-    f2 = tl.div_rn(y.to(tl.float32), sxy + tl.zeros_like(blue)) * scale1
-    f1 = tl.div_rn(x.to(tl.float32), sxy + tl.zeros_like(blue)) * scale0
+    sxy = tl.full([BLOCK], sxy, tl.float32)
+    srgb = tl.full([BLOCK], srgb, tl.float32)
+    f5 = tl.div_rn(blue, srgb) * scale4
+    f4 = tl.div_rn(green, srgb) * scale3
+    f3 = tl.div_rn(red, srgb) * scale2
+    f2 = tl.div_rn(y.to(tl.float32), sxy) * scale1
+    f1 = tl.div_rn(x.to(tl.float32), sxy) * scale0
     e5 = -5.0 * f5
     e4 = f5 - 4.0 * f4
-    total = f5 + f4
-    e3 = total - 3.0 * f3
-    total += f3
-    e2 = total - 2.0 * f2
-    total += f2
-    e1 = total - f1
-    total += f1
+    e0 = f5 + f4
+    e3 = e0 - 3.0 * f3
+    e0 += f3
+    e2 = e0 - 2.0 * f2
+    e0 += f2
+    e1 = e0 - f1
+    e0 += f1
 
-    axis = tl.arange(0, 8)[None, :]
-    used = axis < 6
-    elevated = tl.where(axis == 0, total[:, None], 0.0)
-    elevated = tl.where(axis == 1, e1[:, None], elevated)
-    elevated = tl.where(axis == 2, e2[:, None], elevated)
-    elevated = tl.where(axis == 3, e3[:, None], elevated)
-    elevated = tl.where(axis == 4, e4[:, None], elevated)
-    elevated = tl.where(axis == 5, e5[:, None], elevated)
-    q = _nearest(elevated * inverse)
-    excess = tl.sum(q, 1).to(tl.int32)
+    q0, q1, q2 = _nearest(e0 * inverse), _nearest(e1 * inverse), _nearest(e2 * inverse)
+    q3, q4, q5 = _nearest(e3 * inverse), _nearest(e4 * inverse), _nearest(e5 * inverse)
+    r0 = (q0 + q1 + q2 + q3 + q4 + q5).to(tl.int32)
+    r1, r2, r3, r4, r5 = r0, r0, r0, r0, r0
+    d0, d1, d2 = e0 - q0 * 6.0, e1 - q1 * 6.0, e2 - q2 * 6.0
+    d3, d4, d5 = e3 - q3 * 6.0, e4 - q4 * 6.0, e5 - q5 * 6.0
+    r0, r1 = _compare(d0, d1, r0, r1)
+    r0, r2 = _compare(d0, d2, r0, r2)
+    r0, r3 = _compare(d0, d3, r0, r3)
+    r0, r4 = _compare(d0, d4, r0, r4)
+    r0, r5 = _compare(d0, d5, r0, r5)
+    r1, r2 = _compare(d1, d2, r1, r2)
+    r1, r3 = _compare(d1, d3, r1, r3)
+    r1, r4 = _compare(d1, d4, r1, r4)
+    r1, r5 = _compare(d1, d5, r1, r5)
+    r2, r3 = _compare(d2, d3, r2, r3)
+    r2, r4 = _compare(d2, d4, r2, r4)
+    r2, r5 = _compare(d2, d5, r2, r5)
+    r3, r4 = _compare(d3, d4, r3, r4)
+    r3, r5 = _compare(d3, d5, r3, r5)
+    r4, r5 = _compare(d4, d5, r4, r5)
+    d0, k0, r0 = _settle(e0, q0, r0, inverse)
+    d1, k1, r1 = _settle(e1, q1, r1, inverse)
+    d2, k2, r2 = _settle(e2, q2, r2, inverse)
+    d3, k3, r3 = _settle(e3, q3, r3, inverse)
+    d4, k4, r4 = _settle(e4, q4, r4, inverse)
+    d5, _, _ = _settle(e5, q5, r5, inverse)
 
-    # rank[i] counts the j whose rest is larger; of equal ones the later counts.
-    rest = tl.where(used, elevated - q * 6.0, 0.0)
-    i = tl.arange(0, 8)[None, :, None]
-    j = tl.arange(0, 8)[None, None, :]
-    larger = ((j > i) & (rest[:, :, None] < rest[:, None, :])) | (
-        (j < i) & (rest[:, None, :] >= rest[:, :, None])
-    )
-    rank = tl.sum(tl.where(larger & (j < 6), 1, 0), 2) + excess[:, None]
-    turn = tl.where(rank < 0, 1, 0) - tl.where(rank > 5, 1, 0)
-    rank = tl.where(used, rank + 6 * turn, 8)
-    q += turn.to(tl.float32)
-    rest = (elevated - q * 6.0) * inverse
-
-    stride = tl.load(digits + 2 + axis)
+    s0, s1, s2 = tl.load(digits + 2), tl.load(digits + 3), tl.load(digits + 4)
+    s3, s4, s5 = tl.load(digits + 5), tl.load(digits + 6), tl.load(digits + 7)
     key = b.to(tl.int64) * tl.load(digits) + tl.load(digits + 1)
-    key += tl.sum(tl.where(used, q, 0.0).to(tl.int64) * stride, 1)
-    before = tl.sum(tl.where(rank == 0, rest, 0.0), 1)
-    row = n.to(tl.int64)
-    for r in tl.static_range(6):
-        own = tl.sum(tl.where(rank == 5 - r, rest, 0.0), 1)
-        weight = own + (1.0 - before) if r == 0 else own - before
+    key += k0 * s0 + k1 * s1 + k2 * s2 + k3 * s3 + k4 * s4
+    before = _pick(0, r0, r1, r2, r3, r4, d0, d1, d2, d3, d4, d5)
+    for corner in tl.static_range(6):
+        own = _pick(5 - corner, r0, r1, r2, r3, r4, d0, d1, d2, d3, d4, d5)
+        weight = own + (1.0 - before) if corner == 0 else own - before
         tl.store(weights + row, weight, mask=valid)
         tl.store(keys + row, key, mask=valid)
-        key += 1 - tl.sum(tl.where(rank == 5 - r, stride, 0), 1)
+        key += 1 - _pick(5 - corner, r0, r1, r2, r3, r4, s0, s1, s2, s3, s4, s5)
         before = own
         row += num_pixels
 
@@ -102,10 +134,10 @@ def _embed(
 def corners(pixels: Pixels, params: CrfParams, packed: Packing) -> tuple[Tensor, Tensor]:
     """Keys and weights of the bilateral kernel's corners, from the image in one pass."""
     device, num_pixels = pixels.rgb_N3.device, pixels.rgb_N3.shape[0]
-    digits = [packed.image_stride, packed.offset, *packed.strides, 0, 0, 0]
+    digits = [packed.image_stride, packed.offset, *packed.strides, 0]
     keys_CN = torch.empty((6, num_pixels), dtype=torch.int64, device=device)
     weights_CN = torch.empty((6, num_pixels), dtype=torch.float32, device=device)
-    _embed[(triton.cdiv(num_pixels, EMBED_BLOCK),)](
+    _embed[(triton.cdiv(num_pixels, BLOCK),)](
         pixels.rgb_N3,
         pixels.image_N,
         pixels.starts_B,
@@ -118,7 +150,7 @@ def corners(pixels: Pixels, params: CrfParams, packed: Packing) -> tuple[Tensor,
         float(params.bilateral_srgb),
         *scales(5),
         1 / 6,
-        BLOCK=EMBED_BLOCK,
+        BLOCK=BLOCK,
         enable_fp_fusion=False,
     )
     return keys_CN, weights_CN

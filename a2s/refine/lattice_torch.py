@@ -71,7 +71,7 @@ class Lattice:
 
 
 def scales(dims: int) -> list[float]:
-    """Diagonal of the embedding, such that the blur is a Gaussian of width 1 (Adams et al., p. 6)."""
+    """Diagonal of the embedding: makes the blur a Gaussian of width 1 (Adams et al., p. 6)."""
     deviation = float(np.float32(math.sqrt(2.0 / 3.0) * (dims + 1)))
     return [float(np.float32(deviation / math.sqrt((i + 1) * (i + 2)))) for i in range(dims)]
 
@@ -166,8 +166,9 @@ def group(keys_CN: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     torch.ne(sorted_E[1:], sorted_E[:-1], out=is_first_E[1:])
     numbers_E = torch.cumsum(is_first_E, 0, dtype=torch.int32)
     vertices_E = torch.empty_like(numbers_E).scatter_(0, order_E, numbers_E)
-    first_M = is_first_E.nonzero()[:, 0]
-    return sorted_E[first_M], vertices_E.view_as(keys_CN), first_M, order_E
+    first_M = is_first_E.nonzero()[:, 0].int()
+    keys_M = sorted_E.index_select(0, first_M)
+    return keys_M, vertices_E.view_as(keys_CN), first_M, order_E
 
 
 def pieces(first_M: Tensor, num_corners: int) -> tuple[Tensor, Tensor]:
@@ -176,14 +177,16 @@ def pieces(first_M: Tensor, num_corners: int) -> tuple[Tensor, Tensor]:
     Shape: M -> piece_starts, vertex_pieces (M + 1), both int32. The number of pieces is a bound, so
     that nobody waits for the device; the surplus pieces are empty.
     """
-    device = first_M.device
-    starts = torch.cat([first_M, torch.full((1,), num_corners, device=device)])
+    starts = torch.cat([first_M, first_M.new_full((1,), num_corners)])
     counts_M = (starts[1:] - starts[:-1] + PIECE - 1) // PIECE
-    vertex_pieces = torch.cat([torch.zeros_like(counts_M[:1]), torch.cumsum(counts_M, 0)])
-    number = torch.arange(len(first_M) + num_corners // PIECE + 1, device=device)
-    vertex = torch.searchsorted(vertex_pieces, number, right=True) - 1
-    begins = starts[vertex] + (number - vertex_pieces[vertex]) * PIECE
-    return begins.clamp(max=num_corners).int(), vertex_pieces.int()
+    ends_M = torch.cumsum(counts_M, 0, dtype=torch.int32)
+    vertex_pieces = torch.cat([ends_M.new_zeros(1), ends_M])
+    bound = len(first_M) + num_corners // PIECE + 1
+    number = torch.arange(bound, dtype=torch.int32, device=first_M.device)
+    vertex = torch.searchsorted(ends_M, number, right=True, out_int32=True)
+    begins = starts.index_select(0, vertex)
+    begins += (number - vertex_pieces.index_select(0, vertex)) * PIECE
+    return begins.clamp_(max=num_corners), vertex_pieces
 
 
 def neighbours(keys_M: Tensor, packed: Packing) -> Tensor:
@@ -197,17 +200,17 @@ def neighbours(keys_M: Tensor, packed: Packing) -> Tensor:
     # One coordinate grows by D, the others fall by 1; below remainder 0 comes C - 1 of the next q.
     base_M = keys_M + torch.where(has_borrow_M, corners - 1 - sum(packed.strides), -1)
     own_M = torch.arange(1, num_vertices + 1, dtype=torch.int32, device=keys_M.device)
-    found_C2M = []
-    for stride in (*packed.strides, 0):
+    found_C2M = own_M.new_empty((corners, 2, num_vertices))
+    for found_2M, stride in zip(found_C2M, (*packed.strides, 0), strict=True):
         wanted_M = base_M + stride
         at_M = torch.searchsorted(keys_M, wanted_M, out_int32=True).clamp_(max=num_vertices - 1)
         is_there_M = keys_M.index_select(0, at_M) == wanted_M
-        ahead_M = torch.where(is_there_M, at_M + 1, 0)
+        found_2M[0] = torch.where(is_there_M, at_M + 1, 0)
         # The other neighbour sees the same edge from its far end. Slot 0 collects the missing.
         behind = torch.zeros(num_vertices + 1, dtype=torch.int32, device=keys_M.device)
-        behind.scatter_(0, ahead_M.long(), own_M)
-        found_C2M.append(torch.stack([ahead_M, behind[1:]]))
-    return torch.stack(found_C2M)
+        behind.scatter_(0, found_2M[0].long(), own_M)
+        found_2M[1] = behind[1:]
+    return found_C2M
 
 
 def assemble(keys_CN: Tensor, weights_CN: Tensor, packed: Packing) -> Lattice:
