@@ -209,9 +209,10 @@ def main() -> None:
         for part, side in ((found, args.side), (found[:20], EXACT_SIDE))
     )
     command = " ".join(["python benchmarks/crf_gpu.py", *sys.argv[1:]])
+    size = max(args.batches)
     by_way = {
-        name: phases(pairs, k, size=max(args.batches), device=device)
-        for name, k in ways(device).items()
+        name: phases(pairs, kernels, size=size, device=device)
+        for name, kernels in ways(device).items()
     }
     result = {
         "command": command.replace(os.environ.get("A2S_SHARED", "\0"), "$A2S_SHARED"),

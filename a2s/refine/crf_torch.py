@@ -172,18 +172,20 @@ def marginals(
     kernels = kernels or kernels_for(images[0].device)
     sizes = [(image.shape[0], image.shape[1]) for image in images]
     areas = [height * width for height, width in sizes]
+    assert min(areas) > 0, sizes
     if max(areas) > MAX_PIXELS:
         raise ConfigError(f"dense CRF: an image of {max(areas)} pixels; reduce max_side")
     packed = bilateral_packing(sizes, params)
     max_pixels = min(max_bytes // BYTES_PER_PIXEL, MAX_PIXELS)
     results: list[Tensor] = []
-    for part in groups(areas, max_pixels=max_pixels, max_images=packed.max_images):
-        logit_N = torch.cat([logit.reshape(-1).float() for logit in logits[part]])
-        pixels = flat(images[part])
-        assert len(logit_N) == len(pixels.rgb_N3), (len(logit_N), pixels.sizes)
-        s_N = mean_field(pixels, logit_N, params, packed, kernels=kernels, dtype=dtype)
-        whole = zip(torch.split(s_N, areas[part]), sizes[part], strict=True)
-        results += [s.view(size) for s, size in whole]
+    with torch.no_grad(), torch.cuda.device(images[0].get_device()):
+        for part in groups(areas, max_pixels=max_pixels, max_images=packed.max_images):
+            logit_N = torch.cat([logit.reshape(-1).float() for logit in logits[part]])
+            pixels = flat(images[part])
+            assert len(logit_N) == len(pixels.rgb_N3), (len(logit_N), pixels.sizes)
+            s_N = mean_field(pixels, logit_N, params, packed, kernels=kernels, dtype=dtype)
+            whole = zip(torch.split(s_N, areas[part]), sizes[part], strict=True)
+            results += [s.view(size) for s, size in whole]
     return results
 
 

@@ -156,7 +156,7 @@ def corners(pixels: Pixels, params: CrfParams, packed: Packing) -> tuple[Tensor,
     return keys_CN, weights_CN
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pieces"])
 def _sum_pieces(values, weights, pixels, starts, sums, num_pieces, BLOCK: tl.constexpr):
     piece = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = piece < num_pieces
@@ -171,7 +171,7 @@ def _sum_pieces(values, weights, pixels, starts, sums, num_pieces, BLOCK: tl.con
     tl.store(sums + piece, total, mask=valid)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_vertices"])
 def _sum_vertices(sums, bounds, values, num_vertices, BLOCK: tl.constexpr):
     vertex = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = (vertex > 0) & (vertex <= num_vertices)
@@ -203,7 +203,8 @@ def splat(lattice: Lattice, value_N: Tensor, dtype: torch.dtype) -> Tensor:
     return values_M
 
 
-@triton.jit
+# Else Triton compiles again for sizes that 16 divides and rows that begin at 16 bytes.
+@triton.jit(do_not_specialize=["num_vertices"], do_not_specialize_on_alignment=["ahead", "behind"])
 def _blur(values, ahead, behind, out, num_vertices, BLOCK: tl.constexpr):
     vertex = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = (vertex > 0) & (vertex <= num_vertices)

@@ -20,8 +20,8 @@ from torch import Tensor
 from a2s.errors import ConfigError
 
 KEY_LIMIT = 2**63 - 1
-DIGIT_LIMIT = 2**20
-"""Beyond it float32 no longer tells neighbouring simplices apart."""
+DIGIT_LIMIT = 2**15
+"""Beyond it float32 is too coarse for the weights (and the reference's 16-bit keys overflow)."""
 PIECE = 64
 """Corners that are added in a row. A vertex of a flat region has thousands: one thread should not
 add them alone."""
@@ -79,22 +79,24 @@ def scales(dims: int) -> list[float]:
 def packing(largest_D: Sequence[float]) -> Packing:
     """Keys for features between 0 and `largest_D`.
 
-    Raises: ConfigError when the vertices of one image do not fit, or are too far out to be told
-    apart; kernel widths are then far below one pixel or one grey level.
+    Raises: ConfigError when the vertices of one image do not fit, or lie too far out: kernel widths
+    are then far below one pixel or one grey level.
     """
     dims = len(largest_D)
     reach = [x * scale for x, scale in zip(largest_D, scales(dims), strict=True)]
     # Coordinate j of the embedding is (sum of features from j on) - j * (feature j - 1).
     high = [sum(reach[j:]) / (dims + 1) for j in range(dims)]
     low = [0.0] + [-j * reach[j - 1] / (dims + 1) for j in range(1, dims)]
-    # Room: rounding 1/2, moving into the plane 1, corners 1, neighbours 1.
-    lowest = [math.floor(x) - 4 for x in low]
-    radix = [math.ceil(x) + 4 - least + 1 for x, least in zip(high, lowest, strict=True)]
-    image_stride = (dims + 1) * math.prod(radix)
-    if max(radix) > DIGIT_LIMIT or image_stride > KEY_LIMIT:
+    fits = max(*high, -min(low)) < DIGIT_LIMIT
+    if fits:
+        # Room: rounding 1/2, moving into the plane 1, corners 1, neighbours 1.
+        lowest = [math.floor(x) - 4 for x in low]
+        radix = [math.ceil(x) + 4 - least + 1 for x, least in zip(high, lowest, strict=True)]
+        image_stride = (dims + 1) * math.prod(radix)
+    if not fits or image_stride > KEY_LIMIT:
         raise ConfigError(
-            f"dense CRF: kernel widths are too small for the image: its lattice has up to "
-            f"{image_stride:.1e} vertices; raise the widths sxy and srgb"
+            "dense CRF: kernel widths are so small for the image that its lattice has no keys; "
+            "raise sxy or srgb"
         )
     strides = [image_stride]
     for size in radix:

@@ -187,7 +187,16 @@ def test_keys_that_hold_few_images_split_the_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"bilateral_srgb": 0.01}, {"gaussian_sxy": 1e-6}, {"bilateral_sxy": 0.0}], ids=str
+    "change",
+    [
+        {"bilateral_srgb": 0.01},
+        {"bilateral_srgb": 1e-300},
+        {"gaussian_sxy": 1e-6},
+        {"gaussian_sxy": 1e-320},
+        {"bilateral_sxy": 0.0},
+        {"bilateral_sxy": -1.0},
+    ],
+    ids=str,
 )
 def test_widths_whose_lattice_has_no_keys_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="kernel widths"):
