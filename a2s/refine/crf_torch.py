@@ -1,0 +1,209 @@
+"""The dense CRF of two labels in torch: whole batches of images of any sizes, on a GPU or a CPU.
+
+With two labels the mean field has one free number per pixel, s = Q(foreground) - Q(background):
+logit = unary logit + sum over kernels of compat * filter(s), s = tanh(logit / 2). Labels are the
+same in every run and in every batch: sums have one order. On CUDA the kernels are Triton's.
+Shapes: rgb_HW3 uint8; logit_HW float32; N pixels of all images; C, E, M as in `lattice_torch`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from a2s.errors import ConfigError
+from a2s.refine.energy import F32, U8, CrfParams, Mask
+from a2s.refine.filter_torch import PLAIN, Kernels, Pixels, divided, on_device, sliced
+from a2s.refine.lattice_torch import (
+    Lattice,
+    Packing,
+    assemble,
+    embed,
+    joined,
+    packing,
+    rescaled,
+    tiled,
+)
+
+BYTES_PER_PIXEL = 900
+"""Device memory at the peak, for noise, where hardly two corners share a vertex."""
+MAX_PIXELS = (2**31 - 1) // 6
+"""Corners are numbered with int32."""
+
+
+def flat(images: Sequence[Tensor]) -> Pixels:
+    """Images of any sizes as one list of pixels."""
+    device = images[0].device
+    sizes = tuple((image.shape[0], image.shape[1]) for image in images)
+    areas = [height * width for height, width in sizes]
+    starts = [sum(areas[:index]) for index in range(len(areas))]
+    numbers_B = torch.arange(len(areas), dtype=torch.int32, device=device)
+    return Pixels(
+        torch.cat([image.reshape(-1, 3) for image in images]),
+        torch.repeat_interleave(numbers_B, on_device(areas, device), output_size=sum(areas)),
+        on_device(starts, device),
+        on_device([width for _, width in sizes], device),
+        sizes,
+    )
+
+
+def kernels_for(device: torch.device) -> Kernels:
+    """Triton's kernels on CUDA, torch's operations elsewhere."""
+    if device.type == "cuda" and importlib.util.find_spec("triton"):
+        from a2s.refine import filter_triton
+
+        return filter_triton.KERNELS
+    return PLAIN
+
+
+def normalised(lattice: Lattice, kernels: Kernels, dtype: torch.dtype) -> Lattice:
+    """Fold the symmetric normalisation into the weights: 1 / sqrt of the filtered ones."""
+    ones_N = torch.ones_like(lattice.weights_CN[0])
+    values_M = kernels.blur(lattice, kernels.splat(lattice, ones_N, torch.float32))
+    factor_N = 1 / torch.sqrt(sliced(lattice, values_M) + 1e-20)
+    return rescaled(lattice, factor_N, dtype)
+
+
+@functools.lru_cache(maxsize=16)
+def position_lattice(
+    height: int, width: int, sxy: float, device: torch.device, dtype: torch.dtype
+) -> Lattice:
+    """Lattice of positions alone, the same for all images of a size; about 60 bytes per pixel."""
+    y_N, x_N = (
+        axis.flatten()
+        for axis in torch.meshgrid(
+            torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
+        )
+    )
+    packed = packing([(width - 1) / sxy, (height - 1) / sxy])
+    features = [divided(x_N, sxy), divided(y_N, sxy)]
+    lattice = assemble(*embed(features, torch.zeros_like(x_N), packed), packed)
+    return normalised(lattice, PLAIN, dtype)
+
+
+def position_lattices(
+    sizes: Sequence[tuple[int, int]], sxy: float, device: torch.device, dtype: torch.dtype
+) -> Lattice:
+    """The position kernel's lattices of a batch, as one."""
+    return joined(
+        [
+            tiled(position_lattice(*size, sxy, device, dtype), len(list(run)))
+            for size, run in groupby(sizes)
+        ]
+    )
+
+
+def bilateral_packing(sizes: Sequence[tuple[int, int]], params: CrfParams) -> Packing:
+    """Keys that hold for every image of these sizes."""
+    height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
+    grey = 255 / params.bilateral_srgb
+    return packing(
+        [(width - 1) / params.bilateral_sxy, (height - 1) / params.bilateral_sxy, *[grey] * 3]
+    )
+
+
+def mean_field(
+    pixels: Pixels,
+    logit_N: Tensor,
+    params: CrfParams,
+    packed: Packing,
+    *,
+    kernels: Kernels,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Difference s of both labels' marginals. Shape: N -> N. Range: -1..1."""
+    s_N = torch.tanh(logit_N * 0.5)
+    if params.iterations == 0:
+        return s_N
+    bilateral = assemble(*kernels.corners(pixels, params, packed), packed)
+    bilateral = normalised(bilateral, kernels, dtype)
+    gaussian = position_lattices(pixels.sizes, params.gaussian_sxy, logit_N.device, dtype)
+    weighted = ((params.gaussian_compat, gaussian), (params.bilateral_compat, bilateral))
+    for _ in range(params.iterations):
+        messages = [
+            (compat, lattice, kernels.blur(lattice, kernels.splat(lattice, s_N, dtype)))
+            for compat, lattice in weighted
+        ]
+        s_N = kernels.update(logit_N, messages)
+    return s_N
+
+
+def groups(areas: Sequence[int], *, max_pixels: int, max_images: int) -> Iterator[slice]:
+    """Runs of images that fit together; one that is too large alone is a run of its own."""
+    start = total = 0
+    for index, area in enumerate(areas):
+        if index > start and (total + area > max_pixels or index - start >= max_images):
+            yield slice(start, index)
+            start, total = index, 0
+        total += area
+    if start < len(areas):
+        yield slice(start, len(areas))
+
+
+def marginals(
+    images: Sequence[Tensor],
+    logits: Sequence[Tensor],
+    params: CrfParams,
+    *,
+    dtype: torch.dtype = torch.float32,
+    kernels: Kernels | None = None,
+    max_bytes: int = 8 * 2**30,
+) -> list[Tensor]:
+    """Q(foreground) - Q(background) of every pixel after mean-field inference, per image.
+
+    `images` (uint8 H W 3) and `logits` (unary energy of the background minus that of the
+    foreground, H W) lie on one device, sizes may differ. Batches larger than `max_bytes` of device
+    memory (`BYTES_PER_PIXEL`) are computed in parts; neither this nor an image's companions change
+    its result. The device is waited for once per part, and once per size not seen before.
+    `dtype` is that of what is stored on the lattice.
+
+    Shape: H W 3, H W -> H W each. Range: -1..1. Raises: ConfigError.
+    """
+    if min(params.bilateral_sxy, params.bilateral_srgb, params.gaussian_sxy) <= 0:
+        raise ConfigError(f"dense CRF: kernel widths must be above 0: {params}")
+    assert len(images) == len(logits), (len(images), len(logits))
+    if not images:
+        return []
+    kernels = kernels or kernels_for(images[0].device)
+    sizes = [(image.shape[0], image.shape[1]) for image in images]
+    areas = [height * width for height, width in sizes]
+    assert min(areas) > 0, sizes
+    if max(areas) > MAX_PIXELS:
+        raise ConfigError(f"dense CRF: an image of {max(areas)} pixels; reduce max_side")
+    packed = bilateral_packing(sizes, params)
+    max_pixels = min(max_bytes // BYTES_PER_PIXEL, MAX_PIXELS)
+    results: list[Tensor] = []
+    with torch.no_grad(), torch.cuda.device(images[0].get_device()):
+        for part in groups(areas, max_pixels=max_pixels, max_images=packed.max_images):
+            logit_N = torch.cat([logit.reshape(-1).float() for logit in logits[part]])
+            pixels = flat(images[part])
+            assert len(logit_N) == len(pixels.rgb_N3), (len(logit_N), pixels.sizes)
+            s_N = mean_field(pixels, logit_N, params, packed, kernels=kernels, dtype=dtype)
+            whole = zip(torch.split(s_N, areas[part]), sizes[part], strict=True)
+            results += [s.view(size) for s, size in whole]
+    return results
+
+
+def crf_batch(
+    images: Sequence[Tensor], logits: Sequence[Tensor], params: CrfParams
+) -> list[Tensor]:
+    """Most probable label of every pixel: `marginals` above 0. Bool, H W each, on the device."""
+    return [s_HW > 0 for s_HW in marginals(images, logits, params)]
+
+
+def crf(image_HW3: U8, energy_2N: F32, params: CrfParams) -> Mask:
+    """Most probable label of every pixel, on the GPU where there is one.
+
+    Shape: H W 3, 2 N -> H W. Reference: Eqn 6.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    image = torch.tensor(image_HW3, device=device)
+    logit = torch.tensor(energy_2N[0] - energy_2N[1], device=device).view(image_HW3.shape[:2])
+    (mask_HW,) = crf_batch([image], [logit], params)
+    result: Mask = mask_HW.cpu().numpy()
+    return result

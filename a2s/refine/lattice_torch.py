@@ -1,0 +1,298 @@
+"""Permutohedral lattices of many images at once, in torch (Adams, Baek and Davis 2010).
+
+The lattice is that of the reference implementation (Krähenbühl and Koltun 2011), corner by corner.
+Shapes: N pixels of all images, one after another; D features; C = D + 1 corners of the simplex a
+pixel lies in; E = C * N corners of all pixels; M vertices, numbered from 1: vertex 0 is the void,
+its value is always 0. Everything is deterministic: vertices are found by sorting, sums have one
+order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from a2s.errors import ConfigError
+
+KEY_LIMIT = 2**63 - 1
+DIGIT_LIMIT = 2**15
+"""Beyond it float32 is too coarse for the weights (and the reference's 16-bit keys overflow)."""
+PIECE = 64
+"""Corners that are added in a row. A vertex of a flat region has thousands: one thread should not
+add them alone."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How a vertex becomes one int64 that sorts by image first.
+
+    A vertex has D integer coordinates, all with the same remainder r modulo C, so its key has the
+    digits (image, q_1 … q_D, r) with coordinate = C * q + r. Every digit has room for rounding and
+    for the neighbours: keys of different vertices differ, and a neighbour's key has no carry.
+    """
+
+    strides: tuple[int, ...]
+    offset: int
+    image_stride: int
+
+    @property
+    def max_images(self) -> int:
+        """How many images have keys of their own."""
+        return KEY_LIMIT // self.image_stride
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Which pixel touches which vertex, how much, and which vertices are neighbours.
+
+    `weights_CN` and `sorted_weights_E` contain the normalisation, so that slice(blur(splat(s))) is
+    the normalised filter. `pixels_E` has the pixels of the corners sorted by vertex. They are added
+    in pieces: piece p is `pixels_E[piece_starts[p]:piece_starts[p + 1]]`, and vertex v is the sum
+    of the pieces `vertex_pieces[v - 1]` up to `vertex_pieces[v]`.
+    """
+
+    vertices_CN: Tensor
+    weights_CN: Tensor
+    pixels_E: Tensor
+    sorted_weights_E: Tensor
+    piece_starts: Tensor
+    vertex_pieces: Tensor
+    neighbours_C2M: Tensor
+
+    @property
+    def num_vertices(self) -> int:
+        """M, without the void."""
+        return self.neighbours_C2M.shape[2]
+
+
+def scales(dims: int) -> list[float]:
+    """Diagonal of the embedding: makes the blur a Gaussian of width 1 (Adams et al., p. 6)."""
+    deviation = float(np.float32(math.sqrt(2.0 / 3.0) * (dims + 1)))
+    return [float(np.float32(deviation / math.sqrt((i + 1) * (i + 2)))) for i in range(dims)]
+
+
+def packing(largest_D: Sequence[float]) -> Packing:
+    """Keys for features between 0 and `largest_D`.
+
+    Raises: ConfigError when the vertices of one image do not fit, or lie too far out: kernel widths
+    are then far below one pixel or one grey level.
+    """
+    dims = len(largest_D)
+    reach = [x * scale for x, scale in zip(largest_D, scales(dims), strict=True)]
+    # Coordinate j of the embedding is (sum of features from j on) - j * (feature j - 1).
+    high = [sum(reach[j:]) / (dims + 1) for j in range(dims)]
+    low = [0.0] + [-j * reach[j - 1] / (dims + 1) for j in range(1, dims)]
+    fits = max(*high, -min(low)) < DIGIT_LIMIT
+    if fits:
+        # Room: rounding 1/2, moving into the plane 1, corners 1, neighbours 1.
+        lowest = [math.floor(x) - 4 for x in low]
+        radix = [math.ceil(x) + 4 - least + 1 for x, least in zip(high, lowest, strict=True)]
+        image_stride = (dims + 1) * math.prod(radix)
+    if not fits or image_stride > KEY_LIMIT:
+        raise ConfigError(
+            "dense CRF: kernel widths are so small for the image that its lattice has no keys; "
+            "raise sxy or srgb"
+        )
+    strides = [image_stride]
+    for size in radix:
+        strides.append(strides[-1] // size)
+    offset = -sum(least * stride for least, stride in zip(lowest, strides[1:], strict=True))
+    return Packing(tuple(strides[1:]), offset, image_stride)
+
+
+def embed(features_DN: Sequence[Tensor], image_N: Tensor, packed: Packing) -> tuple[Tensor, Tensor]:
+    """Keys and barycentric weights of the corners of each pixel's simplex.
+
+    Shape: D times N, N -> C N (int64), C N (float32). Range: weights sum to 1. Every operation and
+    its order are the reference's, so that no pixel falls into another simplex.
+    """
+    dims = len(features_DN)
+    corners = dims + 1
+    total = torch.zeros_like(features_DN[0])
+    elevated = [total] * corners
+    for j, scale in reversed(list(enumerate(scales(dims), start=1))):
+        scaled = features_DN[j - 1] * scale
+        elevated[j] = total - j * scaled
+        total = total + scaled
+    elevated[0] = total
+
+    inverse = float(np.float32(1) / np.float32(corners))
+    rounded = [torch.round(e * inverse) for e in elevated]
+    rests = [e - r * corners for e, r in zip(elevated, rounded, strict=True)]
+    excess = sum(rounded[1:], start=rounded[0])
+    rank = [excess.clone() for _ in range(corners)]
+    for i in range(dims):
+        for j in range(i + 1, corners):
+            below = (rests[i] < rests[j]).float()
+            rank[i] += below
+            rank[j] += 1 - below
+
+    key_N = image_N.long() * packed.image_stride + packed.offset
+    place_CN = torch.empty((corners, len(key_N)), dtype=torch.int64, device=key_N.device)
+    rest_CN = torch.empty_like(place_CN, dtype=torch.float32)
+    for i in range(corners):
+        turn = (rank[i] < 0).float() - (rank[i] > dims).float()
+        place_CN[i] = (dims - (rank[i] + corners * turn)).long()
+        rest_CN[i] = (elevated[i] - (rounded[i] + turn) * corners) * inverse
+        if i < dims:
+            key_N += (rounded[i] + turn).long() * packed.strides[i]
+
+    sorted_CN = torch.empty_like(rest_CN).scatter_(0, place_CN, rest_CN)
+    weights_CN = sorted_CN.clone()
+    weights_CN[1:] -= sorted_CN[:-1]
+    weights_CN[0] += 1 - sorted_CN[-1]
+    # From one corner to the next every coordinate grows by 1, but one falls by D: its q by 1.
+    step_CN = torch.zeros_like(place_CN)
+    for i, stride in enumerate(packed.strides):
+        step_CN.scatter_(0, place_CN[i : i + 1], stride)
+    keys_CN = torch.empty_like(place_CN)
+    keys_CN[0] = key_N
+    for r in range(1, corners):
+        keys_CN[r] = keys_CN[r - 1] + 1 - step_CN[r - 1]
+    return keys_CN, weights_CN
+
+
+def group(keys_CN: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Number the different keys in sorted order. Waits for the device once: how many are there?
+
+    Shape: C N -> keys_M (int64), vertices_CN (int32), first_M: where each vertex's corners begin
+    once they are sorted by vertex, and order_E, which sorts them.
+    """
+    sorted_E, order_E = torch.sort(keys_CN.flatten(), stable=True)
+    is_first_E = torch.ones_like(sorted_E, dtype=torch.bool)
+    torch.ne(sorted_E[1:], sorted_E[:-1], out=is_first_E[1:])
+    numbers_E = torch.cumsum(is_first_E, 0, dtype=torch.int32)
+    vertices_E = torch.empty_like(numbers_E).scatter_(0, order_E, numbers_E)
+    first_M = is_first_E.nonzero()[:, 0].int()
+    keys_M = sorted_E.index_select(0, first_M)
+    return keys_M, vertices_E.view_as(keys_CN), first_M, order_E
+
+
+def pieces(first_M: Tensor, num_corners: int) -> tuple[Tensor, Tensor]:
+    """Cut the sorted corners of each vertex into pieces of at most `PIECE`.
+
+    Shape: M -> piece_starts, vertex_pieces (M + 1), both int32. The number of pieces is a bound, so
+    that nobody waits for the device; the surplus pieces are empty.
+    """
+    starts = torch.cat([first_M, first_M.new_full((1,), num_corners)])
+    counts_M = (starts[1:] - starts[:-1] + PIECE - 1) // PIECE
+    ends_M = torch.cumsum(counts_M, 0, dtype=torch.int32)
+    vertex_pieces = torch.cat([ends_M.new_zeros(1), ends_M])
+    bound = len(first_M) + num_corners // PIECE + 1
+    number = torch.arange(bound, dtype=torch.int32, device=first_M.device)
+    vertex = torch.searchsorted(ends_M, number, right=True, out_int32=True)
+    begins = starts.index_select(0, vertex)
+    begins += (number - vertex_pieces.index_select(0, vertex)) * PIECE
+    return begins.clamp_(max=num_corners), vertex_pieces
+
+
+def neighbours(keys_M: Tensor, packed: Packing) -> Tensor:
+    """Vertices one step away in each direction, 0 where there is none.
+
+    Shape: M -> C 2 M (int32).
+    """
+    corners = len(packed.strides) + 1
+    num_vertices = len(keys_M)
+    has_borrow_M = keys_M % corners == 0
+    # One coordinate grows by D, the others fall by 1; below remainder 0 comes C - 1 of the next q.
+    base_M = keys_M + torch.where(has_borrow_M, corners - 1 - sum(packed.strides), -1)
+    own_M = torch.arange(1, num_vertices + 1, dtype=torch.int32, device=keys_M.device)
+    found_C2M = own_M.new_empty((corners, 2, num_vertices))
+    for found_2M, stride in zip(found_C2M, (*packed.strides, 0), strict=True):
+        wanted_M = base_M + stride
+        at_M = torch.searchsorted(keys_M, wanted_M, out_int32=True).clamp_(max=num_vertices - 1)
+        is_there_M = keys_M.index_select(0, at_M) == wanted_M
+        found_2M[0] = torch.where(is_there_M, at_M + 1, 0)
+        # The other neighbour sees the same edge from its far end. Slot 0 collects the missing.
+        behind = torch.zeros(num_vertices + 1, dtype=torch.int32, device=keys_M.device)
+        behind.scatter_(0, found_2M[0].long(), own_M)
+        found_2M[1] = behind[1:]
+    return found_C2M
+
+
+def assemble(keys_CN: Tensor, weights_CN: Tensor, packed: Packing) -> Lattice:
+    """Lattice of embedded pixels, not yet normalised."""
+    keys_M, vertices_CN, first_M, order_E = group(keys_CN)
+    piece_starts, vertex_pieces = pieces(first_M, order_E.numel())
+    return Lattice(
+        vertices_CN,
+        weights_CN,
+        (order_E % keys_CN.shape[1]).int(),
+        weights_CN.flatten()[order_E],
+        piece_starts,
+        vertex_pieces,
+        neighbours(keys_M, packed),
+    )
+
+
+def rescaled(lattice: Lattice, factor_N: Tensor, dtype: torch.dtype) -> Lattice:
+    """Multiply what enters and what leaves the filter at each pixel by a factor."""
+    per_corner_E = factor_N.index_select(0, lattice.pixels_E)
+    return replace(
+        lattice,
+        weights_CN=(lattice.weights_CN * factor_N).to(dtype),
+        sorted_weights_E=(lattice.sorted_weights_E * per_corner_E).to(dtype),
+    )
+
+
+def tiled(lattice: Lattice, times: int) -> Lattice:
+    """The lattice of one image, for `times` images of its size that share no vertex."""
+    number = torch.arange(times, dtype=torch.int32, device=lattice.pixels_E.device)[:, None]
+    num_corners, num_pixels = lattice.pixels_E.numel(), lattice.weights_CN.shape[1]
+
+    def shifted(index: Tensor, step: int) -> Tensor:
+        return (index[..., None, :] + step * number).flatten(-2)
+
+    def ends(index: Tensor, step: int) -> Tensor:
+        return torch.cat([shifted(index[:-1], step), index[-1:] + step * (times - 1)])
+
+    near = lattice.neighbours_C2M[..., None, :]
+    moved = torch.where(near > 0, near + lattice.num_vertices * number, 0).flatten(-2)
+    return Lattice(
+        shifted(lattice.vertices_CN, lattice.num_vertices),
+        lattice.weights_CN.repeat(1, times),
+        shifted(lattice.pixels_E, num_pixels),
+        lattice.sorted_weights_E.repeat(times),
+        ends(lattice.piece_starts, num_corners),
+        ends(lattice.vertex_pieces, lattice.piece_starts.numel() - 1),
+        moved,
+    )
+
+
+def joined(lattices: Sequence[Lattice]) -> Lattice:
+    """Lattices of different images as one."""
+    if len(lattices) == 1:
+        return lattices[0]
+    pixels = vertices = corners = cuts = 0
+    parts: list[Lattice] = []
+    for one in lattices:
+        near = one.neighbours_C2M
+        parts.append(
+            replace(
+                one,
+                vertices_CN=one.vertices_CN + vertices,
+                pixels_E=one.pixels_E + pixels,
+                piece_starts=one.piece_starts[:-1] + corners,
+                vertex_pieces=one.vertex_pieces[:-1] + cuts,
+                neighbours_C2M=torch.where(near > 0, near + vertices, 0),
+            )
+        )
+        pixels += one.weights_CN.shape[1]
+        vertices += one.num_vertices
+        corners += one.pixels_E.numel()
+        cuts += one.piece_starts.numel() - 1
+    like = lattices[0].piece_starts
+    return Lattice(
+        torch.cat([part.vertices_CN for part in parts], 1),
+        torch.cat([part.weights_CN for part in parts], 1),
+        torch.cat([part.pixels_E for part in parts]),
+        torch.cat([part.sorted_weights_E for part in parts]),
+        torch.cat([*(part.piece_starts for part in parts), like.new_full((1,), corners)]),
+        torch.cat([*(part.vertex_pieces for part in parts), like.new_full((1,), cuts)]),
+        torch.cat([part.neighbours_C2M for part in parts], 2),
+    )
