@@ -190,10 +190,14 @@ def marginals(
 
 
 def crf_batch(
-    images: Sequence[Tensor], logits: Sequence[Tensor], params: CrfParams
+    images: Sequence[Tensor],
+    logits: Sequence[Tensor],
+    params: CrfParams,
+    *,
+    max_bytes: int = 8 * 2**30,
 ) -> list[Tensor]:
     """Most probable label of every pixel: `marginals` above 0. Bool, H W each, on the device."""
-    return [s_HW > 0 for s_HW in marginals(images, logits, params)]
+    return [s_HW > 0 for s_HW in marginals(images, logits, params, max_bytes=max_bytes)]
 
 
 def crf(image_HW3: U8, energy_2N: F32, params: CrfParams) -> Mask:

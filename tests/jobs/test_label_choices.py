@@ -9,12 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from labelling_case import config, encoded, shard_bytes, write_data, write_model
 
 from a2s import activating, folderlock, pool
+from a2s.data import images
 from a2s.data.tars import Index
 from a2s.errors import ConfigError
 from a2s.jobs import label
@@ -162,6 +164,23 @@ def test_threads_and_the_device_path_make_the_same_bytes(
     assert json.loads((tmp_path / "device" / "resolved.json").read_text()) == {"batch_size": 1}
 
 
+def test_the_crf_of_the_device_makes_the_labels_that_it_makes_alone(
+    model: Path, data: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    torch_crf = {"refine": RefineConfig(backend="torch")}
+    assert label.run(config(model, data, tmp_path / "alone", **torch_crf)) == 0
+    monkeypatch.setattr(label, "has_gpu", lambda address: True)
+    assert label.run(config(model, data, tmp_path / "device", batch_size="auto", **torch_crf)) == 0
+    assert "device refine" in capsys.readouterr().out
+    assert shard_bytes(tmp_path / "device") == shard_bytes(tmp_path / "alone")
+    # Another backend: the same labels but for single pixels.
+    ours, numba = Index.load(tmp_path / "device"), Index.load(reference)
+    pairs = [(ours.read(row), numba.read(row)) for row in range(len(ours))]
+    masks = [tuple(map(images.decode_mask, pair)) for pair in pairs]
+    assert max(np.count_nonzero(a != b) for a, b in masks) <= 4
+
+
 def test_devices_of_a_ray_session_make_the_same_bytes(
     model: Path, data: Path, reference: Path, tmp_path: Path
 ) -> None:
@@ -221,10 +240,10 @@ def test_a_batch_that_does_not_fit_is_halved(model: Path) -> None:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return self.inner(image_B3SS)
 
-    images = torch.randint(0, 255, (7, 64, 64, 3), dtype=torch.uint8).numpy()
+    pixels = torch.randint(0, 255, (7, 64, 64, 3), dtype=torch.uint8).numpy()
     lock = contextlib.nullcontext()
     place = activating._Device(Small(), torch.device("cpu"), 8, lock, None)
-    assert activating.in_batches(place, images).shape == (7, 16, 16)
+    assert activating.in_batches(place, pixels).shape == (7, 16, 16)
     assert place.batch_size == 2
 
 
