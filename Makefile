@@ -6,9 +6,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.a2s-setup
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 
-# The first interpreter of a version that pydensecrf builds on; `make setup PYTHON=…` chooses.
-PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
-	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
+# The first interpreter of a version that a2s runs on; `make setup PYTHON=…` chooses.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13)))' \
 	2>/dev/null && echo $$p && break; done)
 
 # make demo IMAGES=photographs [TRUTH=masks] [ENCODER=weights.safetensors] [ENCODER_NAME=resnet50]
@@ -26,7 +26,7 @@ DEMO_FLAGS := --config configs/mobile-cpu.yaml --workers 0 --stage1.cache-dir $(
 .PHONY: help setup demo test check pins clean
 
 help:
-	@echo "make setup   environment in $(VENV) (Python 3.11 or 3.12, a C compiler)"
+	@echo "make setup   environment in $(VENV) (Python 3.11 to 3.13, a C compiler)"
 	@echo "make demo    the whole pipeline on rendered scenes, under 5 minutes on 2 cores"
 	@echo "make test    the test suite"
 	@echo "make check   lint, format, types, layers, shell scripts"
@@ -37,13 +37,13 @@ setup: $(STAMP)
 
 $(STAMP): requirements.txt pyproject.toml
 	@if [ -z "$(PYTHON)" ]; then \
-		echo "setup: needs Python 3.11 or 3.12 (found: $$(python3 --version 2>&1));" \
+		echo "setup: needs Python 3.11 to 3.13 (found: $$(python3 --version 2>&1));" \
 			"install one, or say which: make setup PYTHON=/path/to/python3.12" >&2; exit 2; fi
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || { \
-		echo "setup: $(PYTHON) is $$($(PYTHON) --version 2>&1); needs Python 3.11 or 3.12" >&2; \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13)))' || { \
+		echo "setup: $(PYTHON) is $$($(PYTHON) --version 2>&1); needs Python 3.11 to 3.13" >&2; \
 		exit 2; }
 	@command -v cc >/dev/null || command -v gcc >/dev/null || { \
-		echo "setup: pydensecrf2 is compiled and no C compiler was found;" \
+		echo "setup: pydensecrf2, for the tests, is compiled and no C compiler was found;" \
 			"install one (Debian: apt-get install build-essential)" >&2; exit 2; }
 	@if ! $(BIN)/python -c 'import sys' 2>/dev/null; then $(PYTHON) -m venv --clear $(VENV); fi
 	@if ! $(BIN)/uv --version >/dev/null 2>&1; then $(BIN)/python -m pip install --quiet uv; fi

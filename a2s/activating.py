@@ -129,13 +129,18 @@ def _refined(place: _Device, reduced: list[U8], logits: list[F32], recipe: Recip
     from a2s.refine.crf_torch import crf_batch
 
     free_bytes = torch.cuda.mem_get_info()[0] if place.device.type == "cuda" else 2**30
+    # Images of one size together: the lattice of their positions is made once.
+    order = sorted(range(len(reduced)), key=lambda index: reduced[index].shape)
     masks = crf_batch(
-        [torch.from_numpy(image_ST3).to(place.device) for image_ST3 in reduced],
-        [torch.from_numpy(logit_ST).to(place.device) for logit_ST in logits],
+        [torch.from_numpy(reduced[index]).to(place.device) for index in order],
+        [torch.from_numpy(logits[index]).to(place.device) for index in order],
         recipe.params,
         max_bytes=int(MEMORY_SHARE * free_bytes),
     )
-    return [Packed.of(mask_ST.cpu().numpy()) for mask_ST in masks]
+    packed = {
+        index: Packed.of(mask_ST.cpu().numpy()) for index, mask_ST in zip(order, masks, strict=True)
+    }
+    return [packed[index] for index in range(len(reduced))]
 
 
 class _Clock:

@@ -27,6 +27,7 @@ from a2s.errors import A2SError, ConfigError
 _PACKAGES = (
     "a2s",
     "accelerate",
+    "numba",
     "numpy",
     "opencv-python-headless",
     "pillow",

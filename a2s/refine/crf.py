@@ -26,8 +26,9 @@ def crf_of(backend: Backend) -> Crf:
     try:
         crf: Crf = importlib.import_module(f"a2s.refine.crf_{backend}").crf
     except ImportError as error:
+        package = "a2s[pydensecrf]" if backend == "pydensecrf" else backend
         raise ConfigError(
             f"refine.backend {backend}: cannot be imported ({error}); "
-            f"pip install 'a2s[{backend}]', or take another backend"
+            f"pip install '{package}', or take another backend"
         ) from error
     return crf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from safetensors.numpy import load_file
 
 from a2s import boundary
+from a2s.errors import ConfigError
 from a2s.refine import CrfParams, Recipe, crf_of, energy_of, refine
 from a2s.refine.crf_pydensecrf import crf
 from a2s.refine.energy import hard_energy, soft_energy, stretch
@@ -45,6 +47,15 @@ def test_crf_and_median_equal_the_authors_masks(shared: Path, number: int) -> No
     mask = crf(image, hard_energy(p, PARAMS), PARAMS)
     np.testing.assert_array_equal(mask, expected)
     np.testing.assert_array_equal(median(mask.astype(np.uint8)), filtered)
+
+
+def test_a_backend_that_is_not_installed_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
+    monkeypatch.delitem(sys.modules, "a2s.refine.crf_pydensecrf")
+    with pytest.raises(ConfigError, match=r"refine\.backend pydensecrf.*'a2s\[pydensecrf\]'"):
+        crf_of("pydensecrf")
 
 
 def test_unary_energy_is_the_librarys() -> None:
