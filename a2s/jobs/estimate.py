@@ -38,24 +38,37 @@ def run(config: EstimateConfig) -> int:
         CheckpointError: the model is missing, or is not a stage-1 model.
     """
     index = Index.load(config.data.resolve())
+    num_images = config.images or len(index)
+    sample = measure(config, index, num_images=num_images)
+    print(f"estimate: {num_images:,} images like those of {config.data}")
+    device = "GPU" if sample.device_sec else "CPU"
+    for line in describe(sample, forecast(sample, num_images), device=device):
+        print(f"  {line}")
+    print(f"next: a2s label --model RUN --data {config.data} --out labels/{config.data.name}")
+    return 0
+
+
+def measure(config: EstimateConfig, index: Index, *, num_images: int) -> Sample:
+    """Time a sample of the images: alone, one by one, then with the pool that `num_images` get.
+
+    Raises: as `run`.
+    """
     if len(index) == 0:
         raise DataError(f"estimate: {config.data} holds no images; nothing can be timed")
-    num_images = config.images or len(index)
     workers = pool.resolve_workers(config.workers, num_images, ray_address=config.ray_address)
     around: Any = nullcontext()
     if workers != 0:
         around = pool.session(workers=workers, ray_address=config.ray_address)
     begun = time.monotonic()
     with around, _model(config) as model:
-        # The cluster's devices decide where there is one, else those of this machine.
         session_sec = time.monotonic() - begun
+        # The cluster's devices decide where there is one, else those of this machine.
         refine = with_backend(config.refine, ray_address=config.ray_address)
-        on_gpu = has_gpu(config.ray_address)
         steps = _steps(
             config,
             model,
             recipe_of(refine),
-            on_gpu=on_gpu,
+            on_gpu=has_gpu(config.ray_address),
             on_device=refine.backend == "torch",
         )
         count = workers or pool.num_cpus()
@@ -73,7 +86,7 @@ def run(config: EstimateConfig) -> int:
         begun = time.monotonic()
         results = list(_map(together, steps, workers=workers, threads=count))
         pool_sec = time.monotonic() - begun
-    sample = _sample(
+    return _sample(
         singles,
         results,
         index,
@@ -81,12 +94,6 @@ def run(config: EstimateConfig) -> int:
         pool_sec=pool_sec,
         start_sec=session_sec + max(0.0, warm_sec),
     )
-    print(f"estimate: {num_images:,} images like those of {config.data}")
-    device = "GPU" if on_gpu else "CPU"
-    for line in describe(sample, forecast(sample, num_images), device=device):
-        print(f"  {line}")
-    print(f"next: a2s label --model RUN --data {config.data} --out labels/{config.data.name}")
-    return 0
 
 
 @contextmanager

@@ -1,0 +1,77 @@
+"""`a2s estimate` against what `a2s label` then takes: seconds for all images, start included.
+
+    python benchmarks/estimate.py --data DATA --model RUN [--rounds 2]
+
+In turn, for threads and for Ray processes. DATA are data shards, RUN a stage-1 run; 1000 images are
+a fair test. Writes `benchmarks/results/estimate.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from machine import describe_machine
+
+from a2s.config import EstimateConfig
+from a2s.data.tars import Index
+from a2s.forecast import forecast
+from a2s.jobs import estimate
+from a2s.rundir import write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+LIMIT = 0.25
+
+
+def labelled_sec(data: Path, model: Path, workers: int) -> float:
+    """Seconds of the whole command."""
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, "-m", "a2s", "label", "--data", data, "--model", model]
+        command += ["--out", Path(out) / "labels", "--workers", workers]
+        started = time.monotonic()
+        subprocess.run([*map(str, command)], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+        return time.monotonic() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=2)
+    arguments = parser.parse_args()
+    data, model = arguments.data.resolve(), arguments.model.resolve()
+    index = Index.load(data)
+    rows = []
+    for _ in range(arguments.rounds):
+        for workers in (0, len(os.sched_getaffinity(0))):
+            settings = EstimateConfig(data=data, model=model, workers=workers)
+            sample = estimate.measure(settings, index, num_images=len(index))
+            expected = 3600 * forecast(sample, len(index)).wall_hours
+            took = labelled_sec(data, model, workers)
+            rows.append(
+                {
+                    "workers": workers,
+                    "estimated_sec": round(expected, 2),
+                    "labelled_sec": round(took, 2),
+                    "off_by": round(expected / took - 1, 3),
+                }
+            )
+            print(rows[-1], flush=True)
+    result = {
+        **describe_machine(),
+        "command": "python benchmarks/estimate.py --data DATA --model RUN",
+        "num_images": len(index),
+        "rows": rows,
+        "limit": LIMIT,
+        "within_limit": all(abs(float(row["off_by"])) <= LIMIT for row in rows),
+    }
+    write_json(ROOT / "benchmarks" / "results" / "estimate.json", result)
+
+
+if __name__ == "__main__":
+    main()
