@@ -117,10 +117,13 @@ def normalise(rows, vertices, weights, neighbours, count, values, other):  # typ
 
 @fast
 def _update(prior, start, position, colour, position_weight, colour_weight, s):  # type: ignore[no-untyped-def]
+    # Two loops: the compiler does many slots at once only where few arrays can overlap.
     for slot in range(TILE):
         i = _u64(slot)
-        message = position_weight * position[i] + colour_weight * colour[i]
-        s[i] = _tanh_half(prior[_u64(start + slot)] + message)
+        s[i] = position_weight * position[i] + colour_weight * colour[i]
+    for slot in range(TILE):
+        i = _u64(slot)
+        s[i] = _tanh_half(prior[_u64(start + slot)] + s[i])
 
 
 @fast
