@@ -76,20 +76,22 @@ def _build_wide(
     size = len(sigmas) + 1
     vertices = np.empty(size * real.size, np.uint32)
     weights = np.empty(size * real.size, np.float32)
-    slots = 1 << (2 * real.size + 2 * size * TILE).bit_length()
-    table, keys = np.zeros(slots, np.uint32), np.empty(slots, np.uint64)
+    bits = (real.size + size * TILE).bit_length() + 1
+    table, keys = np.zeros(1 << bits, np.uint32), np.empty(1 << bits, np.uint64)
     tile = count = 0
     while True:
+        shift = np.uint64(64 - bits)
         tile, count = wide.embed(
-            features, real, scales, tile, count, keys, table, vertices, weights
+            features, real, scales, tile, count, keys, table, shift, vertices, weights
         )
         if tile == tiles.count:
             break
-        table = np.zeros(2 * table.size, np.uint32)
+        bits += 1
+        table = np.zeros(1 << bits, np.uint32)
         keys = np.concatenate([keys, np.empty_like(keys)])
-        wide.rehash(keys, count, table)
+        wide.rehash(keys, count, table, np.uint64(64 - bits))
     neighbours = np.empty(2 * size * (count + 1), np.uint32)
-    wide.find_neighbours(size, keys, count, table, neighbours)
+    wide.find_neighbours(size, keys, count, table, shift, neighbours)
     return _normalised(Lattice(vertices, weights, neighbours, count), size, workspace)
 
 
@@ -192,12 +194,15 @@ def _difference(image_HW3: U8, energy_2N: F32, params: CrfParams) -> F32:
     s_N = np.empty(height * width, np.float32)
     meanfield.mean_field(
         energy_2N.reshape(-1), astuple(tiles),
-        workspace.take("prior", tiles.count * TILE, np.float32), params.iterations,
+        workspace.take("prior", tiles.count * TILE, np.float32),
+        workspace.take("known", tiles.count * TILE, np.float32), params.iterations,
         np.float32(params.gaussian_compat), np.float32(params.bilateral_compat),
         at.vertices, at.weights, at.neighbours, at.count,
+        workspace.take("sums3", at.count + 1, np.float32),
         workspace.take("values3", at.count + 1, np.float32),
         workspace.take("other3", at.count + 1, np.float32),
         near.vertices, near.weights, near.neighbours, near.count,
+        workspace.take("sums6", near.count + 1, np.float32),
         workspace.take("values6", near.count + 1, np.float32),
         workspace.take("other6", near.count + 1, np.float32),
         s_N,

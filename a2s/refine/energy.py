@@ -5,12 +5,15 @@ Shapes: probability_HW float32 in [0, 1]; energy_2N float32 with N = H * W.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from a2s.errors import ConfigError
 
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
@@ -28,6 +31,21 @@ class CrfParams:
     bilateral_srgb: float = 5.0
     bilateral_compat: float = 10.0
     iterations: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse what no backend can compute. Raises: ConfigError."""
+        for name in ("gaussian_sxy", "bilateral_sxy", "bilateral_srgb"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"CRF: {name} is {getattr(self, name)}; it must be above 0")
+        for name in ("gaussian_compat", "bilateral_compat"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"CRF: {name} is {getattr(self, name)}; it must be 0 or above")
+        if not 0.5 < self.confidence < 1:
+            raise ConfigError(
+                f"CRF: confidence is {self.confidence}; it must be between 0.5 and 1, exclusive"
+            )
+        if self.iterations < 0:
+            raise ConfigError(f"CRF: iterations is {self.iterations}; it must be 0 or above")
 
 
 Energy = Callable[[F32, CrfParams], F32]

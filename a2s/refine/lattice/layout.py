@@ -123,4 +123,9 @@ def features_of(
         in_tiles(plane).astype(np.float32) / np.float32(sigma)
         for plane, sigma in zip(planes, sigmas, strict=True)
     ]
-    return np.stack(features, axis=1).ravel(), in_tiles(real_HW).astype(np.bool_).ravel()
+    features_TDS = np.stack(features, axis=1)
+    if tiles.height * tiles.width % 4:
+        # The reference works on four pixels at a time and pads with zeros: vertices of the padding
+        # hold nothing, but are there to be blurred through. The last slot is one of our padding.
+        features_TDS[-1, :, -1] = 0
+    return features_TDS.ravel(), in_tiles(real_HW).astype(np.bool_).ravel()

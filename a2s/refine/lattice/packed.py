@@ -20,6 +20,7 @@ _f32, _i32, _i64, _u32, _u64 = np.float32, np.int32, np.int64, np.uint32, np.uin
 def _load(image, height, width, tile_height, tile_width, tile, features):  # type: ignore[no-untyped-def]
     """Position and colour of a tile; beyond the edge the last pixel is repeated."""
     across = (width + tile_width - 1) // tile_width
+    tiles_down = (height + tile_height - 1) // tile_height
     top, left = tile // across * tile_height, tile % across * tile_width
     slot = _u64(0)
     for row in range(tile_height):
@@ -33,6 +34,10 @@ def _load(image, height, width, tile_height, tile_width, tile, features):  # typ
             features[slot + _u64(3 * TILE)] = image[pixel + _u64(1)]
             features[slot + _u64(4 * TILE)] = image[pixel + _u64(2)]
             slot += _u64(1)
+    if height * width % 4 != 0 and tile == tiles_down * across - 1:
+        # As in `layout.features_of`: a slot of the reference's own padding.
+        for plane in range(5):
+            features[_u64(plane * TILE + TILE - 1)] = 0
 
 
 @exact

@@ -18,7 +18,7 @@ _MIX_HIGH = np.uint64(0xC2B2AE3D27D4EB4F)
 
 
 @exact
-def _slot_of(low, high, shift):  # type: ignore[no-untyped-def]
+def _place(low, high, shift):  # type: ignore[no-untyped-def]
     return ((low * _MIX) ^ ((high + _MIX) * _MIX_HIGH)) * _MIX >> shift
 
 
@@ -31,30 +31,27 @@ def _pack(coordinates, first, last):  # type: ignore[no-untyped-def]
 
 
 @exact
-def _find(low, high, keys, table):  # type: ignore[no-untyped-def]
+def _find(low, high, keys, table, shift):  # type: ignore[no-untyped-def]
     """Place in the table of a key, or of the hole where it would be."""
-    bits = 0
-    while (1 << bits) < table.size:
-        bits += 1
-    place = _slot_of(low, high, np.uint64(64 - bits))
+    place = _place(low, high, shift)
     while table[place] != 0:
-        number = np.uint64(table[place] - np.uint32(1))
-        if keys[2 * number] == low and keys[2 * number + np.uint64(1)] == high:
+        at = np.uint64(2) * np.uint64(table[place] - np.uint32(1))
+        if keys[at] == low and keys[at + np.uint64(1)] == high:
             break
         place = (place + np.uint64(1)) & np.uint64(table.size - 1)
     return place
 
 
 @exact
-def rehash(keys, count, table):  # type: ignore[no-untyped-def]
+def rehash(keys, count, table, shift):  # type: ignore[no-untyped-def]
     """Fill an empty table, whose entries are vertex numbers + 1, from the keys."""
     for number in range(count):
-        place = _find(keys[2 * number], keys[2 * number + 1], keys, table)
+        place = _find(keys[2 * number], keys[2 * number + 1], keys, table, shift)
         table[place] = number + 1
 
 
 @exact
-def embed(features, real, scales, first_tile, count, keys, table, vertices, weights):  # type: ignore[no-untyped-def]
+def embed(features, real, scales, first_tile, count, keys, table, shift, vertices, weights):  # type: ignore[no-untyped-def]
     """Find the simplex of every slot and number its vertices, until the table is half full.
 
     Gives the tile that comes next and the number of vertices so far; call again with a larger
@@ -108,7 +105,7 @@ def embed(features, real, scales, first_tile, count, keys, table, vertices, weig
                     coordinates[i] = rounded[i] + row - (size if wraps else 0)
                 low = _pack(coordinates, 0, min(3, size - 1))
                 high = _pack(coordinates, 3, size - 1)
-                place = _find(low, high, keys, table)
+                place = _find(low, high, keys, table, shift)
                 if table[place] == 0:
                     keys[2 * count] = low
                     keys[2 * count + 1] = high
@@ -121,7 +118,7 @@ def embed(features, real, scales, first_tile, count, keys, table, vertices, weig
 
 
 @exact
-def find_neighbours(size, keys, count, table, neighbours):  # type: ignore[no-untyped-def]
+def find_neighbours(size, keys, count, table, shift, neighbours):  # type: ignore[no-untyped-def]
     """Both neighbours of every vertex in every blur direction; `count` where there is none.
 
     Flat (direction, side, count + 1). In direction j one neighbour is a step down in all
@@ -144,9 +141,7 @@ def find_neighbours(size, keys, count, table, neighbours):  # type: ignore[no-un
         for i in range(3, size - 1):
             high_step = (high_step << _BITS) + np.uint64(step[i] + _BIAS)
         for number in range(count):
-            place = _find(
-                keys[2 * number] + low_step, keys[2 * number + 1] + high_step, keys, table
-            )
+            place = _find(keys[2 * number] + low_step, keys[2 * number + 1] + high_step, keys, table, shift)
             if table[place] != 0:
                 other = table[place] - np.uint32(1)
                 neighbours[before + number] = other
