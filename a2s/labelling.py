@@ -134,9 +134,16 @@ def input_size(model: Path) -> int:
 
 @functools.cache
 def load_network(model: Path) -> ActivationNet:
-    """Load a stage-1 model, once per process; on the CPU."""
+    """Load a stage-1 model for labelling only, once per process; on the CPU."""
+    import torch
+
+    from a2s.models.activation import ActivationNet
+    from a2s.models.encoders import fold_batchnorm
+
     network, _ = checkpoint.load_model(model)
-    return network.eval()  # type: ignore[return-value]
+    assert isinstance(network, ActivationNet), model
+    fold_batchnorm(network.eval().encoder)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def label_chunk(chunk: Chunk, model: Path, image_size: int, recipe: Recipe) -> Labelled:

@@ -164,8 +164,6 @@ def marginals(
 
     Shape: H W 3, H W -> H W each. Range: -1..1. Raises: ConfigError.
     """
-    if min(params.bilateral_sxy, params.bilateral_srgb, params.gaussian_sxy) <= 0:
-        raise ConfigError(f"dense CRF: kernel widths must be above 0: {params}")
     assert len(images) == len(logits), (len(images), len(logits))
     if not images:
         return []

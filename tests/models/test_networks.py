@@ -12,7 +12,7 @@ from a2s.models.activation import ActivationNet
 from a2s.models.blocks import upsample
 from a2s.models.build import build_from_spec
 from a2s.models.detector import Detector
-from a2s.models.encoders import build_encoder, set_batchnorm, settle
+from a2s.models.encoders import build_encoder, fold_batchnorm, set_batchnorm, settle
 from a2s.models.weights import load_encoder
 
 RESNET50 = 23_508_032
@@ -93,6 +93,21 @@ def test_the_frozen_encoder_never_changes(mobile: ActivationNet) -> None:
     assert all(p.grad is None for p in mobile.encoder.parameters())
     assert all(p.grad is not None for p in mobile.blocks.parameters())
     assert all(torch.equal(before[k], v) for k, v in mobile.encoder.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
+def test_folded_batchnorm_is_the_same_function(name: str) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(name)
+    settle(encoder)
+    encoder.eval()
+    image = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        expected = encoder(image)
+        fold_batchnorm(encoder)
+        assert not [m for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)]
+        for tap, folded in zip(expected, encoder(image), strict=True):
+            torch.testing.assert_close(folded, tap, rtol=1e-3, atol=1e-4 * float(tap.abs().max()))
 
 
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])

@@ -141,7 +141,9 @@ def find_neighbours(size, keys, count, table, shift, neighbours):  # type: ignor
         for i in range(3, size - 1):
             high_step = (high_step << _BITS) + np.uint64(step[i] + _BIAS)
         for number in range(count):
-            place = _find(keys[2 * number] + low_step, keys[2 * number + 1] + high_step, keys, table, shift)
+            place = _find(
+                keys[2 * number] + low_step, keys[2 * number + 1] + high_step, keys, table, shift
+            )
             if table[place] != 0:
                 other = table[place] - np.uint32(1)
                 neighbours[before + number] = other
