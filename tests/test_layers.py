@@ -70,6 +70,8 @@ ONLY = {
     "torch.distributed": "a2s.distributed",
     "pydensecrf": "a2s.refine.crf_pydensecrf",
     "triton": "a2s.refine.filter_triton",
+    "numba": "a2s.refine.lattice.jit",
+    "llvmlite": "a2s.refine.lattice.jit",
 }
 CALLERS_OF_JOBS = {"a2s.jobs.run", "a2s.jobs.ablate"}
 PICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
@@ -238,6 +240,7 @@ def test_import_is_light(module: str) -> None:
         ("a2s.jobs.stage1", "from torch import distributed", "only a2s.distributed may"),
         ("a2s.refine.median", "import pydensecrf.densecrf", "only a2s.refine.crf_pydensecrf may"),
         ("a2s.refine.crf_torch", "import triton.language as tl", "only a2s.refine.filter_triton"),
+        ("a2s.refine.crf_numba", "from numba import njit", "only a2s.refine.lattice.jit may"),
         ("a2s.jobs.label", "from a2s.jobs import predict", "only"),
         ("a2s.jobs.label", "from .predict import run", "only"),
         ("a2s.losses", "from a2s.rundir import atomic_write", "above it"),

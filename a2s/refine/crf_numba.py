@@ -170,8 +170,8 @@ def _colours_of(image_HW3: U8, params: CrfParams, tiles: Tiles, workspace: Works
     sxy, srgb = params.bilateral_sxy, params.bilateral_srgb
     sigmas = (sxy, sxy, srgb, srgb, srgb)
     largest = [(tiles.width - 1) / sxy, (tiles.height - 1) / sxy, *([255 / srgb] * 3)]
+    layout.check_ranges(layout.coordinate_ranges([*largest[:2], 0, 0, 0]), "bilateral_sxy")
     ranges = layout.coordinate_ranges(largest)
-    layout.check_ranges(ranges[:3], "bilateral_sxy")
     layout.check_ranges(ranges, "bilateral_srgb")
     fields = layout.key_fields(ranges, tiles.count * TILE)
     if fields is None:

@@ -1,0 +1,286 @@
+"""The compiled CRF against the library: same masks, whatever the image, sigmas and machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydensecrf.densecrf import DenseCRF2D
+from safetensors.numpy import load_file
+
+from a2s.errors import ConfigError
+from a2s.refine import CrfParams, crf_numba, crf_of, crf_pydensecrf
+from a2s.refine.crf_numba import crf, foreground_probability
+from a2s.refine.energy import hard_energy, soft_energy
+from a2s.refine.lattice import layout
+
+REPO = Path(__file__).resolve().parents[2]
+PARAMS = CrfParams()
+PHOTOGRAPHS = ["0005", "0223", "0511", "0987"]
+
+
+def library_probability(image: np.ndarray, energy: np.ndarray, params: CrfParams) -> np.ndarray:
+    height, width = image.shape[:2]
+    field = DenseCRF2D(width, height, 2)
+    field.setUnaryEnergy(energy.copy())
+    field.addPairwiseGaussian(sxy=params.gaussian_sxy, compat=params.gaussian_compat)
+    field.addPairwiseBilateral(
+        sxy=params.bilateral_sxy,
+        srgb=params.bilateral_srgb,
+        rgbim=image.copy(),
+        compat=params.bilateral_compat,
+    )
+    return np.asarray(field.inference(params.iterations))[1].reshape(height, width)
+
+
+def picture(kind: str, height: int, width: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    if kind == "flat":
+        return np.full((height, width, 3), seed % 256, np.uint8)
+    if kind == "noise":  # as many lattice vertices as there can be
+        return rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+    ramp = np.add.outer(2.0 * np.arange(height), 1.5 * np.arange(width))[..., None]
+    return np.clip(ramp + rng.integers(0, 9, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+def rough_map(height: int, width: int, seed: int = 0) -> np.ndarray:
+    noise = np.random.default_rng(seed).random((height, width)).astype(np.float32)
+    return np.asarray(cv2.GaussianBlur(noise, (0, 0), 2.0))
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_masks_are_the_authors(shared: Path, number: int) -> None:
+    oracle = load_file(shared / "oracles" / "a2s_reference.safetensors")
+    image, p, expected = (oracle[f"refine.{number}.{name}"] for name in ("image", "prob", "crf"))
+    np.testing.assert_array_equal(crf(image, hard_energy(p, PARAMS), PARAMS), expected)
+
+
+@pytest.mark.parametrize("size", [(320, 320), (300, 400), None])
+def test_masks_of_photographs_are_the_librarys(
+    shared: Path, size: tuple[int, int] | None
+) -> None:
+    paths = sorted((shared / "data" / "ecssd200" / "images").glob("*.jpg"))[::50]
+    assert len(paths) == 4
+    for path in paths:
+        image = cv2.imread(str(path))[..., ::-1]
+        mask = cv2.imread(str(path.parents[1] / "masks" / f"{path.stem}.png"), 0)
+        if size is not None:
+            image, mask = (cv2.resize(array, size[::-1]) for array in (image, mask))
+        image = np.ascontiguousarray(image)
+        p = cv2.GaussianBlur((mask > 127).astype(np.float32), (0, 0), 15)
+        p += 0.5 * (rough_map(*p.shape) - 0.5)
+        for energy in (hard_energy(p, PARAMS), soft_energy(np.clip(p, 0, 1), PARAMS)):
+            ours, theirs = crf(image, energy, PARAMS), crf_pydensecrf.crf(image, energy, PARAMS)
+            assert 0.01 < theirs.mean() < 0.99
+            assert np.count_nonzero(ours != theirs) <= 2
+
+
+@pytest.mark.parametrize("wide", [False, True], ids=["packed", "wide"])
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_probabilities_are_the_librarys(wide: bool, data: st.DataObject) -> None:
+    height, width = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))
+    params = CrfParams(
+        gaussian_sxy=data.draw(st.floats(0.3, 30)),
+        gaussian_compat=data.draw(st.sampled_from([0.0, 0.5, 3.0])),
+        bilateral_sxy=data.draw(st.floats(1, 200)),
+        bilateral_srgb=data.draw(st.floats(0.5, 100)),
+        bilateral_compat=data.draw(st.sampled_from([0.0, 2.0, 10.0])),
+        iterations=data.draw(st.integers(0, 3)),
+    )
+    seed = data.draw(st.integers(0, 255))
+    image = picture(data.draw(st.sampled_from(["flat", "noise", "ramp"])), height, width, seed)
+    energy_of = data.draw(st.sampled_from([hard_energy, soft_energy]))
+    energy = energy_of(rough_map(height, width, seed), params)
+    with pytest.MonkeyPatch.context() as patch:
+        if wide:
+            patch.setattr(layout, "key_fields", lambda ranges, num_pixels: None)
+        ours = foreground_probability(image, energy, params)
+    theirs = library_probability(image, energy, params)
+    assert ours.dtype == np.float32
+    # A pixel exactly between two simplices, or on a knife's edge, may be rounded either way.
+    np.testing.assert_allclose(ours, theirs, atol=2e-3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (2, 2), (3, 5), (7, 64), (65, 33)])
+@pytest.mark.parametrize("kind", ["flat", "noise", "ramp"])
+def test_masks_of_odd_sizes_are_the_librarys(size: tuple[int, int], kind: str) -> None:
+    image, p = picture(kind, *size), rough_map(*size)
+    for energy in (hard_energy(p, PARAMS), soft_energy(p, PARAMS)):
+        np.testing.assert_array_equal(
+            crf(image, energy, PARAMS), crf_pydensecrf.crf(image, energy, PARAMS)
+        )
+
+
+@pytest.mark.parametrize(("srgb", "is_wide"), [(5.0, False), (0.02, True)])
+def test_narrow_kernels_get_wide_keys(srgb: float, is_wide: bool) -> None:
+    image, p = picture("ramp", 30, 40), rough_map(30, 40)
+    params = replace(PARAMS, bilateral_srgb=srgb, bilateral_sxy=0.02 if is_wide else 50.0)
+    largest = [39 / params.bilateral_sxy, 29 / params.bilateral_sxy, *([255 / srgb] * 3)]
+    fields = layout.key_fields(layout.coordinate_ranges(largest), 1200)
+    assert (fields is None) is is_wide
+    energy = hard_energy(p, params)
+    ours = foreground_probability(image, energy, params)
+    # The library's keys have 16 bits, so beyond them the truth is: no pixel has a neighbour.
+    if is_wide:
+        no_colour = replace(params, bilateral_compat=0.0, bilateral_srgb=5.0, bilateral_sxy=50.0)
+        assert np.isfinite(ours).all()
+        assert (ours != foreground_probability(image, energy, no_colour)).any()
+    else:
+        np.testing.assert_allclose(ours, library_probability(image, energy, params), atol=2e-3)
+
+
+def test_packed_and_wide_keys_make_the_same_lattice(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("ramp", "noise"):
+        image, p = picture(kind, 90, 70), rough_map(90, 70)
+        energy = hard_energy(p, PARAMS)
+        tiles, space = layout.tiles_of(90, 70), crf_numba._workspace()
+        packed = crf_numba._colours_of(image, PARAMS, tiles, space)
+        packed_mask, counts = crf(image, energy, PARAMS), [packed.count]
+        with monkeypatch.context() as patch:
+            patch.setattr(layout, "key_fields", lambda ranges, num_pixels: None)
+            counts.append(crf_numba._colours_of(image, PARAMS, tiles, space).count)
+            np.testing.assert_array_equal(crf(image, energy, PARAMS), packed_mask)
+        assert counts[0] == counts[1]
+
+
+def test_a_kernel_too_narrow_for_numbers_is_refused() -> None:
+    image, energy = picture("ramp", 30, 40), hard_energy(rough_map(30, 40), PARAMS)
+    for name in ("gaussian_sxy", "bilateral_sxy", "bilateral_srgb"):
+        with pytest.raises(ConfigError, match=name):
+            crf(image, energy, replace(PARAMS, **{name: 1e-4}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("gaussian_sxy", 0.0),
+        ("bilateral_sxy", -1.0),
+        ("bilateral_srgb", float("nan")),
+        ("bilateral_sxy", float("inf")),
+        ("gaussian_compat", -0.1),
+        ("bilateral_compat", float("inf")),
+        ("confidence", 0.5),
+        ("confidence", 1.0),
+        ("iterations", -1),
+    ],
+)
+def test_parameters_out_of_range_are_named(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=name):
+        replace(PARAMS, **{name: value})
+
+
+def test_same_bytes_whatever_came_before() -> None:
+    image, p = picture("ramp", 120, 90), rough_map(120, 90)
+    energy = hard_energy(p, PARAMS)
+    image.setflags(write=False)
+    energy.setflags(write=False)
+    first = foreground_probability(image, energy, PARAMS).tobytes()
+    for size in ((200, 210), (3, 3), (120, 90)):
+        other = picture("noise", *size)
+        foreground_probability(other, soft_energy(rough_map(*size), PARAMS), PARAMS)
+    narrow = replace(PARAMS, gaussian_sxy=1.0, bilateral_srgb=20.0)
+    foreground_probability(image, energy, narrow)
+    assert foreground_probability(image, energy, PARAMS).tobytes() == first
+    with ThreadPoolExecutor(2) as threads:
+        results = threads.map(lambda _: foreground_probability(image, energy, PARAMS), range(6))
+        assert {result.tobytes() for result in results} == {first}
+    assert not image.flags.writeable
+
+
+def test_memory_does_not_grow_with_the_number_of_sizes() -> None:
+    for height in range(20, 80):
+        crf(picture("ramp", height, 30), hard_energy(rough_map(height, 30), PARAMS), PARAMS)
+    assert len(crf_numba._positions) <= crf_numba._KEEP_POSITIONS
+    kept = sum(array.nbytes for array in crf_numba._workspace()._arrays.values())
+    assert kept <= crf_numba._KEEP_BYTES
+
+
+def test_other_threads_run_meanwhile() -> None:
+    image = picture("noise", 400, 400)
+    energy = hard_energy(rough_map(400, 400), PARAMS)
+    crf(image, energy, PARAMS)
+    ticks, done = 0, threading.Event()
+
+    def work() -> None:
+        crf(image, energy, replace(PARAMS, iterations=100))
+        done.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while not done.wait(0.001):
+        ticks += 1
+    thread.join()
+    # One call of compiled code takes most of the time: with the lock held, hardly any tick.
+    assert ticks > 50
+
+
+def test_backend_is_imported_only_when_chosen() -> None:
+    code = (
+        "import sys, a2s.refine; assert 'numba' not in sys.modules;"
+        "a2s.refine.crf_of('numba'); assert 'numba' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPO)
+    assert crf_of("numba") is crf
+
+
+ELSEWHERE = """
+import sys
+import numpy as np
+from a2s.refine import CrfParams, crf_of
+from a2s.refine.energy import hard_energy
+data, params = np.load(sys.argv[1]), CrfParams()
+mask = crf_of("numba")(data["image"], hard_energy(data["p"], params), params)
+sys.exit(0 if (mask == data["mask"]).all() else 3)
+"""
+
+
+def run_elsewhere(tmp_path: Path, root: Path, **environment: str) -> subprocess.Popen[bytes]:
+    image, p = picture("ramp", 70, 90), rough_map(70, 90)
+    mask = crf_pydensecrf.crf(image, hard_energy(p, PARAMS), PARAMS)
+    np.savez(tmp_path / "case.npz", image=image, p=p, mask=mask)
+    return subprocess.Popen(
+        [sys.executable, "-c", ELSEWHERE, str(tmp_path / "case.npz")],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root), **environment},
+    )
+
+
+def test_a_plain_cpu_and_processes_that_compile_at_once(tmp_path: Path) -> None:
+    plain = {"NUMBA_CPU_NAME": "generic", "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    runs = [run_elsewhere(tmp_path, REPO, **plain) for _ in range(2)]
+    assert [run.wait() for run in runs] == [0, 0]
+    assert list((tmp_path / "cache").rglob("*.nbc"))
+    assert run_elsewhere(tmp_path, REPO, **plain).wait() == 0
+
+
+def test_nowhere_to_write_a_cache(tmp_path: Path) -> None:
+    shutil.copytree(REPO / "a2s", tmp_path / "a2s", ignore=shutil.ignore_patterns("__pycache__"))
+    # A plain file in place of every folder numba could use, which also stops root.
+    for folder in (tmp_path / "a2s").rglob("*"):
+        if folder.is_dir():
+            (folder / "__pycache__").write_text("")
+    (tmp_path / "file").write_text("")
+    nowhere = {"HOME": str(tmp_path / "file"), "XDG_CACHE_HOME": str(tmp_path / "file" / "x")}
+    assert run_elsewhere(tmp_path, tmp_path, **nowhere).wait() == 0
+
+
+def test_no_compiled_function_calls_into_another_file() -> None:
+    """numba's cache does not notice when a function in another file has changed."""
+    for path in (REPO / "a2s" / "refine" / "lattice").glob("*.py"):
+        text = path.read_text("utf-8")
+        if path.stem in {"packed", "wide", "meanfield"}:
+            ours = [line for line in text.splitlines() if line.startswith("from a2s")]
+            assert ours, path
+            assert all(line.startswith("from a2s.refine.lattice.jit ") for line in ours), path
