@@ -39,6 +39,7 @@ LAYERS = {
     "a2s.rundir": SERVICE,
     "a2s.progress": SERVICE,
     "a2s.meter": SERVICE,
+    "a2s.stepping": SERVICE,
     "a2s.losses": PURE,
     "a2s.boundary": PURE,
     "a2s.olr": PURE,
