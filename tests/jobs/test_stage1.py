@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 from launching import environment, pack, run_ranks, start_ranks
 
-from a2s import checkpoint
+from a2s import checkpoint, distributed
+from a2s.__main__ import run
+from a2s.data import device_features
+from a2s.data.device_features import DeviceFeatures
 from a2s.schedule import learning_rate
 
 EPOCHS = 12
@@ -116,6 +119,31 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(data: Path, tmp_path:
     listed = json.loads((out / "nonfinite" / "epoch-1-step-2.json").read_text())
     assert len(listed["batch"]) == 4
     assert set(listed["not_finite"]) <= set(listed["batch"])
+
+
+def test_features_in_device_memory_train_the_same_network(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: whether features stay or are encoded at every epoch decides nothing."""
+    caches: list[DeviceFeatures] = []
+
+    def open_cache(device, folder, *, made_from, **shape):
+        caches.append(DeviceFeatures(device, **shape))
+        return caches[-1]
+
+    monkeypatch.setattr(device_features, "open_cache", open_cache)
+    monkeypatch.setattr(distributed, "recorded", lambda function: function)
+    weights = []
+    for gib in ("1", "0"):
+        out = tmp_path / gib
+        extra = ("--cache-gib", gib, "--loader-workers", "0")
+        assert run(arguments(data, out, *extra, epochs=3)) == 0
+        commit = checkpoint.last_commit(out)
+        assert commit is not None
+        weights.append(commit.sha256["model.safetensors"])
+    assert [cache.capacity for cache in caches] == [16, 0]
+    assert sum(caches[0].has(row, mirrored=flip) for row in range(8) for flip in (0, 1)) > 8
+    assert weights[0] == weights[1]
 
 
 def test_a_damaged_shard_names_the_key(data: Path, tmp_path: Path) -> None:
