@@ -193,7 +193,7 @@ def quality(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Does speed cost anything? The same short training twice, from several seeds."""
     root = work / "quality"
     side = 64 if args.quick else 320
-    count, epochs, seeds = (16, 1, 1) if args.quick else (400, 8, 2)
+    count, epochs, seeds = (16, 1, 1) if args.quick else (400, 15, 3)
     make_images(root, count=count, side=side, num_scenes=count)
     make_truth(root / "truth", count=4 if args.quick else 60, side=side)
     pack(root)
