@@ -10,7 +10,8 @@ Parts, each of which fits into ten minutes; results of other parts in the file a
 - `quality`: adaptive F of stage 2 on drawn scenes, bf16 and compiled against fp32 and eager.
 - `whole`: 3000 images, 20 and 25 epochs, labels with the CRF in between; where the time goes.
 
-Encoders are untrained: time does not depend on the weights. Needs neither a network nor Ray.
+Encoders are untrained: time does not depend on the weights, and quality varies less from seed to
+seed with `--weights FILE`. Needs neither a network nor Ray.
 """
 
 from __future__ import annotations
@@ -180,13 +181,8 @@ def add_rates(cells: dict[str, dict[str, Any]], counts: dict[str, Any], name: st
 
 
 def common(args: argparse.Namespace, encoder: str) -> dict[str, Any]:
-    return {
-        "encoder": {"name": encoder},
-        "image_size": args.side,
-        "batch_size": BATCH,
-        "loader_workers": args.workers,
-        "log_every": 50,
-    }
+    shape = {"image_size": args.side, "batch_size": BATCH}
+    return {"encoder": {"name": encoder}, "loader_workers": args.workers, "log_every": 50, **shape}
 
 
 def quality(args: argparse.Namespace, work: Path) -> dict[str, Any]:
@@ -208,7 +204,9 @@ def quality(args: argparse.Namespace, work: Path) -> dict[str, Any]:
                 "epochs": epochs,
                 "milestones": [epochs - 2, epochs - 1],
                 "seed": seed,
-                "encoder_lr_scale": 1.0,
+                "encoder": {"name": args.encoders[0], "weights": args.weights},
+                # An untrained encoder has as much to learn as the decoder.
+                "encoder_lr_scale": 1.0 if args.weights == "none" else 0.1,
                 **changed,
             }
             cell(kind="job", job="stage2", settings=settings)
@@ -269,6 +267,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--encoders", nargs="+", default=["resnet50", "mobilenet_v2"])
+    parser.add_argument("--weights", default="none", help="of the first encoder, for quality")
     parser.add_argument("--images", type=int, default=1024, help="images of stage1 and stage2")
     parser.add_argument("--side", type=int, default=320)
     parser.add_argument("--workers", type=int, default=max(2, min(12, cores - 2)))
