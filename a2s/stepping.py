@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from a2s import distributed, rundir
 from a2s.errors import A2SError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class GuardedSGD(torch.optim.SGD):
@@ -75,6 +78,18 @@ class Readings:
         read = list(zip(self._steps, values, strict=True))
         self._steps, self._values = [], []
         return read
+
+
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a network's `forward` or a loss, for the one shape that training has.
+
+    Functions and not modules, whose tensors would get other names. Between ranks the graph stays
+    whole: where it is cut at DDP's buckets, memory formats of weights are taken for others.
+    """
+    import torch._dynamo
+
+    torch._dynamo.config.optimize_ddp = False
+    return torch.compile(function, dynamic=False)
 
 
 def copy_to_host(tensor: Tensor) -> tuple[Tensor, Callable[[], None]]:

@@ -53,7 +53,7 @@ def _train(config: Stage1Config) -> int:
     from a2s.data.loader import Columns, Images, batches, make_loader
     from a2s.data.transforms import normalise
     from a2s.losses import adb_loss, map_terms
-    from a2s.stepping import Readings, stop_not_finite
+    from a2s.stepping import Readings, compiled, stop_not_finite
 
     accelerator = distributed.start(
         precision=config.precision,
@@ -83,9 +83,8 @@ def _train(config: Stage1Config) -> int:
             model, parameters, optimizer = _build(config, commit, device=device)
         judge = map_terms
         if config.compile:
-            # The function and not the module, whose tensors would get other names.
-            model.blocks.forward = torch.compile(model.blocks.forward, dynamic=False)  # type: ignore[method-assign]
-            judge = torch.compile(map_terms, dynamic=False)
+            model.blocks.forward = compiled(model.blocks.forward)  # type: ignore[method-assign]
+            judge = compiled(map_terms)
         blocks = accelerator.prepare(model.blocks)
         if config.tracker != "none":
             accelerator.init_trackers("stage1")

@@ -60,7 +60,7 @@ def _train(config: Stage2Config) -> int:
     from a2s.models.encoders import set_batchnorm
     from a2s.olr import lambda_at, to_u16_bits
     from a2s.rectified import NextGeneration, kept_manifests, write_rectified
-    from a2s.stepping import Readings, copy_to_host, stop_not_finite
+    from a2s.stepping import Readings, compiled, copy_to_host, stop_not_finite
 
     accelerator = distributed.start(
         precision=config.precision,
@@ -95,9 +95,8 @@ def _train(config: Stage2Config) -> int:
             model, parameters, optimizer = _build(config, commit, device=device)
         judge = compare
         if config.compile:
-            # The function and not the module, whose tensors would get other names.
-            model.forward = torch.compile(model.forward, dynamic=False)  # type: ignore[method-assign]
-            judge = torch.compile(compare, dynamic=False)
+            model.forward = compiled(model.forward)  # type: ignore[method-assign]
+            judge = compiled(compare)
         network = accelerator.prepare(model)
         if config.tracker != "none":
             accelerator.init_trackers("stage2")
