@@ -191,11 +191,14 @@ def unpack_momentum(
     Raises:
         CheckpointError: the buffers are not those of these parameters.
     """
+    import torch
+
     for key, tensor in tensors.items():
         parameter = parameters.get(key.removeprefix("momentum_buffer/"))
         if parameter is None or parameter.shape != tensor.shape:
             raise CheckpointError(f"checkpoint: optimizer tensor {key} fits no parameter")
-        buffer = tensor.to(parameter.device).clone()
+        # In the parameter's memory format: a fused update goes through both address by address.
+        buffer = torch.empty_like(parameter.detach()).copy_(tensor)
         optimizer.state[parameter]["momentum_buffer"] = buffer
 
 

@@ -5,6 +5,7 @@ M images of one forward pass, S side of the network's input, F = len(MEASURED) n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -42,6 +43,16 @@ def compare(
     shares = foreground_M1SS, (rectified_M1SS > 0.5) != foreground_M1SS
     columns = [*terms, *(share.float().mean((1, 2, 3)) for share in shares)]
     return Outcome(terms.total_B, rectified_M1SS, torch.stack(columns, dim=1).detach())
+
+
+def means(steps: Sequence[Tensor]) -> dict[str, float]:
+    """Sum up steps: the mean of their losses, and of each of `MEASURED` over all their images.
+
+    Shape: [images, F] for each step
+    """
+    loss = torch.stack([step[:, :3].sum(1).mean() for step in steps]).mean()
+    columns = zip(MEASURED, torch.cat(list(steps)).mean(0).tolist(), strict=True)
+    return {"loss": round(float(loss), 6), **{name: round(value, 6) for name, value in columns}}
 
 
 def micro_batches(

@@ -70,7 +70,9 @@ class TrainOptions(Settings):
     window: int = Field(16, ge=1)
     """Samples are shuffled within a window of this many (shuffled) shards."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """`bf16` runs convolutions in bfloat16 autocast."""
+    """`bf16` runs convolutions in bfloat16 autocast; `fp32` is exact, without TF32."""
+    compile: bool = False
+    """torch.compile for network and loss: a minute or so at the start, then faster on a GPU."""
     commit_every: int = Field(0, ge=0, json_schema_extra=NO_IDENTITY)
     """Also commit after this many steps within an epoch; 0 commits at epoch ends only."""
     log_every: int = Field(20, ge=1, json_schema_extra=NO_IDENTITY)
@@ -99,11 +101,12 @@ class Stage1Options(TrainOptions):
     fusion_stride: Literal[2, 4, 8] = 4
     """Stride at which F3, F4, F5 are fused."""
     cache_dir: Path | None = Field(None, json_schema_extra=NO_IDENTITY)
-    """Node-local folder for encoder features; default: a folder in the temporary directory."""
+    """On a CPU: node-local folder for encoder features; default: one in the temporary directory."""
     cache_dtype: Literal["float16", "float32"] = "float16"
     """Precision to which encoder features are rounded, cached or not."""
     cache_gib: float = Field(16.0, ge=0, json_schema_extra=NO_IDENTITY)
-    """Budget of the feature cache per node in GiB; beyond it features are recomputed."""
+    """Budget of the feature cache in GiB, a file per node or memory per GPU; beyond it features are
+    recomputed."""
 
 
 class Stage1Config(Stage1Options):

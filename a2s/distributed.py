@@ -89,6 +89,11 @@ def start(
         local = int(os.environ.get("LOCAL_WORLD_SIZE", str(expected)))
         os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // local))
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    if not cpu:
+        # One shape per network, so the fastest kernel is worth a search; and fp32 means fp32.
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision="bf16" if precision == "bf16" else "no",

@@ -5,13 +5,14 @@ Shape suffixes: B images, H W the map's size.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from a2s.data.transforms import unpack_keep
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
@@ -38,14 +39,46 @@ def adb_terms(theta_B1HW: Tensor, keep_B1HW: Tensor | None, *, alpha: float) -> 
     distance = (theta_B1HW.float().sigmoid() - 0.5).abs()
     per_pixel = distance.square() + alpha * distance
     if keep_B1HW is None:
-        return AdbTerms(per_pixel.sum(), per_pixel.new_tensor(per_pixel.numel()))
+        return AdbTerms(per_pixel.sum(), torch.full_like(per_pixel[0, 0, 0, 0], per_pixel.numel()))
     keep = keep_B1HW.to(per_pixel.dtype)
     return AdbTerms((per_pixel * keep).sum(), keep.sum())
 
 
-def adb_loss(
-    numerators: Sequence[Tensor], counts: Sequence[Tensor], weights: Sequence[float]
-) -> Tensor:
+class MapTerms(NamedTuple):
+    """The terms of the K = 4 maps of a batch, and which images' maps are finite."""
+
+    numerator_K: Tensor
+    num_kept_K: Tensor
+    finite_B: Tensor
+
+
+def map_terms(
+    maps: Sequence[Tensor], valid_B: Tensor, keep_BW: Tensor | None, *, side: int, alpha: float
+) -> MapTerms:
+    """Judge F, F3, F4, F5; F is brought to the input's size first, the others stay at their own.
+
+    Padding adds nothing, nor do the pixels that `keep_BW` (`draw_keep_words`) drops.
+
+    Shape: theta [B, 1, h, w] of each map -> numerators and counts [4], finite [B]
+    Reference: Eqn 4
+    """
+    full_B1SS = F.interpolate(maps[0], size=(side, side), mode="bilinear", align_corners=False)
+    thetas = [full_B1SS, *maps[1:]]
+    keeps = [valid_B.view(-1, 1, 1, 1).expand_as(theta) for theta in thetas]
+    if keep_BW is not None:
+        drawn = unpack_keep(keep_BW, [(theta.shape[2], theta.shape[3]) for theta in thetas])
+        keeps = [valid & kept for valid, kept in zip(keeps, drawn, strict=True)]
+    terms = [adb_terms(theta, keep, alpha=alpha) for theta, keep in zip(thetas, keeps, strict=True)]
+    # A sum is finite where all of its parts are; the maps were centred, so it does not overflow.
+    sums_KB = torch.stack([theta.detach().float().sum((1, 2, 3)) for theta in maps])
+    return MapTerms(
+        torch.stack([term.numerator for term in terms]),
+        torch.stack([term.num_kept for term in terms]),
+        sums_KB.isfinite().all(dim=0),
+    )
+
+
+def adb_loss(numerator_K: Tensor, num_kept_K: Tensor, weight_K: Tensor) -> Tensor:
     """Combine the maps' terms, each already summed over all ranks.
 
     A map without a kept pixel has distance zero: it adds its weight and no gradient.
@@ -53,11 +86,8 @@ def adb_loss(
     Range: with alpha 0.1, 0.7 to 1 times the sum of weights
     Reference: Eqn 4, as one minus the distance so that it is positive
     """
-    terms = [
-        weight * (1 - numerator / count.clamp(min=1))
-        for numerator, count, weight in zip(numerators, counts, weights, strict=True)
-    ]
-    return torch.stack(terms).sum()
+    distance_K = numerator_K / num_kept_K.clamp(min=1)
+    return (weight_K.to(distance_K.dtype) * (1 - distance_K)).sum()
 
 
 class DetectionTerms(NamedTuple):
@@ -111,8 +141,9 @@ def ssim_per_image(a_B1HW: Tensor, b_B1HW: Tensor) -> Tensor:
 def _blur(x_N1HW: Tensor) -> Tensor:
     """Gaussian blur, one direction after the other."""
     half = SSIM_WINDOW // 2
-    offsets = range(-half, half + 1)
-    gauss = x_N1HW.new_tensor([math.exp(-(o * o) / (2 * SSIM_SIGMA**2)) for o in offsets])
+    # Computed where it is used: sending eleven numbers to a GPU would wait for it.
+    offset = torch.arange(-half, half + 1, dtype=torch.float64, device=x_N1HW.device)
+    gauss = (-(offset * offset) / (2 * SSIM_SIGMA**2)).exp().to(x_N1HW.dtype)
     gauss = gauss / gauss.sum()
     x_N1HW = F.conv2d(x_N1HW, gauss.view(1, 1, 1, -1), padding=(0, half))
     return F.conv2d(x_N1HW, gauss.view(1, 1, -1, 1), padding=(half, 0))

@@ -5,17 +5,23 @@ N rows of the data's index; H, W an image's own size.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from a2s import distributed, labelstore, rundir
 from a2s.data.images import decode_mask, encode_png
 from a2s.data.tars import Index, ShardWriter, remove_leftovers, shard_done
-from a2s.labelsource import Bools, Label, LabelSource, resize
+from a2s.labelsource import Bools, LabelSource, resize
 from a2s.labelstore import Generation, RowFile, RowWriter
 
+STEPS_AHEAD = 8
+"""Steps whose labels may wait for the disk before training does."""
 _COLUMNS = {
     "width": "int32",
     "height": "int32",
@@ -38,11 +44,18 @@ class NextGeneration:
         self._keep_N = keep_N
         self._side = side
         self._files: list[RowFile] = labelstore.load_part(store, part) if part else []
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._pending: deque[Future[None]] = deque()
         self._start(step)
 
-    def add(self, row: int, label_SS: Label) -> None:
-        """Take the rectified label of one image of this rank."""
-        self._writer.add(row, label_SS)
+    def add(self, rows: Sequence[int], bits_B1SS: Tensor, wait: Callable[[], None]) -> None:
+        """Take this rank's labels of a step (`to_u16_bits`); they are there when `wait` returns.
+
+        A thread waits and writes while the next steps run; an error comes with a later call.
+        """
+        self._pending.append(self._thread.submit(self._write, list(rows), bits_B1SS, wait))
+        while len(self._pending) > STEPS_AHEAD:
+            self._pending.popleft().result()
 
     def commit_part(self, step: int) -> str:
         """Make the labels of all steps before `step` durable; return the name a commit keeps."""
@@ -56,12 +69,13 @@ class NextGeneration:
         return labelstore.part_name(self._number, step=step)
 
     def publish(self) -> None:
-        """Make the whole generation durable.
+        """Make the whole generation durable; the last call.
 
         Raises:
             LabelError: it is not exactly one label per image.
         """
         self._gather()
+        self._thread.shutdown()
         with distributed.together():
             if distributed.is_main():
                 labelstore.publish(
@@ -72,6 +86,16 @@ class NextGeneration:
                     height=self._side,
                     width=self._side,
                 )
+
+    def _write(self, rows: list[int], bits_B1SS: Tensor, wait: Callable[[], None]) -> None:
+        wait()
+        for row, label_SS in zip(rows, bits_B1SS[:, 0].numpy().view(np.uint16), strict=True):
+            if row >= 0:
+                self._writer.add(row, label_SS)
+
+    def _drain(self) -> None:
+        while self._pending:
+            self._pending.popleft().result()
 
     def _start(self, step: int) -> None:
         self._step = step
@@ -87,6 +111,7 @@ class NextGeneration:
     def _gather(self) -> None:
         """Rank 0 learns every rank's files: their names follow from how many each has."""
         with distributed.together():
+            self._drain()
             num_files = len(self._writer.close())
         num_files_by_rank = distributed.all_gather(torch.tensor([num_files])).flatten().tolist()
         with distributed.together():

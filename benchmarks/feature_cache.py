@@ -20,35 +20,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from machine import describe_machine
 from torch import Tensor
 
 from a2s.boundary import adaptive_boundary
 from a2s.data.feature_cache import FeatureCache
-from a2s.data.transforms import draw_keep, normalise
-from a2s.losses import adb_loss, adb_terms
+from a2s.data.transforms import draw_keep_words, normalise
+from a2s.losses import adb_loss, map_terms
 from a2s.models.activation import ActivationMaps, ActivationNet
 from a2s.models.blocks import upsample
 from a2s.models.encoders import build_encoder
 
 RESULT = Path(__file__).parent / "results" / "feature_cache.json"
-WEIGHTS = (1.0, 0.1, 0.3, 0.5)
+WEIGHTS = torch.tensor([1.0, 0.1, 0.3, 0.5])
 NUM_IMAGES = 1000
 
 
 def loss_of(maps: ActivationMaps, *, size: int) -> Tensor:
     """The loss of one rank; both loops pay for it alike."""
-    full = F.interpolate(maps.theta, size=(size, size), mode="bilinear", align_corners=False)
-    keys = torch.arange(len(full), device=full.device)
-    terms = []
-    for map_index, theta in enumerate((full, maps.theta3, maps.theta4, maps.theta5)):
-        height, width = theta.shape[2:]
-        keep = draw_keep(
-            seed=0, epoch=1, key_hash_B=keys, map_index=map_index, height=height, width=width
-        )
-        terms.append(adb_terms(theta, keep, alpha=0.1))
-    return adb_loss([term[0] for term in terms], [term[1] for term in terms], WEIGHTS)
+    valid = torch.ones(len(maps.theta), dtype=torch.bool, device=maps.theta.device)
+    sides = [(size, size)] + [(theta.shape[2], theta.shape[3]) for theta in maps[1:]]
+    keys = torch.arange(len(valid))
+    keep = draw_keep_words(seed=0, epoch=1, key_hash_B=keys, sides=sides).to(valid.device)
+    terms = map_terms(maps, valid, keep, side=size, alpha=0.1)
+    return adb_loss(terms.numerator_K, terms.num_kept_K, WEIGHTS.to(valid.device))
 
 
 def joined_maps(net: ActivationNet, image: Tensor, *, size: int) -> ActivationMaps:

@@ -49,6 +49,7 @@ LAYERS = {
     "a2s.listing": SERVICE,
     "a2s.progress": SERVICE,
     "a2s.meter": SERVICE,
+    "a2s.stepping": SERVICE,
     "a2s.losses": PURE,
     "a2s.boundary": PURE,
     "a2s.olr": PURE,

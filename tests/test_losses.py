@@ -6,15 +6,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from a2s.data.transforms import draw_keep_words
 from a2s.losses import (
     adb_loss,
     adb_terms,
     binarise,
     detection_loss_per_image,
+    map_terms,
     ssim_per_image,
 )
 
-WEIGHTS = (1.0, 0.1, 0.3, 0.5)
+WEIGHTS = torch.tensor([1.0, 0.1, 0.3, 0.5])
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +41,7 @@ def test_adb_terms_follow_equation_4() -> None:
 @pytest.mark.parametrize(("theta", "loss"), [(0.0, 1.9), (50.0, 1.33), (-50.0, 1.33)])
 def test_stage1_loss_lies_between_its_bounds(theta: float, loss: float) -> None:
     terms = [adb_terms(torch.full((2, 1, n, n), theta), None, alpha=0.1) for n in (8, 4, 2, 1)]
-    found = adb_loss([t.numerator for t in terms], [t.num_kept for t in terms], WEIGHTS)
+    found = adb_loss(*(torch.stack(column) for column in zip(*terms, strict=True)), WEIGHTS)
     assert found.item() == pytest.approx(loss, abs=1e-6)
 
 
@@ -49,19 +51,46 @@ def test_terms_of_parts_add_up_to_the_whole() -> None:
     keep[:2] = False
     whole = adb_terms(theta, keep, alpha=0.1)
     parts = [adb_terms(t, k, alpha=0.1) for t, k in zip(theta.split(2), keep.split(2), strict=True)]
-    total = adb_loss([sum(p.numerator for p in parts)], [sum(p.num_kept for p in parts)], [1.0])
-    assert total.item() == pytest.approx(adb_loss([whole[0]], [whole[1]], [1.0]).item(), abs=1e-6)
+    one = torch.ones(1)
+    total = adb_loss(sum(p.numerator for p in parts), sum(p.num_kept for p in parts), one)
+    assert total.item() == pytest.approx(adb_loss(*whole, one).item(), abs=1e-6)
     assert parts[0].num_kept == 0
 
 
 def test_a_map_with_no_kept_pixel_is_finite_and_silent() -> None:
     theta = torch.randn(1, 1, 2, 2, requires_grad=True)
     terms = adb_terms(theta, torch.zeros(1, 1, 2, 2, dtype=torch.bool), alpha=0.1)
-    loss = adb_loss([terms.numerator], [terms.num_kept], [0.5])
+    loss = adb_loss(terms.numerator, terms.num_kept, torch.tensor([0.5]))
     loss.backward()
     assert loss.item() == 0.5
     assert theta.grad is not None
     assert not theta.grad.any()
+
+
+@pytest.mark.parametrize("drop", [True, False])
+def test_padding_and_dropped_pixels_do_not_count(drop: bool) -> None:
+    sides = [(side, side) for side in (32, 4, 2, 1)]
+    maps = [torch.randn(3, 1, side, side) for side in (8, 4, 2, 1)]
+    keep = None
+    if drop:
+        keep = draw_keep_words(seed=0, epoch=1, key_hash_B=torch.tensor([11, 12, 0]), sides=sides)
+    valid = torch.tensor([True, True, False])
+    terms = map_terms(maps, valid, keep, side=32, alpha=0.1)
+    keep = None if keep is None else keep[:2]
+    without = map_terms([theta[:2] for theta in maps], valid[:2], keep, side=32, alpha=0.1)
+    torch.testing.assert_close(terms.numerator_K, without.numerator_K)
+    assert torch.equal(terms.num_kept_K, without.num_kept_K)
+    assert terms.finite_B.all()
+    share = float(terms.num_kept_K[0]) / (2 * 32 * 32)
+    assert 0.45 < share < 0.55 if drop else share == 1
+
+
+def test_an_image_with_a_map_that_is_not_finite_is_told() -> None:
+    maps = [torch.randn(3, 1, side, side) for side in (8, 4, 2, 1)]
+    maps[2][1, 0, 1, 0] = math.nan
+    terms = map_terms(maps, torch.ones(3, dtype=torch.bool), None, side=32, alpha=0.1)
+    assert terms.finite_B.tolist() == [True, False, True]
+    assert terms.numerator_K.isfinite().tolist() == [True, True, False, True]
 
 
 def test_l1_keeps_the_gradient_of_hard_pixels() -> None:

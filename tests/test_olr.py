@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from a2s.olr import U16_STEPS, from_u16, lambda_at, rectify, to_u16
+from a2s.olr import U16_STEPS, from_u16, lambda_at, rectify, to_u16, to_u16_bits
 
 
 def test_lambda_schedule_of_the_paper() -> None:
@@ -50,3 +50,10 @@ def test_hard_and_undecided_labels_are_exact() -> None:
     label = np.array([0, 0.5, 1], np.float32)
     assert np.array_equal(from_u16(to_u16(label)), label)
     assert to_u16(np.array([-0.1, 1.1], np.float32)).tolist() == [0, U16_STEPS]
+
+
+def test_a_tensor_is_stored_in_the_same_bits() -> None:
+    label = torch.cat([torch.rand(5000), torch.tensor([0, 0.5, 1.0]), torch.arange(0, 1, 1e-4)])
+    bits = to_u16_bits(label)
+    assert bits.dtype == torch.int16
+    assert (bits.numpy().view(np.uint16) == to_u16(label.numpy())).all()

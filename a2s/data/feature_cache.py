@@ -46,6 +46,12 @@ def chunk_size(device: torch.device) -> int:
     return 1 if device.type == "cpu" else 8
 
 
+def feature_shapes(image_size: int, channels: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Shapes [C, H, W] of E3, E4, E5, which have these `channels`."""
+    sides = [image_size // stride for stride in STRIDES]
+    return [(count, side, side) for count, side in zip(channels, sides, strict=True)]
+
+
 def fingerprint_tensors(module: nn.Module) -> str:
     """SHA-256 over a module's state: names, types, and bytes."""
     digest = hashlib.sha256()
@@ -76,8 +82,7 @@ class FeatureCache:
         Raises:
             ConfigError: the folder cannot be used.
         """
-        sides = [image_size // stride for stride in STRIDES]
-        self.shapes = [(count, side, side) for count, side in zip(channels, sides, strict=True)]
+        self.shapes = feature_shapes(image_size, channels)
         self.lengths = [math.prod(shape) for shape in self.shapes]
         self.dtype = dtype
         self.temporary = folder is None
@@ -167,20 +172,19 @@ class FeatureCache:
             DataError: a feature does not fit the dtype.
         """
         flat_BL = torch.zeros(len(rows), sum(self.lengths), dtype=self.dtype)
-        missing: list[int] = []
+        missing: dict[int, Tensor] = {}
         for item, (row, flipped) in enumerate(zip(rows, mirrored, strict=True)):
             if row < 0:
                 continue
             if self.has(row, mirrored=flipped):
                 flat_BL[item] = self.read(row, mirrored=flipped)
             else:
-                missing.append(item)
-                if not image_B3SS[item].any():
-                    image_B3SS[item] = read_image(row)
+                image_3SS = image_B3SS[item] if image_B3SS[item].any() else read_image(row)
+                missing[item] = image_3SS.flip(-1) if flipped else image_3SS
         chunk = chunk_size(image_B3SS.device)
         for first in range(0, len(missing), chunk):
-            items = missing[first : first + chunk]
-            rounded_KL = self._encode(image_B3SS, items, mirrored, encode)
+            items = list(missing)[first : first + chunk]
+            rounded_KL = self._encode([missing[item] for item in items], chunk, encode)
             for item, feature_L in zip(items, rounded_KL, strict=True):
                 flat_BL[item] = feature_L
                 self.write(rows[item], feature_L, mirrored=mirrored[item])
@@ -196,20 +200,18 @@ class FeatureCache:
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 
-    def _encode(
-        self, image_B3SS: Tensor, items: list[int], mirrored: Sequence[bool], encode: Encode
-    ) -> Tensor:
-        """Encode the chosen images in a batch of the fixed size. Shape: `[len(items), L]`."""
-        size = image_B3SS.shape[-1]
-        chunk_K3SS = image_B3SS.new_zeros(chunk_size(image_B3SS.device), 3, size, size)
-        for slot, item in enumerate(items):
-            image_3SS = image_B3SS[item]
-            chunk_K3SS[slot] = image_3SS.flip(-1) if mirrored[item] else image_3SS
+    def check(self) -> None:
+        """Nothing is left to find out: features that did not fit were refused at once."""
+
+    def _encode(self, images: list[Tensor], chunk: int, encode: Encode) -> Tensor:
+        """Encode images in a batch of the fixed size. Shape: `[len(images), L]`."""
+        padding = [torch.zeros_like(images[0])] * (chunk - len(images))
+        chunk_K3SS = torch.stack(images + padding)
         features = encode(chunk_K3SS)
         for feature, shape in zip(features, self.shapes, strict=True):
             assert tuple(feature.shape[1:]) == tuple(shape), (feature.shape, shape)
         flat_KL = torch.cat([feature.flatten(1) for feature in features], dim=1)
-        rounded_KL = flat_KL[: len(items)].to(self.dtype).cpu()
+        rounded_KL = flat_KL[: len(images)].to(self.dtype).cpu()
         if not bool(torch.isfinite(rounded_KL).all()):
             raise DataError(
                 f"features: the encoder's output is not finite in {self.dtype} (largest value "

@@ -1,7 +1,7 @@
 """Images of a plan, read by index and batched: rank r's share of every column.
 
 The loader is never given to Accelerate, which would cut it up again; the plan already did.
-B images, S side of the network's square input.
+B images, S side of the network's square input, W words of bits.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import ctypes
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,51 +24,49 @@ from a2s.data import images
 from a2s.data.keys import key_hash
 from a2s.data.plan import Plan
 from a2s.data.tars import Index
+from a2s.data.transforms import draw_flip, draw_keep_words
 from a2s.errors import A2SError, DataError
 
 PR_SET_PDEATHSIG = 1
 
 LabelReader = Callable[[int, int], NDArray[np.float32]]
 """(row, epoch) -> label [S,S]; called in the loader's worker processes."""
-ImageFilter = Callable[[int, int], bool]
-"""(row, epoch) -> whether the image itself is needed; called in the worker processes."""
+ImageFilter = Callable[[int, bool], bool]
+"""(row, mirrored) -> whether the image itself is needed; called in the worker processes."""
 
 
 @dataclass
 class Batch:
     """One rank's part of a global batch; padding has row -1, valid False, and zeros.
 
-    Shape: image uint8 `[B,3,S,S]`, row int64 `[B]`, valid bool `[B]`, key_hash int64 `[B]`,
-    label float32 `[B,1,S,S]` or None.
+    Shape: image uint8 `[B,3,S,S]` as stored (not mirrored), row int64 `[B]`, valid bool `[B]`,
+    flip bool `[B]`, keep int32 `[B,W]` (`draw_keep_words`) or None, label float32 `[B,1,S,S]` or
+    None. When no image of the batch is needed, image is `[B,3,0,0]`.
     """
 
     image_B3SS: Tensor
     row_B: Tensor
     valid_B: Tensor
-    key_hash_B: Tensor
-    label_B1SS: Tensor | None
+    flip_B: Tensor
+    keep_BW: Tensor | None = None
+    label_B1SS: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device; images in the memory format that convolutions like."""
-        label = None if self.label_B1SS is None else self.label_B1SS.to(device, non_blocking=True)
-        image_B3SS = self.image_B3SS.to(device, non_blocking=True)
-        return Batch(
-            image_B3SS.contiguous(memory_format=torch.channels_last),
-            self.row_B.to(device, non_blocking=True),
-            self.valid_B.to(device, non_blocking=True),
-            self.key_hash_B.to(device, non_blocking=True),
-            label,
-        )
+        batch = self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        batch.image_B3SS = batch.image_B3SS.contiguous(memory_format=torch.channels_last)
+        return batch
 
     def pin_memory(self) -> Batch:
         """Called by DataLoader so that copies to the GPU overlap with work."""
-        return Batch(
-            self.image_B3SS.pin_memory(),
-            self.row_B.pin_memory(),
-            self.valid_B.pin_memory(),
-            self.key_hash_B.pin_memory(),
-            None if self.label_B1SS is None else self.label_B1SS.pin_memory(),
-        )
+        return self._each(lambda tensor: tensor.pin_memory() if tensor.numel() else tensor)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        changed: dict[str, Any] = {
+            name: tensor if tensor is None else change(tensor)
+            for name, tensor in vars(self).items()
+        }
+        return Batch(**changed)
 
 
 class Columns:
@@ -100,20 +99,27 @@ class Columns:
 
 
 class Images(Dataset[Batch]):
-    """Decoded, squashed images by row, with labels on request."""
+    """Decoded, squashed images by row, their draws of `seed`, and labels on request.
+
+    `keep_sides` are the maps whose kept pixels are drawn.
+    """
 
     def __init__(
         self,
         index: Index,
         *,
         image_size: int,
+        seed: int,
         read_label: LabelReader | None = None,
         needs_image: ImageFilter | None = None,
+        keep_sides: Sequence[tuple[int, int]] = (),
     ) -> None:
         self.index = index
         self.image_size = image_size
+        self.seed = seed
         self.read_label = read_label
         self.needs_image = needs_image
+        self.keep_sides = keep_sides
 
     def __len__(self) -> int:
         return len(self.index)
@@ -129,20 +135,30 @@ class Images(Dataset[Batch]):
             return error
 
     def _read(self, requests: list[tuple[int, int]]) -> Batch:
-        size, count = self.image_size, len(requests)
-        image_B3SS = torch.zeros(count, 3, size, size, dtype=torch.uint8)
-        label_B1SS = torch.zeros(count, 1, size, size) if self.read_label else None
-        hash_B = torch.zeros(count, dtype=torch.int64)
-        for slot, (row, epoch) in enumerate(requests):
-            if row < 0:
-                continue
-            hash_B[slot] = key_hash(self.index.key(row))
-            if self.needs_image is None or self.needs_image(row, epoch):
-                image_B3SS[slot] = self.image(row)
-            if self.read_label is not None and label_B1SS is not None:
-                label_B1SS[slot, 0] = torch.from_numpy(self.read_label(row, epoch))
+        size, count, seed = self.image_size, len(requests), self.seed
         row_B = torch.tensor([row for row, _ in requests], dtype=torch.int64)
-        return Batch(image_B3SS, row_B, row_B >= 0, hash_B, label_B1SS)
+        keys = [self.index.key(row) if row >= 0 else None for row, _ in requests]
+        hash_B = torch.tensor([0 if key is None else key_hash(key) for key in keys])
+        epoch = requests[0][1]
+        flip_B = draw_flip(seed=seed, epoch=epoch, key_hash_B=hash_B)
+        keep_BW = None
+        if self.keep_sides:
+            keep_BW = draw_keep_words(
+                seed=seed, epoch=epoch, key_hash_B=hash_B, sides=self.keep_sides
+            )
+        needed = [
+            row >= 0 and (self.needs_image is None or self.needs_image(row, mirrored))
+            for row, mirrored in zip(row_B.tolist(), flip_B.tolist(), strict=True)
+        ]
+        side = size if any(needed) or self.needs_image is None else 0
+        image_B3SS = torch.zeros(count, 3, side, side, dtype=torch.uint8)
+        label_B1SS = torch.zeros(count, 1, size, size) if self.read_label else None
+        for slot, row in enumerate(row_B.tolist()):
+            if needed[slot]:
+                image_B3SS[slot] = self.image(row)
+            if row >= 0 and self.read_label is not None and label_B1SS is not None:
+                label_B1SS[slot, 0] = torch.from_numpy(self.read_label(row, epoch))
+        return Batch(image_B3SS, row_B, row_B >= 0, flip_B, keep_BW, label_B1SS)
 
     def image(self, row: int) -> Tensor:
         """Read one image. Shape: uint8 `[3,S,S]`."""

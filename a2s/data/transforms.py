@@ -1,11 +1,15 @@
 """Random draws that belong to a sample, and the few tensor operations around them.
 
 A flip or a dropped pixel is an integer hash of (seed, epoch, key, map, pixel): the same on any
-rank, in any order, on CPU and GPU. Every product stays below 2**63, so int64 arithmetic is exact.
-B images, C channels, H rows, W columns.
+rank, in any order. Every product stays below 2**63, so int64 arithmetic is exact.
+B images, C channels, H rows, W columns (or words of bits).
 """
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +23,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def _mix(word: Tensor) -> Tensor:
-    """Bijective 32-bit finaliser; both multipliers are below 2**31."""
+def _mix(word: Any) -> Any:
+    """Bijective 32-bit finaliser of an int or a tensor; both multipliers are below 2**31."""
     word = word ^ (word >> 16)
     word = (word * 0x21F0AAAD) & MASK
     word = word ^ (word >> 15)
@@ -31,15 +35,14 @@ def _mix(word: Tensor) -> Tensor:
 def hash_u32(*parts: int | Tensor) -> Tensor:
     """Hash integers (each up to 63 bits) or broadcastable int64 tensors of them.
 
+    Leading integers are mixed as integers, so that only what differs per sample costs tensors.
     Shape: the broadcast shape of the tensors among `parts`. Range: [0, 2**32) as int64.
     """
-    device = next((part.device for part in parts if isinstance(part, Tensor)), None)
-    state = torch.zeros((), dtype=torch.int64, device=device)
+    state: Any = 0
     for part in parts:
-        value = torch.as_tensor(part, dtype=torch.int64, device=device)
-        for word in (value & MASK, value >> 32 & MASK):
+        for word in (part & MASK, part >> 32 & MASK):
             state = _mix(state ^ _mix((word + GOLDEN) & MASK))
-    return state
+    return torch.as_tensor(state)
 
 
 def draw_flip(*, seed: int, epoch: int, key_hash_B: Tensor) -> Tensor:
@@ -50,22 +53,35 @@ def draw_flip(*, seed: int, epoch: int, key_hash_B: Tensor) -> Tensor:
     return (hash_u32(FLIP, seed, epoch, key_hash_B) & 1).bool()
 
 
-def draw_keep(
-    *, seed: int, epoch: int, key_hash_B: Tensor, map_index: int, height: int, width: int
+def draw_keep_words(
+    *, seed: int, epoch: int, key_hash_B: Tensor, sides: Sequence[tuple[int, int]]
 ) -> Tensor:
-    """Which pixels of a map take part in the loss: each with probability one half.
+    """Draw which pixels of the maps of these (height, width) take part in the loss, as bits.
 
-    One hash decides 32 neighbouring pixels, a bit each.
-    Shape: int64 `[B] -> bool [B,1,height,width]`, on the device of `key_hash_B`.
+    One hash decides 32 neighbouring pixels, a bit each. Drawn where the images are read: hundreds
+    of small products, which a GPU would have to be told one by one, for 13 kB per image.
+    Shape: int64 `[B] -> int32 [B, W]`, the words of all maps one after the other.
     Reference: Sec. III-A (half of the pixels are dropped at each iteration).
     """
-    device = key_hash_B.device
-    num_words = -(-height * width // 32)
-    image_B1 = hash_u32(KEEP, seed, epoch, key_hash_B, map_index)[:, None]
-    word_BN = hash_u32(image_B1, torch.arange(num_words, device=device))
-    bit_BN32 = word_BN[:, :, None] >> torch.arange(32, device=device) & 1
-    pixels_BP = bit_BN32.flatten(1)[:, : height * width]
-    return pixels_BP.bool().view(-1, 1, height, width)
+    words = []
+    for map_index, (height, width) in enumerate(sides):
+        image_B1 = hash_u32(KEEP, seed, epoch, key_hash_B, map_index)[:, None]
+        num_words = -(-height * width // 32)
+        words.append(hash_u32(image_B1, torch.arange(num_words, device=key_hash_B.device)))
+    return torch.cat(words, dim=1).to(torch.int32)
+
+
+def unpack_keep(word_BW: Tensor, sides: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Turn the words of `draw_keep_words` into a mask per map.
+
+    Shape: int32 `[B, W]` -> bool `[B, 1, height, width]` for each of `sides`
+    """
+    bit_BN = (word_BW[:, :, None] >> torch.arange(32, device=word_BW.device) & 1).bool().flatten(1)
+    masks, start = [], 0
+    for height, width in sides:
+        masks.append(bit_BN[:, start : start + height * width].view(-1, 1, height, width))
+        start += 32 * -(-height * width // 32)
+    return masks
 
 
 def normalise(image_u8_B3HW: Tensor) -> Tensor:
@@ -73,9 +89,15 @@ def normalise(image_u8_B3HW: Tensor) -> Tensor:
 
     Shape: uint8 `[B,3,H,W] -> float32 [B,3,H,W]`. Reference: the encoders' own training.
     """
-    mean = torch.tensor(IMAGENET_MEAN, device=image_u8_B3HW.device).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=image_u8_B3HW.device).view(1, 3, 1, 1)
+    mean, std = _imagenet(image_u8_B3HW.device)
     return (image_u8_B3HW.float() / 255 - mean) / std
+
+
+@functools.cache
+def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation on a device, put there once: a GPU is waited for when they are sent."""
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean.to(device), std.to(device)
 
 
 def flip(x_BCHW: Tensor) -> Tensor:

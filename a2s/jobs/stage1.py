@@ -2,7 +2,8 @@
 
 The encoder is frozen, and its features go through a cache; only the four blocks train. The loop is
 the same for one rank and for many: every sum of the loss is taken over all ranks before it is
-divided, so the gradients do not depend on their number.
+divided, so the gradients do not depend on their number. No step waits for the device: what the host
+must know of it is read at log lines and before commits.
 """
 
 from __future__ import annotations
@@ -10,14 +11,13 @@ from __future__ import annotations
 import math
 import os
 from contextlib import ExitStack
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from a2s import checkpoint, distributed, rundir
 from a2s.config import Stage1Config
-from a2s.data.keys import key_hash
 from a2s.data.plan import lanes_per_rank, make_plan
 from a2s.data.tar_index import Index
-from a2s.errors import A2SError
 from a2s.meter import Meter, peak_memory_mib
 from a2s.progress import Progress
 from a2s.schedule import learning_rate
@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from a2s.checkpoint import Commit
-    from a2s.data.loader import Batch
-    from a2s.losses import AdbTerms
-    from a2s.models.activation import ActivationMaps, ActivationNet
+    from a2s.models.activation import ActivationNet
+    from a2s.stepping import GuardedSGD
 
 
 def run(config: Stage1Config) -> int:
@@ -49,10 +48,12 @@ def run(config: Stage1Config) -> int:
 def _train(config: Stage1Config) -> int:
     import torch
 
-    from a2s.data.feature_cache import FeatureCache, fingerprint_tensors
+    from a2s.data.device_features import open_cache
+    from a2s.data.feature_cache import STRIDES, fingerprint_tensors
     from a2s.data.loader import Columns, Images, batches, make_loader
-    from a2s.data.transforms import draw_flip, normalise
-    from a2s.losses import adb_loss
+    from a2s.data.transforms import normalise
+    from a2s.losses import adb_loss, map_terms
+    from a2s.stepping import Readings, compiled, stop_not_finite
 
     accelerator = distributed.start(
         precision=config.precision,
@@ -80,15 +81,20 @@ def _train(config: Stage1Config) -> int:
         # Weights come from the seed and the encoder's file, or from the last commit.
         with distributed.together():
             model, parameters, optimizer = _build(config, commit, device=device)
+        judge = map_terms
+        if config.compile:
+            model.blocks.forward = compiled(model.blocks.forward)  # type: ignore[method-assign]
+            judge = compiled(map_terms)
         blocks = accelerator.prepare(model.blocks)
         if config.tracker != "none":
             accelerator.init_trackers("stage1")
 
-        # Encoder features come from this node's cache; only what it lacks is decoded and encoded.
+        # Encoder features come from a cache; only what it lacks is decoded and encoded.
         weights = fingerprint_tensors(model.encoder)
         distributed.check_same("encoder weights", weights)
         with distributed.together():
-            cache = FeatureCache(
+            cache = open_cache(
+                device,
                 config.cache_dir,
                 made_from={
                     "data": index.fingerprint,
@@ -105,16 +111,22 @@ def _train(config: Stage1Config) -> int:
         @torch.no_grad()
         def encode(image_B3SS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             with accelerator.autocast():
-                image_B3SS = normalise(image_B3SS).contiguous(memory_format=torch.channels_last)
-                e3, e4, e5 = model.encode(image_B3SS)
+                image_B3SS = image_B3SS.contiguous(memory_format=torch.channels_last)
+                e3, e4, e5 = model.encode(normalise(image_B3SS))
             return e3.float(), e4.float(), e5.float()
 
-        def lacks_features(row: int, epoch: int) -> bool:
-            hash_B = torch.tensor([key_hash(index.key(row))])
-            mirrored = bool(draw_flip(seed=seed, epoch=epoch, key_hash_B=hash_B))
+        def lacks_features(row: int, mirrored: bool) -> bool:
             return not cache.has(row, mirrored=mirrored)
 
-        dataset = Images(index, image_size=size, needs_image=lacks_features)
+        sides = [(size // stride, size // stride) for stride in (1, *STRIDES)]
+        dataset = Images(
+            index,
+            image_size=size,
+            seed=seed,
+            needs_image=lacks_features,
+            keep_sides=sides if config.drop_pixels else (),
+        )
+        weight_K = torch.tensor(config.map_weights, dtype=torch.float64, device=device)
         columns = Columns(rank=distributed.rank(), world=world)
         loader = make_loader(
             dataset, columns, workers=config.loader_workers, pin_memory=device.type == "cuda"
@@ -142,52 +154,68 @@ def _train(config: Stage1Config) -> int:
             lr = learning_rate(epoch, lr=config.lr, milestones=config.milestones)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            meter = Meter()
+            meter, readings = Meter(), Readings()
+            losses: list[float] = []
             for step, cpu_batch in enumerate(batches(loader), start=start_step + 1):
                 meter.data_arrived()
 
                 # Frozen features of each image, mirrored or not as (seed, epoch, key) decides.
-                flip_B = draw_flip(seed=seed, epoch=epoch, key_hash_B=cpu_batch.key_hash_B)
-                batch = cpu_batch.to(device)
                 features = cache.fetch(
-                    batch.image_B3SS,
+                    cpu_batch.image_B3SS,
                     rows=cpu_batch.row_B.tolist(),
-                    mirrored=flip_B.tolist(),
+                    mirrored=cpu_batch.flip_B.tolist(),
                     encode=encode,
                     read_image=dataset.image,
                 )
                 maps = blocks(*features, size=(size, size))
 
                 # The loss: kept pixels' distance from the boundary, summed over ranks, divided.
-                terms = map_terms(maps, batch, config, epoch=epoch)
-                local = torch.stack([value for term in terms for value in term])
-                numerators, counts = distributed.all_sum(local).view(-1, 2).unbind(dim=1)
-                loss = adb_loss([*numerators], [*counts], config.map_weights).item()
-                if not math.isfinite(loss):
-                    _stop_not_finite(index, batch, maps, where=f"epoch {epoch} step {step}")
+                valid_B = cpu_batch.valid_B.to(device, non_blocking=True)
+                keep_BW = cpu_batch.keep_BW
+                keep_BW = None if keep_BW is None else keep_BW.to(device, non_blocking=True)
+                terms = judge(maps, valid_B, keep_BW, side=size, alpha=config.alpha)
+                sums = distributed.all_sum(torch.cat([terms.numerator_K, terms.num_kept_K]))
+                numerator_K, num_kept_K = sums.chunk(2)
+                loss = adb_loss(numerator_K, num_kept_K, weight_K)
 
                 # DDP averages gradients over ranks, so each rank's share is scaled by their number.
-                shares = [world * term.numerator for term in terms]
+                share_K = world * terms.numerator_K
                 optimizer.zero_grad(set_to_none=True)
-                accelerator.backward(adb_loss(shares, [*counts.float()], config.map_weights))
-                optimizer.step()
+                accelerator.backward(adb_loss(share_K, num_kept_K.float(), weight_K))
+
+                # Nothing is updated, on any rank, when the loss is not finite or was not before.
+                optimizer.step_if(loss.isfinite())
+                readings.add(step, torch.cat([loss[None], terms.finite_B.to(loss.dtype)]))
 
                 num_images = int((plan.batch(step - 1) >= 0).sum())
-                meter.step_done(loss, num_images=num_images)
-                if (
-                    run_dir
-                    and progress
-                    and (step % config.log_every == 0 or step == plan.num_steps)
-                ):
-                    fields = {"epoch": epoch, "step": step, **meter.report(), "lr": lr}
-                    fields["peak_memory_mib"] = peak_memory_mib()
+                meter.step_done(num_images=num_images)
+                at_end = step == plan.num_steps
+                commits = at_end or bool(config.commit_every and step % config.commit_every == 0)
+                if commits or step % config.log_every == 0:
+                    with distributed.together():
+                        cache.check()
+                    for at, (value, *finite) in readings.read():
+                        last_loss = float(value)
+                        losses.append(last_loss)
+                        if not math.isfinite(last_loss):
+                            rows_G, where = plan.batch(at - 1), f"epoch {epoch} step {at}"
+                            finite_G = distributed.all_gather(torch.stack(finite)).flatten() > 0
+                            is_bad_G = (rows_G >= 0) & ~finite_G.numpy()
+                            bad, keys = (
+                                index.keys_for(rows_G[chosen_G])
+                                for chosen_G in (is_bad_G, rows_G >= 0)
+                            )
+                            stop_not_finite("stage1", config.out, where, bad=bad, batch=keys)
+                if run_dir and progress and (at_end or step % config.log_every == 0):
+                    fields = {"epoch": epoch, "step": step, "loss": round(fmean(losses), 6)}
+                    fields |= {**meter.report(), "lr": lr, "peak_memory_mib": peak_memory_mib()}
                     run_dir.log(**fields)
                     accelerator.log(fields, step=(epoch - 1) * plan.num_steps + step)
                     progress.fields.update(fields)
+                    losses.clear()
                 if progress:
                     progress.update(num_images)
-                at_end = step == plan.num_steps
-                if at_end or (config.commit_every and step % config.commit_every == 0):
+                if commits:
                     number += 1
                     with distributed.together():
                         if distributed.is_main():
@@ -203,7 +231,7 @@ def _train(config: Stage1Config) -> int:
                                     "finished": at_end and epoch == config.epochs,
                                     "seed": seed,
                                     "world_size": world,
-                                    "loss": loss,
+                                    "loss": last_loss,
                                 },
                             )
                 meter.wait_for_data()
@@ -218,44 +246,15 @@ def _train(config: Stage1Config) -> int:
     return 0
 
 
-def map_terms(
-    maps: ActivationMaps, batch: Batch, config: Stage1Config, *, epoch: int
-) -> list[AdbTerms]:
-    """This rank's numerator and kept-pixel count of F, F3, F4, F5 (Eqn 4); padding adds nothing.
-
-    Shape: scalars. F is brought to the input's size first; the others stay at their own.
-    """
-    import torch.nn.functional as F
-
-    from a2s.data.transforms import draw_keep
-    from a2s.losses import adb_terms
-
-    size = (config.image_size, config.image_size)
-    full_B1SS = F.interpolate(maps.theta, size=size, mode="bilinear", align_corners=False)
-    terms = []
-    for map_index, theta in enumerate((full_B1SS, maps.theta3, maps.theta4, maps.theta5)):
-        keep = batch.valid_B.view(-1, 1, 1, 1).expand_as(theta)
-        if config.drop_pixels:
-            keep = keep & draw_keep(
-                seed=config.seed,
-                epoch=epoch,
-                key_hash_B=batch.key_hash_B,
-                map_index=map_index,
-                height=theta.shape[2],
-                width=theta.shape[3],
-            )
-        terms.append(adb_terms(theta, keep, alpha=config.alpha))
-    return terms
-
-
 def _build(
     config: Stage1Config, commit: Commit | None, *, device: torch.device
-) -> tuple[ActivationNet, dict[str, nn.Parameter], torch.optim.Optimizer]:
+) -> tuple[ActivationNet, dict[str, nn.Parameter], GuardedSGD]:
     """Network and optimizer, as the seed or the commit has them; equal on every rank."""
     import torch
 
     from a2s.models.activation import ActivationNet
     from a2s.models.weights import load_encoder
+    from a2s.stepping import GuardedSGD
 
     torch.manual_seed(config.seed)
     encoder = load_encoder(config.encoder.name, config.encoder.weights)
@@ -265,30 +264,15 @@ def _build(
     model.to(device)
     model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parameters = dict(model.blocks.named_parameters())
-    optimizer = torch.optim.SGD(
-        parameters.values(),
+    optimizer = GuardedSGD(
+        [{"params": list(parameters.values())}],
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
-        nesterov=config.nesterov and config.momentum > 0,
+        nesterov=config.nesterov,
     )
     checkpoint.unpack_momentum(optimizer, parameters, tensors=buffers)
     return model, parameters, optimizer
-
-
-def _stop_not_finite(index: Index, batch: Batch, maps: ActivationMaps, *, where: str) -> None:
-    """End all ranks before the update, naming the images whose maps are not finite."""
-    import torch
-
-    finite_B = torch.stack([theta.isfinite().flatten(1).all(dim=1) for theta in maps]).all(dim=0)
-    row_B = torch.where(batch.valid_B & ~finite_B, batch.row_B, -1)
-    rows = [int(row) for row in distributed.all_gather(row_B).flatten() if row >= 0]
-    with distributed.together():
-        keys = ", ".join(index.key(row) for row in rows) or "none (the sum overflowed)"
-        raise A2SError(
-            f"stage1: the loss is not finite at {where}; images: {keys}. Weights were not updated. "
-            "Try a lower --lr or --precision fp32"
-        )
 
 
 def _next(config: Stage1Config) -> str:

@@ -2,6 +2,7 @@
 
 B images of one rank, G of the global batch, M of one forward pass; S side of the network's input.
 Labels live in image coordinates: a prediction of a mirrored image is turned back before it is used.
+No step waits for the device: what the host must know is read at log lines and before commits.
 """
 
 from __future__ import annotations
@@ -15,19 +16,17 @@ from a2s import checkpoint, distributed, rundir
 from a2s.config import Stage2Config
 from a2s.data.plan import lanes_per_rank, make_plan
 from a2s.data.tar_index import Index
-from a2s.errors import A2SError
 from a2s.meter import Meter, peak_memory_mib
 from a2s.progress import Progress
 from a2s.schedule import learning_rate
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
     from torch import Tensor, nn
 
     from a2s.checkpoint import Commit
     from a2s.models.detector import Detector
+    from a2s.stepping import GuardedSGD
 
 NOTHING_DONE: dict[str, Any] = {"epoch": 0, "step": 0, "generation": 0, "part": None}
 
@@ -54,13 +53,14 @@ def _train(config: Stage2Config) -> int:
     import torch
 
     from a2s import labelsource
-    from a2s.comparison import MEASURED, compare, micro_batches
+    from a2s.comparison import compare, means, micro_batches
     from a2s.data.loader import Columns, Images, batches, make_loader
-    from a2s.data.transforms import draw_flip, flip_where, normalise
+    from a2s.data.transforms import flip_where, normalise
     from a2s.labelstore import clean
     from a2s.models.encoders import set_batchnorm
-    from a2s.olr import lambda_at
+    from a2s.olr import lambda_at, to_u16_bits
     from a2s.rectified import NextGeneration, kept_manifests, write_rectified
+    from a2s.stepping import Readings, compiled, copy_to_host, stop_not_finite
 
     accelerator = distributed.start(
         precision=config.precision,
@@ -93,6 +93,10 @@ def _train(config: Stage2Config) -> int:
         # The encoder starts from the weights that stage 1 starts from (M1), or the last commit's.
         with distributed.together():
             model, parameters, optimizer = _build(config, commit, device=device)
+        judge = compare
+        if config.compile:
+            model.forward = compiled(model.forward)  # type: ignore[method-assign]
+            judge = compiled(compare)
         network = accelerator.prepare(model)
         if config.tracker != "none":
             accelerator.init_trackers("stage2")
@@ -109,7 +113,7 @@ def _train(config: Stage2Config) -> int:
         ]
         generation_by_epoch = [*accumulate((lam < 1 for lam in lam_by_epoch), initial=0)]
         source = labelsource.LabelSource(labels, label_row_N, store, size, generation_by_epoch)
-        dataset = Images(index, image_size=size, read_label=source)
+        dataset = Images(index, image_size=size, seed=seed, read_label=source)
         columns = Columns(rank=distributed.rank(), world=world)
         loader = make_loader(
             dataset, columns, workers=config.loader_workers, pin_memory=device.type == "cuda"
@@ -151,28 +155,28 @@ def _train(config: Stage2Config) -> int:
                     keep_N=keep_N,
                     side=size,
                 )
-            meter, window = Meter(), []
+            meter, readings = Meter(), Readings()
+            window: list[Tensor] = []
             for step, cpu_batch in enumerate(batches(loader), start=state["step"] + 1):
                 meter.data_arrived()
                 rows_G = plan.batch(step - 1)
-                valid_G = torch.from_numpy(rows_G >= 0)
+                num_valid = int((rows_G >= 0).sum())
                 batch = cpu_batch.to(device)
                 assert batch.label_B1SS is not None
-                flip_B = draw_flip(seed=seed, epoch=epoch, key_hash_B=batch.key_hash_B)
-                image_B3SS = flip_where(normalise(batch.image_B3SS), flip_B)
+                image_B3SS = flip_where(normalise(batch.image_B3SS), batch.flip_B)
 
                 # Mean loss over the valid images of all ranks (DDP divides by their number), and
                 # from the same forward pass the corrected labels (Eqn 12, 13).
-                share_B = batch.valid_B * (world / int(valid_G.sum()))
+                share_B = batch.valid_B * (world / num_valid)
                 optimizer.zero_grad(set_to_none=True)
                 outcomes = []
-                for part in micro_batches(len(flip_B), device=device, batchnorm=config.batchnorm):
-                    is_last = part.stop == len(flip_B)
+                for part in micro_batches(len(rows_G), device=device, batchnorm=config.batchnorm):
+                    is_last = part.stop == len(batch.flip_B)
                     with nullcontext() if is_last else accelerator.no_sync(network):
-                        outcome = compare(
+                        outcome = judge(
                             network(image_B3SS[part]),
                             batch.label_B1SS[part],
-                            flip_B[part],
+                            batch.flip_B[part],
                             lam=lam,
                             hard=config.binarise,
                         )
@@ -181,36 +185,40 @@ def _train(config: Stage2Config) -> int:
 
                 # Nothing is updated, on any rank, when the loss of any image is not finite.
                 measured_BF = torch.cat([outcome.measured_MF for outcome in outcomes])
-                measured_GF = distributed.all_gather(measured_BF).flatten(0, 1).cpu()
-                measured_VF = measured_GF[valid_G].double()
-                if not bool(measured_VF.isfinite().all()):
-                    keys = index.keys_for(rows_G[rows_G >= 0])
-                    _stop_not_finite(config.out, keys, measured_VF, f"epoch {epoch} step {step}")
-                optimizer.step()
+                measured_BF = torch.where(batch.valid_B[:, None], measured_BF, 0)
+                measured_GF = distributed.all_gather(measured_BF).flatten(0, 1)
+                optimizer.step_if(measured_GF.isfinite().all())
+                readings.add(step, measured_GF)
                 if written is not None:
-                    labels_B1SS = torch.cat([outcome.rectified_M1SS for outcome in outcomes]).cpu()
-                    for row, label_1SS in zip(cpu_batch.row_B.tolist(), labels_B1SS, strict=True):
-                        if row >= 0:
-                            written.add(row, label_1SS[0].numpy())
+                    labels_B1SS = torch.cat([outcome.rectified_M1SS for outcome in outcomes])
+                    bits_B1SS, wait = copy_to_host(to_u16_bits(labels_B1SS))
+                    written.add(cpu_batch.row_B.tolist(), bits_B1SS, wait)
 
-                window += [measured_VF] if run_dir else []
-                loss = float(measured_VF[:, :3].sum(1).mean())
-                meter.step_done(loss, num_images=len(measured_VF))
+                meter.step_done(num_images=num_valid)
                 at_end = step == plan.num_steps
+                commits = at_end or bool(config.commit_every and step % config.commit_every == 0)
+                if commits or step % config.log_every == 0:
+                    for at, measured_GF in readings.read():
+                        rows_G, where = plan.batch(at - 1), f"epoch {epoch} step {at}"
+                        measured_VF = measured_GF[torch.from_numpy(rows_G >= 0)].double()
+                        window.append(measured_VF)
+                        if not bool(measured_VF.isfinite().all()):
+                            keys = index.keys_for(rows_G[rows_G >= 0])
+                            finite_V = measured_VF.isfinite().all(1).tolist()
+                            bad = [key for key, ok in zip(keys, finite_V, strict=True) if not ok]
+                            stop_not_finite("stage2", config.out, where, bad=bad, batch=keys)
                 if run_dir and progress and (at_end or step % config.log_every == 0):
-                    fields = {"epoch": epoch, "step": step, **meter.report(), "lr": lr}
-                    means = torch.cat(window).mean(0).tolist()
-                    fields |= {name: round(x, 6) for name, x in zip(MEASURED, means, strict=True)}
-                    fields["peak_memory_mib"] = peak_memory_mib()
+                    fields = {"epoch": epoch, "step": step, **means(window), **meter.report()}
+                    fields |= {"lr": lr, "peak_memory_mib": peak_memory_mib()}
                     run_dir.log(**fields)
                     accelerator.log(fields, step=(epoch - 1) * plan.num_steps + step)
                     progress.fields.update(fields)
                     window.clear()
                 if progress:
-                    progress.update(len(measured_VF))
+                    progress.update(num_valid)
 
                 # Model, optimizer and labels become durable together, by one commit file.
-                if at_end or (config.commit_every and step % config.commit_every == 0):
+                if commits:
                     number += 1
                     state = {
                         "epoch": epoch if at_end else epoch - 1,
@@ -220,7 +228,7 @@ def _train(config: Stage2Config) -> int:
                         "part": None,
                         "seed": seed,
                         "world_size": world,
-                        "loss": loss,
+                        "loss": means([measured_VF])["loss"],
                     }
                     if written is not None and at_end:
                         written.publish()
@@ -252,19 +260,20 @@ def _train(config: Stage2Config) -> int:
 
 def _build(
     config: Stage2Config, commit: Commit | None, *, device: torch.device
-) -> tuple[Detector, dict[str, nn.Parameter], torch.optim.Optimizer]:
+) -> tuple[Detector, dict[str, nn.Parameter], GuardedSGD]:
     """Network and optimizer, as the seed or the commit has them; equal on every rank."""
     import torch
 
     from a2s.models.detector import Detector
     from a2s.models.weights import load_encoder
+    from a2s.stepping import GuardedSGD
 
     torch.manual_seed(config.seed)
     model = Detector(load_encoder(config.encoder.name, config.encoder.weights), ram=config.ram)
     tensors, buffers, _ = checkpoint.load(commit) if commit else (model.state_dict(), {}, {})
     model.load_state_dict(tensors)
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(
+    optimizer = GuardedSGD(
         [
             {"params": list(model.encoder.parameters()), "scale": config.encoder_lr_scale},
             {"params": list(model.decoder.parameters()), "scale": 1.0},
@@ -272,26 +281,11 @@ def _build(
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
-        nesterov=config.nesterov and config.momentum > 0,
+        nesterov=config.nesterov,
     )
     parameters = dict(model.named_parameters())
     checkpoint.unpack_momentum(optimizer, parameters, tensors=buffers)
     return model, parameters, optimizer
-
-
-def _stop_not_finite(out: Path, keys: list[str], measured_VF: Tensor, where: str) -> None:
-    """End all ranks before the update; the valid images of the batch are written down."""
-    finite_V = measured_VF.isfinite().all(1).tolist()
-    bad = [key for key, finite in zip(keys, finite_V, strict=True) if not finite]
-    path = out / "nonfinite" / f"{where.replace(' ', '-')}.json"
-    with distributed.together():
-        if distributed.is_main():
-            path.parent.mkdir(exist_ok=True)
-            rundir.write_json(path, {"not_finite": bad, "batch": keys})
-        raise A2SError(
-            f"stage2: the loss is not finite at {where}; images: {', '.join(bad)} (batch in {path})"
-            ". Weights were not updated. Try a lower --lr or --precision fp32"
-        )
 
 
 def _next(config: Stage2Config) -> str:

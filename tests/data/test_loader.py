@@ -14,6 +14,7 @@ from a2s.data.keys import key_hash
 from a2s.data.loader import Columns, Images, batches, make_loader
 from a2s.data.plan import make_plan
 from a2s.data.tar_index import Index
+from a2s.data.transforms import draw_flip, draw_keep_words
 from a2s.errors import DataError
 
 
@@ -26,14 +27,14 @@ def label_of(row: int, epoch: int) -> np.ndarray:
     return np.full((32, 32), 100 * epoch + row, dtype=np.float32)
 
 
-def only_even(row: int, epoch: int) -> bool:
+def only_even(row: int, mirrored: bool) -> bool:
     return row % 2 == 0
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_ranks_together_read_the_global_batches(data: Path, workers: int) -> None:
     index = Index.load(data)
-    dataset = Images(index, image_size=32, read_label=label_of)
+    dataset = Images(index, image_size=32, seed=0, read_label=label_of)
     for world in (1, 3):
         columns = [Columns(rank=rank, world=world) for rank in range(world)]
         loaders = [make_loader(dataset, share, workers=workers) for share in columns]
@@ -56,20 +57,34 @@ def test_ranks_together_read_the_global_batches(data: Path, workers: int) -> Non
 
 def test_an_image_is_decoded_squashed_and_named(data: Path) -> None:
     index = Index.load(data)
-    batch = Images(index, image_size=32).__getitems__([(2, 1), (-1, 1)])
+    batch = Images(index, image_size=32, seed=0).__getitems__([(2, 1), (-1, 1)])
     expected = images.resize_rgb(images.decode(index.read(2)), height=32, width=32)
     assert torch.equal(batch.image_B3SS[0].permute(1, 2, 0), torch.from_numpy(expected.copy()))
-    assert batch.key_hash_B.tolist() == [key_hash(index.key(2)), 0]
+    hash_B = torch.tensor([key_hash(index.key(2)), 0])
+    assert torch.equal(batch.flip_B, draw_flip(seed=0, epoch=1, key_hash_B=hash_B))
     assert batch.image_B3SS[1].sum() == 0
     assert batch.label_B1SS is None
+    assert batch.keep_BW is None
+
+
+def test_flips_and_kept_pixels_are_those_of_seed_epoch_and_key(data: Path) -> None:
+    index, sides = Index.load(data), [(32, 32), (4, 4)]
+    dataset = Images(index, image_size=32, seed=5, keep_sides=sides)
+    batch = dataset.__getitems__([(row, 3) for row in range(8)])
+    hash_B = torch.tensor([key_hash(index.key(row)) for row in range(8)])
+    assert torch.equal(batch.flip_B, draw_flip(seed=5, epoch=3, key_hash_B=hash_B))
+    expected = draw_keep_words(seed=5, epoch=3, key_hash_B=hash_B, sides=sides)
+    assert torch.equal(batch.keep_BW, expected)
 
 
 def test_images_that_are_not_needed_are_not_decoded(data: Path) -> None:
-    dataset = Images(Index.load(data), image_size=32, needs_image=only_even)
+    dataset = Images(Index.load(data), image_size=32, seed=0, needs_image=only_even)
     batch = dataset.__getitems__([(0, 1), (1, 1)])
     assert batch.image_B3SS[0].sum() > 0
     assert batch.image_B3SS[1].sum() == 0
     assert batch.valid_B.all()
+    none = dataset.__getitems__([(1, 1), (3, 1)])
+    assert none.image_B3SS.shape == (2, 3, 0, 0)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -84,7 +99,7 @@ def test_a_damaged_sample_is_one_clear_error(data: Path, tmp_path: Path, workers
     shard.path.write_bytes(content)
     columns = Columns(rank=0, world=1)
     columns.set(make_plan(index.shard_sizes, batch_size=4, seed=0, epoch=1), epoch=1)
-    loader = make_loader(Images(index, image_size=32), columns, workers=workers)
+    loader = make_loader(Images(index, image_size=32, seed=0), columns, workers=workers)
     with pytest.raises(DataError) as caught:
         list(batches(loader))
     assert str(shard.path) in str(caught.value)

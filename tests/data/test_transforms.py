@@ -5,9 +5,26 @@ from __future__ import annotations
 import pytest
 import torch
 
-from a2s.data.transforms import draw_flip, draw_keep, flip, flip_where, hash_u32, normalise
+from a2s.data.transforms import (
+    draw_flip,
+    draw_keep_words,
+    flip,
+    flip_where,
+    hash_u32,
+    normalise,
+    unpack_keep,
+)
 
 M = 0xFFFFFFFF
+
+
+def draw_keep(
+    *, seed: int, epoch: int, key_hash_B: torch.Tensor, map_index: int, height: int, width: int
+) -> torch.Tensor:
+    """The mask of one map, behind others of other sizes."""
+    sides = [(5 + before, 9) for before in range(map_index)] + [(height, width)]
+    words = draw_keep_words(seed=seed, epoch=epoch, key_hash_B=key_hash_B, sides=sides)
+    return unpack_keep(words, sides)[map_index]
 
 
 def reference_mix(word: int) -> int:
@@ -97,8 +114,10 @@ def test_normalise_is_imagenets() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_the_gpu_draws_what_the_cpu_draws() -> None:
+def test_the_gpu_unpacks_what_the_cpu_draws() -> None:
+    sides = [(33, 21), (4, 4)]
     keys = torch.tensor([0, 2**63 - 1, 77])
-    on_cpu = draw_keep(seed=9, epoch=3, key_hash_B=keys, map_index=1, height=33, width=21)
-    on_gpu = draw_keep(seed=9, epoch=3, key_hash_B=keys.cuda(), map_index=1, height=33, width=21)
-    assert torch.equal(on_cpu, on_gpu.cpu())
+    words = draw_keep_words(seed=9, epoch=3, key_hash_B=keys, sides=sides)
+    on_gpu = unpack_keep(words.cuda(), sides)
+    for one, other in zip(unpack_keep(words, sides), on_gpu, strict=True):
+        assert torch.equal(one, other.cpu())

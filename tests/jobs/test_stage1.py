@@ -10,15 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from launching import environment, pack, run_ranks, start_ranks
 
-from a2s import checkpoint
-from a2s.config import Stage1Config
-from a2s.data.loader import Batch
-from a2s.jobs.stage1 import map_terms
-from a2s.models.activation import ActivationMaps
-from a2s.options import EncoderConfig
+from a2s import checkpoint, distributed
+from a2s.__main__ import run
+from a2s.data import device_features
+from a2s.data.device_features import DeviceFeatures
 from a2s.schedule import learning_rate
 
 EPOCHS = 12
@@ -119,6 +116,34 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(data: Path, tmp_path:
     commit = checkpoint.last_commit(out)
     assert commit is not None
     assert commit.state["step"] == 1
+    listed = json.loads((out / "nonfinite" / "epoch-1-step-2.json").read_text())
+    assert len(listed["batch"]) == 4
+    assert set(listed["not_finite"]) <= set(listed["batch"])
+
+
+def test_features_in_device_memory_train_the_same_network(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: whether features stay or are encoded at every epoch decides nothing."""
+    caches: list[DeviceFeatures] = []
+
+    def open_cache(device, folder, *, made_from, **shape):
+        caches.append(DeviceFeatures(device, **shape))
+        return caches[-1]
+
+    monkeypatch.setattr(device_features, "open_cache", open_cache)
+    monkeypatch.setattr(distributed, "recorded", lambda function: function)
+    weights = []
+    for gib in ("1", "0"):
+        out = tmp_path / gib
+        extra = ("--cache-gib", gib, "--loader-workers", "0")
+        assert run(arguments(data, out, *extra, epochs=3)) == 0
+        commit = checkpoint.last_commit(out)
+        assert commit is not None
+        weights.append(commit.sha256["model.safetensors"])
+    assert [cache.capacity for cache in caches] == [16, 0]
+    assert sum(caches[0].has(row, mirrored=flip) for row in range(8) for flip in (0, 1)) > 8
+    assert weights[0] == weights[1]
 
 
 def test_a_damaged_shard_names_the_key(data: Path, tmp_path: Path) -> None:
@@ -141,36 +166,3 @@ def test_a_damaged_shard_names_the_key(data: Path, tmp_path: Path) -> None:
 def test_learning_rate_falls_after_each_milestone() -> None:
     rates = [learning_rate(epoch, lr=1, milestones=(10, 16)) for epoch in range(1, 21)]
     assert rates == [1] * 10 + [0.1] * 6 + [0.01] * 4
-
-
-@pytest.mark.parametrize("drop", [True, False])
-def test_padding_and_dropped_pixels_do_not_count(drop: bool) -> None:
-    config = Stage1Config(
-        data=Path("d"),
-        out=Path("o"),
-        encoder=EncoderConfig(name="mobilenet_v2"),
-        image_size=32,
-        drop_pixels=drop,
-    )
-    torch.manual_seed(0)
-    maps = ActivationMaps(*(torch.randn(3, 1, side, side) for side in (8, 4, 2, 1)))
-    batch = Batch(
-        image_B3SS=torch.zeros(3, 3, 32, 32, dtype=torch.uint8),
-        row_B=torch.tensor([4, 0, -1]),
-        valid_B=torch.tensor([True, True, False]),
-        key_hash_B=torch.tensor([11, 12, 0]),
-        label_B1SS=None,
-    )
-    terms = map_terms(maps, batch, config, epoch=1)
-    without = map_terms(
-        ActivationMaps(*(theta[:2] for theta in maps)),
-        Batch(*(getattr(batch, name)[:2] for name in list(vars(batch))[:4]), None),
-        config,
-        epoch=1,
-    )
-    for mine, expected in zip(terms, without, strict=True):
-        torch.testing.assert_close(mine.numerator, expected.numerator)
-        assert mine.num_kept == expected.num_kept
-    total = 2 * 32 * 32
-    share = float(terms[0].num_kept) / total
-    assert 0.45 < share < 0.55 if drop else share == 1

@@ -224,3 +224,24 @@ def test_learning_rate_falls_after_the_milestones() -> None:
     rates = [learning_rate(epoch, lr=0.005, milestones=(15, 20)) for epoch in range(1, 26)]
     expected = [0.005] * 15 + [0.0005] * 5 + [0.00005] * 5
     assert rates == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_a_bad_step_that_is_read_late_leaves_no_trace(
+    data: Path, labels: Path, tmp_path: Path, stage: str
+) -> None:
+    """Its epoch is not committed, and the first bad step is the one that is named."""
+    out = tmp_path / "out"
+    if stage == "stage2":
+        command = arguments(data, labels, out, "--lr", "1e30", "--encoder-lr-scale", "1")
+        command += ["--warm-epochs", "0"]
+    else:
+        command = ["stage1", "--data", str(data), "--out", str(out), "--lr", "1e38"]
+        command += ["--encoder.name", "mobilenet_v2", "--image-size", "32", "--cache-gib", "0"]
+        command += ["--loader-workers", "0"]
+    done = call([*command, "--batch-size", "2", "--epochs", "1"])
+    assert done.code == 2
+    assert "not finite at epoch 1 step 2;" in done.stderr
+    assert [path.name for path in (out / "nonfinite").iterdir()] == ["epoch-1-step-2.json"]
+    assert checkpoint.last_commit(out) is None
+    assert not list((out / "labels").rglob("generation-*")) or stage == "stage1"

@@ -102,7 +102,8 @@ def test_stage1_loss(
         adb_terms(theta, oracle[f"stage1.keep.{name}"], alpha=0.1)
         for name, theta in zip(MAP_NAMES, thetas, strict=True)
     ]
-    loss = adb_loss([t.numerator for t in terms], [t.num_kept for t in terms], (1, 0.1, 0.3, 0.5))
+    columns = (torch.stack(column) for column in zip(*terms, strict=True))
+    loss = adb_loss(*columns, torch.tensor([1, 0.1, 0.3, 0.5]))
     assert loss.item() == pytest.approx(expected["stage1.loss"], abs=1e-6)
 
 

@@ -67,9 +67,7 @@ def test_masks_are_the_authors(shared: Path, number: int) -> None:
 
 
 @pytest.mark.parametrize("size", [(320, 320), (300, 400), None])
-def test_masks_of_photographs_are_the_librarys(
-    shared: Path, size: tuple[int, int] | None
-) -> None:
+def test_masks_of_photographs_are_the_librarys(shared: Path, size: tuple[int, int] | None) -> None:
     paths = sorted((shared / "data" / "ecssd200" / "images").glob("*.jpg"))[::50]
     assert len(paths) == 4
     for path in paths:
@@ -277,7 +275,7 @@ def test_nowhere_to_write_a_cache(tmp_path: Path) -> None:
 
 
 def test_no_compiled_function_calls_into_another_file() -> None:
-    """numba's cache does not notice when a function in another file has changed."""
+    """Numba's cache does not notice when a function in another file has changed."""
     for path in (REPO / "a2s" / "refine" / "lattice").glob("*.py"):
         text = path.read_text("utf-8")
         if path.stem in {"packed", "wide", "meanfield"}:

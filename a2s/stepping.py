@@ -1,0 +1,121 @@
+"""Training steps that never wait for the device: guarded updates, numbers read later, copies.
+
+A GPU works through a queue; a loop that asks for a number at every step lets it run dry. So the
+device itself keeps a bad step from the weights, and the host reads of it at the next log line or
+commit, where the job ends. On a CPU the same code runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from a2s import distributed, rundir
+from a2s.errors import A2SError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class GuardedSGD(torch.optim.SGD):
+    """SGD that changes nothing from the first step on whose loss is not finite.
+
+    Neither weights nor momentum: all of them stay as the last good step left them.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        nesterov: bool,
+    ) -> None:
+        # One kernel for all tensors, which reads `found_inf` on the device before it writes.
+        super().__init__(
+            groups,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            nesterov=nesterov and momentum > 0,
+            fused=True,
+        )
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        self.found_inf = torch.zeros((), device=parameters[0].device)
+        if momentum > 0:
+            # A first step from zeros is the first step, and a skipped one leaves no stray memory.
+            for parameter in parameters:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter.detach())
+
+    def step_if(self, finite: Tensor) -> None:
+        """Update, unless this step or one before it was not `finite` (a boolean, on the device)."""
+        torch.maximum(self.found_inf, (~finite).to(self.found_inf.dtype), out=self.found_inf)
+        self.step()
+
+
+class Readings:
+    """Numbers of the steps since they were last read, left on the device until then."""
+
+    def __init__(self) -> None:
+        self._steps: list[int] = []
+        self._values: list[Tensor] = []
+
+    def add(self, step: int, values: Tensor) -> None:
+        """Keep a step's numbers; the same shape at every step."""
+        self._steps.append(step)
+        self._values.append(values.detach())
+
+    def read(self) -> list[tuple[int, Tensor]]:
+        """Wait for the device, and return and forget (step, numbers on the CPU)."""
+        if not self._steps:
+            return []
+        values = torch.stack(self._values).cpu()
+        read = list(zip(self._steps, values, strict=True))
+        self._steps, self._values = [], []
+        return read
+
+
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a network's `forward` or a loss, for the one shape that training has.
+
+    Functions and not modules, whose tensors would get other names. Between ranks the graph stays
+    whole: where it is cut at DDP's buckets, memory formats of weights are taken for others.
+    """
+    import torch._dynamo
+
+    torch._dynamo.config.optimize_ddp = False
+    return torch.compile(function, dynamic=False)
+
+
+def copy_to_host(tensor: Tensor) -> tuple[Tensor, Callable[[], None]]:
+    """Start to copy a tensor to the host; it holds the values once the second result was called."""
+    if tensor.device.type == "cpu":
+        return tensor, lambda: None
+    # Into pinned memory, which is what lets the copy run by itself.
+    host = tensor.to("cpu", non_blocking=True)
+    done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    done.record()
+    return host, done.synchronize
+
+
+def stop_not_finite(job: str, out: Path, where: str, *, bad: list[str], batch: list[str]) -> None:
+    """End all ranks; the images of the batch, and those to blame, are written down.
+
+    Raises:
+        A2SError: always, on all ranks (one message).
+    """
+    path = out / "nonfinite" / f"{where.replace(' ', '-')}.json"
+    with distributed.together():
+        if distributed.is_main():
+            path.parent.mkdir(exist_ok=True)
+            rundir.write_json(path, {"not_finite": bad, "batch": batch})
+        names = ", ".join(bad) or "none (the sum overflowed)"
+        raise A2SError(
+            f"{job}: the loss is not finite at {where}; images: {names} (batch in {path}). "
+            "Weights were not updated. Try a lower --lr or --precision fp32"
+        )

@@ -1,0 +1,298 @@
+"""Both training stages on one GPU, against a plain loop, and the paper's whole run.
+
+    python benchmarks/gpu_train.py [--parts stage1 stage2 quality whole] [--encoders resnet50] …
+    python benchmarks/gpu_train.py --quick --out result.json      any device, tiny, minutes at most
+
+Parts, each of which fits into ten minutes; results of other parts in the file are kept:
+- `stage1`, `stage2`: images/s, share of time waiting for data, device memory and MFU of the jobs,
+  eager and compiled, with and without cached features, and of `plain_train.py` (with PyTorch's
+  default, TF32 convolutions, and in strict float32). Also how often a step waits for the device.
+- `quality`: adaptive F of stage 2 on drawn scenes, bf16 and compiled against fp32 and eager.
+- `whole`: 3000 images, 20 and 25 epochs, labels with the CRF in between; where the time goes.
+
+Encoders are untrained: time does not depend on the weights, and quality varies less from seed to
+seed with `--weights FILE`. Needs neither a network nor Ray.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from machine import describe_machine
+
+from a2s.data.images import encode_png
+from a2s.data.scenes import draw_scene
+from a2s.data.tars import Index, ShardWriter
+
+HERE = Path(__file__).parent
+RESULT = HERE / "results" / "gpu_train.json"
+PARTS = ("stage1", "stage2", "quality", "whole")
+BATCH = 8
+# Dense bfloat16 peak of the SXM cards, FLOP/s (data sheets).
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
+TARGET_SPEEDUP, TARGET_F, TARGET_WHOLE_SEC = 3.0, 0.005, 180.0
+
+
+def cell(**what: Any) -> dict[str, Any]:
+    """Measure in a process of its own, so that memory, caches and flags start fresh."""
+    command = [sys.executable, str(HERE / "gpu_cell.py"), json.dumps(what, default=str)]
+    environment = {**os.environ, "PYTHONPATH": f"{HERE.parent}:{os.environ.get('PYTHONPATH', '')}"}
+    start = time.perf_counter()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{what}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    result["wall_sec"] = round(time.perf_counter() - start, 1)
+    return result
+
+
+def make_images(root: Path, *, count: int, side: int, num_scenes: int, seed: int = 0) -> None:
+    """JPEGs and rough masks: a few drawn scenes, mirrored, shifted and dimmed into many."""
+    images, masks = root / "images", root / "masks"
+    images.mkdir(parents=True)
+    masks.mkdir()
+    rng = np.random.default_rng(seed)
+    drawn = [draw_scene(seed=seed, index=i, side_px=side) for i in range(min(num_scenes, count))]
+    for number in range(count):
+        scene = drawn[number % len(drawn)]
+        image, mask = scene.image_HW3, scene.mask_HW
+        if number >= len(drawn):
+            shift = rng.integers(0, side // 4, 2)
+            image, mask = (np.roll(x, shift, (0, 1)) for x in (image, mask))
+            image = np.clip(image * rng.uniform(0.7, 1.1), 0, 255).astype(np.uint8)
+            if number // len(drawn) % 2:
+                image, mask = image[:, ::-1], mask[:, ::-1]
+        # A pseudo label: right in the whole, wrong along the edge.
+        mask = cv2.dilate(np.ascontiguousarray(mask), np.ones((7, 7), np.uint8))
+        bgr = np.ascontiguousarray(image[..., ::-1])
+        cv2.imwrite(str(images / f"i{number:05d}.jpg"), bgr, [cv2.IMWRITE_JPEG_QUALITY, 90])
+        cv2.imwrite(str(masks / f"i{number:05d}.png"), mask)
+
+
+def make_truth(root: Path, *, count: int, side: int) -> None:
+    """Scenes that nobody trains on, with exact masks."""
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for number in range(count):
+        scene = draw_scene(seed=1, index=number, side_px=side)
+        bgr = np.ascontiguousarray(scene.image_HW3[..., ::-1])
+        cv2.imwrite(str(root / "images" / f"t{number:04d}.jpg"), bgr)
+        cv2.imwrite(str(root / "masks" / f"t{number:04d}.png"), scene.mask_HW)
+
+
+def pack(root: Path) -> None:
+    """Data shards, by the ordinary job, and label shards of the masks."""
+    settings = {"images": [root / "images"], "out": root / "data", "workers": 0}
+    cell(kind="job", job="shard", settings=settings)
+    (root / "labels").mkdir()
+    index = Index.load(root / "data")
+    for number, shard in enumerate(index.shards):
+        with ShardWriter(
+            root / "labels", shard.name, settings="drawn", num_shards=len(index.shards)
+        ) as writer:
+            for row in index.shard_rows(number):
+                path = root / "masks" / f"{index.key(row)}.png"
+                mask_HW = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+                writer.add(index.key(row), {"png": encode_png(mask_HW)})
+
+
+def stage(name: str, args: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Speed of one stage: the plain loop and ours, side by side."""
+    root = work / name
+    make_images(root, count=args.images, side=400 if not args.quick else 64, num_scenes=40)
+    pack(root)
+    results: dict[str, Any] = {}
+    for encoder in args.encoders:
+        counts = cell(kind="flops", encoder=encoder, side=args.side)
+        cells: dict[str, dict[str, Any]] = {}
+        plain = {"stage": name, "encoder": encoder, "side": args.side, "workers": args.workers}
+        folders = {"images": root / "images", "masks": root / "masks"}
+        for label, tf32 in (("plain, TF32 convolutions", True), ("plain, strict fp32", False)):
+            cells[label] = cell(kind="plain", tf32=tf32, **plain, **folders)
+        for precision, compiled, cached in variants(name, args):
+            parts = [precision, "compiled" if compiled else "eager"]
+            parts += [] if cached is None else ["cached" if cached else "not cached"]
+            label = ", ".join(parts)
+            # Epochs until nearly every (image, flip) was seen, for the steady state of the cache.
+            epochs = 2 if args.quick else 6 if cached else 3
+            settings = common(args, encoder) | {
+                "data": root / "data",
+                "out": root / f"{encoder} {label}",
+                "precision": precision,
+                "compile": compiled,
+                "epochs": epochs,
+            }
+            if name == "stage1":
+                settings |= {"cache_gib": 32 if cached else 0, "lr": 0.01}
+                settings["cache_dir"] = root / f"cache {encoder} {label}"
+            else:
+                settings |= {"labels": root / "labels", "warm_epochs": 0}
+            cells[label] = cell(kind="job", job=name, settings=settings)
+            print(name, encoder, label, cells[label], flush=True)
+            if (precision, compiled) == ("bf16", False) and cached is not False:
+                settings |= {"out": root / f"{encoder} syncs", "epochs": 1}
+                counted = cell(kind="job", job=name, settings=settings, count_syncs=True)
+                steps = -(-args.images // BATCH)
+                cells[label]["synchronising_calls_per_step"] = round(
+                    counted["synchronising_calls"] / steps, 3
+                )
+                cells[label]["synchronising_calls_where"] = counted["where"]
+        add_rates(cells, counts, name)
+        results[encoder] = {"flops_per_image": counts, "cells": cells}
+    return {"images": args.images, "encoders": results}
+
+
+def variants(name: str, args: argparse.Namespace) -> list[tuple[str, bool, bool | None]]:
+    """(precision, compiled, features cached) of the cells of a stage."""
+    kinds = [("fp32", False), ("bf16", False), ("bf16", True)]
+    if args.quick:
+        kinds = kinds[:1]
+    caching = (True, False) if name == "stage1" else (None,)
+    return [(precision, compiled, cached) for cached in caching for precision, compiled in kinds]
+
+
+def add_rates(cells: dict[str, dict[str, Any]], counts: dict[str, Any], name: str) -> None:
+    """Ratios to the plain loop, and model FLOPs against the card's dense bfloat16 peak."""
+    card = torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
+    peak = next((value for known, value in PEAK_FLOPS.items() if known in card), None)
+    for label, found in cells.items():
+        per_image = counts["stage2"]
+        if name == "stage1":
+            encodes = "not cached" in label or "plain" in label
+            per_image = counts["stage1_blocks"] + encodes * counts["encoder_forward"]
+        rate = found["images_per_sec"]
+        found["speedup_over_plain"] = round(
+            rate / cells["plain, TF32 convolutions"]["images_per_sec"], 2
+        )
+        found["mfu"] = round(rate * per_image / peak, 4) if peak else None
+
+
+def common(args: argparse.Namespace, encoder: str) -> dict[str, Any]:
+    shape = {"image_size": args.side, "batch_size": BATCH}
+    return {"encoder": {"name": encoder}, "loader_workers": args.workers, "log_every": 50, **shape}
+
+
+def quality(args: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Does speed cost anything? The same short training twice, from several seeds."""
+    root = work / "quality"
+    side = 64 if args.quick else 320
+    count, epochs, seeds = (16, 1, 1) if args.quick else (400, 15, 3)
+    make_images(root, count=count, side=side, num_scenes=count)
+    make_truth(root / "truth", count=4 if args.quick else 60, side=side)
+    pack(root)
+    fast = {"precision": args.precision, "compile": args.compile}
+    found: dict[str, list[dict[str, Any]]] = {"fp32, eager": [], "bf16, compiled": []}
+    for seed in range(seeds):
+        for label, changed in (("fp32, eager", {}), ("bf16, compiled", fast)):
+            settings = common(args, args.encoders[0]) | {
+                "data": root / "data",
+                "labels": root / "labels",
+                "out": root / f"{label} {seed}",
+                "epochs": epochs,
+                "milestones": [epochs - 2, epochs - 1],
+                "seed": seed,
+                "encoder": {"name": args.encoders[0], "weights": args.weights},
+                # An untrained encoder has as much to learn as the decoder.
+                "encoder_lr_scale": 1.0 if args.weights == "none" else 0.1,
+                **changed,
+            }
+            cell(kind="job", job="stage2", settings=settings)
+            truth = {name: root / "truth" / name for name in ("images", "masks")}
+            found[label].append(cell(kind="scores", model=settings["out"], **truth))
+            print("quality", label, seed, found[label][-1], flush=True)
+    mean = {label: float(np.mean([s["adaptive_f"] for s in runs])) for label, runs in found.items()}
+    change = mean["bf16, compiled"] - mean["fp32, eager"]
+    return {"runs": found, "mean_adaptive_f": mean, "adaptive_f_change": round(change, 4)}
+
+
+def whole(args: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """The paper's run, step by step; drawing the images is not part of it."""
+    root, encoder = work / "whole", args.encoders[0]
+    count = 16 if args.quick else 3000
+    make_images(root, count=count, side=64 if args.quick else 400, num_scenes=min(count, 60))
+    steps: dict[str, dict[str, Any]] = {}
+    fast = common(args, encoder) | {"precision": args.precision, "compile": args.compile}
+    fast |= {"data": root / "data", "cache_dir": root / "cache", "cache_gib": 24}
+    first = {"epochs": 1} if args.quick else {}
+    commands: list[tuple[str, dict[str, Any]]] = [
+        ("shard", {"images": [root / "images"], "out": root / "data", "workers": 0}),
+        ("stage1", fast | {"out": root / "stage1"} | first),
+        (
+            "label",
+            {"model": root / "stage1", "data": root / "data", "out": root / "labels", "workers": 0},
+        ),
+        ("stage2", fast | {"labels": root / "labels", "out": root / "stage2"} | first),
+    ]
+    for command, settings in commands:
+        if command == "stage2":
+            settings = {k: v for k, v in settings.items() if not k.startswith("cache")}
+        steps[command] = cell(kind="job", job=command, settings=settings)
+        print("whole", command, steps[command], flush=True)
+    total = sum(step["wall_sec"] for step in steps.values())
+    shares = {name: round(step["wall_sec"] / total, 3) for name, step in steps.items()}
+    return {"images": count, "steps": steps, "total_sec": round(total, 1), "shares": shares}
+
+
+def targets(parts: dict[str, Any]) -> dict[str, Any]:
+    """What was aimed at, and whether it was reached."""
+    found: dict[str, Any] = {}
+    if "stage2" in parts:
+        for encoder, result in parts["stage2"]["encoders"].items():
+            best = max(c["speedup_over_plain"] for c in result["cells"].values())
+            found[f"stage 2, {encoder}: times the plain loop"] = [best, best >= TARGET_SPEEDUP]
+    if "quality" in parts:
+        change = parts["quality"]["adaptive_f_change"]
+        found["change of adaptive F"] = [change, abs(change) <= TARGET_F]
+    if "whole" in parts:
+        total = parts["whole"]["total_sec"]
+        found["whole run, seconds"] = [total, total <= TARGET_WHOLE_SEC]
+    return found
+
+
+def main() -> None:
+    cores = len(os.sched_getaffinity(0))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--encoders", nargs="+", default=["resnet50", "mobilenet_v2"])
+    parser.add_argument("--weights", default="none", help="of the first encoder, for quality")
+    parser.add_argument("--images", type=int, default=1024, help="images of stage1 and stage2")
+    parser.add_argument("--side", type=int, default=320)
+    parser.add_argument("--workers", type=int, default=max(2, min(12, cores - 2)))
+    parser.add_argument("--precision", default="bf16", help="of the fast side of quality and whole")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    args = parser.parse_args()
+    if args.quick:
+        args.images, args.side, args.workers = 16, 64, 0
+        # A CPU computes in bfloat16 slowly, and compiles for a minute.
+        args.encoders, args.precision, args.compile = ["mobilenet_v2"], "fp32", False
+    record = json.loads(args.out.read_text()) if args.out.exists() else {"parts": {}}
+    stages = {name: functools.partial(stage, name) for name in ("stage1", "stage2")}
+    measure = {**stages, "quality": quality, "whole": whole}
+    for name in args.parts:
+        with tempfile.TemporaryDirectory() as folder:
+            result = measure[name](args, Path(folder))
+        command = shlex.join(["python", "benchmarks/gpu_train.py", *sys.argv[1:]])
+        record["parts"][name] = {"command": command, **describe_machine(), **result}
+        record["targets"] = targets(record["parts"])
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps(record["targets"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

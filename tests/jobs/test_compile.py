@@ -1,0 +1,58 @@
+"""`--compile`: the same training, and the same names in its checkpoints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from labelled import write_labels
+from launching import pack
+
+from a2s import checkpoint, distributed
+from a2s.__main__ import run
+
+
+# torch.compile looks at the gradients of its inputs, and warns of its own look.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize(
+    ("stage", "precision"), [("stage1", "fp32"), ("stage2", "fp32"), ("stage2", "bf16")]
+)
+def test_compiled_training_is_the_same_training(
+    scenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, precision: str
+) -> None:
+    """Graphs are captured and differentiated as for a GPU, and run without generated code."""
+    data = pack(scenes.train, tmp_path / "data")
+    labels = write_labels(data, tmp_path / "labels")
+    plain, compiled, losses, names = torch.compile, [], [], []
+
+    def without_code(function, **settings):
+        compiled.append(function)
+        return plain(function, backend="aot_eager", fullgraph=True, **settings)
+
+    monkeypatch.setattr(torch, "compile", without_code)
+    monkeypatch.setattr(distributed, "recorded", lambda function: function)
+    command = [stage, "--data", str(data), "--precision", precision, "--epochs", "2"]
+    command += ["--encoder.name", "mobilenet_v2", "--image-size", "32", "--batch-size", "4"]
+    command += ["--loader-workers", "0", "--log-every", "1"]
+    if stage == "stage1":
+        command += ["--cache-gib", "0", "--lr", "0.01"]
+    else:
+        command += ["--labels", str(labels), "--warm-epochs", "1"]
+    for flag in ("--no-compile", "--compile"):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        assert run([*command, "--out", str(tmp_path / flag), flag]) == 0
+        lines = (tmp_path / flag / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines])
+        commit = checkpoint.last_commit(tmp_path / flag)
+        assert commit is not None
+        names.append(checkpoint.load(commit)[0].keys())
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert len(compiled) == 2
+    exact, later = (1e-5, 1e-3) if precision == "fp32" else (2e-2, 5e-2)
+    assert losses[0][:1] == pytest.approx(losses[1][:1], abs=exact)
+    # Training amplifies the last bits of every sum.
+    assert losses[0] == pytest.approx(losses[1], abs=later)
+    assert names[0] == names[1], "the compiled network's tensors have names of their own"

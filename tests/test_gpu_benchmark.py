@@ -1,0 +1,52 @@
+"""The benchmark of training on a GPU, in its tiny form on whatever is here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launching import environment
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+def test_the_whole_run_is_measured_and_merged(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    out.write_text(json.dumps({"parts": {"quality": {"adaptive_f_change": 0.001}}}))
+    command = [sys.executable, "gpu_train.py", "--quick", "--parts", "whole", "--out", str(out)]
+    done = subprocess.run(
+        command,
+        cwd=BENCHMARKS,
+        env=environment(PYTHONPATH=str(BENCHMARKS.parent)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    record = json.loads(out.read_text())
+    assert list(record["parts"]["whole"]["steps"]) == ["shard", "stage1", "label", "stage2"]
+    assert record["targets"]["change of adaptive F"] == [0.001, True]
+    assert record["targets"]["whole run, seconds"][0] == record["parts"]["whole"]["total_sec"]
+
+
+def test_plain_loops_and_counts_are_of_the_same_networks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import gpu_cell
+    import gpu_train
+    import plain_train
+
+    gpu_train.make_images(tmp_path, count=8, side=48, num_scenes=4)
+    shape = {"encoder": "mobilenet_v2", "side": 32, "workers": 0, "tf32": True}
+    for stage in ("stage1", "stage2"):
+        cell = {**shape, "stage": stage}
+        found = plain_train.run(cell, tmp_path / "images", tmp_path / "masks")
+        assert found["images_per_sec"] > 0
+    counts = gpu_cell.flops(shape)
+    # Backward costs twice the forward pass, so the trained detector more than three encoders.
+    assert counts["stage2"] > 3 * counts["encoder_forward"] > 0
+    assert counts["stage1_blocks"] > 0
