@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from a2s import distributed, rundir
-from a2s.errors import A2SError
+from a2s.errors import A2SError, ConfigError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -80,15 +80,19 @@ class Readings:
         return read
 
 
-def compiled(function: Callable[P, R]) -> Callable[P, R]:
+def compiled(function: Callable[P, R], device: torch.device) -> Callable[P, R]:
     """Compile a network's `forward` or a loss, for the one shape that training has.
 
-    Functions and not modules, whose tensors would get other names. Between ranks the graph stays
-    whole: where it is cut at DDP's buckets, memory formats of weights are taken for others.
-    """
-    import torch._dynamo
+    Functions and not modules, whose tensors would get other names.
 
-    torch._dynamo.config.optimize_ddp = False
+    Raises:
+        ConfigError: several ranks on CPUs, where the compiled backward pass of the detector fails.
+    """
+    if device.type == "cpu" and distributed.world() > 1:
+        raise ConfigError(
+            "compile: several ranks on CPUs cannot compile (torch expects other memory formats of "
+            "gradients than it gets); leave --compile out"
+        )
     return torch.compile(function, dynamic=False)
 
 

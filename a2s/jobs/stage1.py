@@ -83,8 +83,9 @@ def _train(config: Stage1Config) -> int:
             model, parameters, optimizer = _build(config, commit, device=device)
         judge = map_terms
         if config.compile:
-            model.blocks.forward = compiled(model.blocks.forward)  # type: ignore[method-assign]
-            judge = compiled(map_terms)
+            with distributed.together():
+                model.blocks.forward = compiled(model.blocks.forward, device)  # type: ignore[method-assign]
+                judge = compiled(map_terms, device)
         blocks = accelerator.prepare(model.blocks)
         if config.tracker != "none":
             accelerator.init_trackers("stage1")

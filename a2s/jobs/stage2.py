@@ -95,8 +95,9 @@ def _train(config: Stage2Config) -> int:
             model, parameters, optimizer = _build(config, commit, device=device)
         judge = compare
         if config.compile:
-            model.forward = compiled(model.forward)  # type: ignore[method-assign]
-            judge = compiled(compare)
+            with distributed.together():
+                model.forward = compiled(model.forward, device)  # type: ignore[method-assign]
+                judge = compiled(compare, device)
         network = accelerator.prepare(model)
         if config.tracker != "none":
             accelerator.init_trackers("stage2")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from labelled import write_labels
-from launching import pack
+from launching import pack, run_ranks
 
 from a2s import checkpoint, distributed
 from a2s.__main__ import run
@@ -56,3 +56,12 @@ def test_compiled_training_is_the_same_training(
     # Training amplifies the last bits of every sum.
     assert losses[0] == pytest.approx(losses[1], abs=later)
     assert names[0] == names[1], "the compiled network's tensors have names of their own"
+
+
+def test_several_ranks_on_cpus_are_told_that_they_cannot_compile(scenes, tmp_path: Path) -> None:
+    data = pack(scenes.train, tmp_path / "data")
+    command = ["stage1", "--data", str(data), "--out", str(tmp_path / "out"), "--compile"]
+    command += ["--encoder.name", "mobilenet_v2", "--image-size", "32"]
+    done = run_ranks(command, world=2)
+    assert [rank.code for rank in done] == [2, 2]
+    assert sum("leave --compile out" in rank.stderr for rank in done) == 1
