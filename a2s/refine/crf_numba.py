@@ -195,7 +195,8 @@ def _difference(image_HW3: U8, energy_2N: F32, params: CrfParams) -> F32:
     meanfield.mean_field(
         energy_2N.reshape(-1), astuple(tiles),
         workspace.take("prior", tiles.count * TILE, np.float32),
-        workspace.take("known", tiles.count * TILE, np.float32), params.iterations,
+        workspace.take("known", tiles.count * TILE, np.float32),
+        workspace.take("resting", tiles.count, np.uint8), params.iterations,
         np.float32(params.gaussian_compat), np.float32(params.bilateral_compat),
         at.vertices, at.weights, at.neighbours, at.count,
         workspace.take("sums3", at.count + 1, np.float32),

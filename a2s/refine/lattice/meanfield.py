@@ -13,6 +13,8 @@ from a2s.refine.lattice.jit import fast
 
 TILE = 64
 _NEGLIGIBLE = np.float32(2e-6)
+_SURPRISE = np.float32(5e-4)
+_REST = 3
 _f32, _i32, _u64 = np.float32, np.int32, np.uint64
 
 
@@ -32,25 +34,12 @@ def _tanh_half(x):  # type: ignore[no-untyped-def]
 
 
 @fast
-def _blur_direction(source, target, neighbours, before, stride):  # type: ignore[no-untyped-def]
+def _blur(source, target, neighbours, direction, stride):  # type: ignore[no-untyped-def]
+    before = 2 * direction * stride
     behind = before + stride
     for i in range(stride):
-        around = (
-            source[neighbours[_u64(before + i)]] + source[neighbours[_u64(behind + i)]]
-        )  # fmt: skip
+        around = source[neighbours[_u64(before + i)]] + source[neighbours[_u64(behind + i)]]
         target[_u64(i)] = source[_u64(i)] + _f32(0.5) * around
-
-
-@fast
-def _blur(values, other, neighbours, directions, stride):  # type: ignore[no-untyped-def]
-    """Blur in all directions; gives the array that holds the result, and the free one.
-
-    On a sparse lattice the directions do not commute: the order is that of the reference.
-    """
-    for direction in range(directions):
-        _blur_direction(values, other, neighbours, 2 * direction * stride, stride)
-        values, other = other, values
-    return values, other
 
 
 @fast
@@ -102,7 +91,9 @@ def normalise(rows, vertices, weights, neighbours, count, values, other):  # typ
             _splat3(vertices, weights, tile * rows * TILE, factor, values)
         else:
             _splat6(vertices, weights, tile * rows * TILE, factor, values)
-    values, other = _blur(values, other, neighbours, rows, count + 1)
+    for direction in range(rows):
+        _blur(values, other, neighbours, direction, count + 1)
+        values, other = other, values
     for tile in range(num_tiles):
         start = tile * rows * TILE
         if rows == 3:
@@ -168,46 +159,80 @@ def _store(s, tiles, tile, out):  # type: ignore[no-untyped-def]
 
 
 @fast
-def mean_field(  # type: ignore[no-untyped-def]
-    energy, tiles, prior, known, iterations, position_weight, colour_weight,
+def _iterate(  # type: ignore[no-untyped-def]
+    prior, tiles, known, resting, rest, iterations, position_weight, colour_weight,
     vertices3, weights3, neighbours3, count3, sums3, values3, other3,
     vertices6, weights6, neighbours6, count6, sums6, values6, other6, out,
 ):  # fmt: skip
-    """Run `iterations` updates of all pixels at once; `out` gets Q(1) - Q(0) of every pixel.
-
-    Vertices keep their sums, and a tile adds the change of its s. Where that is below `_NEGLIGIBLE`
-    in the whole tile it is not added, and counts until it is: the sums are off by no more.
-    """
+    """All iterations; False where a tile turns out to have changed a lot while it rested."""
     num_tiles = tiles[4]
+    stride3, stride6 = count3 + 1, count6 + 1
     s = np.empty(TILE, np.float32)
     position = np.zeros(TILE, np.float32)
     colour = np.zeros(TILE, np.float32)
     change = np.empty(TILE, np.float32)
-    _prior(energy, tiles, prior)
     known[:] = 0
-    sums3[: count3 + 1] = 0
-    sums6[: count6 + 1] = 0
+    resting[:] = 0
+    sums3[:stride3] = 0
+    sums6[:stride6] = 0
     for iteration in range(iterations + 1):
         if iteration > 0:
-            _blur_direction(sums3, values3, neighbours3, 0, count3 + 1)
-            _blur_direction(values3, other3, neighbours3, 2 * (count3 + 1), count3 + 1)
-            _blur_direction(other3, values3, neighbours3, 4 * (count3 + 1), count3 + 1)
-            _blur_direction(sums6, other6, neighbours6, 0, count6 + 1)
-            for direction in range(1, 5, 2):
-                first, second = 2 * direction, 2 * direction + 2
-                _blur_direction(other6, values6, neighbours6, first * (count6 + 1), count6 + 1)
-                _blur_direction(values6, other6, neighbours6, second * (count6 + 1), count6 + 1)
-            _blur_direction(other6, values6, neighbours6, 10 * (count6 + 1), count6 + 1)
+            # On a sparse lattice the directions do not commute: the order is the reference's.
+            _blur(sums3, values3, neighbours3, 0, stride3)
+            _blur(values3, other3, neighbours3, 1, stride3)
+            _blur(other3, values3, neighbours3, 2, stride3)
+            _blur(sums6, other6, neighbours6, 0, stride6)
+            _blur(other6, values6, neighbours6, 1, stride6)
+            _blur(values6, other6, neighbours6, 2, stride6)
+            _blur(other6, values6, neighbours6, 3, stride6)
+            _blur(values6, other6, neighbours6, 4, stride6)
+            _blur(other6, values6, neighbours6, 5, stride6)
+        last = iteration == iterations
         for tile in range(num_tiles):
+            if resting[_u64(tile)] > 1 and not last:
+                resting[_u64(tile)] -= 1
+                continue
             start3, start6 = tile * 3 * TILE, tile * 6 * TILE
             if iteration > 0:
                 _slice3(vertices3, weights3, start3, values3, position)
                 _slice6(vertices6, weights6, start6, values6, colour)
             _update(prior, tile * TILE, position, colour, position_weight, colour_weight, s)
-            if iteration == iterations:
+            largest = _change(s, known, tile * TILE, change)
+            if resting[_u64(tile)] > 0 and largest > _SURPRISE:
+                return False
+            if last:
                 _store(s, tiles, tile, out)
-            elif _change(s, known, tile * TILE, change) > _NEGLIGIBLE:
+            elif largest > _NEGLIGIBLE:
                 _splat3(vertices3, weights3, start3, change, sums3)
                 _splat6(vertices6, weights6, start6, change, sums6)
                 for slot in range(TILE):
                     known[_u64(tile * TILE + slot)] = s[_u64(slot)]
+                resting[_u64(tile)] = 0
+            elif rest > 0:
+                resting[_u64(tile)] = rest + 1
+    return True
+
+
+@fast
+def mean_field(  # type: ignore[no-untyped-def]
+    energy, tiles, prior, known, resting, iterations, position_weight, colour_weight,
+    vertices3, weights3, neighbours3, count3, sums3, values3, other3,
+    vertices6, weights6, neighbours6, count6, sums6, values6, other6, out,
+):  # fmt: skip
+    """Run `iterations` updates of all pixels at once; `out` gets Q(1) - Q(0) of every pixel.
+
+    Vertices keep their sums, and a tile adds the change of its s, which in most tiles soon ends.
+    Below `_NEGLIGIBLE` in a whole tile it is not added, but counts until it is: the sums are off by
+    no more. Such a tile rests for `_REST` iterations. If any has changed by more than `_SURPRISE`
+    when it is looked at again, as all are in the last iteration, all is done anew without rests.
+    """
+    _prior(energy, tiles, prior)
+    for rest in (_REST, 0):
+        done = _iterate(
+            prior, tiles, known, resting, rest, iterations, position_weight, colour_weight,
+            vertices3, weights3, neighbours3, count3, sums3, values3, other3,
+            vertices6, weights6, neighbours6, count6, sums6, values6, other6, out,
+        )  # fmt: skip
+        if done:
+            break
+    return rest
