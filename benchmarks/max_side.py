@@ -6,8 +6,9 @@ DATA are shards with masks. The network runs once per image; CRF and median then
 in turn, so that whatever else the machine does falls on all sizes alike. Labels made without any
 reduction are the reference of the IoU; sizes that reduce no image share them. `a2s label` keeps the
 CRF's widths in pixels whatever the size, so a reduction widens them against the picture; rows with
-`widths_scaled` reduce them along with it and show how much of the loss that is. Writes
-`benchmarks/results/max_side.json`.
+`widths_scaled` reduce them along with it and show how much of the loss that is. `--enlarge 3` does
+it with photographs and masks enlarged (bicubic, nearest), where no larger ones are at hand. Writes
+`benchmarks/results/max_side.json`, or `max_side_enlarged.json`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from a2s.refine import CrfParams, Recipe, crf_of, energy_of, refine
 from a2s.refine.crf import Backend, Crf
 from a2s.refine.label import probability
 
-RESULT = Path(__file__).parent / "results" / "max_side.json"
+RESULTS = Path(__file__).parent / "results"
 U8 = npt.NDArray[np.uint8]
 
 
@@ -115,12 +116,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sides", type=int, nargs="+", default=[160, 240, 320, 400, 640])
     parser.add_argument("--crf", choices=get_args(Backend), default="pydensecrf")
+    parser.add_argument("--enlarge", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     network, metadata = checkpoint.load_model(args.model)
     index = Index.load(args.data)
-    longest = int(max(index.width_N.max(), index.height_N.max()))
+    longest = args.enlarge * int(max(index.width_N.max(), index.height_N.max()))
     reducing = [side for side in args.sides if side < longest]
     measured = [
         Measured(),
@@ -140,7 +142,12 @@ def main() -> None:
         image_HW3 = images.decode(index.read(row))
         mask = index.read_mask(row)
         assert mask is not None, f"{index.key(row)} has no mask"
-        truth_HW = images.decode_mask(mask) > 128
+        mask_HW = images.decode_mask(mask)
+        if args.enlarge > 1:
+            size = (args.enlarge * image_HW3.shape[1], args.enlarge * image_HW3.shape[0])
+            image_HW3 = cv2.resize(image_HW3, size, interpolation=cv2.INTER_CUBIC)
+            mask_HW = cv2.resize(mask_HW, size, interpolation=cv2.INTER_NEAREST)
+        truth_HW = mask_HW > 128
         theta_hw = theta_of(network, image_HW3, size=int(metadata["image_size"]))
         masks = []
         for one, recipe in zip(measured, recipes, strict=True):
@@ -156,7 +163,9 @@ def main() -> None:
             print(f"{row + 1} of {len(index)} images", flush=True)
 
     rows = [one.row() for one in measured]
+    name = "max_side.json" if args.enlarge == 1 else "max_side_enlarged.json"
     command = f"python benchmarks/max_side.py --model RUN/stage1 --data DATA --crf {args.crf}"
+    command += f" --enlarge {args.enlarge}" if args.enlarge > 1 else ""
     result = {
         "command": f"{command} --sides {' '.join(map(str, args.sides))}",
         **describe_machine(),
@@ -171,7 +180,7 @@ def main() -> None:
             "mae": round(float(np.mean(unrefined.mae)), 4),
         },
     }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / name).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for line in rows:
         print(line)
     print(result["without_crf_and_median"])

@@ -197,7 +197,7 @@ def _train(config: Stage1Config) -> int:
                         cache.check()
                     for at, (value, *finite) in readings.read():
                         last_loss = float(value)
-                        losses.append(last_loss)
+                        losses += [last_loss] if run_dir else []
                         if not math.isfinite(last_loss):
                             rows_G, where = plan.batch(at - 1), f"epoch {epoch} step {at}"
                             finite_G = distributed.all_gather(torch.stack(finite)).flatten() > 0

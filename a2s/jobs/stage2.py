@@ -202,7 +202,7 @@ def _train(config: Stage2Config) -> int:
                     for at, measured_GF in readings.read():
                         rows_G, where = plan.batch(at - 1), f"epoch {epoch} step {at}"
                         measured_VF = measured_GF[torch.from_numpy(rows_G >= 0)].double()
-                        window.append(measured_VF)
+                        window += [measured_VF] if run_dir else []
                         if not bool(measured_VF.isfinite().all()):
                             keys = index.keys_for(rows_G[rows_G >= 0])
                             finite_V = measured_VF.isfinite().all(1).tolist()

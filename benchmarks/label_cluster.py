@@ -1,0 +1,121 @@
+"""A Ray node that joins while labels are made, and one that is lost: images/s before and after.
+
+    python benchmarks/label_cluster.py --data DATA --model RUN [--images 600]
+
+Two nodes of one core each on this machine. The first labels alone, the second joins after a third
+of the images and is killed after two thirds; every image must be labelled once, with the bytes that
+one process makes. Writes `benchmarks/results/label_cluster.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+from pathlib import Path
+
+from machine import describe_machine
+
+from a2s import checkpoint, pool, rayhost
+from a2s.data.tars import Index
+from a2s.labelling import chunks, input_size, label_chunk
+from a2s.labelsetup import recipe_of
+from a2s.options import RefineConfig
+from a2s.rundir import write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+CHUNK = 4
+STORE = {"object_store_memory": 80 * 2**20}
+
+
+def rate(seconds: list[float], first: int, last: int, warm_up: int) -> float:
+    """Images/s of the chunks from `first` to `last`, without those that came while one started."""
+    part = seconds[first + warm_up : last]
+    return CHUNK * (len(part) - 1) / (part[-1] - part[0])
+
+
+def main() -> None:
+    from ray.cluster_utils import Cluster
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=600)
+    arguments = parser.parse_args()
+    index = Index.load(arguments.data.resolve()).head(arguments.images)
+    model = checkpoint.resolve_model(arguments.model).resolve()
+    recipe = recipe_of(RefineConfig(backend="numba"))
+    common = (model, input_size(model), recipe)
+    todo = list(range(len(index.shards)))
+
+    def digest(labels: dict[str, bytes]) -> str:
+        whole = hashlib.sha256()
+        for key in sorted(labels):
+            whole.update(key.encode() + labels[key])
+        return whole.hexdigest()
+
+    alone = {
+        key: label.png
+        for done in pool.map_shards(
+            label_chunk,
+            chunks(index, todo=todo, size=CHUNK),
+            workers=0,
+            threads=2,
+            common=common,
+        )
+        for key, label in done.labels.items()
+    }
+
+    rayhost.private_token()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **STORE})
+    arrived: list[float] = []
+    labels: dict[str, bytes] = {}
+    notes: list[str] = []
+    tally = pool.Tally()
+    num_chunks = sum(-(-shard.count // CHUNK) for shard in index.shards)
+    joins, leaves = num_chunks // 3, 2 * num_chunks // 3
+    second = None
+    try:
+        for done in pool.map_shards(
+            label_chunk,
+            chunks(index, todo=todo, size=CHUNK),
+            workers=None,
+            common=common,
+            ray_address=cluster.address,
+            tally=tally,
+            note=notes.append,
+        ):
+            arrived.append(time.monotonic())
+            for key, label in done.labels.items():
+                assert key not in labels, key
+                labels[key] = label.png
+            if len(arrived) == joins:
+                second = cluster.add_node(num_cpus=1, **STORE)
+            if len(arrived) == leaves:
+                cluster.remove_node(second, allow_graceful=False)
+    finally:
+        cluster.shutdown()
+    # A node that has joined starts its worker first: imports, model, compiled code.
+    one = rate(arrived, 0, joins, warm_up=5)
+    two = rate(arrived, joins, leaves, warm_up=(leaves - joins) // 3)
+    after = rate(arrived, leaves, num_chunks, warm_up=5)
+    result = {
+        **describe_machine(),
+        "command": "python benchmarks/label_cluster.py --data DATA --model RUN",
+        "num_images": len(index),
+        "images_per_sec": {
+            "one node": round(one, 2),
+            "two nodes": round(two, 2),
+            "one again, the other killed": round(after, 2),
+        },
+        "speed_up_of_the_second_node": round(two / one, 2),
+        "labels_once_and_equal_to_one_process": digest(labels) == digest(alone),
+        "chunks_done_again": sum("gone" in note for note in notes),
+        "notes": notes,
+    }
+    write_json(ROOT / "benchmarks" / "results" / "label_cluster.json", result)
+    print(result)
+
+
+if __name__ == "__main__":
+    main()
