@@ -15,14 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from a2s.refine.energy import F32, U8, CrfParams, Mask
-from a2s.refine.lattice import layout, meanfield, packed, wide
+from a2s.refine.lattice import layout, meanfield, packed, positions, wide
 from a2s.refine.lattice.layout import TILE, Tiles
 
-assert TILE == packed.TILE == wide.TILE == meanfield.TILE
+assert TILE == packed.TILE == positions.TILE == wide.TILE == meanfield.TILE
 
 _KEEP_BYTES = 512 * 2**20
 _KEEP_POSITIONS = 16
 _KEEP_POSITION_PIXELS = 2**21
+_TABLE_PER_PIXEL = 32
 
 _local = threading.local()
 _positions: OrderedDict[tuple[Tiles, float], Lattice] = OrderedDict()
@@ -136,6 +137,24 @@ def _build_packed(
     return _normalised(Lattice(vertices, weights, neighbours, count), 6, workspace)
 
 
+def _build_positions(
+    sxy: float, tiles: Tiles, fields: layout.KeyFields, workspace: Workspace
+) -> Lattice:
+    """Lattice of positions, not too sparse for a table of all its keys."""
+    num_slots = tiles.count * TILE
+    units = np.array(fields.units, np.int64)
+    base = int(units[:-1] @ np.array(fields.lows, np.int64))
+    vertices, weights = np.empty(3 * num_slots, np.uint32), np.empty(3 * num_slots, np.float32)
+    table, keys = np.zeros(3 * fields.remainder, np.uint32), np.empty(3 * num_slots, np.int64)
+    count = positions.embed(
+        astuple(tiles), np.float32(sxy), layout.scale_factors(2), units, fields.remainder, base,
+        keys, table, vertices, weights,
+    )  # fmt: skip
+    neighbours = np.empty(6 * (count + 1), np.uint32)
+    positions.find_neighbours(units, fields.remainder, keys, count, table, neighbours)
+    return _normalised(Lattice(vertices, weights, neighbours, count), 3, workspace)
+
+
 def _normalised(lattice: Lattice, rows: int, workspace: Workspace) -> Lattice:
     values = workspace.take(f"values{rows}", lattice.count + 1, np.float32)
     other = workspace.take(f"other{rows}", lattice.count + 1, np.float32)
@@ -153,9 +172,13 @@ def _positions_of(image_HW3: U8, sxy: float, tiles: Tiles, workspace: Workspace)
         if lattice is not None:
             _positions.move_to_end(key)
             return lattice
-    largest = [(tiles.width - 1) / sxy, (tiles.height - 1) / sxy]
-    layout.check_ranges(layout.coordinate_ranges(largest), "gaussian_sxy")
-    lattice = _build_wide(image_HW3, (sxy, sxy), tiles, workspace)
+    ranges = layout.coordinate_ranges([(tiles.width - 1) / sxy, (tiles.height - 1) / sxy])
+    layout.check_ranges(ranges, "gaussian_sxy")
+    fields = layout.key_fields(ranges, tiles.count * TILE)
+    if fields is None or 3 * fields.remainder > _TABLE_PER_PIXEL * tiles.count * TILE:
+        lattice = _build_wide(image_HW3, (sxy, sxy), tiles, workspace)
+    else:
+        lattice = _build_positions(sxy, tiles, fields, workspace)
     with _positions_lock:
         _positions[key] = lattice
         while len(_positions) > 1 and (
