@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from a2s import boundary
@@ -150,6 +153,28 @@ def test_median_is_a_majority_vote_with_repeated_border() -> None:
     windows = np.lib.stride_tricks.sliding_window_view(padded, (7, 7))
     np.testing.assert_array_equal(median(mask), windows.sum((2, 3)) > 24)
     np.testing.assert_array_equal(median(mask, ksize=1), mask)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    half=st.integers(0, 100),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_median_is_opencvs(size: tuple[int, int], half: int, share: float, seed: int) -> None:
+    mask = (np.random.default_rng(seed).random(size) < share).astype(np.uint8)
+    mask.setflags(write=False)
+    ours = median(mask, ksize=2 * half + 1)
+    np.testing.assert_array_equal(ours, cv2.medianBlur(mask.copy(), 2 * half + 1))
+    assert ours.dtype == np.uint8
+
+
+def test_median_of_a_window_whose_count_exceeds_16_bits() -> None:
+    mask = (np.random.default_rng(0).random((20, 30)) > 0.5).astype(np.uint8)
+    padded = np.pad(mask, 150, mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (301, 301))
+    np.testing.assert_array_equal(median(mask, ksize=301), windows.sum((2, 3)) > 301 * 301 // 2)
 
 
 def test_quality_numbers_by_hand() -> None:

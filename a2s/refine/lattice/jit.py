@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = Callable[..., Any]
 
 # No promise about NaN or infinity is made to the compiler; only the order of sums is left to it.
 _REORDER = {"contract", "reassoc", "nsz", "arcp"}
@@ -16,11 +16,12 @@ _REORDER = {"contract", "reassoc", "nsz", "arcp"}
 def _compiled(function: Function, **options: Any) -> Function:
     options |= {"nogil": True, "error_model": "numpy"}
     try:
-        made: Function = numba.njit(cache=True, **options)(function)
+        cached: Function = numba.njit(cache=True, **options)(function)
     except RuntimeError:
         # No folder can be written, neither the package's nor the user's: compile in memory.
-        made = numba.njit(**options)(function)
-    return made
+        in_memory: Function = numba.njit(**options)(function)
+        return in_memory
+    return cached
 
 
 def exact(function: Function) -> Function:

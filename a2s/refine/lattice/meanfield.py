@@ -19,7 +19,7 @@ _f32, _i32, _u64 = np.float32, np.int32, np.uint64
 
 
 @fast
-def _tanh_half(x):  # type: ignore[no-untyped-def]
+def _tanh_half(x):
     """tanh(x / 2) to about 2e-7, with nothing the compiler could not do for many x at once."""
     y = x * _f32(-1.4426950408889634)
     y = y if y > _f32(-43) else _f32(-43)
@@ -34,7 +34,7 @@ def _tanh_half(x):  # type: ignore[no-untyped-def]
 
 
 @fast
-def _blur(source, target, neighbours, direction, stride):  # type: ignore[no-untyped-def]
+def _blur(source, target, neighbours, direction, stride):
     before = 2 * direction * stride
     behind = before + stride
     for i in range(stride):
@@ -43,7 +43,7 @@ def _blur(source, target, neighbours, direction, stride):  # type: ignore[no-unt
 
 
 @fast
-def _splat3(vertices, weights, start, s, values):  # type: ignore[no-untyped-def]
+def _splat3(vertices, weights, start, s, values):
     for slot in range(TILE):
         x = s[_u64(slot)]
         for row in range(3):
@@ -52,7 +52,7 @@ def _splat3(vertices, weights, start, s, values):  # type: ignore[no-untyped-def
 
 
 @fast
-def _splat6(vertices, weights, start, s, values):  # type: ignore[no-untyped-def]
+def _splat6(vertices, weights, start, s, values):
     for slot in range(TILE):
         x = s[_u64(slot)]
         for row in range(6):
@@ -61,7 +61,7 @@ def _splat6(vertices, weights, start, s, values):  # type: ignore[no-untyped-def
 
 
 @fast
-def _slice3(vertices, weights, start, values, out):  # type: ignore[no-untyped-def]
+def _slice3(vertices, weights, start, values, out):
     for slot in range(TILE):
         total = _f32(0)
         for row in range(3):
@@ -71,7 +71,7 @@ def _slice3(vertices, weights, start, values, out):  # type: ignore[no-untyped-d
 
 
 @fast
-def _slice6(vertices, weights, start, values, out):  # type: ignore[no-untyped-def]
+def _slice6(vertices, weights, start, values, out):
     for slot in range(TILE):
         total = _f32(0)
         for row in range(6):
@@ -81,7 +81,7 @@ def _slice6(vertices, weights, start, values, out):  # type: ignore[no-untyped-d
 
 
 @fast
-def normalise(rows, vertices, weights, neighbours, count, values, other):  # type: ignore[no-untyped-def]
+def normalise(rows, vertices, weights, neighbours, count, values, other):
     """Fold 1 / sqrt(K 1) into the weights. Reference: NORMALIZE_SYMMETRIC of the authors' code."""
     num_tiles = vertices.size // (rows * TILE)
     factor = np.ones(TILE, np.float32)
@@ -108,7 +108,7 @@ def normalise(rows, vertices, weights, neighbours, count, values, other):  # typ
 
 
 @fast
-def _update(prior, start, position, colour, position_weight, colour_weight, s):  # type: ignore[no-untyped-def]
+def _update(prior, start, position, colour, position_weight, colour_weight, s):
     # Two loops: the compiler does many slots at once only where few arrays can overlap.
     for slot in range(TILE):
         i = _u64(slot)
@@ -119,7 +119,7 @@ def _update(prior, start, position, colour, position_weight, colour_weight, s): 
 
 
 @fast
-def _change(s, known, start, change):  # type: ignore[no-untyped-def]
+def _change(s, known, start, change):
     """What a tile's s differs by from the s that the vertices know; gives the largest."""
     for slot in range(TILE):
         i = _u64(slot)
@@ -131,7 +131,7 @@ def _change(s, known, start, change):  # type: ignore[no-untyped-def]
 
 
 @fast
-def _prior(energy, tiles, prior):  # type: ignore[no-untyped-def]
+def _prior(energy, tiles, prior):
     """Logit of label 1 before any message, in tiles; 0 in the padding."""
     height, width, tile_height, tile_width, num_tiles = tiles
     across = (width + tile_width - 1) // tile_width
@@ -148,7 +148,7 @@ def _prior(energy, tiles, prior):  # type: ignore[no-untyped-def]
 
 
 @fast
-def _store(s, tiles, tile, out):  # type: ignore[no-untyped-def]
+def _store(s, tiles, tile, out):
     height, width, tile_height, tile_width, _ = tiles
     across = (width + tile_width - 1) // tile_width
     top, left = tile // across * tile_height, tile % across * tile_width
@@ -159,7 +159,7 @@ def _store(s, tiles, tile, out):  # type: ignore[no-untyped-def]
 
 
 @fast
-def _iterate(  # type: ignore[no-untyped-def]
+def _iterate(
     prior, tiles, known, resting, rest, iterations, position_weight, colour_weight,
     vertices3, weights3, neighbours3, count3, sums3, values3, other3,
     vertices6, weights6, neighbours6, count6, sums6, values6, other6, out,
@@ -214,7 +214,7 @@ def _iterate(  # type: ignore[no-untyped-def]
 
 
 @fast
-def mean_field(  # type: ignore[no-untyped-def]
+def mean_field(
     energy, tiles, prior, known, resting, iterations, position_weight, colour_weight,
     vertices3, weights3, neighbours3, count3, sums3, values3, other3,
     vertices6, weights6, neighbours6, count6, sums6, values6, other6, out,
@@ -225,6 +225,7 @@ def mean_field(  # type: ignore[no-untyped-def]
     Below `_NEGLIGIBLE` in a whole tile it is not added, but counts until it is: the sums are off by
     no more. Such a tile rests for `_REST` iterations. If any has changed by more than `_SURPRISE`
     when it is looked at again, as all are in the last iteration, all is done anew without rests.
+    Gives the length of rests that was kept to: 0 after such a second run.
     """
     _prior(energy, tiles, prior)
     for rest in (_REST, 0):

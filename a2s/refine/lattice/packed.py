@@ -17,7 +17,7 @@ _f32, _i32, _i64, _u32, _u64 = np.float32, np.int32, np.int64, np.uint32, np.uin
 
 
 @exact
-def _load(image, height, width, tile_height, tile_width, tile, features):  # type: ignore[no-untyped-def]
+def _load(image, height, width, tile_height, tile_width, tile, features):
     """Position and colour of a tile; beyond the edge the last pixel is repeated."""
     across = (width + tile_width - 1) // tile_width
     tiles_down = (height + tile_height - 1) // tile_height
@@ -41,7 +41,7 @@ def _load(image, height, width, tile_height, tile_width, tile, features):  # typ
 
 
 @exact
-def _clear_padding(height, width, tile_height, tile_width, tile, weights):  # type: ignore[no-untyped-def]
+def _clear_padding(height, width, tile_height, tile_width, tile, weights):
     across = (width + tile_width - 1) // tile_width
     top, left = tile // across * tile_height, tile % across * tile_width
     if top + tile_height <= height and left + tile_width <= width:
@@ -53,23 +53,23 @@ def _clear_padding(height, width, tile_height, tile_width, tile, weights):  # ty
 
 
 @exact
-def _less(a, b):  # type: ignore[no-untyped-def]
+def _less(a, b):
     return _i32(1) if a < b else _i32(0)
 
 
 @exact
-def _wrap(rank):  # type: ignore[no-untyped-def]
+def _wrap(rank):
     """Steps that bring a rank back into 0..5."""
     return (_i32(1) if rank < _i32(0) else _i32(0)) - (_i32(1) if rank > _i32(5) else _i32(0))
 
 
 @exact
-def _if_equal(a, b, unit):  # type: ignore[no-untyped-def]
+def _if_equal(a, b, unit):
     return unit if a == b else _i64(0)
 
 
 @exact
-def _simplex(features, sigmas, scales, units, remainder, base, keys, weights, start):  # type: ignore[no-untyped-def]
+def _simplex(features, sigmas, scales, units, remainder, base, keys, weights, start):
     """Keys and weights of the six vertices of every slot of a tile.
 
     Written out, not in loops, for the compiler to do many slots at once. Float operations come in
@@ -159,7 +159,7 @@ def _simplex(features, sigmas, scales, units, remainder, base, keys, weights, st
 
 
 @exact
-def _number(tile_keys, start, keys, count, table, shift, number_bits, vertices, pending):  # type: ignore[no-untyped-def]
+def _number(tile_keys, start, keys, count, table, shift, number_bits, vertices, pending):
     """Vertex numbers of a tile's keys; new keys get the next numbers, slot by slot."""
     low_bits = (_i64(1) << number_bits) - _i64(1)
     wrap = _u64(table.size - 1)
@@ -191,7 +191,7 @@ def _number(tile_keys, start, keys, count, table, shift, number_bits, vertices, 
 
 
 @exact
-def rehash(keys, count, table, shift, number_bits):  # type: ignore[no-untyped-def]
+def rehash(keys, count, table, shift, number_bits):
     """Fill an empty table from the keys; an entry is a key and its vertex number, 0 a hole."""
     wrap = _u64(table.size - 1)
     for number in range(count):
@@ -203,7 +203,7 @@ def rehash(keys, count, table, shift, number_bits):  # type: ignore[no-untyped-d
 
 
 @exact
-def embed(  # type: ignore[no-untyped-def]
+def embed(
     image, tiles, sigmas, scales, units, remainder, base, number_bits,
     first_tile, count, keys, table, shift, vertices, weights,
 ):  # fmt: skip
@@ -232,7 +232,7 @@ def embed(  # type: ignore[no-untyped-def]
 
 
 @exact
-def find_neighbours(units, remainder, keys, count, table, shift, number_bits, neighbours):  # type: ignore[no-untyped-def]
+def find_neighbours(units, remainder, keys, count, table, shift, number_bits, neighbours):
     """Both neighbours of every vertex in every blur direction; `count` where there is none.
 
     Flat (direction, side, count + 1). In direction j one neighbour is a step down in all

@@ -16,18 +16,18 @@ _f32, _i32, _i64, _u32, _u64 = np.float32, np.int32, np.int64, np.uint32, np.uin
 
 
 @exact
-def _less(a, b):  # type: ignore[no-untyped-def]
+def _less(a, b):
     return _i32(1) if a < b else _i32(0)
 
 
 @exact
-def _wrap(rank):  # type: ignore[no-untyped-def]
+def _wrap(rank):
     """Steps that bring a rank back into 0..2."""
     return (_i32(1) if rank < _i32(0) else _i32(0)) - (_i32(1) if rank > _i32(2) else _i32(0))
 
 
 @exact
-def _simplex(x, y, sigma, scales, units, remainder, base, keys, weights, start):  # type: ignore[no-untyped-def]
+def _simplex(x, y, sigma, scales, units, remainder, base, keys, weights, start):
     """Keys and weights of the three vertices of every slot of a tile, as `packed` makes six."""
     third, three = _f32(1.0 / 3), _f32(3)
     f0, f1, u0, u1 = scales[0], scales[1], units[0], units[1]
@@ -65,7 +65,7 @@ def _simplex(x, y, sigma, scales, units, remainder, base, keys, weights, start):
 
 
 @exact
-def embed(tiles, sigma, scales, units, remainder, base, keys, table, vertices, weights):  # type: ignore[no-untyped-def]
+def embed(tiles, sigma, scales, units, remainder, base, keys, table, vertices, weights):
     """Find the simplex of every slot and number its vertices; gives how many there are.
 
     `tiles` is (height, width, tile_height, tile_width, number of tiles); the empty table is filled
@@ -104,7 +104,7 @@ def embed(tiles, sigma, scales, units, remainder, base, keys, table, vertices, w
 
 
 @exact
-def find_neighbours(units, remainder, keys, count, table, neighbours):  # type: ignore[no-untyped-def]
+def find_neighbours(units, remainder, keys, count, table, neighbours):
     """Both neighbours of every vertex in every blur direction, as `packed.find_neighbours`."""
     stride = count + 1
     for direction in range(_ROWS):

@@ -1,7 +1,7 @@
 """Lattice of any dimension with keys of two words: every sigma and size, at a slower pace.
 
-It serves the lattice of positions, which is built once per image size, and colours whose keys do
-not fit into one word. Coordinates are below 2**20, so three fit into a word of 21-bit fields.
+It serves where `packed` and `positions` cannot: keys that do not fit into one word, or into a table
+of all keys. Coordinates are below 2**20, so three fit into a word of 21-bit fields.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _MIX_HIGH = np.uint64(0xC2B2AE3D27D4EB4F)
 
 
 @exact
-def _place(low, high, shift):  # type: ignore[no-untyped-def]
+def _place(low, high, shift):
     return ((low * _MIX) ^ ((high + _MIX) * _MIX_HIGH)) * _MIX >> shift
 
 
 @exact
-def _pack(coordinates, first, last):  # type: ignore[no-untyped-def]
+def _pack(coordinates, first, last):
     word = np.uint64(0)
     for i in range(first, last):
         word = (word << _BITS) | np.uint64(coordinates[i] + _BIAS)
@@ -31,7 +31,7 @@ def _pack(coordinates, first, last):  # type: ignore[no-untyped-def]
 
 
 @exact
-def _find(low, high, keys, table, shift):  # type: ignore[no-untyped-def]
+def _find(low, high, keys, table, shift):
     """Place in the table of a key, or of the hole where it would be."""
     place = _place(low, high, shift)
     while table[place] != 0:
@@ -43,7 +43,7 @@ def _find(low, high, keys, table, shift):  # type: ignore[no-untyped-def]
 
 
 @exact
-def rehash(keys, count, table, shift):  # type: ignore[no-untyped-def]
+def rehash(keys, count, table, shift):
     """Fill an empty table, whose entries are vertex numbers + 1, from the keys."""
     for number in range(count):
         place = _find(keys[2 * number], keys[2 * number + 1], keys, table, shift)
@@ -51,7 +51,7 @@ def rehash(keys, count, table, shift):  # type: ignore[no-untyped-def]
 
 
 @exact
-def embed(features, real, scales, first_tile, count, keys, table, shift, vertices, weights):  # type: ignore[no-untyped-def]
+def embed(features, real, scales, first_tile, count, keys, table, shift, vertices, weights):
     """Find the simplex of every slot and number its vertices, until the table is half full.
 
     Gives the tile that comes next and the number of vertices so far; call again with a larger
@@ -74,7 +74,7 @@ def embed(features, real, scales, first_tile, count, keys, table, shift, vertice
                 elevated[i] = total - np.float32(i) * scaled
                 total += scaled
             elevated[0] = total
-            surplus = 0
+            surplus = np.int64(0)
             for i in range(size):
                 steps = np.int64(np.rint(elevated[i] * np.float32(1.0 / size)))
                 rounded[i] = size * steps
@@ -118,7 +118,7 @@ def embed(features, real, scales, first_tile, count, keys, table, shift, vertice
 
 
 @exact
-def find_neighbours(size, keys, count, table, shift, neighbours):  # type: ignore[no-untyped-def]
+def find_neighbours(size, keys, count, table, shift, neighbours):
     """Both neighbours of every vertex in every blur direction; `count` where there is none.
 
     Flat (direction, side, count + 1). In direction j one neighbour is a step down in all
