@@ -159,34 +159,24 @@ def _simplex(features, sigmas, scales, units, remainder, base, keys, weights, st
 
 
 @exact
-def _number(tile_keys, start, keys, count, table, shift, number_bits, vertices, pending):
+def _number(tile_keys, start, keys, count, table, shift, number_bits, vertices):
     """Vertex numbers of a tile's keys; new keys get the next numbers, slot by slot."""
     low_bits = (_i64(1) << number_bits) - _i64(1)
     wrap = _u64(table.size - 1)
-    num_pending = _u64(0)
     for i in range(_ROWS * TILE):
-        # First probe of all, without a branch; what it does not settle is done below.
-        key = tile_keys[_u64(i)]
-        entry = table[(_u64(key) * _MIX) >> shift]
-        vertices[_u64(start + i)] = _u32(entry & low_bits)
-        pending[num_pending] = i
-        num_pending += _u64((entry >> number_bits) != key)
-    for p in range(_i64(num_pending)):
-        i = pending[_u64(p)]
         key = tile_keys[_u64(i)]
         place = (_u64(key) * _MIX) >> shift
-        while True:
-            entry = table[place]
+        entry = table[place]
+        while (entry >> number_bits) != key:
             if entry == 0:
-                table[place] = (key << number_bits) | count
+                entry = (key << number_bits) | count
+                table[place] = entry
                 keys[_u64(count)] = key
-                vertices[_u64(start + i)] = _u32(count)
                 count += 1
                 break
-            if (entry >> number_bits) == key:
-                vertices[_u64(start + i)] = _u32(entry & low_bits)
-                break
             place = (place + _u64(1)) & wrap
+            entry = table[place]
+        vertices[_u64(start + i)] = _u32(entry & low_bits)
     return count
 
 
@@ -226,7 +216,7 @@ def embed(
         )  # fmt: skip
         _clear_padding(height, width, tile_height, tile_width, tile, weights)
         count = _number(
-            tile_keys, start, keys, count, table, shift, number_bits, vertices, pending
+            tile_keys, start, keys, count, table, shift, number_bits, vertices
         )  # fmt: skip
     return num_tiles, count
 
