@@ -1,0 +1,53 @@
+"""Several processes in one folder of labels, and accounting where nothing can be labelled."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from a2s import bottleneck, rundir
+from a2s.errors import ConfigError
+from a2s.labelling import Labelled
+from a2s.labelreport import Totals
+from a2s.options import RefineConfig
+
+
+def test_a_chunk_of_damaged_images_alone_is_accounted_for_on_a_gpu() -> None:
+    totals = Totals(wall_sec=2.0)
+    totals.add(Labelled(0, 0, device_seconds={"decode": 0.5}))
+    devices, readers, _ = totals.sides(1)
+    assert (devices.busy, readers.stage_sec) == (0.0, {"decode": 0.5})
+    assert "decode" in bottleneck.bottleneck(totals.sides(1))
+
+
+def test_processes_that_start_together_find_out_once(tmp_path: Path) -> None:
+    found: list[int] = []
+
+    def find_out() -> int:
+        time.sleep(0.1)
+        found.append(len(found))
+        return found[-1]
+
+    folder = rundir.RunDir(tmp_path, "", shared=True)
+    with ThreadPoolExecutor(2) as threads:
+        known = [threads.submit(folder.remember, "batch_size", find_out) for _ in range(2)]
+    assert [one.result() for one in known] == [0, 0]
+
+
+def test_a_part_that_fails_leaves_the_settings_that_another_goes_by(tmp_path: Path) -> None:
+    config = RefineConfig()
+
+    def claim(part: range) -> AbstractContextManager[rundir.RunDir]:
+        return rundir.claim(tmp_path, command="label", config=config, parts=[part])
+
+    with claim(range(3)):
+        with pytest.raises(ConfigError, match="too late"), claim(range(3, 9)):
+            raise ConfigError("too late")
+        assert (tmp_path / "config.yaml").exists()
+    with pytest.raises(ConfigError, match="alone"), claim(range(3, 9)):
+        raise ConfigError("alone")
+    assert not (tmp_path / "config.yaml").exists()
