@@ -6,14 +6,20 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import numpy as np
 import pytest
 
 from a2s import bottleneck, rundir
+from a2s.data.tars import Index
 from a2s.errors import ConfigError
-from a2s.labelling import Labelled
+from a2s.jobs import estimate
+from a2s.labelling import Label, Labelled
 from a2s.labelreport import Totals
 from a2s.options import RefineConfig
+from a2s.refine.quality import Quality
 
 
 def test_a_chunk_of_damaged_images_alone_is_accounted_for_on_a_gpu() -> None:
@@ -51,3 +57,19 @@ def test_a_part_that_fails_leaves_the_settings_that_another_goes_by(tmp_path: Pa
     with pytest.raises(ConfigError, match="alone"), claim(range(3, 9)):
         raise ConfigError("alone")
     assert not (tmp_path / "config.yaml").exists()
+
+
+def test_an_estimate_stands_damaged_images_on_a_gpu() -> None:
+    quality = Quality(0.5, 0.0, 0.5, 0.1, 1.0, 1, inverted=False)
+    good = Labelled(
+        0,
+        0,
+        {"a": Label(b"png", 1, 1, quality)},
+        device_seconds={"decode": 0.1, "queue": 0.0, "network": 0.2},
+    )
+    damaged = Labelled(0, 1, failures=[{"key": "b"}], device_seconds={"decode": 0.1})
+    index = cast(Index, SimpleNamespace(size_N=np.array([10, 10])))
+    sample = estimate._sample(
+        [good, damaged], [damaged, good], index, workers=1, pool_sec=1.0, start_sec=0.0
+    )
+    assert (sample.device_sec, sample.pool_images_per_sec) == (0.2, 1.0)
