@@ -11,13 +11,15 @@ from typing import cast
 
 import numpy as np
 import pytest
+from labelling_case import encoded, write_data, write_model
 
 from a2s import bottleneck, rundir
 from a2s.data.tars import Index
-from a2s.errors import ConfigError
+from a2s.errors import ConfigError, StorageError
 from a2s.jobs import estimate
-from a2s.labelling import Label, Labelled
+from a2s.labelling import Activated, Label, Labelled, chunks, label_chunk, refine_chunk
 from a2s.labelreport import Totals
+from a2s.labelsetup import recipe_of
 from a2s.options import RefineConfig
 from a2s.refine.quality import Quality
 
@@ -73,3 +75,16 @@ def test_an_estimate_stands_damaged_images_on_a_gpu() -> None:
         [good, damaged], [damaged, good], index, workers=1, pool_sec=1.0, start_sec=0.0
     )
     assert (sample.device_sec, sample.pool_images_per_sec) == (0.2, 1.0)
+
+
+def test_shards_that_cannot_be_reached_are_no_damaged_images(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model.safetensors")
+    data = write_data(tmp_path / "data", [[("a", encoded(40, 40, seed=1))]])
+    (chunk,) = chunks(Index.load(data), todo=[0], size=4)
+    chunk.part.shards[0].path.unlink()
+    recipe = recipe_of(RefineConfig(backend="numba"))
+    with pytest.raises(StorageError, match="cannot be read at key a"):
+        label_chunk(chunk, model, 64, recipe)
+    activated = Activated({0: np.zeros((16, 16), np.float32)}, {}, {0: (40, 40)}, {})
+    with pytest.raises(StorageError, match="same command resumes"):
+        refine_chunk(chunk, activated, recipe)
