@@ -3,6 +3,7 @@
 A2SError
 ├── ConfigError      a setting, flag, or output folder is wrong
 ├── DataError        an input image, shard, or mask is wrong
+├── StorageError     files that should be there cannot be reached, damaged or not
 ├── LabelError       a label shard or a label generation is wrong
 ├── CheckpointError  a run folder or checkpoint is wrong
 └── WeightsError     encoder weights are missing, damaged, or do not fit
@@ -19,6 +20,10 @@ class ConfigError(A2SError):
 
 class DataError(A2SError):
     """An input image, shard, or mask is wrong."""
+
+
+class StorageError(A2SError):
+    """Files that should be there cannot be reached; it says nothing about what is in them."""
 
 
 class LabelError(A2SError):

@@ -102,6 +102,9 @@ class Flight:
         self.holder = holder
         self.actors: list[Any] = []
         self.actor_deaths = 0
+        # Settled once: a model that moves to a CPU while the GPUs are away would be slow, and its
+        # maps not the same to the last bit.
+        self.gpus_per_actor = min(1, int(ray.cluster_resources().get("GPU", 0)))
         self.attempts: dict[Any, _Attempt] = {}
         self.num_items = 0
         self.durations: deque[float] = deque(maxlen=100)
@@ -220,7 +223,8 @@ class Flight:
             if attempt.actor in self.actors:
                 self.actors.remove(attempt.actor)
                 self.actor_deaths += 1
-            times, allowed = self.actor_deaths, ACTOR_DEATHS
+            # A machine may take the models of all its GPUs with it.
+            times, allowed = self.actor_deaths, ACTOR_DEATHS * max(1, self.tally.num_before)
         if lost.kind == "node":
             self.note(f"{why}; its work is done again")
         elif times > allowed:
@@ -276,8 +280,11 @@ class Flight:
 
     def _have_actors(self, *, at_least: int) -> None:
         assert self.before is not None
-        num_gpus = min(1, int(self.ray.cluster_resources().get("GPU", 0)))
+        options = {
+            "num_cpus": 0,
+            "num_gpus": self.gpus_per_actor,
+            "max_concurrency": CALLS_PER_ACTOR,
+        }
         while len(self.actors) < at_least:
-            options = {"num_cpus": 0, "num_gpus": num_gpus, "max_concurrency": CALLS_PER_ACTOR}
             remote = self.ray.remote(**options)(self.holder)
             self.actors.append(remote.remote(self.before.build))

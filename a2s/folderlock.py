@@ -6,15 +6,21 @@ import contextlib
 import fcntl
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from a2s.errors import ConfigError
 
 
 @contextlib.contextmanager
-def hold(out: Path, command: str, *, parts: Sequence[range] | None = None) -> Iterator[None]:
+def hold(
+    out: Path, command: str, *, parts: Sequence[range] | None = None
+) -> Iterator[Callable[[], bool]]:
     """Hold a folder, or of a folder of shards those with these numbers.
+
+    What is yielded says, once and at the end, whether no other process holds any of it; if so none
+    will until the block is left.
 
     The kernel drops a lock with its holder, so a killed run never blocks the next one.
 
@@ -32,7 +38,7 @@ def hold(out: Path, command: str, *, parts: Sequence[range] | None = None) -> It
             file.truncate(0)
             file.write(f"a2s {command}, pid {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
-            yield
+            yield lambda: True
             return
         # A file of its own: closing any descriptor of a file drops all its record locks.
         with (out / ".lock-shards").open("a+b") as shards:
@@ -44,4 +50,20 @@ def hold(out: Path, command: str, *, parts: Sequence[range] | None = None) -> It
                         f"{command}: some of the shards {part.start}-{part.stop - 1} of {out} are "
                         "being written by another process; give other --shards, or wait"
                     ) from None
-            yield
+            yield lambda: _taken(file)
+
+
+@contextlib.contextmanager
+def one_at_a_time(out: Path) -> Iterator[None]:
+    """Wait until none of the processes that share a folder is in such a block."""
+    with (out / ".lock-setup").open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _taken(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

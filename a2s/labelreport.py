@@ -41,7 +41,9 @@ class Totals:
             return [workers]
         num_devices = max(tally.num_before, 1)
         device_sec = tally.before_sec or self.wall_sec
-        reading = {"decode": device.pop("decode")}
+        # Where all images were damaged nothing but reading was done.
+        reading = {"decode": device.pop("decode", 0.0)}
         readers = Side("readers", num_devices, reading, CALLS_PER_ACTOR * device_sec)
-        device.pop("queue")
+        device.pop("queue", None)
+        device.setdefault("network", 0.0)
         return [Side("GPU processes", num_devices, device, device_sec), readers, workers]

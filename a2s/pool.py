@@ -23,7 +23,16 @@ from a2s import rayhost
 from a2s.errors import ConfigError
 from a2s.flight import Before, Flight, Tally
 
-__all__ = ["Before", "Tally", "map_shards", "num_cpus", "num_gpus", "resolve_workers", "session"]
+__all__ = [
+    "Before",
+    "Tally",
+    "map_shards",
+    "num_cluster_cpus",
+    "num_cpus",
+    "num_gpus",
+    "resolve_workers",
+    "session",
+]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -67,6 +76,14 @@ def num_gpus() -> int:
 
     cluster: Any = ray
     return int(cluster.cluster_resources().get("GPU", 0))
+
+
+def num_cluster_cpus() -> int:
+    """CPUs of the Ray session around this call, at least 1."""
+    import ray
+
+    cluster: Any = ray
+    return max(1, int(cluster.cluster_resources().get("CPU", 0)))
 
 
 def map_shards(

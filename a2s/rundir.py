@@ -39,7 +39,7 @@ _PACKAGES = (
     "webdataset",
 )
 
-_RECORDS = {".lock", ".lock-shards", "config.yaml", "environment.json"}
+_RECORDS = {".lock", ".lock-setup", ".lock-shards", "config.yaml", "environment.json"}
 """What `claim` itself puts into a folder."""
 
 
@@ -114,6 +114,12 @@ class RunDir:
     path: Path
     settings_hash: str
     """SHA-256 of the identity settings and the inputs."""
+    shared: bool = False
+    """Whether other processes may work on other parts of it at the same time."""
+
+    def one_at_a_time(self) -> contextlib.AbstractContextManager[None]:
+        """Hold off the other processes while what all of them write is read and written."""
+        return _one_at_a_time(self.path, shared=self.shared)
 
     def log(self, **fields: object) -> None:
         """Append one record to `metrics.jsonl`."""
@@ -124,11 +130,16 @@ class RunDir:
     def remember(self, name: str, find_out: Callable[[], Any]) -> Any:
         """What was found out about the first machine, so that another one goes on like it."""
         path = self.path / "resolved.json"
-        known = read_json(path) if path.exists() else {}
-        if name not in known:
-            known[name] = find_out()
-            write_json(path, known)
-        return known[name]
+        with self.one_at_a_time():
+            known = read_json(path) if path.exists() else {}
+            if name not in known:
+                write_json(path, known := {**known, name: find_out()})
+            return known[name]
+
+
+def _one_at_a_time(out: Path, *, shared: bool) -> contextlib.AbstractContextManager[None]:
+    # Whoever holds the whole folder is alone.
+    return folderlock.one_at_a_time(out) if shared else contextlib.nullcontext()
 
 
 def identity(config: BaseModel) -> dict[str, Any]:
@@ -189,20 +200,23 @@ def claim(
         raise ConfigError(f"{command}: {out} is a file; --out must be a folder") from None
     except PermissionError as error:
         raise ConfigError(f"{command}: cannot create {out} ({error.strerror})") from None
-    with folderlock.hold(out, command, parts=parts):
+    shared = parts is not None
+    with folderlock.hold(out, command, parts=parts) as is_last:
         settings = settings_of(command, config, inputs)
-        compare(out, settings)
-        resolved = json.loads(config.model_dump_json())
-        if not (out / "config.yaml").exists():
-            # `identity` is stored as it was compared, so a later default cannot change it.
-            record = {command: resolved, "identity": settings}
-            atomic_write(out / "config.yaml", yaml.safe_dump(record, sort_keys=False))
+        # Processes that start together must not all find the folder without settings.
+        with _one_at_a_time(out, shared=shared):
+            compare(out, settings)
+            if not (out / "config.yaml").exists():
+                # `identity` is stored as it was compared, so a later default cannot change it.
+                resolved = json.loads(config.model_dump_json())
+                record = {command: resolved, "identity": settings}
+                atomic_write(out / "config.yaml", yaml.safe_dump(record, sort_keys=False))
         write_json(out / "environment.json", environment())
         try:
-            yield RunDir(out, digest(settings))
+            yield RunDir(out, digest(settings), shared)
         except A2SError:
             # Settings that were wrong from the start must not bar the corrected command.
-            if {path.name for path in out.iterdir()} <= _RECORDS:
+            if {path.name for path in out.iterdir()} <= _RECORDS and is_last():
                 (out / "config.yaml").unlink(missing_ok=True)
                 (out / "environment.json").unlink(missing_ok=True)
             raise

@@ -1,6 +1,7 @@
 """The index of a folder of shards: columns in memory, bytes by address."""
 
 import hashlib
+import socket
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -15,7 +16,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from a2s.data.descriptors import Descriptors
-from a2s.errors import DataError
+from a2s.errors import DataError, StorageError
 from a2s.rundir import read_json
 
 _INT64 = ("offset", "size", "mask_offset", "mask_size")
@@ -164,6 +165,7 @@ class Index:
 
         Raises:
             DataError: the shard is damaged or was replaced; names shard and key.
+            StorageError: it cannot be reached from this machine.
         """
         return self._read(row, self.offset_N, self.size_N, self.crc32_N)
 
@@ -171,7 +173,7 @@ class Index:
         """Bytes of a sample's mask, or None when it has none.
 
         Raises:
-            DataError: as ``read``.
+            DataError, StorageError: as ``read``.
         """
         if self.mask_offset_N[row] < 0:
             return None
@@ -190,8 +192,10 @@ class Index:
                 int(self.shard_N[row]), offset=int(offset_N[row]), size=int(size_N[row])
             )
         except OSError as error:
-            raise DataError(
-                f"{shard.path}: cannot be read at key {self.key(row)} ({error.strerror})"
+            # Not the image's fault: a list of failures would never get it back.
+            raise StorageError(
+                f"{shard.path}: cannot be read at key {self.key(row)} on {socket.gethostname()} "
+                f"({error.strerror}); see that it is there, the same command resumes"
             ) from error
         if len(data) != size_N[row] or zlib.crc32(data) != crc32_N[row]:
             raise DataError(

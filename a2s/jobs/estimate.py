@@ -55,6 +55,8 @@ def measure(config: EstimateConfig, index: Index, *, num_images: int) -> Sample:
     """
     if len(index) == 0:
         raise DataError(f"estimate: {config.data} holds no images; nothing can be timed")
+    if config.workers == 0:
+        config = config.model_copy(update={"ray_address": None})
     workers = pool.resolve_workers(config.workers, num_images, ray_address=config.ray_address)
     around: Any = nullcontext()
     if workers != 0:
@@ -71,7 +73,7 @@ def measure(config: EstimateConfig, index: Index, *, num_images: int) -> Sample:
             on_gpu=has_gpu(config.ray_address),
             on_device=refine.backend == "torch",
         )
-        count = workers or pool.num_cpus()
+        count = pool.num_cluster_cpus() if workers is None else workers or pool.num_cpus()
         alone = _chunks(index, config.sample, length=1)
         _say(f"estimate: timing {len(alone)} of {len(index):,} images, CRF by {refine.backend}")
         # One thread alone, after a first image that nobody times: imports, compiled code.
@@ -178,11 +180,11 @@ def _sample(
             f"estimate: none of {len(singles)} sampled images can be read; the first: "
             f"{first['key']} in {first['path']}: {first['detail']}"
         )
-    num_pooled = sum(len(part.labels) for part in results)
-    # On a GPU a batch counts, not an image alone.
-    device_stages = [
-        stage for stage in results[0].device_seconds if stage not in ("decode", "queue")
-    ]
+    # At least one, for a sample whose second half is all damaged.
+    num_pooled = max(1, sum(len(part.labels) for part in results))
+    # On a GPU a batch counts, not an image alone; a damaged chunk was only read.
+    device_stages = {stage for part in [*results, *good] for stage in part.device_seconds}
+    device_stages -= {"decode", "queue"}
     stage_sec = {
         stage: sum(part.seconds[stage] + part.device_seconds.get(stage, 0.0) for part in good)
         / num_good
@@ -190,7 +192,8 @@ def _sample(
     }
     device_sec = 0.0
     for stage in sorted(device_stages):
-        stage_sec[stage] = sum(part.device_seconds[stage] for part in results) / num_pooled
+        seconds = sum(part.device_seconds.get(stage, 0.0) for part in results)
+        stage_sec[stage] = seconds / num_pooled
         device_sec += stage_sec[stage]
     labels = [label for part in good for label in part.labels.values()]
     sizes = [TAR_BLOCK + -(-len(label.png) // TAR_BLOCK) * TAR_BLOCK for label in labels]

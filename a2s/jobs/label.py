@@ -54,6 +54,9 @@ def run(config: LabelConfig) -> int:
         DataError: the data folder is missing or unfinished.
         ConfigError: the output folder is in use or was made with other settings.
     """
+    if config.workers == 0:
+        # This process does it all: no device but its own counts.
+        config = config.model_copy(update={"ray_address": None})
     index = Index.load(config.data.resolve())
     model = checkpoint.resolve_model(config.model).resolve()
     image_size = input_size(model)
@@ -239,10 +242,12 @@ def _report(totals: Totals, work: Work, *, threads: int, folder: rundir.RunDir) 
 
 def _conclude(config: LabelConfig, folder: rundir.RunDir, index: Index, *, num_new: int) -> int:
     """Sum up the manifests, list the failures, name the next command."""
-    stock = take_stock(folder.path, index, settings=folder.settings_hash)
-    assert stock.num_missing == 0 or config.shards is not None, stock
-    lines = [json.dumps(failure, ensure_ascii=False) + "\n" for failure in stock.failures]
-    rundir.atomic_write(folder.path / "failures.jsonl", "".join(lines))
+    # Whoever comes last finds all shards; an older list must not replace its list.
+    with folder.one_at_a_time():
+        stock = take_stock(folder.path, index, settings=folder.settings_hash)
+        assert stock.num_missing == 0 or config.shards is not None, stock
+        lines = [json.dumps(failure, ensure_ascii=False) + "\n" for failure in stock.failures]
+        rundir.atomic_write(folder.path / "failures.jsonl", "".join(lines))
     state = "" if num_new else "already done: "
     num_shards, num_failed = len(index.shards), len(stock.failures)
     done = f"{num_shards - stock.num_missing} of " if stock.num_missing else ""

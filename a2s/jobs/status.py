@@ -77,7 +77,7 @@ def standing_of(folder: Folder, *, now_sec: float) -> Standing:
     Raises:
         ConfigError: nothing in it is of a2s, or a file cannot be read.
     """
-    if set(folder.entries) <= {".lock"}:
+    if set(folder.entries) <= {".lock", ".lock-setup", ".lock-shards"}:
         return Plain("", "empty")
     problems: list[str] = []
     record = _record(folder, problems)
