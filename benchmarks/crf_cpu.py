@@ -203,6 +203,8 @@ def main() -> None:
         crf_numba.crf(image, energy, PARAMS)
     sizes = {"320x320": (320, 320), "400x300": (400, 300), "own": None}
     result = {**describe_machine(), "command": " ".join(["python", *sys.argv])}
+    # Other work on the machine slows the compiled code more than the library.
+    result["load_average_before"] = os.getloadavg()[0]
     for name, size in sizes.items():
         result[name] = compare(arguments.images, size)
         print(name, result[name], flush=True)
@@ -214,6 +216,7 @@ def main() -> None:
     result["start_up"] = start_up()
     os.sched_setaffinity(0, range(os.cpu_count() or 1))
     result["two_threads_over_one"] = threads()
+    result["load_average_after"] = os.getloadavg()[0]
     write_json(ROOT / "benchmarks" / "results" / "crf_cpu.json", result)
     print(result)
 
