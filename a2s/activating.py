@@ -69,7 +69,7 @@ def load_activation(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # On a CPU one at a time: an image has the same label whatever shares its chunk.
     batch_size = 1 if device.type == "cpu" else batch_size
-    network = load_network(model).to(device)
+    network = load_network(model, device.type)
     helpers = ThreadPoolExecutor(HELPERS, "a2s-helper")
     place = _Device(network, device, batch_size, threading.Lock(), helpers)
     return functools.partial(activate_chunk, place, image_size, recipe)
@@ -181,7 +181,7 @@ def fitting_batch(model: Path, image_size: int) -> int:
 
     if not torch.cuda.is_available():
         return 1
-    network = load_network(model).to("cuda")
+    network = load_network(model, "cuda")
     peaks = {}
     for batch_size in (1, 2, 8):
         torch.cuda.empty_cache()

@@ -133,17 +133,19 @@ def input_size(model: Path) -> int:
 
 
 @functools.cache
-def load_network(model: Path) -> ActivationNet:
-    """Load a stage-1 model for labelling only, once per process; on the CPU."""
+def load_network(model: Path, device: str = "cpu") -> ActivationNet:
+    """Load a stage-1 model for labelling only, onto a device, once per process."""
     import torch
 
     from a2s.models.activation import ActivationNet
-    from a2s.models.encoders import fold_batchnorm
+    from a2s.models.encoders import fold_batchnorm, use_onednn
 
     network, _ = checkpoint.load_model(model)
     assert isinstance(network, ActivationNet), model
     fold_batchnorm(network.eval().encoder)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    if device == "cpu":
+        use_onednn(network.encoder)
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def label_chunk(chunk: Chunk, model: Path, image_size: int, recipe: Recipe) -> Labelled:

@@ -12,7 +12,13 @@ from a2s.models.activation import ActivationNet
 from a2s.models.blocks import upsample
 from a2s.models.build import build_from_spec
 from a2s.models.detector import Detector
-from a2s.models.encoders import build_encoder, fold_batchnorm, set_batchnorm, settle
+from a2s.models.encoders import (
+    build_encoder,
+    fold_batchnorm,
+    set_batchnorm,
+    settle,
+    use_onednn,
+)
 from a2s.models.weights import load_encoder
 
 RESNET50 = 23_508_032
@@ -106,8 +112,13 @@ def test_folded_batchnorm_is_the_same_function(name: str) -> None:
         expected = encoder(image)
         fold_batchnorm(encoder)
         assert not [m for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)]
-        for tap, folded in zip(expected, encoder(image), strict=True):
-            torch.testing.assert_close(folded, tap, rtol=1e-3, atol=1e-4 * float(tap.abs().max()))
+        folded = encoder(image)
+        use_onednn(encoder)
+        assert not [m for m in encoder.modules() if isinstance(m, nn.Conv2d)]
+        for taps in (folded, encoder(image)):
+            for found, tap in zip(taps, expected, strict=True):
+                scale = float(tap.abs().max())
+                torch.testing.assert_close(found, tap, rtol=1e-3, atol=1e-4 * scale)
 
 
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
