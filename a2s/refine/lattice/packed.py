@@ -205,7 +205,6 @@ def embed(
     height, width, tile_height, tile_width, num_tiles = tiles
     features = np.empty(5 * TILE, np.float32)
     tile_keys = np.empty(_ROWS * TILE, np.int64)
-    pending = np.empty(_ROWS * TILE + 1, np.int64)
     for tile in range(first_tile, num_tiles):
         if 2 * (count + _ROWS * TILE) > table.size:
             return tile, count
