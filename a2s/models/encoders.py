@@ -159,7 +159,7 @@ def use_onednn(module: nn.Module) -> None:
     For a single image on a single thread torch takes a plain matrix product for most of them, which
     makes MobileNetV2 a third slower.
     """
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Conv2d):
