@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from a2s.data import images
-from a2s.errors import DataError
+from a2s.errors import A2SError, DataError
 from a2s.labelling import (
     Activated,
     Chunk,
@@ -156,7 +156,7 @@ class _Clock:
 def in_batches(place: _Device, image_BSS3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Activate in batches that fit; when memory runs out (others use it too), in smaller ones.
 
-    Raises: OutOfMemoryError when not even one image fits.
+    Raises: A2SError when not even one image fits.
     """
     import torch
 
@@ -167,7 +167,10 @@ def in_batches(place: _Device, image_BSS3: npt.NDArray[np.uint8]) -> npt.NDArray
             maps.append(activate(place.network, image_BSS3[first : first + place.batch_size]))
         except torch.OutOfMemoryError:
             if place.batch_size == 1:
-                raise
+                raise A2SError(
+                    "label: the GPU's memory does not hold one image; free it, or label on the CPU "
+                    "(CUDA_VISIBLE_DEVICES=) into another folder"
+                ) from None
             place.batch_size //= 2
             torch.cuda.empty_cache()
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from labelling_case import config, encoded, shard_bytes, write_data, write_model
 from a2s import activating, folderlock, pool
 from a2s.data import images
 from a2s.data.tars import Index
-from a2s.errors import ConfigError
+from a2s.errors import A2SError, ConfigError
 from a2s.jobs import label
 from a2s.options import RefineConfig, shard_ranges
 
@@ -245,6 +246,17 @@ def test_a_batch_that_does_not_fit_is_halved(model: Path) -> None:
     place = activating._Device(Small(), torch.device("cpu"), 8, lock, None)
     assert activating.in_batches(place, pixels).shape == (7, 16, 16)
     assert place.batch_size == 2
+
+    class Full(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network
+
+        def forward(self, image_B3SS: torch.Tensor) -> object:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(A2SError, match="does not hold one image"):
+        activating.in_batches(dataclasses.replace(place, network=Full()), pixels)
 
 
 @pytest.mark.parametrize(
