@@ -155,6 +155,8 @@ def _map_here(
     prepare = before.build() if before else None
 
     def work(item: T) -> R:
+        if threads:
+            _one_thread()
         return fn(item, *((prepare(item),) if prepare else ()), *common)
 
     started = time.monotonic()
@@ -167,7 +169,7 @@ def _map_here(
     flying: set[futures.Future[R]] = set()
     with (
         _threads_restored(),
-        futures.ThreadPoolExecutor(threads, "a2s", initializer=_one_thread) as executor,
+        futures.ThreadPoolExecutor(threads, "a2s") as executor,
     ):
         try:
             while True:
@@ -217,10 +219,10 @@ def _one_core() -> None:
 
 
 def _one_thread() -> None:
-    if "cv2" in sys.modules:
-        sys.modules["cv2"].setNumThreads(1)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
+    for module, function in (("cv2", "setNumThreads"), ("torch", "set_num_threads")):
+        # Another thread may be in the middle of importing it.
+        if hasattr(sys.modules.get(module), function):
+            getattr(sys.modules[module], function)(1)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,9 @@
 """A Ray node that joins while labels are made, and one that is lost: images/s before and after.
 
-    python benchmarks/label_cluster.py --data DATA --model RUN [--images 600]
+    python benchmarks/label_cluster.py --data DATA --model RUN [--images 1000]
 
-Two nodes of one core each on this machine. The first labels alone, the second joins after a third
-of the images and is killed after two thirds; every image must be labelled once, with the bytes that
+Two nodes of one core each on this machine. The first labels alone, the second joins after a fifth
+of the images and is killed after four; every image must be labelled once, with the bytes that
 one process makes. Writes `benchmarks/results/label_cluster.json`.
 """
 
@@ -18,7 +18,7 @@ from machine import describe_machine
 
 from a2s import checkpoint, pool, rayhost
 from a2s.data.tars import Index
-from a2s.labelling import chunks, input_size, label_chunk
+from a2s.labelling import chunks, input_size, label_chunk, load_network
 from a2s.labelsetup import recipe_of
 from a2s.options import RefineConfig
 from a2s.rundir import write_json
@@ -40,12 +40,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=600)
+    parser.add_argument("--images", type=int, default=1000)
     arguments = parser.parse_args()
     index = Index.load(arguments.data.resolve()).head(arguments.images)
     model = checkpoint.resolve_model(arguments.model).resolve()
     recipe = recipe_of(RefineConfig(backend="numba"))
     common = (model, input_size(model), recipe)
+    load_network(model)
     todo = list(range(len(index.shards)))
 
     def digest(labels: dict[str, bytes]) -> str:
@@ -73,7 +74,7 @@ def main() -> None:
     notes: list[str] = []
     tally = pool.Tally()
     num_chunks = sum(-(-shard.count // CHUNK) for shard in index.shards)
-    joins, leaves = num_chunks // 3, 2 * num_chunks // 3
+    joins, leaves = num_chunks // 5, 4 * num_chunks // 5
     second = None
     try:
         for done in pool.map_shards(
@@ -97,7 +98,7 @@ def main() -> None:
         cluster.shutdown()
     # A node that has joined starts its worker first: imports, model, compiled code.
     one = rate(arrived, 0, joins, warm_up=5)
-    two = rate(arrived, joins, leaves, warm_up=(leaves - joins) // 3)
+    two = rate(arrived, joins, leaves, warm_up=(leaves - joins) // 2)
     after = rate(arrived, leaves, num_chunks, warm_up=5)
     result = {
         **describe_machine(),
