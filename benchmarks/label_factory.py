@@ -254,9 +254,12 @@ def main() -> None:
         for way, sec in core_sec.items()
     }
     fastest = min(best[way] for way in best if way.startswith("label"))
+    # What is written down names no path of this machine.
+    paths_given = {str(arguments.model): "RUN", str(arguments.images): "DIR"}
+    shown = [paths_given.get(word, word) for word in sys.argv[1:]]
     result = {
         **describe_machine(),
-        "command": " ".join(["python benchmarks/label_factory.py", *sys.argv[1:]]),
+        "command": " ".join(["python benchmarks/label_factory.py", *shown]),
         "source": source,
         "model": "trained" if arguments.model else f"untrained {arguments.encoder}",
         "images_per_sec": {name: round(rate, 2) for name, rate in rates.items()},

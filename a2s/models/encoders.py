@@ -123,7 +123,7 @@ def settle(encoder: Encoder) -> None:
 
 
 def fold_batchnorm(module: nn.Module) -> None:
-    """Fold BatchNorm in evaluation mode into the convolution before it, in place: a quarter faster.
+    """Fold BatchNorm in evaluation mode into the convolution before it, in place.
 
     The same function but for rounding. A BatchNorm belongs to the convolution that is registered
     just before it in the same parent, as in torchvision's networks.
@@ -157,7 +157,7 @@ def use_onednn(module: nn.Module) -> None:
     """Have oneDNN compute all convolutions on a CPU, in place; for inference.
 
     For a single image on a single thread torch takes a plain matrix product for most of them, which
-    makes MobileNetV2 a third slower.
+    is slower.
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return
