@@ -20,6 +20,7 @@ from a2s.options import (
     Workers,
     shard_ranges,
 )
+from a2s.train_options import Stage1Options, Stage2Options
 
 
 class ShardOptions(Settings):
@@ -50,65 +51,6 @@ class ShardConfig(PoolSettings, ShardOptions):
         return tuple(path if "://" in path else os.path.abspath(path) for path in images)
 
 
-class TrainOptions(Settings):
-    """What both training stages share (Sec. IV-A)."""
-
-    encoder: EncoderConfig = EncoderConfig()
-    """Backbone and weights."""
-    image_size: int = Field(320, ge=32, multiple_of=32)
-    """Side in pixels to which images are squashed."""
-    batch_size: int = Field(8, ge=1)
-    """Images per optimizer step, over all ranks; the learning rate is never rescaled."""
-    momentum: float = Field(0.9, ge=0, lt=1)
-    """SGD momentum."""
-    weight_decay: float = Field(5e-4, ge=0)
-    """SGD weight decay."""
-    nesterov: bool = True
-    """Nesterov momentum."""
-    seed: int = Field(0, ge=0)
-    """Decides initial weights, sample order, flips, and dropped pixels."""
-    window: int = Field(16, ge=1)
-    """Samples are shuffled within a window of this many (shuffled) shards."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """`bf16` runs convolutions in bfloat16 autocast; `fp32` is exact, without TF32."""
-    compile: bool = False
-    """torch.compile for network and loss: a minute or so at the start, then faster on a GPU."""
-    commit_every: int = Field(0, ge=0, json_schema_extra=NO_IDENTITY)
-    """Also commit after this many steps within an epoch; 0 commits at epoch ends only."""
-    log_every: int = Field(20, ge=1, json_schema_extra=NO_IDENTITY)
-    """Steps per line of the log."""
-    loader_workers: int = Field(2, ge=0, json_schema_extra=NO_IDENTITY)
-    """Processes per rank that read and decode images."""
-    tracker: Literal["none", "tensorboard"] = Field("none", json_schema_extra=NO_IDENTITY)
-    """Also log through Accelerate's tracker of this name."""
-
-
-class Stage1Options(TrainOptions):
-    """What may be set about stage 1."""
-
-    epochs: int = Field(20, ge=1)
-    """Passes over the data."""
-    lr: float = Field(1.0, ge=0)
-    """Learning rate."""
-    milestones: tuple[int, ...] = (10, 16)
-    """Epochs after which the learning rate falls to a tenth."""
-    alpha: float = Field(0.1, ge=0)
-    """Weight of the L1 distance in Eqn 4 (Table V)."""
-    map_weights: tuple[float, float, float, float] = (1.0, 0.1, 0.3, 0.5)
-    """Loss weights of the maps F, F3, F4, F5."""
-    drop_pixels: bool = True
-    """Leave half of the pixels out of the loss at each iteration (Sec. III-A)."""
-    fusion_stride: Literal[2, 4, 8] = 4
-    """Stride at which F3, F4, F5 are fused."""
-    cache_dir: Path | None = Field(None, json_schema_extra=NO_IDENTITY)
-    """On a CPU: node-local folder for encoder features; default: one in the temporary directory."""
-    cache_dtype: Literal["float16", "float32"] = "float16"
-    """Precision to which encoder features are rounded, cached or not."""
-    cache_gib: float = Field(16.0, ge=0, json_schema_extra=NO_IDENTITY)
-    """Budget of the feature cache in GiB, a file per node or memory per GPU; beyond it features are
-    recomputed."""
-
-
 class Stage1Config(Stage1Options):
     """Train the activation network on unlabelled shards (Sec. III-A)."""
 
@@ -116,29 +58,6 @@ class Stage1Config(Stage1Options):
     """Data shards written by `a2s shard`."""
     out: Folder
     """Run folder."""
-
-
-class Stage2Options(TrainOptions):
-    """What may be set about stage 2."""
-
-    epochs: int = Field(25, ge=1)
-    """Passes over the data."""
-    lr: float = Field(0.005, ge=0)
-    """Learning rate of the decoder."""
-    milestones: tuple[int, ...] = (15, 20)
-    """Epochs after which the learning rate falls to a tenth."""
-    encoder_lr_scale: float = Field(0.1, ge=0)
-    """Encoder learning rate as a share of `lr` (the authors' code; the paper names one rate)."""
-    lam: float = Field(0.4, ge=0, le=1)
-    """OLR: share of the old label that is kept (Eqn 14)."""
-    warm_epochs: int = Field(2, ge=0)
-    """Epochs before labels are rectified."""
-    binarise: bool = True
-    """Targets are label > 0.5 (the authors' code); otherwise soft labels."""
-    batchnorm: Literal["frozen", "train"] = "frozen"
-    """`frozen` keeps the encoder's running statistics: the only choice where N ranks equal one."""
-    ram: bool = True
-    """Residual attention (Eqn 9); False is the paper's variant with a plain convolution."""
 
 
 class Stage2Config(Stage2Options):

@@ -21,6 +21,8 @@ LAYERS = {
     "a2s.jobs": JOB,
     "a2s.config": CONFIG,
     "a2s.options": CONFIG,
+    "a2s.train_options": CONFIG,
+    "a2s.starting": CONFIG,
     "a2s.labelsetup": CONFIG,
     "a2s.forecast": PURE,
     "a2s.settings": CONFIG,
@@ -141,7 +143,7 @@ def violations(source: str, module: str, *, is_package: bool = False) -> list[st
         is_job = name.startswith("a2s.jobs.") and name != module
         if is_job and layer(module) == JOB and module not in CALLERS_OF_JOBS:
             found.append(f"{module} imports the job {name}; only {sorted(CALLERS_OF_JOBS)} may")
-        if name in {"a2s.config", "a2s.options"} and layer(module) < CONFIG:
+        if name in {"a2s.config", "a2s.options", "a2s.train_options"} and layer(module) < CONFIG:
             found.append(f"{module} imports {name}; below the jobs take plain values")
         elif layer(name) > layer(module):
             found.append(f"{module} imports {name}, which is above it")

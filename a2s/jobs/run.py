@@ -22,12 +22,13 @@ from typing import Any
 
 import yaml
 
-from a2s.config import RunConfig, TrainOptions
+from a2s.config import RunConfig
 from a2s.distributed import cpu_asked_for
 from a2s.errors import ConfigError
 from a2s.pool import num_cpus
 from a2s.rundir import atomic_write, claim, read_json
 from a2s.settings import MODELS
+from a2s.train_options import TrainOptions
 
 STDERR = 2
 TRAINING = ("stage1", "stage2")

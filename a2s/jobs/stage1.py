@@ -23,12 +23,7 @@ from a2s.progress import Progress
 from a2s.schedule import learning_rate
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
-
-    from a2s.checkpoint import Commit
-    from a2s.models.activation import ActivationNet
-    from a2s.stepping import GuardedSGD
+    from torch import Tensor
 
 
 def run(config: Stage1Config) -> int:
@@ -53,6 +48,7 @@ def _train(config: Stage1Config) -> int:
     from a2s.data.loader import Columns, Images, batches, make_loader
     from a2s.data.transforms import normalise
     from a2s.losses import adb_loss, map_terms
+    from a2s.starting import start_stage1
     from a2s.stepping import Readings, compiled, stop_not_finite
 
     accelerator = distributed.start(
@@ -80,7 +76,7 @@ def _train(config: Stage1Config) -> int:
 
         # Weights come from the seed and the encoder's file, or from the last commit.
         with distributed.together():
-            model, parameters, optimizer = _build(config, commit, device=device)
+            model, parameters, optimizer = start_stage1(config, commit, device=device)
         judge = map_terms
         if config.compile:
             with distributed.together():
@@ -245,35 +241,6 @@ def _train(config: Stage1Config) -> int:
     if distributed.is_main():
         print(f"stage1: wrote {config.out}/checkpoints/{number:05d}. {_next(config)}")
     return 0
-
-
-def _build(
-    config: Stage1Config, commit: Commit | None, *, device: torch.device
-) -> tuple[ActivationNet, dict[str, nn.Parameter], GuardedSGD]:
-    """Network and optimizer, as the seed or the commit has them; equal on every rank."""
-    import torch
-
-    from a2s.models.activation import ActivationNet
-    from a2s.models.weights import load_encoder
-    from a2s.stepping import GuardedSGD
-
-    torch.manual_seed(config.seed)
-    encoder = load_encoder(config.encoder.name, config.encoder.weights)
-    model = ActivationNet(encoder, fusion_stride=config.fusion_stride)
-    tensors, buffers, _ = checkpoint.load(commit) if commit else (model.state_dict(), {}, {})
-    model.load_state_dict(tensors)
-    model.to(device)
-    model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    parameters = dict(model.blocks.named_parameters())
-    optimizer = GuardedSGD(
-        [{"params": list(parameters.values())}],
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.nesterov,
-    )
-    checkpoint.unpack_momentum(optimizer, parameters, tensors=buffers)
-    return model, parameters, optimizer
 
 
 def _next(config: Stage1Config) -> str:

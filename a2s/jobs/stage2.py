@@ -21,12 +21,7 @@ from a2s.progress import Progress
 from a2s.schedule import learning_rate
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
-
-    from a2s.checkpoint import Commit
-    from a2s.models.detector import Detector
-    from a2s.stepping import GuardedSGD
+    from torch import Tensor
 
 NOTHING_DONE: dict[str, Any] = {"epoch": 0, "step": 0, "generation": 0, "part": None}
 
@@ -60,6 +55,7 @@ def _train(config: Stage2Config) -> int:
     from a2s.models.encoders import set_batchnorm
     from a2s.olr import lambda_at, to_u16_bits
     from a2s.rectified import NextGeneration, kept_manifests, write_rectified
+    from a2s.starting import start_stage2
     from a2s.stepping import Readings, compiled, copy_to_host, stop_not_finite
 
     accelerator = distributed.start(
@@ -92,7 +88,7 @@ def _train(config: Stage2Config) -> int:
 
         # The encoder starts from the weights that stage 1 starts from (M1), or the last commit's.
         with distributed.together():
-            model, parameters, optimizer = _build(config, commit, device=device)
+            model, parameters, optimizer = start_stage2(config, commit, device=device)
         judge = compare
         if config.compile:
             with distributed.together():
@@ -257,36 +253,6 @@ def _train(config: Stage2Config) -> int:
         wrote = f"{config.out}/checkpoints/{number:05d} and {config.out}/rectified"
         print(f"stage2: wrote {wrote} (label generation {last}). {_next(config)}")
     return 0
-
-
-def _build(
-    config: Stage2Config, commit: Commit | None, *, device: torch.device
-) -> tuple[Detector, dict[str, nn.Parameter], GuardedSGD]:
-    """Network and optimizer, as the seed or the commit has them; equal on every rank."""
-    import torch
-
-    from a2s.models.detector import Detector
-    from a2s.models.weights import load_encoder
-    from a2s.stepping import GuardedSGD
-
-    torch.manual_seed(config.seed)
-    model = Detector(load_encoder(config.encoder.name, config.encoder.weights), ram=config.ram)
-    tensors, buffers, _ = checkpoint.load(commit) if commit else (model.state_dict(), {}, {})
-    model.load_state_dict(tensors)
-    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = GuardedSGD(
-        [
-            {"params": list(model.encoder.parameters()), "scale": config.encoder_lr_scale},
-            {"params": list(model.decoder.parameters()), "scale": 1.0},
-        ],
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.nesterov,
-    )
-    parameters = dict(model.named_parameters())
-    checkpoint.unpack_momentum(optimizer, parameters, tensors=buffers)
-    return model, parameters, optimizer
 
 
 def _next(config: Stage2Config) -> str:
