@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from tyro.conf import Positional, arg
 
+from a2s.data.benchmarks import BenchmarkName
 from a2s.options import (
     NO_IDENTITY,
     EncoderConfig,
@@ -135,8 +136,14 @@ class EvaluateConfig(PoolSettings):
 
     pred: Folder
     """Folder of predictions, or label shards."""
-    truth: Folder
+    truth: Annotated[Path | None, Field(json_schema_extra=NO_IDENTITY)] = None
     """Folder of masks, or data shards with masks."""
+    benchmark: Annotated[
+        tuple[BenchmarkName, Path] | None, Field(json_schema_extra=NO_IDENTITY)
+    ] = None
+    """In place of --truth: a known benchmark and the folder that its archives were unpacked to."""
+    convention: Literal["pysodmetrics", "official"] = "pysodmetrics"
+    """Whose numbers: the library's, or the paper's authors' (S, weighted F, graded masks)."""
     out: Folder
     """Folder for scores.json, per-image Parquet, and curves."""
 

@@ -2,10 +2,12 @@
 
 Legend: H, W = the truth's height and width; T = 256 thresholds, first 255, last 0.
 
-The numbers are those of pysodmetrics, and the tests hold them to the library's within 1e-12.
-They are computed here because one normalisation and one histogram can serve all measures, two
-1-D passes over the object's box replace a dense convolution of the image, and importing the
-library (it brings scikit-learn) would cost every worker seconds.
+The numbers are those of pysodmetrics, and the tests hold them to the library's within 1e-12; or,
+on request, those of the paper's authors, which differ in the truth's threshold, in how S counts
+degrees of freedom, and in a constant of the weighted F (`CONVENTIONS`). They are computed here
+because one normalisation and one histogram can serve all measures, two 1-D passes over the
+object's box replace a dense convolution of the image, and importing the library (it brings
+scikit-learn) would cost every worker seconds.
 
 Two cases in which the library answers with something that no mean survives are defined here:
 the E-measure of a single pixel (division by zero; here its divisor is 1) and the S-measure of a
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +44,26 @@ NAMES = (
     "e_adaptive",
 )
 _EPS = float(np.spacing(1))
+
+
+class Convention(NamedTuple):
+    """Where two implementations of the same measures differ.
+
+    `ddof`: degrees of freedom that the deviations of S leave out (its covariance always leaves one
+    out); `epsilon`: what keeps quotients of the weighted F from 0 / 0.
+    """
+
+    ddof: int
+    epsilon: float
+    truth_above_128: bool
+
+
+CONVENTIONS = {
+    "pysodmetrics": Convention(ddof=1, epsilon=_EPS, truth_above_128=True),
+    "official": Convention(ddof=0, epsilon=1e-6, truth_above_128=False),
+}
+ConventionName = Literal["pysodmetrics", "official"]
+PYSODMETRICS = CONVENTIONS["pysodmetrics"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +99,25 @@ class ImageScores:
         return dict(zip(NAMES, values, strict=True))
 
 
-def score(prediction_HW: NDArray[Any], truth_HW: Bool) -> ImageScores:
+def binary_truth(mask_HW: NDArray[np.uint8], convention: Convention = PYSODMETRICS) -> Bool:
+    """Salient pixels of a mask, which may be graded: above 128, or above half of its own range.
+
+    A mask of one value is all salient or all not: there is no range to take half of.
+
+    Shape: [H, W] -> the same.
+    """
+    if convention.truth_above_128:
+        return mask_HW > 128
+    low, high = int(mask_HW.min()), int(mask_HW.max())
+    if low == high:
+        return np.full(mask_HW.shape, high > 0)
+    # Doubled integers: a value at exactly half of the range is not above it.
+    return 2 * (mask_HW.astype(np.int32) - low) > high - low
+
+
+def score(
+    prediction_HW: NDArray[Any], truth_HW: Bool, convention: Convention = PYSODMETRICS
+) -> ImageScores:
     """Score one map, after the per-image min-max that the measures prescribe.
 
     Shape: both [H, W].
@@ -100,13 +140,13 @@ def score(prediction_HW: NDArray[Any], truth_HW: Bool) -> ImageScores:
 
     precision = hits / np.maximum(hits + alarms, 1)
     recall = hits / max(num_true, 1)
-    f = _f_measure(precision, recall)
+    f = f_measure(precision, recall)
     e = _e_measure(hits, alarms, num_true=num_true, size=truth_HW.size)
     return ImageScores(
         mae=float(np.mean(np.abs(values - truth_HW))),
         adaptive_f=float(f[-1]),
-        weighted_f=_weighted_f(values, truth_HW) if num_true else 0.0,
-        s_measure=_s_measure(values, truth_HW),
+        weighted_f=_weighted_f(values, truth_HW, convention.epsilon) if num_true else 0.0,
+        s_measure=_s_measure(values, truth_HW, convention.ddof),
         e_adaptive=float(e[-1]),
         precision_T=precision[:-1],
         recall_T=recall[:-1],
@@ -128,7 +168,8 @@ def _at_or_above(levels_N: NDArray[np.uint8]) -> NDArray[np.int64]:
     return np.cumsum(counts[::-1], dtype=np.int64)
 
 
-def _f_measure(precision: Float, recall: Float) -> Float:
+def f_measure(precision: Float, recall: Float) -> Float:
+    """F with beta^2 0.3, element by element; 0 where precision or recall is."""
     numerator = (1 + BETA_SQUARE) * precision * recall
     f: Float = numerator / np.where(numerator == 0, 1, BETA_SQUARE * precision + recall)
     return f
@@ -173,7 +214,7 @@ def _reach(truth_HW: Bool, *, axis: int) -> slice:
     return slice(max(int(where[0]) - _RADIUS, 0), int(where[-1]) + _RADIUS + 1)
 
 
-def _weighted_f(values_HW: Float, truth_HW: Bool) -> float:
+def _weighted_f(values_HW: Float, truth_HW: Bool, epsilon: float) -> float:
     """Return the weighted F-measure with beta 1 of a truth that is not empty (Margolin 2014)."""
     height, width = truth_HW.shape
     background = ~truth_HW
@@ -198,18 +239,18 @@ def _weighted_f(values_HW: Float, truth_HW: Bool) -> float:
     false_weight = float(np.sum(error[background] * decay))
     true_weight = float(len(object_error) - np.sum(object_error))
     recall = 1 - float(np.mean(object_error))
-    precision = true_weight / (true_weight + false_weight + _EPS)
-    return 2 * recall * precision / (recall + precision + _EPS)
+    precision = true_weight / (true_weight + false_weight + epsilon)
+    return 2 * recall * precision / (recall + precision + epsilon)
 
 
-def _s_measure(values_HW: Float, truth_HW: Bool) -> float:
+def _s_measure(values_HW: Float, truth_HW: Bool, ddof: int) -> float:
     """Return the structure measure, object and region halves weighed equally (Fan et al. 2017)."""
     share = truth_HW.mean()
     if share in (0, 1):
         return float(values_HW.mean() if share else 1 - values_HW.mean())
     background = ~truth_HW
-    object_score = _object_score(values_HW[truth_HW]) * share
-    object_score += _object_score((1 - values_HW)[background]) * (1 - share)
+    object_score = _object_score(values_HW[truth_HW], ddof) * share
+    object_score += _object_score((1 - values_HW)[background], ddof) * (1 - share)
 
     height, width = truth_HW.shape
     num_true = np.count_nonzero(truth_HW)
@@ -222,21 +263,22 @@ def _s_measure(values_HW: Float, truth_HW: Bool) -> float:
             truth = truth_HW[rows, columns]
             if truth.size:
                 weight = truth.size / truth_HW.size
-                region_score += _similarity(values_HW[rows, columns], truth) * weight
-    return max(0.0, float(object_score + region_score) / 2)
+                region_score += _similarity(values_HW[rows, columns], truth, ddof) * weight
+    both = float(object_score + region_score) / 2
+    return max(0.0, both) if ddof else both
 
 
-def _object_score(values_N: Float) -> float:
+def _object_score(values_N: Float, ddof: int) -> float:
     mean = np.mean(values_N)
-    deviation = np.std(values_N, ddof=1) if values_N.size > 1 else 0
+    deviation = np.std(values_N, ddof=ddof) if values_N.size > 1 else 0
     return float(2 * mean / (mean**2 + 1 + deviation + _EPS))
 
 
-def _similarity(values_HW: Float, truth_HW: Bool) -> float:
+def _similarity(values_HW: Float, truth_HW: Bool, ddof: int) -> float:
     mean_v, mean_t = np.mean(values_HW), np.mean(truth_HW)
     apart_v, apart_t = values_HW - mean_v, truth_HW - mean_t
-    divisor = values_HW.size - 1 + _EPS
-    covariance = np.sum(apart_v * apart_t) / divisor
+    covariance = np.sum(apart_v * apart_t) / (values_HW.size - 1 + _EPS)
+    divisor = values_HW.size - ddof + _EPS
     spread = np.sum(apart_v**2) / divisor + np.sum(apart_t**2) / divisor
     alpha = 4 * mean_v * mean_t * covariance
     beta = (mean_v**2 + mean_t**2) * spread

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from a2s.metrics import NAMES, NUM_THRESHOLDS, Float, ImageScores
+from a2s.metrics import NAMES, NUM_THRESHOLDS, Float, ImageScores, f_measure
 
 _SCALARS = ("mae", "adaptive_f", "weighted_f", "s_measure", "e_adaptive")
 _CURVES = ("precision", "recall", "f", "e")
@@ -54,10 +54,13 @@ class Totals:
     def summary(self) -> dict[str, float]:
         """Return the data set's scores; F and E curves are averaged over images first.
 
+        `max_f_official` is of the mean precision and recall instead, as the paper's authors do it.
+
         Reference: `adaptive_f` is the paper's ave-F; `mean_f` the text's mean over thresholds.
         """
         mae, adaptive_f, weighted_f, s_measure, e_adaptive = self._means()[: len(_SCALARS)].tolist()
         f_T, e_T = self.curves()["f"], self.curves()["e"]
+        precision_T, recall_T = self.curves()["precision"], self.curves()["recall"]
         values = (
             mae,
             adaptive_f,
@@ -68,7 +71,12 @@ class Totals:
             float(e_T.mean()),
             e_adaptive,
         )
-        return dict(zip(NAMES, values, strict=True))
+        # The authors' bins end at 254, so their curve has no threshold 255.
+        of_means_T = f_measure(precision_T[1:], recall_T[1:])
+        return {
+            **dict(zip(NAMES, values, strict=True)),
+            "max_f_official": float(of_means_T.max()),
+        }
 
     def _means(self) -> Float:
         assert self.num_images > 0

@@ -60,6 +60,7 @@ LAYERS = {
     "a2s.standing": PURE,
     "a2s.overlay": PURE,
     "a2s.predicting": SERVICE,
+    "a2s.scoring": SERVICE,
     "a2s.refine": PURE,
     "a2s.data.plan": PURE,
     "a2s.data.transforms": PURE,

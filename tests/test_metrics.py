@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from a2s.metrics import ImageScores, score
+from a2s.metrics import CONVENTIONS, ImageScores, binary_truth, score
 from a2s.totals import Totals
 
 Map = NDArray[np.uint8]
@@ -126,6 +126,63 @@ def test_authors_numbers(shared: Path) -> None:
     summary = totals.summary()
     assert summary["mae"] == pytest.approx(expected["mae"], abs=1e-6)
     assert summary["adaptive_f"] == pytest.approx(expected["adaptiveF_paper_aveF"], abs=1e-6)
+    assert summary["max_f_official"] == pytest.approx(expected["maxF_official"], abs=1e-6)
+
+
+def test_official_convention_equals_the_authors_numbers(shared: Path) -> None:
+    from safetensors.numpy import load_file
+
+    tensors = load_file(shared / "oracles" / "a2s_reference.safetensors")
+    expected = json.loads((shared / "oracles" / "a2s_reference.json").read_text())["metric"]
+    totals = Totals()
+    for name in sorted(name for name in tensors if name.startswith("metric.")):
+        mask = np.rint(tensors[name].squeeze() * 255).astype(np.uint8)
+        prediction = tensors[f"refine.{name.split('.')[1]}.prob"].squeeze()
+        official = CONVENTIONS["official"]
+        totals.add(score(prediction, binary_truth(mask, official), official))
+    summary = totals.summary()
+    for ours, theirs in {
+        "mae": "mae",
+        "adaptive_f": "adaptiveF_paper_aveF",
+        "max_f_official": "maxF_official",
+        "s_measure": "S",
+        "e_adaptive": "E_adaptive",
+        "weighted_f": "wF",
+    }.items():
+        assert summary[ours] == pytest.approx(expected[theirs], abs=1e-6), ours
+
+
+def test_max_f_official_is_of_the_mean_curves() -> None:
+    rng = np.random.default_rng(0)
+    totals, precisions, recalls = Totals(), [], []
+    for _ in range(5):
+        truth = rng.random((12, 17)) > 0.6
+        prediction = (rng.random((12, 17)) * 255).astype(np.uint8)
+        prediction[0, 0], prediction[0, 1] = 0, 255
+        totals.add(score(prediction, truth))
+        at = [prediction >= threshold for threshold in range(255)]
+        precisions.append([(chosen & truth).sum() / max(chosen.sum(), 1) for chosen in at])
+        recalls.append([(chosen & truth).sum() / truth.sum() for chosen in at])
+    p, r = np.mean(precisions, axis=0), np.mean(recalls, axis=0)
+    wanted = max(1.3 * p * r / (0.3 * p + r))
+    assert totals.summary()["max_f_official"] == pytest.approx(wanted, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("values", "library", "authors"),
+    [
+        ([0, 127, 128, 129, 255], [0, 0, 0, 1, 1], [0, 0, 1, 1, 1]),
+        ([0, 50, 100, 101], [0, 0, 0, 0], [0, 0, 1, 1]),
+        ([100, 160, 200], [0, 1, 1], [0, 1, 1]),
+        ([0, 0, 0], [0, 0, 0], [0, 0, 0]),
+        ([255, 255], [1, 1], [1, 1]),
+    ],
+)
+def test_graded_masks(values: list[int], library: list[int], authors: list[int]) -> None:
+    mask = np.array([values], dtype=np.uint8)
+    assert binary_truth(mask).tolist() == [[bool(value) for value in library]]
+    official = binary_truth(mask, CONVENTIONS["official"])
+    assert official.tolist() == [[bool(value) for value in authors]]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2)])

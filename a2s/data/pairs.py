@@ -96,6 +96,13 @@ def find_truths(folder: Path) -> Side:
     )
 
 
+def only(side: Side, keys: frozenset[str]) -> Side:
+    """Leave out the pictures whose key is not one of `keys`."""
+    kept = side.keys & keys
+    listed = hashlib.sha256("\n".join(sorted(kept)).encode()).hexdigest()
+    return Side(kept, side.locate, f"{side.fingerprint} {listed}", side.shadowed)
+
+
 def _index(folder: Path) -> Index | None:
     if not folder.is_dir():
         state = "is a file, not a folder" if folder.exists() else "there is no such folder"

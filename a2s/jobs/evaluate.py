@@ -5,89 +5,97 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from a2s import metrics, pool, rundir
 from a2s.config import EvaluateConfig
-from a2s.data.images import BadImage, decode_mask
-from a2s.data.pairs import Address, Side, find_predictions, find_truths
-from a2s.errors import DataError
+from a2s.data.benchmarks import BENCHMARKS, Benchmark, find_benchmark
+from a2s.data.pairs import Side, find_predictions, find_truths, only
+from a2s.errors import ConfigError, DataError
 from a2s.progress import Progress
+from a2s.scoring import SCHEMA, Pair, Part, score_chunk
 from a2s.totals import Totals
 
 CHUNK_PAIRS = 16
 # Below this many pairs Ray's start takes longer than the scoring that it would share.
 AUTO_MIN_PAIRS = 1000
-TRUTH_ABOVE = 128
 COLUMNS = (
     ("adaptive F", "adaptive_f"),
     ("mean F", "mean_f"),
     ("max F", "max_f"),
+    ("max F off.", "max_f_official"),
     ("weighted F", "weighted_f"),
     ("S", "s_measure"),
     ("E", "e_measure"),
     ("MAE", "mae"),
 )
 _NOTES = {
-    "which_f": "adaptive_f: threshold min(2*mean, 1) per image, the paper's ave-F; mean_f and max_f"
-    " over 256 thresholds of the image-averaged curve; beta^2 0.3 (weighted_f: beta 1)",
+    "which_f": "adaptive F (threshold min(2*mean, 1) per image) is the paper's ave-F; mean F and"
+    " max F are of the F curve averaged over images (256 thresholds, pysodmetrics), max F off. of"
+    " the averaged precision and recall (the authors' code); beta^2 0.3, weighted F: 1",
     "which_e": "e_measure: mean over 256 thresholds; e_adaptive: adaptive threshold",
 }
 
-
-_SCHEMA = [
-    ("key", "string"),
-    *((name, "float64") for name in metrics.NAMES),
-    ("width", "int32"),
-    ("height", "int32"),
-    ("resized", "bool"),
-    ("empty_truth", "bool"),
-]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A prediction and its truth."""
-
-    key: str
-    prediction: Address
-    truth: Address
-
-
-@dataclass
-class Part:
-    """What scoring one chunk gave."""
-
-    number: int
-    totals: Totals = field(default_factory=Totals)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    failures: list[dict[str, str]] = field(default_factory=list)
+_CONVENTIONS = {"pysodmetrics": metrics.LIBRARY, "official": "the paper's authors' code"}
 
 
 def run(config: EvaluateConfig) -> int:
     """Score all pairs; return 0, or 3 when too many predictions are missing or damaged."""
-    truths = find_truths(config.truth)
+    truths, expected = _truths(config)
     predictions = find_predictions(config.pred, wanted=truths.keys)
     keys = sorted(truths.keys & predictions.keys)
     if not keys:
         raise DataError(
-            f"evaluate: no prediction in {config.pred} has the name of a truth in {config.truth}"
+            f"evaluate: no prediction in {config.pred} has the name of a truth in {_where(config)}"
             f" (for example {min(predictions.keys)} and {min(truths.keys)})"
         )
-    inputs = {"pred": str(config.pred.resolve()), "truth": str(config.truth.resolve())}
+    inputs = {"pred": str(config.pred.resolve()), "truth": str(_where(config).resolve())}
     with rundir.claim(config.out, command="evaluate", config=config, inputs=inputs) as folder:
         fingerprint = rundir.digest([predictions.fingerprint, truths.fingerprint])
         scores = _finished(folder.path, fingerprint)
         if scores is None:
             scores = _score_all(config, folder, keys, predictions, truths)
+            if expected is not None:
+                scores |= {"benchmark": expected.name, "num_benchmark": expected.num_images}
             rundir.write_json(folder.path / "scores.json", {**scores, "inputs_sha256": fingerprint})
         else:
             print(f"evaluate: done already, nothing has changed since ({folder.path})")
         return _report(config, scores)
+
+
+def _where(config: EvaluateConfig) -> Path:
+    """Folder that the user gave for the truth."""
+    if config.benchmark is not None:
+        return config.benchmark[1]
+    assert config.truth is not None
+    return config.truth
+
+
+def _truths(config: EvaluateConfig) -> tuple[Side, Benchmark | None]:
+    """The truth, and the benchmark that it is of.
+
+    Raises:
+        ConfigError: neither or both of --truth and --benchmark.
+        DataError: as `find_benchmark` and `find_truths`.
+    """
+    if (config.truth is None) == (config.benchmark is None):
+        raise ConfigError(
+            "evaluate: give either --truth FOLDER or --benchmark NAME ROOT"
+            f" (NAME one of {', '.join(BENCHMARKS)})"
+        )
+    if config.benchmark is None:
+        return find_truths(_where(config)), None
+    name, root = config.benchmark
+    found = find_benchmark(name, root)
+    truths = find_truths(found.masks)
+    if found.keys is not None:
+        truths = only(truths, found.keys)
+    expected = BENCHMARKS[name]
+    print(f"evaluate: {name}: {len(truths.keys):,} masks in {found.masks}")
+    if len(truths.keys) != expected.num_images:
+        print(f"evaluate: {name} has {expected.num_images:,} masks as published; this copy differs")
+    return truths, expected
 
 
 def _finished(out: Path, fingerprint: str) -> dict[str, Any] | None:
@@ -124,13 +132,14 @@ def _score_all(
                 ],
             )
 
-    schema = pa.schema(_SCHEMA)
+    schema = pa.schema(SCHEMA)
     totals = Totals()
     failures: list[dict[str, str]] = []
-    num_resized = num_empty = 0
+    num_resized = num_empty = num_graded = 0
     parts = pool.map_shards(
         score_chunk,
         chunks(),
+        common=(config.convention,),
         workers=workers,
         ray_address=config.ray_address,
         name=lambda item: f"evaluate: pairs from {item[1][0].key}",
@@ -145,6 +154,7 @@ def _score_all(
             failures += part.failures
             num_resized += sum(row["resized"] for row in part.rows)
             num_empty += sum(row["empty_truth"] for row in part.rows)
+            num_graded += sum(row["graded_truth"] for row in part.rows)
             table.write_table(pa.Table.from_pylist(part.rows, schema=schema))
             progress.update(len(part.rows) + len(part.failures))
     lines = "".join(json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures)
@@ -167,51 +177,14 @@ def _score_all(
         "num_truth": len(truths.keys),
         "num_resized": num_resized,
         "num_empty_truth": num_empty,
+        "num_graded_truth": num_graded,
         "num_failed": len(failures),
         **missing,
+        "convention": config.convention,
         "metric_library": metrics.LIBRARY,
         "metric_library_version": metrics.LIBRARY_VERSION,
         **_NOTES,
     }
-
-
-def score_chunk(item: tuple[int, list[Pair]]) -> Part:
-    """Score some pairs; a damaged file is reported, not raised."""
-    number, pairs = item
-    part = Part(number)
-    for pair in pairs:
-        side = pair.prediction
-        try:
-            prediction_HW = decode_mask(side.read())
-            side = pair.truth
-            truth_HW = decode_mask(side.read()) > TRUTH_ABOVE
-        except DataError as error:
-            reason = error.reason if isinstance(error, BadImage) else "unreadable"
-            part.failures.append(
-                {"key": pair.key, "path": side.path, "reason": reason, "detail": str(error)}
-            )
-            continue
-        resized = prediction_HW.shape != truth_HW.shape
-        if resized:
-            import cv2
-
-            size = truth_HW.shape[::-1]
-            prediction_HW = np.asarray(
-                cv2.resize(prediction_HW, size, interpolation=cv2.INTER_LINEAR), dtype=np.uint8
-            )
-        scores = metrics.score(prediction_HW, truth_HW)
-        part.totals.add(scores)
-        part.rows.append(
-            {
-                "key": pair.key,
-                **scores.row(),
-                "width": truth_HW.shape[1],
-                "height": truth_HW.shape[0],
-                "resized": resized,
-                "empty_truth": not truth_HW.any(),
-            }
-        )
-    return part
 
 
 def _in_order(parts: Iterator[Part]) -> Iterator[Part]:
@@ -260,9 +233,18 @@ def _draw(out: Path, totals: Totals, *, title: str) -> None:
 
 def _report(config: EvaluateConfig, scores: dict[str, Any]) -> int:
     lost = scores["num_missing_pred"] + scores["num_failed"]
-    print(f"evaluate: {scores['num_images']:,} images, {metrics.LIBRARY} numbers")
+    print(
+        f"evaluate: {scores['num_images']:,} images, numbers of {_CONVENTIONS[config.convention]}"
+    )
     print("  ".join(f"{title:>10}" for title, _ in COLUMNS))
     print("  ".join(f"{scores[name]:>10.4f}" for _, name in COLUMNS))
+    print(f"which F: {_NOTES['which_f']}")
+    if scores["num_graded_truth"]:
+        above = "128" if config.convention == "pysodmetrics" else "half of their own range"
+        print(
+            f"{scores['num_graded_truth']:,} truths hold greys between 0 and 255; what is above"
+            f" {above} counts as salient"
+        )
     if scores["num_resized"]:
         print(f"{scores['num_resized']:,} predictions were resized to their truth's size")
     if scores["num_empty_truth"]:
