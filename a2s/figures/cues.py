@@ -26,11 +26,14 @@ from a2s.figures.sources import (
     resized,
     write_grid,
 )
+from a2s.refine.label import sign
 from a2s.thresholds import STRATEGIES, inter_class_variance, normalised
 
 GREEN: RGB = (40, 150, 70)
 RED: RGB = (205, 45, 45)
 _NO_IMAGE = Cell(None, "no image")
+_LOOKED_AT = 4
+"""So many times the images that are shown."""
 
 
 def fig1(
@@ -45,9 +48,16 @@ def fig1(
     """Draw what the decision boundary finds in activation maps, inverted maps framed in red.
 
     Columns: image, activation map M, theta >= 0, the cue after the sign of Eqn 5, on request truth.
+    Without `keys`, up to half of the images are ones whose map is inverted, if a search finds some.
     """
     images, activator = find_images(data), trained(model)
     truths = find_truths(truth) if truth is not None else None
+    found = ""
+    if keys is None:
+        looked_at = choose(images.keys, num_images=_LOOKED_AT * num_images)
+        inverted = [key for key in looked_at if _is_inverted(image_cell(images, key), activator)]
+        found = f" {len(inverted)} of {len(looked_at)} images looked at are inverted."
+        keys = _mixed(looked_at, inverted, num_images=num_images)
     chosen = choose(images.keys, num_images=num_images, given=keys)
     titles = ["image", "activation map M", "θ ≥ 0", "cue: σ(sign · θ)"]
     rows = []
@@ -69,7 +79,7 @@ def fig1(
         rows.append(cells + ([map_cell(truths, key, like=image)] if truths else []))
     titles += ["truth"] * bool(truths)
     note = "Green: foreground is where θ ≥ 0. Red: it is the smaller side, so the map is inverted."
-    return write_grid(out / "fig1.png", rows, titles=titles, row_names=chosen, note=note)
+    return write_grid(out / "fig1.png", rows, titles=titles, row_names=chosen, note=note + found)
 
 
 def fig4(
@@ -140,6 +150,20 @@ def fig5(
         rows.append([image, *_thresholded(image, activator)])
     titles = ["image", "M before training", *(f"{name}: M ≥ t" for name in STRATEGIES)]
     return write_grid(out / "fig5.png", rows, titles=titles, row_names=chosen)
+
+
+def _is_inverted(image: Cell, activator: Activator) -> bool:
+    return image.picture is not None and sign(activator(image.picture))[0] < 0
+
+
+def _mixed(looked_at: Sequence[str], inverted: Sequence[str], *, num_images: int) -> list[str]:
+    """Choose so that up to half are inverted, each kind spread evenly."""
+    upright = sorted(set(looked_at) - set(inverted))
+    num_inverted = min(len(inverted), max(num_images // 2, num_images - len(upright)))
+    mixed: list[str] = []
+    for keys, count in ((inverted, num_inverted), (upright, num_images - num_inverted)):
+        mixed += choose(keys, num_images=count) if count else []
+    return sorted(mixed)
 
 
 def _thresholded(image: Cell, activator: Activator) -> list[Cell]:

@@ -37,9 +37,12 @@ _BLACK: RGB = (0, 0, 0)
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture (HxW or HxWx3), or None and in `caption` the reason; `frame` colours its border."""
+    """A picture (HxW or HxWx3) with a caption below it; `frame` colours its border.
 
-    picture: Image | None
+    Without a picture the caption says why; without either the cell is blank.
+    """
+
+    picture: Image | None = None
     caption: str = ""
     frame: RGB | None = None
 
@@ -107,8 +110,8 @@ def cell_places(
     ]
 
 
-def fitted(picture: Image, side_px: int) -> Image:
-    """Fit a picture into a square, its proportions kept.
+def fitted(picture: Image, side_px: int, *, frame: RGB | None = None) -> Image:
+    """Fit a picture into a square, its proportions kept; a frame covers its outermost pixels.
 
     Shape: HxW or HxWx3 -> [side_px, side_px, 3]
     """
@@ -119,6 +122,11 @@ def fitted(picture: Image, side_px: int) -> Image:
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     small = cv2.resize(picture, size, interpolation=method)
     small = small if small.ndim == 3 else np.repeat(small[..., None], 3, axis=2)
+    if frame is not None:
+        framed = np.full_like(small, frame)
+        inside = (slice(FRAME_PX, -FRAME_PX), slice(FRAME_PX, -FRAME_PX))
+        framed[inside] = small[inside]
+        small = framed
     cell = np.full((side_px, side_px, 3), _BEHIND, np.uint8)
     top, left = (side_px - size[1]) // 2, (side_px - size[0]) // 2
     cell[top : top + size[1], left : left + size[0]] = small
@@ -140,20 +148,16 @@ def _caption_px(rows: Sequence[Sequence[Cell]]) -> int:
 
 def _drawn(cell: Cell, side_px: int) -> Image:
     if cell.picture is None:
-        return _empty(cell.caption, side_px)
-    square = fitted(cell.picture, side_px)
-    if cell.frame is not None:
-        inner = square[FRAME_PX:-FRAME_PX, FRAME_PX:-FRAME_PX].copy()
-        square[:] = cell.frame
-        square[FRAME_PX:-FRAME_PX, FRAME_PX:-FRAME_PX] = inner
-    return square
+        blank = np.full((side_px, side_px, 3), _PAPER, np.uint8)
+        return _empty(cell.caption, side_px) if cell.caption else blank
+    return fitted(cell.picture, side_px, frame=cell.frame)
 
 
 def _empty(reason: str, side_px: int) -> Image:
     square = Pillow.new("RGB", (side_px, side_px), _BEHIND)
     draw = ImageDraw.Draw(square)
     draw.rectangle((0, 0, side_px - 1, side_px - 1), outline=_GREY)
-    lines = _wrapped(reason or "missing", side_px - 8)
+    lines = _wrapped(reason, side_px - 8)
     top = (side_px - _LINE_PX * len(lines)) // 2
     for number, line in enumerate(lines):
         left = (side_px - _font().getlength(line)) / 2

@@ -81,7 +81,7 @@ def map_cell(maps: Side, key: str, *, like: Cell) -> Cell:
     return Cell(resized(picture_HW, (like.picture.shape[0], like.picture.shape[1])))
 
 
-def file_cell(folder: Path, key: str, suffix: str) -> Cell:
+def file_cell(folder: Path, key: str, *, suffix: str) -> Cell:
     """The map in a file `KEY` + `suffix` of a folder."""
     path = folder / f"{decode_key(key)}{suffix}"
     if not path.is_file():
@@ -131,7 +131,7 @@ def write_grid(
         f"{title}, {name}: {cell.caption}"
         for row, name in zip(rows, row_names, strict=True)
         for cell, title in zip(row, titles, strict=True)
-        if cell.picture is None
+        if cell.picture is None and cell.caption
     ]
     write_png(path, grid(rows, titles=titles, row_titles=row_titles, note=note))
     return Drawn(path, tuple(empty))
