@@ -89,4 +89,4 @@ READINGS: dict[str, Callable[[Map], NDArray[np.float64]]] = {
     "min-max": normalised,
     "sigmoid": squashed,
 }
-"""How theta becomes values in 0..1; the paper does not say, and its numbers look like the second's."""
+"""How theta becomes values in 0..1. The paper does not say; its V is far above that of the first."""

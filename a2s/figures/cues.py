@@ -13,7 +13,7 @@ import numpy as np
 
 from a2s.data.pairs import find_images, find_truths
 from a2s.figures.grid import RGB, Cell
-from a2s.figures.maps import Activator, cue_of, trained, untrained
+from a2s.figures.maps import Activator, trained, untrained
 from a2s.figures.methods import columns_of
 from a2s.figures.sources import (
     NUM_IMAGES,
@@ -26,7 +26,6 @@ from a2s.figures.sources import (
     resized,
     write_grid,
 )
-from a2s.refine.label import sign
 from a2s.thresholds import STRATEGIES, inter_class_variance, normalised
 
 GREEN: RGB = (40, 150, 70)
@@ -66,7 +65,7 @@ def fig1(
         cells = [image, _NO_IMAGE, _NO_IMAGE, _NO_IMAGE]
         if image.picture is not None:
             theta_hw, size = activator(image.picture), _size(image)
-            cue = cue_of(theta_hw, height=size[0], width=size[1])
+            cue = activator.cue(theta_hw, height=size[0], width=size[1])
             upright = cue.sign > 0
             above_HW = (resized(theta_hw, size) >= 0) * np.uint8(255)
             words = ("sign +1", GREEN) if upright else ("sign −1: inverted", RED)
@@ -109,7 +108,7 @@ def fig4(
         ours = [_NO_IMAGE, _NO_IMAGE]
         if image.picture is not None:
             theta_hw, size = activator(image.picture), _size(image)
-            cue = cue_of(theta_hw, height=size[0], width=size[1])
+            cue = activator.cue(theta_hw, height=size[0], width=size[1])
             ours = [Cell(coloured(theta_hw, size)), Cell(cue.picture_HW)]
         sides = [map_cell(side, key, like=image) for side in before.values()]
         rest = [map_cell(side, key, like=image) for side in after.values()]
@@ -153,7 +152,10 @@ def fig5(
 
 
 def _is_inverted(image: Cell, activator: Activator) -> bool:
-    return image.picture is not None and sign(activator(image.picture))[0] < 0
+    if image.picture is None:
+        return False
+    height, width = _size(image)
+    return activator.cue(activator(image.picture), height=height, width=width).sign < 0
 
 
 def _mixed(looked_at: Sequence[str], inverted: Sequence[str], *, num_images: int) -> list[str]:

@@ -24,6 +24,13 @@ from a2s.refine.label import sign
 Theta = NDArray[np.float32]
 
 
+class Cue(NamedTuple):
+    """Probability of foreground at an image's own size, and the sign that it took (Eqn 5)."""
+
+    picture_HW: Image8
+    sign: int
+
+
 class Activator(NamedTuple):
     """A stage-1 network and the side in pixels of its input."""
 
@@ -33,14 +40,13 @@ class Activator(NamedTuple):
     def __call__(self, image_HW3: Image8) -> Theta:
         """Compute theta (Eqn 3): the activation map M less its mean. Shape: [H, W, 3] -> [h, w]."""
         side = self.image_size
-        return activate(self.network, resize_rgb(image_HW3, height=side, width=side)[None])[0]
+        (theta_hw,) = activate(self.network, resize_rgb(image_HW3, height=side, width=side)[None])
+        return theta_hw
 
-
-class Cue(NamedTuple):
-    """Probability of foreground at an image's own size, and the sign that it took (Eqn 5)."""
-
-    picture_HW: Image8
-    sign: int
+    def cue(self, theta_hw: Theta, *, height: int, width: int) -> Cue:
+        """Turn theta into a cue (Eqn 6 before the CRF). Shape: [h, w] -> [height, width]."""
+        p_HW = probability(theta_hw, height=height, width=width)
+        return Cue(np.rint(p_HW * 255).astype(np.uint8), sign(theta_hw)[0])
 
 
 def trained(model: Path) -> Activator:
@@ -50,7 +56,8 @@ def trained(model: Path) -> Activator:
         CheckpointError: it is none.
     """
     file = resolve_model(model)
-    return Activator(load_network(file, _device()), input_size(file))
+    side = input_size(file)
+    return Activator(load_network(file, _device()), side)
 
 
 def untrained(
@@ -66,12 +73,6 @@ def untrained(
         network = ActivationNet(load_encoder(encoder, weights), fusion_stride=fusion_stride)
     fold_batchnorm(network.eval().encoder)
     return Activator(network.to(_device()), image_size)
-
-
-def cue_of(theta_hw: Theta, *, height: int, width: int) -> Cue:
-    """Turn theta into a cue (Eqn 6 before the CRF). Shape: [h, w] -> [height, width]."""
-    p_HW = probability(theta_hw, height=height, width=width)
-    return Cue(np.rint(p_HW * 255).astype(np.uint8), sign(theta_hw)[0])
 
 
 def _device() -> str:

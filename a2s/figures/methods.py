@@ -26,9 +26,7 @@ def fig8(
     for key in chosen:
         image = image_cell(images, key)
         rows.append([image, *(map_cell(side, key, like=image) for side in columns.values())])
-    return write_grid(
-        out / "fig8.png", rows, titles=["image", *columns], row_names=chosen
-    )
+    return write_grid(out / "fig8.png", rows, titles=["image", *columns], row_names=chosen)
 
 
 def columns_of(

@@ -19,7 +19,7 @@ from a2s.data.transforms import normalise
 from a2s.errors import CheckpointError
 from a2s.figures.grid import Cell
 from a2s.figures.sources import Drawn, Size, choose, image_cell, map_cell, resized, write_grid
-from a2s.models.detector import Detector
+from a2s.models.detector import Detector, DetectorDecoder
 from a2s.predicting import Logits, to_map
 
 Maps = NDArray[np.float32]
@@ -74,7 +74,9 @@ def fig11(
             names.append(f"{key} {what}")
     titles = ["image, truth, prediction" if truths else "image, prediction"]
     titles += [f"{rank}." for rank in range(1, 1 + max(len(row) for row in rows) - 1)]
-    note = "Each map on its own scale: white 0, red positive, blue negative, full colour its largest."
+    note = (
+        "Each map on its own scale: white 0, red positive, blue negative, full colour its largest."
+    )
     return write_grid(
         out / "fig11.png", rows, titles=titles, row_names=names, row_titles=row_titles, note=note
     )
@@ -88,16 +90,20 @@ def signed(values_hw: NDArray[np.floating], size: Size) -> Image8:
     largest = float(np.abs(values_hw).max())
     share_HW1 = resized(values_hw / (largest or 1.0), size)[..., None]
     ends_HW3 = np.where(share_HW1 < 0, _LOW, _HIGH)
-    return np.rint(255 + np.abs(share_HW1) * (ends_HW3 - 255)).astype(np.uint8)
+    picture_HW3: Image8 = np.rint(255 + np.abs(share_HW1) * (ends_HW3 - 255)).astype(np.uint8)
+    return picture_HW3
 
 
 def _load(model: Path) -> tuple[Detector, int]:
     file = resolve_model(model)
     network, metadata = load_model(file)
-    if not isinstance(network, Detector) or "image_size" not in metadata:
+    is_ours = isinstance(network, Detector) and isinstance(network.decoder, DetectorDecoder)
+    if not is_ours or "image_size" not in metadata:
         raise CheckpointError(
-            f"fig11: {file} is no detector with local and regional modules; give the --out of stage2"
+            f"fig11: {file} is no detector with local and regional modules; give the --out of a "
+            "stage2 that has them"
         )
+    assert isinstance(network, Detector)
     return network, int(metadata["image_size"])
 
 

@@ -132,9 +132,7 @@ def _write_labels(
     return tuple(without)
 
 
-def _write_predictions(
-    out: Path, rows: Sequence[int], index: Index, run: Path
-) -> tuple[str, ...]:
+def _write_predictions(out: Path, rows: Sequence[int], index: Index, run: Path) -> tuple[str, ...]:
     step = new_step(resolve_model(run).resolve(), MAX_PIXELS)
     without = []
     for row in rows:

@@ -40,7 +40,9 @@ class Drawn(NamedTuple):
         return f"{self.path} ({len(self.empty)} empty cells: {named})"
 
 
-def choose(keys: Collection[str], *, num_images: int, given: Sequence[str] | None = None) -> list[str]:
+def choose(
+    keys: Collection[str], *, num_images: int, given: Sequence[str] | None = None
+) -> list[str]:
     """Choose images: those `given`, else `num_images` spread evenly over the sorted keys.
 
     Raises:
@@ -98,7 +100,8 @@ def grey(values_hw: NDArray[np.floating], size: Size) -> Image8:
     Shape: [h, w] -> [*size]
     """
     values_HW = resized(normalised(values_hw).astype(np.float32), size)
-    return np.rint(values_HW.clip(0, 1) * 255).astype(np.uint8)
+    picture_HW: Image8 = np.rint(values_HW.clip(0, 1) * 255).astype(np.uint8)
+    return picture_HW
 
 
 def coloured(values_hw: NDArray[np.floating], size: Size) -> Image8:

@@ -81,7 +81,7 @@ def write(
     fusion_stride: int = 4,
     image_size: int = 320,
 ) -> Table1:
-    """Measure the network that stage 1 begins with; `tab1.json` in the folder `out` has the numbers.
+    """Measure the network that stage 1 begins with; write the numbers to `tab1.json` in `out`.
 
     Raises:
         DataError: as `measure` does.
