@@ -89,4 +89,4 @@ READINGS: dict[str, Callable[[Map], NDArray[np.float64]]] = {
     "min-max": normalised,
     "sigmoid": squashed,
 }
-"""How theta becomes values in 0..1. The paper does not say; its V is far above that of the first."""
+"""How theta becomes values in 0..1. The paper does not say, but its V is not the first's."""

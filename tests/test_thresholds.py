@@ -11,9 +11,7 @@ from a2s import boundary, thresholds
 
 MAPS = {
     "noise": np.random.default_rng(0).normal(size=(17, 23)).astype(np.float32),
-    "two groups": np.random.default_rng(1).normal(
-        np.where(np.arange(400) < 90, 3.0, 0.0), 0.4
-    ),
+    "two groups": np.random.default_rng(1).normal(np.where(np.arange(400) < 90, 3.0, 0.0), 0.4),
     "few values": np.random.default_rng(2).integers(0, 5, 300).astype(np.float32),
     "skewed": np.random.default_rng(3).exponential(size=500),
 }

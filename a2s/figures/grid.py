@@ -31,6 +31,7 @@ _FONT_PX = 12
 _PAPER: RGB = (255, 255, 255)
 _BEHIND: RGB = (232, 232, 232)
 """Around a picture that does not fill its cell: neither a mask's black nor its white."""
+_EDGE: RGB = (200, 200, 200)
 _GREY: RGB = (120, 120, 120)
 _BLACK: RGB = (0, 0, 0)
 
@@ -77,6 +78,10 @@ def grid(
         _write(draw, head, left=left, top=top, width=cell_px)
     for number, (row, row_places) in enumerate(zip(rows, places, strict=True)):
         for cell, (top, left) in zip(row, row_places, strict=True):
+            if cell.picture is not None:
+                # Between the cells: white touches the edge of many a mask, and so does the paper.
+                around = (left - 1, top - 1, left + cell_px, top + cell_px)
+                draw.rectangle(around, outline=_EDGE)
             sheet.paste(Pillow.fromarray(_drawn(cell, cell_px)), (left, top))
             if cell.picture is not None and cell.caption:
                 caption = [_shortened(cell.caption, cell_px)]

@@ -46,6 +46,7 @@ def fig11(
         CheckpointError: the model is no detector with these modules.
     """
     detector, side = _load(model)
+    num_channels = min(num_channels, detector.width)
     images = find_images(data)
     truths = find_truths(truth) if truth is not None else None
     rows: list[list[Cell]] = []
@@ -55,8 +56,8 @@ def fig11(
     for key in chosen:
         image = image_cell(images, key)
         truth_cell = map_cell(truths, key, like=image) if truths else Cell()
-        beside, channels = [image, truth_cell, Cell(None, "no image")], []
-        lines: list[list[Cell]] = [[Cell(None, "no image")] * num_channels] * 3
+        beside = [image, truth_cell, Cell(None, "no image")]
+        lines = [[Cell(None, "no image"), *[Cell()] * (num_channels - 1)]] * 3
         if image.picture is not None:
             size = (image.picture.shape[0], image.picture.shape[1])
             local_Chw, regional_Chw = _levels(detector, image.picture, side=side)
@@ -73,7 +74,7 @@ def fig11(
             row_titles.append(what)
             names.append(f"{key} {what}")
     titles = ["image, truth, prediction" if truths else "image, prediction"]
-    titles += [f"{rank}." for rank in range(1, 1 + max(len(row) for row in rows) - 1)]
+    titles += ["channels that vary most", *[""] * (num_channels - 1)]
     note = (
         "Each map on its own scale: white 0, red positive, blue negative, full colour its largest."
     )

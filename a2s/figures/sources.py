@@ -1,6 +1,6 @@
 """Where a figure's pictures come from: by key, out of folders of files or of shards.
 
-A picture that is missing or damaged becomes an empty cell that says so; `empty_cells` names them.
+A picture that is missing or damaged becomes an empty cell that says so, and `Drawn` names it.
 Shape suffixes: H W an image's own size.
 """
 
