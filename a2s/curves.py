@@ -1,20 +1,13 @@
-"""Precision-recall, F and other curves as SVG; equal numbers give equal bytes."""
+"""Precision-recall and F curves as SVG; equal numbers give equal bytes."""
 
 from __future__ import annotations
 
 import io
-import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
 _BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9730d", "#6b6b6b"
-# Told apart by all common kinds of colour vision, and by their lines and markers without colour.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
-_LINES, _MARKERS = ("-", "--", "-.", ":"), "osD^vP*"
-
-Points = Sequence[tuple[float, float]]
 
 
 def pr_curve(precision_T: NDArray[Any], recall_T: NDArray[Any], *, title: str) -> str:
@@ -59,34 +52,6 @@ def f_curve(f_T: NDArray[Any], *, adaptive_f: float, title: str) -> str:
     )
     axes.set(xlim=(0, 255), ylim=(0, 1.02), xticks=[0, 64, 128, 192, 255])
     axes.legend(loc="lower center", fontsize=9, frameon=False)
-    return _svg(figure)
-
-
-def curves_svg(series: Mapping[str, Points], *, x_name: str, y_name: str, title: str) -> str:
-    """Draw named series of (x, y); a value that is not finite leaves a gap and is named below.
-
-    The x axis is marked at whole numbers (epochs).
-    """
-    assert series, "curves need a series"
-    from matplotlib.ticker import MaxNLocator
-
-    figure, axes = _axes(x_name, y_name, title)
-    for number, (name, points) in enumerate(series.items()):
-        finite = [(x, y) if math.isfinite(y) else (x, math.nan) for x, y in sorted(points)]
-        lost = sum(math.isnan(y) for _, y in finite)
-        axes.plot(
-            [x for x, _ in finite],
-            [y for _, y in finite],
-            color=_COLOURS[number % len(_COLOURS)],
-            linestyle=_LINES[number % len(_LINES)],
-            marker=_MARKERS[number % len(_MARKERS)],
-            markersize=4,
-            linewidth=1.6,
-            label=f"{name} ({lost} not finite)" if lost else name,
-        )
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     return _svg(figure)
 
 

@@ -40,7 +40,8 @@ class Activator(NamedTuple):
     def __call__(self, image_HW3: Image8) -> Theta:
         """Compute theta (Eqn 3): the activation map M less its mean. Shape: [H, W, 3] -> [h, w]."""
         side = self.image_size
-        (theta_hw,) = activate(self.network, resize_rgb(image_HW3, height=side, width=side)[None])
+        theta_1hw = activate(self.network, resize_rgb(image_HW3, height=side, width=side)[None])
+        theta_hw: Theta = theta_1hw[0]
         return theta_hw
 
     def cue(self, theta_hw: Theta, *, height: int, width: int) -> Cue:

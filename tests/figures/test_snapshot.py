@@ -11,10 +11,11 @@ import pytest
 from figures.cells import cells_of, is_empty, read_png, shows
 
 from a2s import checkpoint
+from a2s.__main__ import run as run_command
 from a2s.config import PredictConfig
 from a2s.data.images import decode, decode_mask, encode_png
 from a2s.data.tar_index import Index
-from a2s.errors import CheckpointError, DataError, LabelError
+from a2s.errors import CheckpointError, ConfigError, DataError, LabelError
 from a2s.figures import strips
 from a2s.figures.snapshot import load, snapshot
 from a2s.jobs import predict
@@ -128,6 +129,32 @@ def test_refusals(
         snapshot(run, data=packed, labels=labels, keys=keys, out=tmp_path / "x")
     assert load(tmp_path / "x") is None
     assert checkpoint.last_commit(run) is not None
+
+
+def test_the_command(
+    taken: Path, stage2: Path, packed: Path, labels: Path, keys: list[str], tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "s"
+    flags = ["--model", str(stage2), "--data", str(packed), "--labels", str(labels)]
+    command = ["snapshot", *flags, "--out", str(out), "--epoch", "2"]
+    assert run_command([*command, "--keys", *keys]) == 0
+    printed = capsys.readouterr().out
+    assert f"1 images have no label: {keys[1]}" in printed
+    assert f"3 images after epoch 2 in {out}" in printed
+    for path in taken.glob("*.png"):
+        assert (out / path.name).read_bytes() == path.read_bytes()
+    assert run_command([*command, "--keys", *keys]) == 0
+    with pytest.raises(ConfigError, match="keys"):
+        run_command([*command, "--keys", keys[0]])
+    with pytest.raises(CheckpointError, match="stands after epoch 2, not 1"):
+        run_command(["snapshot", *flags, "--out", str(tmp_path / "t"), "--epoch", "1"])
+    # A refusal leaves nothing that would bar the right command.
+    assert run_command(["snapshot", *flags, "--out", str(tmp_path / "t"), "--images", "2"]) == 0
+    assert load(tmp_path / "t").keys == (min(all_keys(packed)), max(all_keys(packed)))
+
+
+def all_keys(packed: Path) -> list[str]:
+    return Index.load(packed).keys.to_pylist()
 
 
 def test_figure_7(
