@@ -61,6 +61,23 @@ class Side:
     shadowed: list[str] = field(default_factory=list)
 
 
+def find_images(folder: Path) -> Side:
+    """Find photographs: image files at any depth, or the members of data shards.
+
+    Raises:
+        DataError: the folder is missing or holds none.
+    """
+    index = _index(folder)
+    if index is not None:
+        return _from_index(index, masks=False)
+    return _from_files(
+        folder,
+        lambda path, key: path.suffix.lower() in SUFFIXES,
+        what="images",
+        lossless_first=False,
+    )
+
+
 def find_predictions(folder: Path, *, wanted: frozenset[str]) -> Side:
     """Find predicted maps: `KEY.png` files, or the main members of label shards.
 
@@ -93,23 +110,6 @@ def find_truths(folder: Path) -> Side:
         return side
     return _from_files(
         folder, lambda path, key: path.suffix.lower() in SUFFIXES, what="masks (png, bmp, tif, jpg)"
-    )
-
-
-def find_images(folder: Path) -> Side:
-    """Find photographs: image files at any depth, or the members of data shards.
-
-    Raises:
-        DataError: the folder is missing or holds none.
-    """
-    index = _index(folder)
-    if index is not None:
-        return _from_index(index, masks=False)
-    return _from_files(
-        folder,
-        lambda path, key: path.suffix.lower() in SUFFIXES,
-        what="images",
-        lossless_first=False,
     )
 
 
