@@ -107,6 +107,25 @@ class LabelConfig(PoolSettings, LabelOptions):
         return shards
 
 
+class SnapshotConfig(Settings):
+    """Keep what stage 2 makes of some images at the end of an epoch (Fig. 7, Fig. 10)."""
+
+    model: Folder
+    """Stage-2 run folder; its last commit must be the end of an epoch."""
+    data: Folder
+    """Its data shards."""
+    labels: Folder
+    """Its label shards, which are the labels until they are rectified."""
+    out: Folder
+    """Folder for `<key>.label.png`, `<key>.prediction.png` and snapshot.json."""
+    epoch: int | None = Field(None, ge=1)
+    """Refuse a run that is at another epoch."""
+    images: int = Field(8, ge=1)
+    """How many, spread evenly over the sorted keys."""
+    keys: tuple[str, ...] | None = None
+    """These images instead."""
+
+
 class PredictOptions(Settings):
     """What may be set about prediction."""
 

@@ -104,6 +104,11 @@ def predict_chunk(pictures: list[Picture], model: Path, outputs: Outputs) -> Wri
 
 @functools.cache
 def load_step(model: Path, max_pixels: int) -> Step:
+    """Load a network once per process, and keep it."""
+    return new_step(model, max_pixels)
+
+
+def new_step(model: Path, max_pixels: int) -> Step:
     """Load a network of either stage onto the GPU, else the CPU.
 
     Raises:

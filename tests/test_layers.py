@@ -47,6 +47,8 @@ LAYERS = {
     "a2s.checkpoint": SERVICE,
     "a2s.curves": SERVICE,
     "a2s.sheet": SERVICE,
+    "a2s.figures": SERVICE,
+    "a2s.thresholds": PURE,
     "a2s.rundir": SERVICE,
     "a2s.listing": SERVICE,
     "a2s.progress": SERVICE,

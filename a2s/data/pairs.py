@@ -61,6 +61,23 @@ class Side:
     shadowed: list[str] = field(default_factory=list)
 
 
+def find_images(folder: Path) -> Side:
+    """Find photographs: image files at any depth, or the members of data shards.
+
+    Raises:
+        DataError: the folder is missing or holds none.
+    """
+    index = _index(folder)
+    if index is not None:
+        return _from_index(index, masks=False)
+    return _from_files(
+        folder,
+        lambda path, key: path.suffix.lower() in SUFFIXES,
+        what="images",
+        lossless_first=False,
+    )
+
+
 def find_predictions(folder: Path, *, wanted: frozenset[str]) -> Side:
     """Find predicted maps: `KEY.png` files, or the main members of label shards.
 
@@ -130,11 +147,19 @@ def _from_index(index: Index, *, masks: bool) -> Side:
     return Side(frozenset(rows), locate, index.fingerprint)
 
 
-def _from_files(root: Path, accept: Callable[[PurePosixPath, str], bool], *, what: str) -> Side:
+def _from_files(
+    root: Path,
+    accept: Callable[[PurePosixPath, str], bool],
+    *,
+    what: str,
+    lossless_first: bool = True,
+) -> Side:
     found: dict[str, str] = {}
     shadowed = []
     state = hashlib.sha256()
-    for relative in sorted(_walk(root), key=lambda text: (not _is_lossless(text), text)):
+    for relative in sorted(
+        _walk(root), key=lambda text: (_is_lossless(text) != lossless_first, text)
+    ):
         path = PurePosixPath(relative)
         key = encode_key(str(path.with_suffix("")))
         if not accept(path, key):

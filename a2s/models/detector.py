@@ -5,10 +5,19 @@ Shape suffixes: B images, C channels, H W the image's size.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor, nn
 
 from a2s.models.blocks import RAM, ConvGNReLU, Size, upsample
 from a2s.models.encoders import Encoder
+
+
+class Levels(NamedTuple):
+    """What the two modules make of an image: details, and regions."""
+
+    local: Tensor
+    regional: Tensor
 
 
 class DetectorDecoder(nn.Module):
@@ -33,12 +42,20 @@ class DetectorDecoder(nn.Module):
 
         Shape: E1..E5 -> [B, 1, *size]
         """
+        local, regional = self.levels(taps)
+        return upsample((local * regional).sum(1, keepdim=True), size)
+
+    def levels(self, taps: tuple[Tensor, ...]) -> Levels:
+        """Compute R_l and R_r, whose product summed over channels is the saliency.
+
+        Shape: E1..E5 -> two maps [B, C, h, w] at E1's size
+        Reference: Eqn 10, Fig. 11
+        """
         h1, h2, h3, h4, h5 = (conv(e) for conv, e in zip(self.adapters, taps, strict=True))
         descended = _doubled(self.descend_b(_doubled(self.descend_a(h5))))
         regional = self.regional(h3, h4, h5)
         local = self.local(h1, h2, descended)
-        regional = upsample(regional, (local.shape[2], local.shape[3]))
-        return upsample((local * regional).sum(1, keepdim=True), size)
+        return Levels(local, upsample(regional, (local.shape[2], local.shape[3])))
 
 
 def _doubled(x_BCHW: Tensor) -> Tensor:

@@ -168,7 +168,7 @@ def test_other_settings_in_the_same_folder_are_refused(finished):
 def test_sheet_has_a_row_per_test_image(finished):
     import cv2
 
-    from a2s.sheet import GAP_PX, TITLE_PX
+    from a2s.figures.grid import GAP_PX, TITLE_PX
 
     height, width, _ = cv2.imread(str(finished.out / "sheet.png")).shape
     assert height == TITLE_PX + 4 * (160 + GAP_PX)
