@@ -148,6 +148,18 @@ def resolve_model(path: Path) -> Path:
     return commit.folder / "model.safetensors"
 
 
+def inputs_of(model: Path) -> dict[str, str]:
+    """What a job whose input is this model file compares when it is resumed. Imports no torch.
+
+    The checksum would be enough; the entries say what is different about another model.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    described = {f"model.{key}": value for key, value in tensorfile.read_metadata(model).items()}
+    return {"model_sha256": rundir.sha256_file(model), **described}
+
+
 def load_model(path: Path) -> tuple[nn.Module, dict[str, str]]:
     """Build the network that a run folder or `.safetensors` file holds, weights loaded, on the CPU.
 
