@@ -59,8 +59,15 @@ def is_written(file: Path, metadata: Mapping[str, str]) -> bool:
 
 
 def write(file: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str]) -> None:
-    """Write a file, whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file, whole or not at all.
+
+    Raises:
+        ConfigError: its folder cannot be one.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(f"{file.parent} is a file, or lies in one; use another --out") from None
     rundir.atomic_write(file, to_bytes(tensors, metadata=metadata))
 
 

@@ -23,7 +23,7 @@ def run(config: ExportWeightsConfig) -> int:
 
     network, metadata = checkpoint.load_model(model)
     tensors = to_released(network, checkpoint.load_unused(model))
-    tensorfile.write(out, tensors, metadata={**provenance, "kind": metadata["kind"]})
+    tensorfile.write(out, tensors, metadata=provenance)
     print(
         f"export-weights: {out} holds the {metadata['kind']} network of {model}, {len(tensors)} "
         "tensors by the authors' names"

@@ -69,6 +69,25 @@ def test_torchvision_mobilenet(tmp_path: Path) -> None:
     assert load_encoder("mobilenet_v2", str(path)).variant == "torchvision"
 
 
+@pytest.mark.parametrize("wrapper", ["state_dict", "model"])
+def test_tensors_beside_an_optimizer(tmp_path: Path, wrapper: str) -> None:
+    state = encoder_state("mobilenet_v2")
+    path = tmp_path / "last.pth"
+    torch.save({"epoch": 3, wrapper: state, "optimizer": {"lr": torch.zeros(1)}}, path)
+    assert_loaded(path, "mobilenet_v2", state)
+
+
+def test_a_damaged_archive_is_noticed(tmp_path: Path) -> None:
+    """Torch itself reads it without a word."""
+    path = tmp_path / "m.pth"
+    torch.save(encoder_state("mobilenet_v2"), path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"m\.pth is damaged \(checksum of its m/data/\d+\)"):
+        load_encoder("mobilenet_v2", str(path))
+
+
 def test_bare_features_without_counters(tmp_path: Path) -> None:
     state = {
         key.removeprefix("features."): value.contiguous()
