@@ -24,6 +24,8 @@ COMMANDS = {
     "run": "all of the above on one machine, resumable at every step",
     "estimate": "say what labelling will take: hours of cores and GPUs, bytes, machines",
     "status": "say how far a job is, from its folder or a copy of it: rate, time left, failures",
+    "import-weights": "turn a checkpoint of the paper's authors into a model",
+    "export-weights": "turn a model into a checkpoint in the authors' layout",
     "doctor": "say what works on this machine and what does not",
 }
 
@@ -71,7 +73,8 @@ def run(arguments: list[str]) -> int:
     from a2s.settings import parse
 
     config = parse(command, arguments[1:])
-    code: int = importlib.import_module(f"a2s.jobs.{command}").run(config)
+    job = importlib.import_module(f"a2s.jobs.{command.replace('-', '_')}")
+    code: int = job.run(config)
     return code
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from a2s import rundir
+from a2s import rundir, tensorfile
 from a2s.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 KEPT_COMMITS = 2
+UNUSED = "unused."
+"""Prefix of tensors that a model file carries for its way back to where it came from."""
 _OURS = re.compile(r"\d{5,}|\.\d{5,}\.tmp")
 
 
@@ -52,8 +54,6 @@ def save(
     `metadata` is the network's `spec()` and whatever its users must know, such as `image_size`.
     `state` is JSON: epoch, step, seed, world size and whatever else the caller must find again.
     """
-    from safetensors.torch import save as to_bytes
-
     folder, path = _checkpoint_folder(run, commit), _commit_path(run, commit)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.tmp")
@@ -62,8 +62,8 @@ def save(
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
     contents = {
-        "model.safetensors": _sorted_metadata(to_bytes(_plain(model), metadata)),
-        "optimizer.safetensors": to_bytes(_plain(optimizer)),
+        "model.safetensors": tensorfile.to_bytes(model, metadata=metadata),
+        "optimizer.safetensors": tensorfile.to_bytes(optimizer),
         "state.json": json.dumps(state, indent=1, sort_keys=True).encode(),
     }
     for name in FILES:
@@ -148,30 +148,44 @@ def resolve_model(path: Path) -> Path:
     return commit.folder / "model.safetensors"
 
 
+def inputs_of(model: Path) -> dict[str, str]:
+    """What a job whose input is this model file compares when it is resumed. Imports no torch.
+
+    The checksum would be enough; the entries say what is different about another model.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    described = {f"model.{key}": value for key, value in tensorfile.read_metadata(model).items()}
+    return {"model_sha256": rundir.sha256_file(model), **described}
+
+
 def load_model(path: Path) -> tuple[nn.Module, dict[str, str]]:
     """Build the network that a run folder or `.safetensors` file holds, weights loaded, on the CPU.
 
     Raises:
         CheckpointError: no such model, an unknown kind, or tensors that do not fit.
     """
-    from safetensors import SafetensorError, safe_open
-    from safetensors.torch import load_file
-
     from a2s.models.build import build_from_spec
 
     file = resolve_model(path)
-    try:
-        with safe_open(file, framework="pt") as handle:
-            metadata = dict(handle.metadata() or {})
-        tensors = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"model: {file} cannot be read as safetensors: {error}") from None
+    metadata, tensors = tensorfile.read_metadata(file), tensorfile.read(file)
     try:
         model = build_from_spec(metadata)
-        model.load_state_dict(tensors)
+        model.load_state_dict({k: v for k, v in tensors.items() if not k.startswith(UNUSED)})
     except (CheckpointError, RuntimeError) as error:
         raise CheckpointError(f"model: {file} is not a model that a2s wrote ({error})") from None
     return model.eval(), metadata
+
+
+def load_unused(path: Path) -> dict[str, Tensor]:
+    """Tensors beside those of the network, by the names that they had where they came from.
+
+    Raises:
+        CheckpointError: no such model.
+    """
+    tensors = tensorfile.read(resolve_model(path))
+    return {k.removeprefix(UNUSED): v for k, v in tensors.items() if k.startswith(UNUSED)}
 
 
 def pack_momentum(optimizer: Optimizer, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
@@ -200,23 +214,6 @@ def unpack_momentum(
         # In the parameter's memory format: a fused update goes through both address by address.
         buffer = torch.empty_like(parameter.detach()).copy_(tensor)
         optimizer.state[parameter]["momentum_buffer"] = buffer
-
-
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _sorted_metadata(file: bytes) -> bytes:
-    """Repeat a safetensors file with its metadata in order: the library's order is random.
-
-    Equal weights then make equal files.
-    """
-    length = int.from_bytes(file[:8], "little")
-    header = json.loads(file[8 : 8 + length])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + file[8 + length :]
 
 
 def _checkpoint_folder(run: Path, number: int) -> Path:

@@ -18,6 +18,7 @@ from a2s.options import (
     PoolSettings,
     RefineConfig,
     Settings,
+    TensorFile,
     Workers,
     shard_ranges,
 )
@@ -165,6 +166,24 @@ class EvaluateConfig(PoolSettings):
     """Whose numbers: the library's, or the paper's authors' (S, weighted F, graded masks)."""
     out: Folder
     """Folder for scores.json, per-image Parquet, and curves."""
+
+
+class ImportWeightsConfig(Settings):
+    """Turn a checkpoint in the layout of the paper's authors into a model of ours."""
+
+    file: Positional[Path]
+    """Their checkpoint of stage 1 or stage 2: `.pth`, or `.safetensors` with the same names."""
+    out: TensorFile
+    """Model to write; `--model` of label and predict takes it."""
+
+
+class ExportWeightsConfig(Settings):
+    """Turn a model of ours into a checkpoint in the layout of the paper's authors."""
+
+    model: Positional[Path]
+    """Run folder (its last commit) or a `.safetensors` file; stage 1 or stage 2."""
+    out: TensorFile
+    """Checkpoint to write."""
 
 
 class DoctorConfig(Settings):

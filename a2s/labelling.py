@@ -123,7 +123,10 @@ def input_size(model: Path) -> int:
         with safe_open(model, framework="np") as file:
             metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"label: {model} cannot be read as safetensors: {error}") from None
+        raise CheckpointError(
+            f"label: {model} cannot be read as safetensors: {error}; is it a checkpoint of the "
+            "paper's authors, make it a model with a2s import-weights"
+        ) from None
     if metadata.get("kind") != "activation":
         kind = metadata.get("kind", "unknown")
         raise CheckpointError(

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 NO_IDENTITY: dict[str, Any] = {"identity": False}
 
@@ -20,6 +20,15 @@ Workers = Annotated[int | Literal["auto"], Field(json_schema_extra=NO_IDENTITY)]
 Folder = Annotated[Path, Field(json_schema_extra=NO_IDENTITY)]
 FailureRate = Annotated[float, Field(ge=0, le=1, json_schema_extra=NO_IDENTITY)]
 RayAddress = Annotated[str | None, Field(json_schema_extra=NO_IDENTITY)]
+
+
+def _named_safetensors(path: Path) -> Path:
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} must end in .safetensors, as what is written is")
+    return path
+
+
+TensorFile = Annotated[Path, AfterValidator(_named_safetensors)]
 
 
 def shard_ranges(text: str) -> list[range]:

@@ -29,6 +29,8 @@ MODELS: dict[str, type[BaseModel]] = {
     "run": configs.RunConfig,
     "estimate": configs.EstimateConfig,
     "status": configs.StatusConfig,
+    "import-weights": configs.ImportWeightsConfig,
+    "export-weights": configs.ExportWeightsConfig,
     "doctor": configs.DoctorConfig,
 }
 

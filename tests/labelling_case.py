@@ -41,10 +41,10 @@ def write_data(folder: Path, shards: list[list[tuple[str, bytes]]]) -> Path:
     return folder
 
 
-def write_model(path: Path) -> Path:
+def write_model(path: Path, *, encoder: str = "mobilenet_v2", fusion_stride: int = 4) -> Path:
     """An untrained activation network for 64 px input, as stage 1 would save it."""
     torch.manual_seed(0)
-    network = ActivationNet(build_encoder("mobilenet_v2"), fusion_stride=4)
+    network = ActivationNet(build_encoder(encoder), fusion_stride=fusion_stride)
     metadata = {**network.spec(), "image_size": "64"}
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     save_file(tensors, path, metadata)

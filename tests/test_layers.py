@@ -45,6 +45,7 @@ LAYERS = {
     "a2s.rayhost": SERVICE,
     "a2s.distributed": SERVICE,
     "a2s.checkpoint": SERVICE,
+    "a2s.tensorfile": SERVICE,
     "a2s.curves": SERVICE,
     "a2s.sheet": SERVICE,
     "a2s.figures": SERVICE,

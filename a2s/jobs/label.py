@@ -60,7 +60,7 @@ def run(config: LabelConfig) -> int:
     index = Index.load(config.data.resolve())
     model = checkpoint.resolve_model(config.model).resolve()
     image_size = input_size(model)
-    inputs = {"model_sha256": rundir.sha256_file(model), "data": index.fingerprint}
+    inputs = {"data": index.fingerprint, **checkpoint.inputs_of(model)}
     if config.limit is not None:
         index = index.head(config.limit)
     parts = _parts(config, index)

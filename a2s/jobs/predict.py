@@ -37,7 +37,7 @@ def run(config: PredictConfig) -> int:
         ConfigError: an input does not exist, or the folder was made with other settings.
     """
     model = checkpoint.resolve_model(config.model).resolve()
-    inputs = {"model_sha256": rundir.sha256_file(model)}
+    inputs = checkpoint.inputs_of(model)
     with rundir.claim(config.out, command="predict", config=config, inputs=inputs) as folder:
         outputs = Outputs(
             config.out.resolve(), config.cutout, config.overlay, max_pixels=config.max_pixels

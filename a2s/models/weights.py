@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import urllib.request
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,8 @@ _HEADS = frozenset(
 )
 # A MoCo checkpoint holds two encoders and a queue; the query encoder is the trained one.
 _MOCO_ENCODER = "module.encoder_q."
+# Under these training scripts keep the tensors, beside epochs and optimizers.
+_WRAPPERS = ("state_dict", "model")
 _NAMED_KEYS = 10
 
 
@@ -158,10 +161,22 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: the file is neither, or holds no tensors by name.
     """
+    return {key: value for key, value in read_held(path).items() if isinstance(value, Tensor)}
+
+
+def read_held(path: Path) -> dict[str, object]:
+    """Read what such a file holds by name, out of its wrapper, tensors or not.
+
+    Raises:
+        WeightsError: the file is neither, is damaged, or holds nothing by name.
+    """
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        held: Any = torch.load(path, map_location="cpu", weights_only=True)
+            return dict(load_file(path))
+        # The format before torch 1.6 is no archive; it can be neither mapped nor verified.
+        is_archive = zipfile.is_zipfile(path)
+        held: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+        damaged = _damaged_member(path) if is_archive else None
     except Exception as error:  # foreign bytes make these parsers fail in any way
         if type(error).__name__ == "UnpicklingError":
             raise WeightsError(
@@ -173,11 +188,21 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"weights: {path} cannot be read as {path.suffix or 'a torch file'} "
             f"({type(error).__name__}: {reason[:120]})"
         ) from None
-    if isinstance(held, Mapping) and isinstance(held.get("state_dict"), Mapping):
-        held = held["state_dict"]
+    if damaged:
+        raise WeightsError(f"weights: {path} is damaged (checksum of its {damaged}); get it again")
+    for wrapper in _WRAPPERS:
+        if isinstance(held, Mapping) and isinstance(held.get(wrapper), Mapping):
+            held = held[wrapper]
+            break
     if not isinstance(held, Mapping):
         raise WeightsError(f"weights: {path} holds a {type(held).__name__}, not tensors by name")
-    return {str(key): value for key, value in held.items() if isinstance(value, Tensor)}
+    return {str(key): value for key, value in held.items()}
+
+
+def _damaged_member(path: Path) -> str | None:
+    """First member of an archive whose checksum fails; torch does not look at them."""
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
 
 
 def fill_encoder(name: str, state: Mapping[str, Tensor], *, told: str) -> Encoder:
@@ -197,26 +222,40 @@ def fill_encoder(name: str, state: Mapping[str, Tensor], *, told: str) -> Encode
     state = {key: value for key, value in state.items() if key not in _HEADS}
     is_onnx_zoo = name == "mobilenet_v2" and "features.1.0.0.weight" in state
     encoder = build_encoder(name, variant="onnx_zoo" if is_onnx_zoo else "torchvision")
-    wanted = encoder.state_dict()
-    # This counter only serves averaging without momentum, which nobody uses; some files lack it.
-    needed = [key for key in wanted if not key.endswith("num_batches_tracked")]
-    missing = [key for key in needed if key not in state]
-    unexpected = [key for key in state if key not in wanted]
-    misfits = [
-        f"{key} {list(state[key].shape)} instead of {list(wanted[key].shape)}"
-        for key in needed
-        if key in state and state[key].shape != wanted[key].shape
-    ]
-    if missing or unexpected or misfits:
-        covered = len(needed) - len(missing) - len(misfits)
-        raise WeightsError(
-            f"weights: {told} covers {covered} of the {len(needed)} tensors of {name}"
-            + _listed("missing", missing)
-            + _listed("unexpected", unexpected)
-            + _listed("wrong shape", misfits)
-        )
+    require_coverage(
+        {key: str(list(value.shape)) for key, value in state.items()},
+        {key: str(list(value.shape)) for key, value in encoder.state_dict().items()},
+        told=told,
+        whole=name,
+    )
     encoder.load_state_dict(dict(state), strict=False)
     return encoder
+
+
+def require_coverage(
+    found: Mapping[str, str], wanted: Mapping[str, str], *, told: str, whole: str
+) -> None:
+    """Compare tensors by name and by a description, such as their shape.
+
+    Raises:
+        WeightsError: a tensor is missing, left over, or described differently.
+    """
+    # This counter only serves averaging without momentum, which nobody uses; some files lack it.
+    needed = [key for key in wanted if not key.endswith("num_batches_tracked")]
+    missing = [key for key in needed if key not in found]
+    unexpected = [key for key in found if key not in wanted]
+    misfits = [key for key in wanted if key in found and found[key] != wanted[key]]
+    if missing or unexpected or misfits:
+        covered = len(needed) - len(missing) - len(set(needed).intersection(misfits))
+        raise WeightsError(
+            f"weights: {told} covers {covered} of the {len(needed)} tensors of {whole}"
+            + _listed("missing", missing)
+            + _listed("unexpected", unexpected)
+            + _listed(
+                "of wrong shape or type",
+                [f"{key} {found[key]} instead of {wanted[key]}" for key in misfits],
+            )
+        )
 
 
 def _listed(what: str, names: list[str]) -> str:
