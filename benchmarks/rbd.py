@@ -48,6 +48,7 @@ class Row:
     recall: list[float] = field(default_factory=list)
 
     def add(self, map_HW: npt.NDArray[np.float32], truth_HW: npt.NDArray[np.bool_]) -> None:
+        """Score one map, enlarged to its truth's size."""
         height, width = truth_HW.shape
         if map_HW.shape != truth_HW.shape:
             map_HW = cv2.resize(map_HW, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -62,6 +63,7 @@ class Row:
         self.recall.append(hits / max(np.count_nonzero(truth_HW), 1))
 
     def means(self) -> dict[str, float]:
+        """Means over all images."""
         precision, recall = np.mean(self.precision), np.mean(self.recall)
         pooled = (1 + BETA_SQUARE) * precision * recall / (BETA_SQUARE * precision + recall)
         return {

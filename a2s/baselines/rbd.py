@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array
 from scipy.sparse.csgraph import dijkstra
 from scipy.sparse.linalg import spsolve
-from skimage.filters import threshold_otsu
 
 from a2s.baselines.superpixels import (
     MAX_SIDE_PX,
@@ -228,11 +227,19 @@ def contrast(colour_NN: Float, near_NN: Float, weight_N: Float) -> Float:
 
 
 def without_low(value_N: Float) -> Float:
-    """Put to 0 what lies below Otsu's threshold.
+    """Put the lower of Otsu's two classes to 0: those with the largest variance between them.
 
-    Shape: [N]
+    No histogram: its bins would be mostly empty, and the threshold anywhere between two values.
+
+    Shape: [N], N > 1
     """
-    return np.where(value_N < threshold_otsu(value_N), 0.0, value_N)
+    sorted_N = np.sort(value_N)
+    num_low = np.arange(1, len(value_N))
+    sum_low = np.cumsum(sorted_N)[:-1]
+    mean_low = sum_low / num_low
+    mean_high = (sorted_N.sum() - sum_low) / (len(value_N) - num_low)
+    between = num_low * (len(value_N) - num_low) * np.square(mean_high - mean_low)
+    return np.where(value_N < sorted_N[1 + np.argmax(between)], 0.0, value_N)
 
 
 def optimise(background_N: Float, foreground_N: Float, smooth_NN: Float) -> Float:
