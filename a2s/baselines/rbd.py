@@ -143,7 +143,6 @@ def similarity(distance_NN: Float, sigma: float, *, reach: float = 3.0) -> Float
 
     Shape: [N, N]
     Range: [0, 1]
-    Reference: Eqns 4 and 10
     """
     weight_NN = np.exp(-np.square(distance_NN) / (2 * sigma * sigma))
     return np.where(distance_NN <= reach * sigma, weight_NN, 0.0)
@@ -186,7 +185,6 @@ def geodesic(colour_NN: Float, linked_NN: Bool, *, clip: float = 0.0) -> Float:
 
     Shape: [N, N], [N, N] -> [N, N]
     Range: >= 0, infinite between parts that nothing links
-    Reference: Eqn 3
     """
     rows, columns = np.nonzero(linked_NN)
     # A sparse matrix tells an edge of length 0 from no edge.
@@ -202,7 +200,6 @@ def boundary_connectivity(weight_NN: Float, on_border_N: Bool) -> Float:
 
     Shape: [N, N], [N] -> [N]
     Range: >= 0
-    Reference: Eqns 4 to 6
     """
     return np.asarray(weight_NN[:, on_border_N].sum(axis=1) / np.sqrt(weight_NN.sum(axis=1)))
 
@@ -212,7 +209,6 @@ def background_probability(bndcon_N: Float) -> Float:
 
     Shape: [N]
     Range: [0, 1]
-    Reference: Eqn 8
     """
     return np.asarray(1 - np.exp(-np.square(bndcon_N) / (2 * SIGMA_BNDCON**2)))
 
@@ -221,7 +217,7 @@ def contrast(colour_NN: Float, near_NN: Float, weight_N: Float) -> Float:
     """Difference of colour from all superpixels nearby, weighted: by 1, or as background.
 
     Shape: [N, N], [N, N], [N] -> [N]
-    Reference: Eqns 1 and 7
+    Reference: Eqn 8 for the weighted one
     """
     return np.asarray((colour_NN * near_NN) @ weight_N)
 
