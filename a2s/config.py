@@ -143,8 +143,9 @@ class PredictOptions(Settings):
 class PredictConfig(PoolSettings, PredictOptions):
     """Write saliency maps, and on request cut-outs and overlays, at the images' own size."""
 
-    model: Folder
-    """Run folder (its last commit) or a `.safetensors` file; stage 1 or stage 2."""
+    model: Annotated[Literal["rbd"] | Path, Field(json_schema_extra=NO_IDENTITY)]
+    """Run folder (its last commit) or `.safetensors` file of stage 1 or 2; or `rbd`, a baseline
+    that needs no training (a folder of this name is written `./rbd`)."""
     images: Positional[tuple[str, ...]] = Field(min_length=1, json_schema_extra=NO_IDENTITY)
     """Images, folders, `.txt` lists, shard folders, or tars."""
     out: Folder

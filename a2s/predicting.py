@@ -1,6 +1,6 @@
 """From images to saliency maps on disk: the two halves that the predict job runs per chunk.
 
-`load_step` gives the half that needs the network; `write_chunk` is the one that needs none. Shape
+`load_step` gives the half that needs the model; `write_chunk` is the one that needs none. Shape
 suffixes: B images, H W an image's own size, S the network's input side, h w its output's size.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +85,15 @@ class Logits:
     width: int
 
 
+@dataclass(frozen=True)
+class Shares:
+    """A baseline's map in 0..1, before it is enlarged to the image's size."""
+
+    values_hw: NDArray[np.float32]
+    height: int
+    width: int
+
+
 @dataclass
 class Written:
     """What became of a chunk."""
@@ -92,28 +102,46 @@ class Written:
     failures: list[dict[str, str]] = field(default_factory=list)
 
 
-Answer = Logits | BadImage
+Answer = Logits | Shares | BadImage
 Step = Callable[[list[Picture]], list[Answer]]
+Model = Path | Literal["rbd"]
+"""The file of a network, or the name of a baseline that needs none."""
 
 
-def predict_chunk(pictures: list[Picture], model: Path, outputs: Outputs) -> Written:
-    """Do both halves in one process, which loads the network once."""
+def predict_chunk(pictures: list[Picture], model: Model, outputs: Outputs) -> Written:
+    """Do both halves in one process, which loads a network once."""
     step = load_step(model, outputs.max_pixels)
     return write_chunk(pictures, step(pictures), outputs)
 
 
 @functools.cache
-def load_step(model: Path, max_pixels: int) -> Step:
+def load_step(model: Model, max_pixels: int) -> Step:
     """Load a network once per process, and keep it."""
     return new_step(model, max_pixels)
 
 
-def new_step(model: Path, max_pixels: int) -> Step:
-    """Load a network of either stage onto the GPU, else the CPU.
+def new_step(model: Model, max_pixels: int) -> Step:
+    """Load a network of either stage onto the GPU, else the CPU; or get a baseline, without torch.
 
     Raises:
         CheckpointError: the file holds no such network.
     """
+    return _baseline_step(max_pixels) if model == "rbd" else _network_step(model, max_pixels)
+
+
+def _baseline_step(max_pixels: int) -> Step:
+    from a2s.baselines.rbd import rbd_reduced
+
+    def answer(picture: Picture) -> Answer:
+        image_HW3 = _decode(picture, max_pixels)
+        if isinstance(image_HW3, BadImage):
+            return image_HW3
+        return Shares(rbd_reduced(image_HW3), *image_HW3.shape[:2])
+
+    return lambda pictures: [answer(picture) for picture in pictures]
+
+
+def _network_step(model: Path, max_pixels: int) -> Step:
     import torch
 
     from a2s import checkpoint
@@ -128,12 +156,9 @@ def new_step(model: Path, max_pixels: int) -> Step:
     network = network.to(device)
 
     def load(picture: Picture) -> tuple[Image8, int, int] | BadImage:
-        try:
-            image_HW3 = decode(picture.read(), max_pixels=max_pixels)
-        except BadImage as error:
-            return error
-        except DataError as error:
-            return BadImage("unreadable", str(error))
+        image_HW3 = _decode(picture, max_pixels)
+        if isinstance(image_HW3, BadImage):
+            return image_HW3
         height, width = image_HW3.shape[:2]
         return resize_rgb(image_HW3, height=side, width=side), height, width
 
@@ -161,6 +186,15 @@ def new_step(model: Path, max_pixels: int) -> Step:
     return step
 
 
+def _decode(picture: Picture, max_pixels: int) -> Image8 | BadImage:
+    try:
+        return decode(picture.read(), max_pixels=max_pixels)
+    except BadImage as error:
+        return error
+    except DataError as error:
+        return BadImage("unreadable", str(error))
+
+
 def write_chunk(pictures: list[Picture], answers: list[Answer], outputs: Outputs) -> Written:
     """Write the files of a chunk; an image that fails is reported, not raised."""
     written = Written()
@@ -186,28 +220,31 @@ def write_chunk(pictures: list[Picture], answers: list[Answer], outputs: Outputs
     return written
 
 
-def to_map(logits: Logits) -> Image8:
-    """Enlarge logits to the image's own size, and only then squash them: edges stay sharp.
+def to_map(answer: Logits | Shares) -> Image8:
+    """Enlarge an answer to the image's own size; logits are squashed only then: edges stay sharp.
 
     Shape: [h, w] -> [H, W]
     Range: 0..255
     """
     import cv2
 
-    size = (logits.width, logits.height)
+    size = (answer.width, answer.height)
     values_HW: NDArray[np.float32] = np.asarray(
-        cv2.resize(logits.values_hw, size, interpolation=cv2.INTER_LINEAR), dtype=np.float32
+        cv2.resize(answer.values_hw, size, interpolation=cv2.INTER_LINEAR), dtype=np.float32
     )
     # In place: a 12-megapixel map is 48 MB.
+    if isinstance(answer, Shares):
+        np.multiply(values_HW, 255, out=values_HW)
+        return np.rint(values_HW, out=values_HW).astype(np.uint8)
     np.clip(values_HW, -_LOGIT_LIMIT, _LOGIT_LIMIT, out=values_HW)
     np.exp(np.negative(values_HW, out=values_HW), out=values_HW)
     np.divide(255, np.add(values_HW, 1, out=values_HW), out=values_HW)
     return np.rint(values_HW, out=values_HW).astype(np.uint8)
 
 
-def _write(picture: Picture, logits: Logits, outputs: Outputs) -> None:
+def _write(picture: Picture, answer: Logits | Shares, outputs: Outputs) -> None:
     paths = outputs.paths(picture.key)
-    map_HW = to_map(logits)
+    map_HW = to_map(answer)
     paths["map"].parent.mkdir(parents=True, exist_ok=True)
     if outputs.cutout or outputs.overlay:
         from PIL import Image

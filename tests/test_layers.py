@@ -65,6 +65,7 @@ LAYERS = {
     "a2s.predicting": SERVICE,
     "a2s.scoring": SERVICE,
     "a2s.refine": PURE,
+    "a2s.baselines": PURE,
     "a2s.data.plan": PURE,
     "a2s.data.transforms": PURE,
     "a2s.data.keys": PURE,

@@ -95,7 +95,7 @@ def test_missing_config_file_is_named() -> None:
         ("stage2", ["--lr", "x"], "stage2: Error parsing --lr: could not convert"),
         ("stage2", ["--precision", "fp64"], "stage2: invalid choice 'fp64'"),
         ("stage2", ["--epoch", "1"], "stage2: Unrecognized options: --epoch, 1. Perhaps you meant"),
-        ("predict", ["images"], "predict: Missing from a2s predict: --model PATH"),
+        ("predict", ["images"], "predict: Missing from a2s predict: --model {rbd}|PATH"),
         ("shard", [], "config: shard.images: Tuple should have at least 1 item"),
     ],
 )

@@ -18,7 +18,15 @@ from a2s.config import PredictConfig
 from a2s.data.keys import decode_key
 from a2s.data.sources import collect
 from a2s.data.tars import is_remote
-from a2s.predicting import Outputs, Picture, Written, load_step, predict_chunk, write_chunk
+from a2s.predicting import (
+    Model,
+    Outputs,
+    Picture,
+    Written,
+    load_step,
+    predict_chunk,
+    write_chunk,
+)
 from a2s.progress import Progress
 
 if TYPE_CHECKING:
@@ -36,8 +44,7 @@ def run(config: PredictConfig) -> int:
         DataError: an input holds no image.
         ConfigError: an input does not exist, or the folder was made with other settings.
     """
-    model = checkpoint.resolve_model(config.model).resolve()
-    inputs = checkpoint.inputs_of(model)
+    model, inputs = _model(config)
     with rundir.claim(config.out, command="predict", config=config, inputs=inputs) as folder:
         outputs = Outputs(
             config.out.resolve(), config.cutout, config.overlay, max_pixels=config.max_pixels
@@ -61,6 +68,14 @@ def run(config: PredictConfig) -> int:
         rundir.atomic_write(config.out / "failures.jsonl", "".join(lines))
         num_images = len(found.images) + len(found.failures)
         return _conclude(config, num_images=num_images, num_new=num_new, failed=len(failures))
+
+
+def _model(config: PredictConfig) -> tuple[Model, dict[str, str]]:
+    """The model, and what identifies it."""
+    if config.model == "rbd":
+        return "rbd", {"baseline": "rbd"}
+    file = checkpoint.resolve_model(config.model).resolve()
+    return file, checkpoint.inputs_of(file)
 
 
 def _with_shards_opened(images: tuple[str, ...]) -> list[str]:
@@ -98,7 +113,7 @@ def _is_done(picture: Picture, outputs: Outputs) -> bool:
 def _predict(
     config: PredictConfig,
     folder: rundir.RunDir,
-    model: Path,
+    model: Model,
     outputs: Outputs,
     images: pa.Table,
     todo: list[int],
@@ -118,7 +133,7 @@ def _predict(
         fn: Callable[..., Written] = predict_chunk
         common: tuple[object, ...] = (model, outputs)
         before = None
-        if workers != 0 and _has_gpu():
+        if workers != 0 and model != "rbd" and _has_gpu():
             # On CPUs the network is the work and every worker has its own. Here networks live on
             # the GPUs, and the workers enlarge, draw and compress.
             fn, common = write_chunk, (outputs,)

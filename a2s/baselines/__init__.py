@@ -1,0 +1,1 @@
+"""Saliency without training: what a trained network has to beat."""
