@@ -18,6 +18,7 @@ COMMANDS = {
     "stage1": "train the activation network on shards, without labels",
     "label": "turn activation maps into pseudo labels (dense CRF, median filter)",
     "stage2": "train the detector on pseudo labels that it rectifies online",
+    "hma": "make stage 2's next labels by moving averages, in the place of that rectification",
     "predict": "write saliency maps, cut-outs, and overlays at the images' own size",
     "evaluate": "score predictions: MAE, F, weighted F, S, E, curves",
     "run": "all of the above on one machine, resumable at every step",

@@ -23,6 +23,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "stage1": configs.Stage1Config,
     "label": configs.LabelConfig,
     "stage2": configs.Stage2Config,
+    "hma": configs.HmaConfig,
     "predict": configs.PredictConfig,
     "evaluate": configs.EvaluateConfig,
     "run": configs.RunConfig,

@@ -39,7 +39,9 @@ def check_labels(config: Stage2Config, state: State) -> None:
     """
     if lacks_labels(config, state):
         number = schedule(config)[1][state["epoch"]]
-        raise LabelError(f"stage2: {config.out} waits for label generation {number}; {_hma(config)}")
+        raise LabelError(
+            f"stage2: {config.out} waits for label generation {number}; {_hma(config)}"
+        )
 
 
 def pause(config: Stage2Config, run: RunDir, state: State) -> None:
