@@ -129,8 +129,11 @@ def update_chunk(chunk: Chunk, turn: Turn) -> Updated:
 
 
 def load_update(turn: Turn) -> Callable[[Chunk], Updated]:
-    """Load the model once, onto the GPU; what comes back does a chunk, in any thread."""
-    network, lock = load_network(turn.model, "cuda"), threading.Lock()
+    """Load the model once, on the GPU if there is one; what comes back does a chunk."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network, lock = load_network(turn.model, device), threading.Lock()
     helpers = ThreadPoolExecutor(HELPERS, "a2s-helper")
     return functools.partial(_update, turn, network, helpers.map, lock)
 
@@ -193,7 +196,7 @@ def _update(
         before_SS = turn.before(chunk.rows[at], 1)
         return hma.update(image_BSS3[at], probability_BSS[at], before_SS, marginal=marginal)
 
-    if on_gpu and turn.backend == "torch":
+    if turn.backend == "torch":
         with lock:
             pairs = list(map(one, rows))
     else:

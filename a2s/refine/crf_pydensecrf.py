@@ -27,7 +27,9 @@ def foreground_probability(image_HW3: U8, energy_2N: F32, params: CrfParams) -> 
 
     Shape: H W 3, 2 N -> H W. Range: 0..1.
     """
-    return _marginals(image_HW3, energy_2N, params)[1].reshape(image_HW3.shape[:2])
+    q_2N = _marginals(image_HW3, energy_2N, params)
+    q_HW: F32 = q_2N[1].reshape(image_HW3.shape[:2])
+    return q_HW
 
 
 def _marginals(image_HW3: U8, energy_2N: F32, params: CrfParams) -> F32:
@@ -43,4 +45,5 @@ def _marginals(image_HW3: U8, energy_2N: F32, params: CrfParams) -> F32:
         rgbim=np.array(image_HW3, dtype=np.uint8, order="C"),
         compat=params.bilateral_compat,
     )
-    return np.asarray(field.inference(params.iterations), dtype=np.float32)
+    q_2N: F32 = np.asarray(field.inference(params.iterations), dtype=np.float32)
+    return q_2N
