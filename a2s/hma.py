@@ -9,8 +9,9 @@ Its paper and its published code leave open, or do otherwise, what matters here:
 
 - Both CRFs are the same: five iterations, widths 3 px | 80 px and 13 grey levels, compatibilities
   3 | 10, from soft probabilities (energy -log p, not hard labels as in Eqn 6) to the mean field's
-  probabilities (no argmax), at the size of the network's square input. Probabilities of 0 are
-  clipped at 1e-5, where the code's logarithm is infinite and its result not a number.
+  probabilities (no argmax), at the size of the network's square input. The second is a switch in
+  that code; here it is part of the rule. Probabilities of 0 are clipped at 1e-5, where the code's
+  logarithm is infinite and its result not a number.
 - Y there is collected while the epoch trains, from the forward pass before each step. Here it is
   what the model predicts that is committed after the epoch, in evaluation mode and not mirrored: a
   pass of its own over the images, so that training waits for no CRF and every image is predicted
