@@ -46,7 +46,17 @@ class Case:
         flags = f"--image-size {SIDE} --batch-size 4 --epochs {EPOCHS} --warm-epochs {WARM}"
         weights = ("--encoder.name", "mobilenet_v2", "--encoder.weights", self.encoder)
         pair = ("--data", self.data, "--labels", self.data.parent / "labels")
-        fixed = (*flags.split(), "--loader-workers", "0", "--log-every", "1", "--rectify", "hma")
+        fixed = (
+            *flags.split(),
+            "--loader-workers",
+            "0",
+            "--log-every",
+            "1",
+            "--rectify",
+            "hma",
+            "--commit-every",
+            "1",
+        )
         return call("stage2", *pair, "--out", self.out, *weights, *fixed, *extra)
 
     def averaging_arguments(self, *extra: object) -> list[str]:

@@ -68,7 +68,9 @@ def run(config: HmaConfig) -> int:
         number = generation_after(commit.state["epoch"], warm_epochs=warm_epochs)
         at = f"{config.out}, epoch {commit.state['epoch']}"
         if number == commit.state["generation"]:
-            print(f"hma: nothing to do at {at}: its labels are there. {_next(config)}")
+            print(
+                f"hma: nothing to do at {at}: the labels that come next are there. {_next(config)}"
+            )
             return 0
         num_images = _make_generation(config, run, commit, number, index, labels, started=started)
     print(f"hma: {at}: label generation {number} of {num_images:,} images. {_next(config)}")
