@@ -19,6 +19,7 @@ COMMANDS = {
     "label": "turn activation maps into pseudo labels (dense CRF, median filter)",
     "stage2": "train the detector on pseudo labels that it rectifies online",
     "snapshot": "keep stage 2's labels and predictions of some images after an epoch",
+    "hma": "make stage 2's next labels by moving averages, in the place of that rectification",
     "predict": "write saliency maps, cut-outs, and overlays at the images' own size",
     "evaluate": "score predictions: MAE, F, weighted F, S, E, curves",
     "run": "all of the above on one machine, resumable at every step",

@@ -54,30 +54,22 @@ def save(
     `metadata` is the network's `spec()` and whatever its users must know, such as `image_size`.
     `state` is JSON: epoch, step, seed, world size and whatever else the caller must find again.
     """
-    folder, path = _checkpoint_folder(run, commit), _commit_path(run, commit)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    for leftover in (temporary, folder):
-        # Present without a commit: an interrupted attempt at this very number.
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary.mkdir(parents=True)
     contents = {
         "model.safetensors": tensorfile.to_bytes(model, metadata=metadata),
         "optimizer.safetensors": tensorfile.to_bytes(optimizer),
-        "state.json": json.dumps(state, indent=1, sort_keys=True).encode(),
     }
-    for name in FILES:
-        with open(temporary / name, "wb") as file:
-            file.write(contents[name])
-            file.flush()
-            os.fsync(file.fileno())
-    rundir.fsync_dir(temporary)
-    temporary.rename(folder)
-    rundir.fsync_dir(folder.parent)
-    sha256 = {name: rundir.sha256_file(folder / name) for name in FILES}
-    rundir.write_json(path, {"commit": commit, "sha256": sha256, "state": state})
-    _drop_old(run)
-    return Commit(commit, folder, path, sha256, state)
+    return _write(run, commit, contents, state)
+
+
+def save_again(run: Path, commit: Commit, *, state: dict[str, Any]) -> Commit:
+    """Commit the weights of the last commit once more, with the state that now goes with them.
+
+    Raises:
+        CheckpointError: they are missing or damaged.
+    """
+    verify(commit)
+    contents = {name: (commit.folder / name).read_bytes() for name in FILES[:2]}
+    return _write(run, commit.number + 1, contents, state)
 
 
 def last_commit(run: Path) -> Commit | None:
@@ -214,6 +206,29 @@ def unpack_momentum(
         # In the parameter's memory format: a fused update goes through both address by address.
         buffer = torch.empty_like(parameter.detach()).copy_(tensor)
         optimizer.state[parameter]["momentum_buffer"] = buffer
+
+
+def _write(run: Path, commit: int, contents: dict[str, bytes], state: dict[str, Any]) -> Commit:
+    folder, path = _checkpoint_folder(run, commit), _commit_path(run, commit)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    for leftover in (temporary, folder):
+        # Present without a commit: an interrupted attempt at this very number.
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    contents = {**contents, "state.json": json.dumps(state, indent=1, sort_keys=True).encode()}
+    for name in FILES:
+        with open(temporary / name, "wb") as file:
+            file.write(contents[name])
+            file.flush()
+            os.fsync(file.fileno())
+    rundir.fsync_dir(temporary)
+    temporary.rename(folder)
+    rundir.fsync_dir(folder.parent)
+    sha256 = {name: rundir.sha256_file(folder / name) for name in FILES}
+    rundir.write_json(path, {"commit": commit, "sha256": sha256, "state": state})
+    _drop_old(run)
+    return Commit(commit, folder, path, sha256, state)
 
 
 def _checkpoint_folder(run: Path, number: int) -> Path:

@@ -16,6 +16,7 @@ from a2s.options import (
     FailureRate,
     Folder,
     PoolSettings,
+    RayAddress,
     RefineConfig,
     Settings,
     TensorFile,
@@ -125,6 +126,23 @@ class SnapshotConfig(Settings):
     """How many, spread evenly over the sorted keys."""
     keys: tuple[str, ...] | None = None
     """These images instead."""
+
+
+class HmaConfig(Settings):
+    """Make the next labels of a stage-2 run by a historical moving average (Table VIII)."""
+
+    out: Annotated[Folder, arg(name="run")]
+    """Run folder of `a2s stage2 --rectify hma`."""
+    data: Folder
+    """Its data shards."""
+    labels: Folder
+    """Its label shards, from which the moving averages start."""
+    backend: Literal["auto", "numba", "torch", "pydensecrf"] = "auto"
+    """Who computes the CRFs; auto: torch on a GPU, else numba; later passes keep what it was."""
+    workers: Workers = "auto"
+    """Ray workers; 0 runs in this process; auto is 0 below 64 images."""
+    ray_address: RayAddress = None
+    """Join this Ray cluster instead of starting a local one; it must see the run's folder."""
 
 
 class PredictOptions(Settings):

@@ -15,6 +15,7 @@ import json
 import os
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,17 +104,23 @@ class RowWriter:
             raise LabelError(
                 f"{path} exists already; row files are written once. Resume cleans up."
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        count = len(self._rows)
-        labels_NHW = np.ascontiguousarray(self._labels_NHW[:count], dtype="<u2")
-        head = _head(np.asarray(self._rows, "<i8"), labels_NHW)
-        crc32 = zlib.crc32(head)
-        with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            stream.write(head)
-            stream.write(struct.pack("<I", crc32))
-            stream.write(labels_NHW.data)
-        self._files.append(RowFile(name=name, count=count, crc32=crc32))
+        labels_NHW = self._labels_NHW[: len(self._rows)]
+        self._files.append(write_rows(self._folder, name, self._rows, labels_NHW))
         self._rows = []
+
+
+def write_rows(folder: Path, name: str, rows: Sequence[int], labels_NHW: U16) -> RowFile:
+    """Write a row file, whole or not at all; the same rows and labels give the same bytes."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    labels_NHW = np.ascontiguousarray(labels_NHW, dtype="<u2")
+    head = _head(np.asarray(rows, "<i8"), labels_NHW)
+    crc32 = zlib.crc32(head)
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        stream.write(head)
+        stream.write(struct.pack("<I", crc32))
+        stream.write(labels_NHW.data)
+    return RowFile(name=name, count=len(rows), crc32=crc32)
 
 
 def row_file_name(*, generation: int, step: int, rank: int, number: int) -> str:

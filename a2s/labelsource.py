@@ -93,7 +93,7 @@ def labelled_rows(
     if not exists:
         _list_unlabelled(folder, index, labels, label_row_N)
     with distributed.together():
-        return _read_unlabelled(folder, index)
+        return read_unlabelled(folder, index)
 
 
 def _list_unlabelled(
@@ -122,7 +122,12 @@ def _list_unlabelled(
                 part.unlink()
 
 
-def _read_unlabelled(folder: Path, index: Index) -> Bools:
+def read_unlabelled(folder: Path, index: Index) -> Bools:
+    """Which images have a usable label, as the list in the run folder says.
+
+    Shape: bool[N].
+    Raises: LabelError when none has.
+    """
     lines = (folder / UNLABELLED).read_text(encoding="utf-8").splitlines()
     keep_N = np.ones(len(index), bool)
     if lines:

@@ -14,16 +14,6 @@ from torch import Tensor
 U16_STEPS = 65534
 
 
-def lambda_at(epoch: int, *, lam: float, warm_epochs: int) -> float:
-    """Return the share of the old label that `epoch` (counted from 1) keeps.
-
-    Range: 1 in the first `warm_epochs` epochs, which leave labels as they are, then `lam`
-    Reference: Eqn 14; Sec. III-B
-    """
-    assert epoch >= 1, "epochs are counted from 1"
-    return 1.0 if epoch <= warm_epochs else lam
-
-
 def rectify(label: Tensor, probability: Tensor, lam: float) -> Tensor:
     """Move a label towards a prediction, keeping the share `lam` of the old one.
 

@@ -20,6 +20,8 @@ from a2s.data.tars import Index, ShardWriter, remove_leftovers, shard_done
 from a2s.labelsource import Bools, LabelSource, resize
 from a2s.labelstore import Generation, RowFile, RowWriter
 
+AVERAGES = "averages"
+"""Folder in a run, beside `labels`, of the moving averages that `a2s hma` makes labels from."""
 STEPS_AHEAD = 8
 """Steps whose labels may wait for the disk before training does."""
 _COLUMNS = {
@@ -134,6 +136,14 @@ def kept_manifests(run: Path) -> set[str]:
         if state["part"]:
             names.add(state["part"])
     return names
+
+
+def clean_stores(run: Path) -> None:
+    """Remove from a run's labels, and averages if it has any, what none of its commits needs."""
+    kept = kept_manifests(run)
+    for store in (run / "labels", run / AVERAGES):
+        if store.is_dir():
+            labelstore.clean(store, keep=kept)
 
 
 def write_rectified(

@@ -24,6 +24,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "label": configs.LabelConfig,
     "stage2": configs.Stage2Config,
     "snapshot": configs.SnapshotConfig,
+    "hma": configs.HmaConfig,
     "predict": configs.PredictConfig,
     "evaluate": configs.EvaluateConfig,
     "run": configs.RunConfig,

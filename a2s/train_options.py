@@ -33,6 +33,8 @@ class TrainOptions(Settings):
     """`bf16` runs convolutions in bfloat16 autocast; `fp32` is exact, without TF32."""
     compile: bool = False
     """torch.compile for network and loss: a minute or so at the start, then faster on a GPU."""
+    until_epoch: int | None = Field(None, ge=1, json_schema_extra=NO_IDENTITY)
+    """Stop after the commit of this epoch; a later call with a larger number, or none, goes on."""
     commit_every: int = Field(0, ge=0, json_schema_extra=NO_IDENTITY)
     """Also commit after this many steps within an epoch; 0 commits at epoch ends only."""
     log_every: int = Field(20, ge=1, json_schema_extra=NO_IDENTITY)
@@ -80,6 +82,9 @@ class Stage2Options(TrainOptions):
     """Epochs after which the learning rate falls to a tenth."""
     encoder_lr_scale: float = Field(0.1, ge=0)
     """Encoder learning rate as a share of `lr` (the authors' code; the paper names one rate)."""
+    rectify: Literal["olr", "hma"] = "olr"
+    """`olr`: the detector corrects labels as it trains (Eqn 13); `hma`: `a2s hma` makes new labels
+    between epochs (historical moving average, Table VIII), and stage 2 waits for them."""
     lam: float = Field(0.4, ge=0, le=1)
     """OLR: share of the old label that is kept (Eqn 14)."""
     warm_epochs: int = Field(2, ge=0)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from zygote import Process
 
 LAUNCHER_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK")
@@ -81,6 +84,27 @@ def run_ranks(
         Finished(process.returncode, *output)
         for process, output in zip(processes, outputs, strict=True)
     ]
+
+
+def call(*arguments: object) -> Finished:
+    """Run `a2s ARGUMENTS` in this process, which has imported torch already."""
+    from a2s import distributed
+    from a2s.__main__ import run
+    from a2s.errors import A2SError
+
+    stdout, stderr, code = io.StringIO(), io.StringIO(), 2
+    with (
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+        # It is for launched processes, and points the fault handler at their stderr.
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(distributed, "recorded", lambda function: function)
+        try:
+            code = run([str(argument) for argument in arguments])
+        except A2SError as error:
+            print(error, file=stderr)
+    return Finished(code, stdout.getvalue(), stderr.getvalue())
 
 
 def pack(images: Path, out: Path, *, shard_size: int = 3) -> Path:

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from a2s.olr import U16_STEPS, from_u16, lambda_at, rectify, to_u16, to_u16_bits
+from a2s.labelschedule import lambda_at
+from a2s.olr import U16_STEPS, from_u16, rectify, to_u16, to_u16_bits
 
 
 def test_lambda_schedule_of_the_paper() -> None:

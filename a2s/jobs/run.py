@@ -116,7 +116,13 @@ def job_list(config: RunConfig) -> list[Job]:
         made_by = {"model": out / "stage1", **label, **pooled}
         yield Job("label", {"data": out / "data", "out": out / "labels", **made_by})
         data = {"data": out / "data", "labels": out / "labels"}
-        yield Job("stage2", {**data, "out": out / "stage2", **stage2})
+        detector_job = {**data, "out": out / "stage2", **stage2}
+        if config.stage2.rectify == "hma":
+            averaging = {**data, "out": out / "stage2", "workers": config.workers}
+            for epoch in range(config.stage2.warm_epochs + 1, config.stage2.epochs + 1):
+                yield Job("stage2", {**detector_job, "until_epoch": epoch})
+                yield Job("hma", averaging)
+        yield Job("stage2", detector_job)
         test_images = {"images": (str(test_data),)}
         detector = {"model": out / "stage2", **predict, **pooled}
         yield Job("predict", {**test_images, "out": out / "preds", **detector})
@@ -177,6 +183,10 @@ def resolve_processes(config: RunConfig) -> int:
         )
     sections: dict[str, TrainOptions] = {"stage1": config.stage1, "stage2": config.stage2}
     for name, section in sections.items():
+        if section.until_epoch is not None:
+            raise ConfigError(
+                f"run: {name}.until_epoch is for a2s {name} alone; what comes next wants all of it"
+            )
         if section.batch_size % processes:
             raise ConfigError(
                 f"run: {name}.batch_size {section.batch_size} is not divisible by the "

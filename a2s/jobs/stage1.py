@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from a2s import checkpoint, distributed, rundir
+from a2s import checkpoint, distributed, pausing, rundir
 from a2s.config import Stage1Config
 from a2s.data.plan import lanes_per_rank, make_plan
 from a2s.data.tar_index import Index
@@ -30,13 +30,17 @@ def run(config: Stage1Config) -> int:
     """Train, or continue, or say that nothing is left to do."""
     distributed.check_launch(os.environ)
     commit = checkpoint.last_commit(config.out)
-    if commit is None or not commit.state["finished"]:
+    reached = pausing.reached(commit, config.until_epoch)
+    if commit is None or not (commit.state["finished"] or reached):
         return distributed.recorded(_train)(config)
     # Known without torch, and by every rank on its own.
     if distributed.launched_rank(os.environ) == 0:
         inputs = {"data": Index.load(config.data).fingerprint}
-        with rundir.claim(config.out, command="stage1", config=config, inputs=inputs):
-            print(f"stage1: {config.out} is done ({config.epochs} epochs). {_next(config)}")
+        with rundir.claim(config.out, command="stage1", config=config, inputs=inputs) as run_dir:
+            if commit.state["finished"]:
+                print(f"stage1: {config.out} is done ({config.epochs} epochs). {_next(config)}")
+            else:
+                pausing.pause(run_dir, "stage1", commit.state, epochs=config.epochs)
     return 0
 
 
@@ -138,7 +142,8 @@ def _train(config: Stage1Config) -> int:
             progress.note(f"{world} rank(s) on {device.type}, {start}; {cache.describe()}")
 
         # Epochs of steps from the last commit on, and a commit after each epoch.
-        for epoch in range(state["epoch"] + 1, config.epochs + 1):
+        last = pausing.last_epoch(config.epochs, until_epoch=config.until_epoch)
+        for epoch in range(state["epoch"] + 1, last + 1):
             plan = make_plan(
                 index.shard_sizes,
                 batch_size=config.batch_size,
@@ -234,10 +239,15 @@ def _train(config: Stage1Config) -> int:
                 meter.wait_for_data()
         if progress and cache.full:
             progress.note("the cache's disk is full; what did not fit was recomputed")
-    if cache.temporary:
-        cache.remove()
+        if run_dir and last < config.epochs:
+            pausing.pause(run_dir, "stage1", {"epoch": last}, epochs=config.epochs)
     if config.tracker != "none":
         accelerator.end_training()
+    if last < config.epochs:
+        # The features stay for the call that goes on.
+        return 0
+    if cache.temporary:
+        cache.remove()
     if distributed.is_main():
         print(f"stage1: wrote {config.out}/checkpoints/{number:05d}. {_next(config)}")
     return 0

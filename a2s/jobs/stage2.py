@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, nullcontext
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from a2s import checkpoint, distributed, rundir
+from a2s import checkpoint, distributed, pausing, rundir, turns
 from a2s.config import Stage2Config
 from a2s.data.plan import lanes_per_rank, make_plan
 from a2s.data.tar_index import Index
@@ -30,17 +29,23 @@ def run(config: Stage2Config) -> int:
     """Train, or continue, or say that nothing is left to do."""
     distributed.check_launch(os.environ)
     commit = checkpoint.last_commit(config.out)
-    if commit is None or not commit.state["finished"]:
+    # Whoever asked for an epoch that is there need not hear that a later one lacks labels.
+    reached = pausing.reached(commit, config.until_epoch)
+    if commit is None or not (commit.state["finished"] or reached):
         return distributed.recorded(_train)(config)
     index, labels = Index.load(config.data), Index.load(config.labels)
     manifests = [config.out / "rectified" / f"{shard.name}.json" for shard in index.shards]
-    if not all(manifest.exists() for manifest in manifests):
+    paused = reached and (not commit.state["finished"] or turns.lacks_labels(config, commit.state))
+    if not paused and not all(manifest.exists() for manifest in manifests):
         return distributed.recorded(_train)(config)
     # Known without torch, and by every rank on its own.
     if distributed.launched_rank(os.environ) == 0:
         inputs = {"data": index.fingerprint, "labels": labels.fingerprint}
-        with rundir.claim(config.out, command="stage2", config=config, inputs=inputs):
-            print(f"stage2: {config.out} is done ({config.epochs} epochs). {_next(config)}")
+        with rundir.claim(config.out, command="stage2", config=config, inputs=inputs) as run_dir:
+            if paused:
+                turns.pause(config, run_dir, commit.state)
+            else:
+                print(f"stage2: {config.out} is done ({config.epochs} epochs). {_next(config)}")
     return 0
 
 
@@ -51,10 +56,9 @@ def _train(config: Stage2Config) -> int:
     from a2s.comparison import compare, means, micro_batches
     from a2s.data.loader import Columns, Images, batches, make_loader
     from a2s.data.transforms import flip_where, normalise
-    from a2s.labelstore import clean
     from a2s.models.encoders import set_batchnorm
-    from a2s.olr import lambda_at, to_u16_bits
-    from a2s.rectified import NextGeneration, kept_manifests, write_rectified
+    from a2s.olr import to_u16_bits
+    from a2s.rectified import NextGeneration, clean_stores, write_rectified
     from a2s.starting import start_stage2
     from a2s.stepping import Readings, compiled, copy_to_host, stop_not_finite
 
@@ -79,11 +83,14 @@ def _train(config: Stage2Config) -> int:
                 run_dir = stack.enter_context(claim)
                 store.mkdir(exist_ok=True)
                 # What no commit names was written by a run that was killed.
-                clean(store, keep=kept_manifests(config.out))
+                clean_stores(config.out)
         with distributed.together():
             commit = checkpoint.last_commit(config.out)
             state = dict(commit.state) if commit else dict(NOTHING_DONE)
             number = commit.number if commit else 0
+            # Epoch e reads generation generation_by_epoch[e - 1]; 0 is the label shards.
+            lam_by_epoch, generation_by_epoch = turns.schedule(config)
+            turns.check_labels(config, state)
         distributed.check_same("last commit in --out", str(number))
 
         # The encoder starts from the weights that stage 1 starts from (M1), or the last commit's.
@@ -103,12 +110,6 @@ def _train(config: Stage2Config) -> int:
         keep_N = labelsource.labelled_rows(config.out, index, labels, label_row_N)
         num_labelled = int(keep_N.sum())
 
-        # Epoch e reads generation generation_by_epoch[e - 1]; 0 is the label shards (Eqn 14).
-        lam_by_epoch = [
-            lambda_at(epoch, lam=config.lam, warm_epochs=config.warm_epochs)
-            for epoch in range(1, config.epochs + 1)
-        ]
-        generation_by_epoch = [*accumulate((lam < 1 for lam in lam_by_epoch), initial=0)]
         source = labelsource.LabelSource(labels, label_row_N, store, size, generation_by_epoch)
         dataset = Images(index, image_size=size, seed=seed, read_label=source)
         columns = Columns(rank=distributed.rank(), world=world)
@@ -124,7 +125,10 @@ def _train(config: Stage2Config) -> int:
             start = f"from epoch {state['epoch'] + 1}, step {state['step'] + 1}"
             progress.note(f"{world} rank(s) on {device.type}, {start}; {counts}")
 
-        for epoch in range(state["epoch"] + 1, config.epochs + 1):
+        last = pausing.last_epoch(config.epochs, until_epoch=config.until_epoch)
+        for epoch in range(state["epoch"] + 1, last + 1):
+            if turns.lacks_labels(config, state):
+                break
             # One order of the labelled images for any number of ranks.
             plan = make_plan(
                 index.shard_sizes,
@@ -217,11 +221,12 @@ def _train(config: Stage2Config) -> int:
                 # Model, optimizer and labels become durable together, by one commit file.
                 if commits:
                     number += 1
+                    read_next = epoch if at_end and written is not None else epoch - 1
                     state = {
                         "epoch": epoch if at_end else epoch - 1,
                         "step": 0 if at_end else step,
                         "finished": at_end and epoch == config.epochs,
-                        "generation": generation_by_epoch[epoch if at_end else epoch - 1],
+                        "generation": generation_by_epoch[read_next],
                         "part": None,
                         "seed": seed,
                         "world_size": world,
@@ -241,17 +246,22 @@ def _train(config: Stage2Config) -> int:
                                 optimizer=checkpoint.pack_momentum(optimizer, parameters),
                                 state=state,
                             )
-                            clean(store, keep=kept_manifests(config.out))
+                            clean_stores(config.out)
                 meter.wait_for_data()
 
         # The final labels leave as ordinary label shards, at the images' own size.
-        last = generation_by_epoch[config.epochs]
-        write_rectified(config.out / "rectified", last, source=source, index=index, keep_N=keep_N)
+        paused = state["epoch"] < config.epochs or turns.lacks_labels(config, state)
+        generation = generation_by_epoch[config.epochs]
+        if not paused:
+            rectified = config.out / "rectified"
+            write_rectified(rectified, generation, source=source, index=index, keep_N=keep_N)
+        elif run_dir:
+            turns.pause(config, run_dir, state)
     if config.tracker != "none":
         accelerator.end_training()
-    if distributed.is_main():
+    if distributed.is_main() and not paused:
         wrote = f"{config.out}/checkpoints/{number:05d} and {config.out}/rectified"
-        print(f"stage2: wrote {wrote} (label generation {last}). {_next(config)}")
+        print(f"stage2: wrote {wrote} (label generation {generation}). {_next(config)}")
     return 0
 
 

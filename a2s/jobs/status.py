@@ -31,7 +31,7 @@ from a2s.standing.shards import (
     shards_standing,
 )
 from a2s.standing.text import describe
-from a2s.standing.training import Training, parse_log, training_standing
+from a2s.standing.training import Training, parse_log, parse_pause, training_standing
 from a2s.standing.whole import Plain, Standing, Step, Whole, whole_standing
 
 RUN_STEPS: tuple[tuple[str, str, set[str]], ...] = (
@@ -185,7 +185,8 @@ def _torn(folder: Folder, manifests: list[Manifest]) -> list[str]:
 def _training(
     folder: Folder, command: str, settings: dict[str, Any], problems: list[str], *, now_sec: float
 ) -> Training:
-    records, damaged = parse_log(folder.read_one("metrics.jsonl") or b"")
+    log = folder.read_one("metrics.jsonl") or b""
+    records, damaged = parse_log(log)
     if damaged:
         problems.append(f"metrics.jsonl: lines that cannot be read: {damaged}")
     standing = training_standing(
@@ -197,6 +198,7 @@ def _training(
         start_sec=folder.written_sec("environment.json"),
         now_sec=now_sec,
         problems=problems,
+        pause=parse_pause(log),
     )
     if command == "stage2" and standing.state == "finished":
         rectified = folder.sub("rectified")

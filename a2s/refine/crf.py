@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from types import ModuleType
 from typing import Literal
 
 from a2s.errors import ConfigError
@@ -15,6 +16,8 @@ from a2s.refine.energy import F32, U8, CrfParams, Mask
 Backend = Literal["numba", "torch", "pydensecrf"]
 Crf = Callable[[U8, F32, CrfParams], Mask]
 """(image_HW3, energy_2N, params) -> mask_HW, one image at a time."""
+Marginal = Callable[[U8, F32, CrfParams], F32]
+"""The same, giving the probability of foreground instead of the more probable label."""
 
 
 def crf_of(backend: Backend) -> Crf:
@@ -23,12 +26,26 @@ def crf_of(backend: Backend) -> Crf:
     Raises:
         ConfigError: its library is not installed.
     """
+    crf: Crf = _module(backend).crf
+    return crf
+
+
+def marginal_of(backend: Backend) -> Marginal:
+    """Choose who computes the CRF's probabilities.
+
+    Raises:
+        ConfigError: as `crf_of`.
+    """
+    marginal: Marginal = _module(backend).foreground_probability
+    return marginal
+
+
+def _module(backend: Backend) -> ModuleType:
     try:
-        crf: Crf = importlib.import_module(f"a2s.refine.crf_{backend}").crf
+        return importlib.import_module(f"a2s.refine.crf_{backend}")
     except ImportError as error:
         package = "a2s[pydensecrf]" if backend == "pydensecrf" else backend
         raise ConfigError(
             f"refine.backend {backend}: cannot be imported ({error}); "
             f"pip install '{package}', or take another backend"
         ) from error
-    return crf

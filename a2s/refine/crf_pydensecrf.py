@@ -17,6 +17,22 @@ def crf(image_HW3: U8, energy_2N: F32, params: CrfParams) -> Mask:
 
     Shape: H W 3, 2 N -> H W. Reference: Eqn 6.
     """
+    q_2N = _marginals(image_HW3, energy_2N, params)
+    mask_HW: Mask = (q_2N[1] > q_2N[0]).reshape(image_HW3.shape[:2])
+    return mask_HW
+
+
+def foreground_probability(image_HW3: U8, energy_2N: F32, params: CrfParams) -> F32:
+    """Mean-field probability of label 1.
+
+    Shape: H W 3, 2 N -> H W. Range: 0..1.
+    """
+    q_2N = _marginals(image_HW3, energy_2N, params)
+    q_HW: F32 = q_2N[1].reshape(image_HW3.shape[:2])
+    return q_HW
+
+
+def _marginals(image_HW3: U8, energy_2N: F32, params: CrfParams) -> F32:
     height, width = image_HW3.shape[:2]
     assert energy_2N.shape == (2, height * width), (energy_2N.shape, image_HW3.shape)
     field = DenseCRF2D(width, height, 2)
@@ -29,6 +45,5 @@ def crf(image_HW3: U8, energy_2N: F32, params: CrfParams) -> Mask:
         rgbim=np.array(image_HW3, dtype=np.uint8, order="C"),
         compat=params.bilateral_compat,
     )
-    q_2N = np.asarray(field.inference(params.iterations))
-    mask_HW: Mask = (q_2N[1] > q_2N[0]).reshape(height, width)
-    return mask_HW
+    q_2N: F32 = np.asarray(field.inference(params.iterations), dtype=np.float32)
+    return q_2N

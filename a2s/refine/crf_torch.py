@@ -13,6 +13,7 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -203,9 +204,22 @@ def crf(image_HW3: U8, energy_2N: F32, params: CrfParams) -> Mask:
 
     Shape: H W 3, 2 N -> H W. Reference: Eqn 6.
     """
+    mask_HW: Mask = _difference(image_HW3, energy_2N, params) > 0
+    return mask_HW
+
+
+def foreground_probability(image_HW3: U8, energy_2N: F32, params: CrfParams) -> F32:
+    """Mean-field probability of label 1, on the GPU where there is one.
+
+    Shape: H W 3, 2 N -> H W. Range: 0..1.
+    """
+    return np.float32(0.5) + np.float32(0.5) * _difference(image_HW3, energy_2N, params)
+
+
+def _difference(image_HW3: U8, energy_2N: F32, params: CrfParams) -> F32:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     image = torch.tensor(image_HW3, device=device)
     logit = torch.tensor(energy_2N[0] - energy_2N[1], device=device).view(image_HW3.shape[:2])
-    (mask_HW,) = crf_batch([image], [logit], params)
-    result: Mask = mask_HW.cpu().numpy()
-    return result
+    (s_HW,) = marginals([image], [logit], params)
+    difference_HW: F32 = s_HW.cpu().numpy()
+    return difference_HW

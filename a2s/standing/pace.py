@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-State = Literal["empty", "started", "running", "stalled", "finished"]
+State = Literal["empty", "started", "running", "paused", "stalled", "finished"]
 
 RECENT_SEC = 300.0
 PATIENCE = 3

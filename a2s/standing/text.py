@@ -132,12 +132,15 @@ def _training_lines(standing: Training) -> Iterator[str]:
         yield f"  commit    {standing.commit:05d}, epoch {standing.commit_epoch}{step}"
     if standing.loss is not None:
         yield f"  loss      {standing.loss:.6f}"
-    if standing.recent_rate_images_per_sec is not None and standing.state != "finished":
+    at_work = standing.state not in ("paused", "finished")
+    if standing.recent_rate_images_per_sec is not None and at_work:
         yield (
             f"  rate      {standing.recent_rate_images_per_sec:.2f} images/s in the last 5 minutes"
         )
     if standing.left_sec is not None:
         yield f"  left      {duration(standing.left_sec)}"
+    if standing.then is not None:
+        yield f"  paused    {standing.then}"
 
 
 def _epoch(standing: Training) -> str:

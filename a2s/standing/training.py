@@ -31,18 +31,31 @@ class Training:
     commit_epoch: int | None
     commit_step: int | None
     problems: list[str] = field(default_factory=list)
+    then: str | None = None
+    """How a run that is paused goes on."""
+
+
+@dataclass(frozen=True)
+class Pause:
+    """That a job has ended before the last epoch, when, and how the run goes on."""
+
+    time_sec: float
+    then: str
 
 
 def parse_log(data: bytes) -> tuple[list[dict[str, Any]], int]:
     """Steps recorded in `metrics.jsonl`, and how many of its lines cannot be read.
 
-    The last line may be short, because another process is writing it: it does not count.
+    The last line may be short, because another process is writing it: it does not count. Lines
+    about an `event` are no steps.
     """
     records: list[dict[str, Any]] = []
     damaged = 0
     for line in data.split(b"\n")[:-1]:
         try:
             values = json.loads(line)
+            if "event" in values:
+                continue
             records.append(
                 {
                     "epoch": int(values["epoch"]),
@@ -56,6 +69,15 @@ def parse_log(data: bytes) -> tuple[list[dict[str, Any]], int]:
     return records, damaged
 
 
+def parse_pause(data: bytes) -> Pause | None:
+    """The pause with which a `metrics.jsonl` ends, if it does."""
+    try:
+        values = json.loads(data.split(b"\n")[:-1][-1])
+        return Pause(float(values["time_unix_sec"]), str(values["then"]))
+    except (IndexError, ValueError, TypeError, KeyError):
+        return None
+
+
 def training_standing(
     records: Sequence[dict[str, Any]],
     commit: dict[str, Any] | None,
@@ -66,9 +88,11 @@ def training_standing(
     start_sec: float | None,
     now_sec: float,
     problems: Sequence[str] = (),
+    pause: Pause | None = None,
 ) -> Training:
     """Sum up a run.
 
+    A `pause` counts unless the run was started again since.
     `commit` is the content of the last commit file. What the log says after it is not durable yet,
     but done: it is what the rate and the remaining time are taken from.
     """
@@ -97,9 +121,13 @@ def training_standing(
     todo = None if share is None or not num_steps else (1 - share) * num_epochs * num_steps
     last = records[-1] if records else {}
     rate = None if pace.recent_per_sec is None else pace.recent_per_sec * batch_size
+    if pause is not None and start_sec is not None and start_sec > pause.time_sec:
+        pause = None
+    state_now = state_of(finished, pace, any_done=bool(records or commit))
+    idle = finished or pause is not None
     return Training(
         command=command,
-        state=state_of(finished, pace, any_done=bool(records or commit)),
+        state="paused" if pause else state_now,
         epoch=at[0],
         num_epochs=num_epochs,
         step=at[1],
@@ -107,13 +135,14 @@ def training_standing(
         share=rounded(share),
         loss=last.get("loss"),
         recent_rate_images_per_sec=rounded(rate),
-        left_sec=None if finished or todo is None else rounded(left_sec(todo, pace)),
+        left_sec=None if idle or todo is None else rounded(left_sec(todo, pace)),
         silent_sec=rounded(pace.silent_sec),
         newest_sec=pace.newest_sec,
         commit=int(commit["commit"]) if commit else None,
         commit_epoch=int(state["epoch"]) if commit else None,
         commit_step=int(state["step"]) if commit else None,
         problems=list(problems),
+        then=pause.then if pause else None,
     )
 
 

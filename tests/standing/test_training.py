@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from a2s.standing.training import Training, parse_log, training_standing
+from a2s.standing.training import (
+    Pause,
+    Training,
+    parse_log,
+    parse_pause,
+    training_standing,
+)
 
 
 def record(epoch: int, step: int, time_sec: float) -> dict[str, Any]:
@@ -24,6 +30,7 @@ def standing(
     *,
     now_sec: float,
     start_sec: float | None = 0,
+    pause: Pause | None = None,
 ) -> Training:
     return training_standing(
         records,
@@ -33,6 +40,7 @@ def standing(
         batch_size=8,
         start_sec=start_sec,
         now_sec=now_sec,
+        pause=pause,
     )
 
 
@@ -95,3 +103,19 @@ def test_log_that_is_being_written_and_damaged_log() -> None:
     records, damaged = parse_log(b"\xff\n[]\n{}\n" + whole + b"\n")
     assert (len(records), damaged) == (1, 3)
     assert parse_log(b"") == ([], 0)
+
+
+def test_a_pause_counts_until_the_next_start() -> None:
+    lines = [*steady(1, 2), {"event": "paused", "time_unix_sec": 201.0, "then": "go on"}]
+    log = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    records, damaged = parse_log(log)
+    assert (len(records), damaged) == (10, 0)
+    pause = parse_pause(log)
+    assert pause == Pause(201.0, "go on")
+    found = standing(records, commit(2, 2), start_sec=0, now_sec=90_000, pause=pause)
+    assert (found.state, found.then, found.left_sec) == ("paused", "go on", None)
+    again = standing(records, commit(2, 2), start_sec=300, now_sec=301, pause=pause)
+    assert (again.state, again.then) == ("running", None)
+    later = log + json.dumps(record(3, 20, 320)).encode() + b"\n"
+    assert parse_pause(later) is None
+    assert parse_pause(b"") is None

@@ -1,0 +1,206 @@
+"""The labels of the next epoch, from the model that stage 2 has committed (`rectify: hma`).
+
+    a2s stage2 … --rectify hma      trains until labels are wanted
+    a2s hma --run runs/s2 --data data/x --labels labels/x
+    a2s stage2 … --rectify hma      goes on with them
+
+A pass over the shards, in this process or by Ray. Row files come first, then the manifests of both
+stores, then a commit that names the same weights and the new generation: before it the run is what
+it was, and the same command resumes; after it the command has nothing to do until the next epoch.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+from a2s import checkpoint, folderlock, labelstore, pool, rundir
+from a2s.averaging import (
+    STAGES,
+    Chunk,
+    Turn,
+    Updated,
+    chunks,
+    load_network,
+    load_update,
+    passed_on,
+    row_files,
+    update_chunk,
+)
+from a2s.checkpoint import Commit
+from a2s.config import HmaConfig
+from a2s.data.tars import Index
+from a2s.errors import ConfigError
+from a2s.labelschedule import generation_after
+from a2s.labelsetup import has_gpu
+from a2s.labelsource import Bools, LabelSource, read_unlabelled
+from a2s.progress import Progress
+from a2s.rectified import AVERAGES, clean_stores
+from a2s.refine import marginal_of
+
+
+def run(config: HmaConfig) -> int:
+    """Make the labels that the next epoch of a run reads, unless they are there.
+
+    Raises:
+        ConfigError: it is not the folder of such a run, or is in use, or these are not its data and
+            labels.
+        DataError: an image cannot be decoded.
+    """
+    started, run = time.monotonic(), config.out.resolve()
+    if rundir.recorded(run, "command") != "stage2" or rundir.recorded(run, "rectify") != "hma":
+        raise ConfigError(
+            f"hma: {config.out} is not a run of a2s stage2 with rectify hma; give its --out"
+        )
+    index, labels = Index.load(config.data.resolve()), Index.load(config.labels.resolve())
+    for name, given in {"data": index, "labels": labels}.items():
+        if rundir.recorded(run, "inputs", name) != given.fingerprint:
+            raise ConfigError(f"hma: --{name} {given.folder} is not what {config.out} trains on")
+    with folderlock.hold(run, "hma"):
+        commit = checkpoint.last_commit(run)
+        if commit is None:
+            raise ConfigError(f"hma: {config.out} has no commit yet; a2s stage2 comes first")
+        warm_epochs = rundir.recorded(run, "warm_epochs")
+        number = generation_after(commit.state["epoch"], warm_epochs=warm_epochs)
+        at = f"{config.out}, epoch {commit.state['epoch']}"
+        if number == commit.state["generation"]:
+            print(
+                f"hma: nothing to do at {at}: the labels that come next are there. {_next(config)}"
+            )
+            return 0
+        num_images = _make_generation(config, run, commit, number, index, labels, started=started)
+    print(f"hma: {at}: label generation {number} of {num_images:,} images. {_next(config)}")
+    return 0
+
+
+def _make_generation(
+    config: HmaConfig,
+    run: Path,
+    commit: Commit,
+    number: int,
+    index: Index,
+    labels: Index,
+    *,
+    started: float,
+) -> int:
+    """Make generation `number` of averages and labels, and commit it; the number of images."""
+    folder = rundir.RunDir(run, settings_hash="")
+    ray_address = None if config.workers == 0 else config.ray_address
+    keep_N = read_unlabelled(run, index)
+    with ExitStack() as stack:
+        if ray_address is not None:
+            # The cluster's devices decide, not those of the machine that the command runs on.
+            stack.enter_context(pool.session(workers=None, ray_address=ray_address))
+        on_gpu = has_gpu(ray_address)
+        side = int(rundir.recorded(run, "image_size"))
+        averages, label_row_N = run / AVERAGES, labels.rows_of(index.keys)
+        averages.mkdir(exist_ok=True)
+        turn = Turn(
+            model=checkpoint.resolve_model(run),
+            side=side,
+            backend=_backend(config, folder, on_gpu=on_gpu),
+            before=LabelSource(labels, label_row_N, averages, side, [number - 1]),
+            averages=averages,
+            labels=run / "labels",
+            generation=number,
+        )
+        work = _update_all(config, turn, index, keep_N, ray_address=ray_address, on_gpu=on_gpu)
+
+    files = [row_files(turn, chunk) for chunk in chunks(index, keep_N)]
+    for position, store in enumerate((turn.averages, turn.labels)):
+        written = [pair[position] for pair in files if pair is not None]
+        labelstore.publish(
+            store, generation=number, files=written, keep_N=keep_N, height=side, width=side
+        )
+    checkpoint.save_again(run, commit, state={**commit.state, "generation": number})
+    clean_stores(run)
+    wall_sec = time.monotonic() - started
+    folder.log(
+        event="hma",
+        epoch=commit.state["epoch"],
+        generation=number,
+        wall_sec=round(wall_sec, 3),
+        backend=turn.backend,
+        then=_next(config),
+        **work,
+    )
+    return int(keep_N.sum())
+
+
+def _backend(config: HmaConfig, folder: rundir.RunDir, *, on_gpu: bool) -> Any:
+    """Who computes the CRF in all passes of a run; `auto` is decided by the first one's device."""
+    chosen = config.backend if config.backend != "auto" else "torch" if on_gpu else "numba"
+    marginal_of(chosen)
+    backend = folder.remember("hma_backend", lambda: chosen)
+    if config.backend not in ("auto", backend):
+        raise ConfigError(
+            f"hma: --backend {config.backend}, but {config.out} began with {backend}; leave it out"
+        )
+    return backend
+
+
+def _update_all(
+    config: HmaConfig,
+    turn: Turn,
+    index: Index,
+    keep_N: Bools,
+    *,
+    ray_address: str | None,
+    on_gpu: bool,
+) -> dict[str, object]:
+    """Have every chunk done that is not; numbers for the log."""
+    num_images, num_new = int(keep_N.sum()), 0
+    seconds = dict.fromkeys(STAGES, 0.0)
+    workers = pool.resolve_workers(config.workers, num_images, ray_address=ray_address)
+    fn: Callable[..., Updated] = update_chunk
+    common: tuple[object, ...] = (turn,)
+    before = None
+    if on_gpu:
+        fn, common, before = passed_on, (), pool.Before(functools.partial(load_update, turn))
+    elif workers == 0:
+        # Before the threads start: torch is imported and the file read once.
+        load_network(turn.model, "cpu")
+    with Progress(num_images, unit="images", name="hma") as bar:
+
+        def left() -> Any:
+            for chunk in chunks(index, keep_N):
+                if row_files(turn, chunk) is None:
+                    yield chunk
+                else:
+                    bar.update(len(chunk.rows))
+
+        results = pool.map_shards(
+            fn,
+            left(),
+            workers=workers,
+            common=common,
+            before=before,
+            threads=pool.num_cpus() if workers == 0 else 0,
+            ray_address=ray_address,
+            name=_named,
+            note=bar.note,
+        )
+        with closing(results):
+            for done in results:
+                num_new += done.num_images
+                for stage, sec in done.seconds.items():
+                    seconds[stage] += sec
+                bar.update(done.num_images)
+    return {
+        "num_images": num_images,
+        "num_new": num_new,
+        "workers": workers,
+        "stage_sec": {stage: round(sec, 3) for stage, sec in seconds.items()},
+    }
+
+
+def _named(chunk: Chunk) -> str:
+    return f"hma: {chunk}"
+
+
+def _next(config: HmaConfig) -> str:
+    return f"Next: the a2s stage2 command of {config.out} again"

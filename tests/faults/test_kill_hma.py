@@ -1,0 +1,71 @@
+"""`a2s hma` killed without warning: the run is what it was, and the same command ends the pass."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from hma_case import Case, contents, pack_photographs, train_until_it_waits
+from launching import start_ranks
+
+from a2s import averaging, checkpoint, labelstore
+from a2s.labelrows import read_header
+
+
+@pytest.fixture(scope="module")
+def waiting(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    root = tmp_path_factory.mktemp("kill_hma")
+    return train_until_it_waits(shared, pack_photographs(shared, root), root / "run")
+
+
+def test_killed_in_the_pass_and_repeated(waiting: Case, tmp_path: Path) -> None:
+    case, whole = waiting.copied(tmp_path / "run"), waiting.copied(tmp_path / "whole")
+    before = case.state()
+    (process,) = start_ranks(case.averaging_arguments("--workers", "0"), world=1)
+    first = case.out / "averages" / "00001"
+    deadline = time.monotonic() + 300
+    while not (first.is_dir() and list(first.glob("*.rows"))):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -9
+    assert case.state() == before, "killed too late to mean anything"
+    written = {path: path.stat().st_mtime_ns for path in case.out.glob("labels/00001/*.rows")}
+    for one in (case, whole):
+        done = one.averaging()
+        assert done.code == 0, done.stderr
+    assert contents(case.out) == contents(whole.out)
+    assert case.events()[-1]["num_new"] == 9 - sum(
+        read_header(case.out / "labels", f"00001/{path.name}").file.count for path in written
+    )
+    for path, time_ns in written.items():
+        assert path.stat().st_mtime_ns == time_ns, "what was finished is not done again"
+    assert not [path for path in case.out.rglob(".*.tmp") if "rows" in path.name]
+
+
+@pytest.mark.parametrize("at", ["publish", "save_again"])
+def test_interrupted_between_rows_and_commit(
+    waiting: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    case, whole = waiting.copied(tmp_path / "run"), waiting.copied(tmp_path / "whole")
+    before = case.state()
+    owner = labelstore if at == "publish" else checkpoint
+
+    def stop(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, at, stop)
+        with pytest.raises(KeyboardInterrupt):
+            case.averaging()
+    assert case.state() == before
+    updated = []
+    monkeypatch.setattr(averaging, "write_rows", lambda *args: updated.append(args))
+    assert case.averaging().code == 0
+    assert not updated
+    monkeypatch.undo()
+    assert whole.averaging().code == 0
+    assert contents(case.out) == contents(whole.out)
