@@ -145,7 +145,7 @@ def load_step(model: Path, max_pixels: int) -> Step:
             images_BSS3 = torch.from_numpy(np.stack([item[0] for item in good])).to(device)
             answer = network(normalise(images_BSS3.permute(0, 3, 1, 2)))
             if metadata["kind"] == "activation":
-                answer = answer.theta * sign(answer.theta)
+                answer = answer.theta * sign(answer.theta, tie=network.sign_tie)
             logits_B1hw = answer.float().cpu().numpy()
         maps = iter(logits_B1hw[:, 0])
         return [

@@ -145,7 +145,9 @@ def _train(config: Stage1Config) -> int:
                 optimizer.zero_grad(set_to_none=True)
                 accelerator.backward(adb_loss(share_K, num_kept_K.float(), weight_K))
 
-                # Nothing is updated, on any rank, when the loss is not finite or was not before.
+                # Nothing is updated, on any rank, when the loss is not finite or was not before. A
+                # gradient that overflowed, as that of an encoder at a high rate may, counts as one.
+                loss = torch.where(optimizer.finite_gradients(), loss, math.nan)
                 optimizer.step_if(loss.isfinite())
                 readings.add(step, torch.cat([loss[None], terms.finite_B.to(loss.dtype)]))
 
