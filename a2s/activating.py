@@ -73,14 +73,14 @@ def load_activation(
     network = load_network(model, device.type)
     helpers = ThreadPoolExecutor(HELPERS, "a2s-helper")
     place = _Device(network, device, batch_size, threading.Lock(), helpers)
-    return functools.partial(activate_chunk, place, image_size, recipe)
+    return functools.partial(activate_chunk, place, squash(model, image_size), recipe)
 
 
 def activate_chunk(
-    place: _Device, image_size: int | None, recipe: Recipe | None, chunk: Chunk
+    place: _Device, squashed: Callable[[U8], U8], recipe: Recipe | None, chunk: Chunk
 ) -> Activated:
-    """Make the activation maps (Eqn 3) of the images of a chunk, at one size or each at its own."""
-    clock, squashed = _Clock(), squash(image_size)
+    """Make the activation maps (Eqn 3) of the images of a chunk, `squashed` for the network."""
+    clock = _Clock()
 
     def load(row: int) -> tuple[U8, U8, tuple[int, int]] | Failure:
         try:

@@ -161,14 +161,18 @@ def load_network(model: Path, device: str = "cpu") -> ActivationNet:
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def squash(image_size: int | None) -> Callable[[U8], U8]:
-    """Choose what the network sees: images squashed to a square of a size, or as they are.
+@functools.cache
+def squash(model: Path, image_size: int | None) -> Callable[[U8], U8]:
+    """Choose what a model sees: images squashed to a square of a size, or as they are.
 
     Shape: H W 3 -> S S 3 or H W 3.
     """
     if image_size is None:
         return lambda image_HW3: image_HW3
-    return functools.partial(images.resize_rgb, height=image_size, width=image_size)
+    resize_filter = _header(model).get("resize_filter", "bilinear")
+    return functools.partial(
+        images.resize_rgb, height=image_size, width=image_size, resize_filter=resize_filter
+    )
 
 
 def label_chunk(chunk: Chunk, model: Path, image_size: int | None, recipe: Recipe) -> Labelled:
@@ -176,7 +180,7 @@ def label_chunk(chunk: Chunk, model: Path, image_size: int | None, recipe: Recip
 
     The network sees them at `image_size`, or at their own.
     """
-    network, squashed = load_network(model), squash(image_size)
+    network, squashed = load_network(model), squash(model, image_size)
     done = Labelled(chunk.shard, chunk.number)
     for row in range(len(chunk.part)):
         try:

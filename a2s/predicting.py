@@ -118,7 +118,7 @@ def load_step(model: Path, max_pixels: int) -> Step:
     network, metadata = checkpoint.load_model(model)
     if "image_size" not in metadata:
         raise CheckpointError(f"model: {model} does not say for which image_size it was trained")
-    side = int(metadata["image_size"])
+    side, resize_filter = int(metadata["image_size"]), metadata.get("resize_filter", "bilinear")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network.to(device)
 
@@ -130,7 +130,8 @@ def load_step(model: Path, max_pixels: int) -> Step:
         except DataError as error:
             return BadImage("unreadable", str(error))
         height, width = image_HW3.shape[:2]
-        return resize_rgb(image_HW3, height=side, width=side), height, width
+        small_SS3 = resize_rgb(image_HW3, height=side, width=side, resize_filter=resize_filter)
+        return small_SS3, height, width
 
     @torch.inference_mode()
     def step(pictures: list[Picture]) -> list[Answer]:

@@ -87,6 +87,7 @@ def start_features(
             config.cache_dir,
             made_from={
                 "data": index.fingerprint,
+                "resize_filter": config.resize_filter,
                 "encoder": weights,
                 "arithmetic": f"{config.precision} on {device.type}",
             },

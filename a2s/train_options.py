@@ -20,6 +20,9 @@ class TrainOptions(Settings):
     """Backbone and weights."""
     image_size: int = Field(320, ge=32, multiple_of=32)
     """Side in pixels to which images are squashed."""
+    resize_filter: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    """How they are squashed, also when the model is used; Pillow's default, which the authors' code
+    takes, is `bicubic` since version 7, `nearest` before."""
     batch_size: int = Field(8, ge=1)
     """Images per optimizer step, over all ranks; the learning rate is never rescaled."""
     momentum: float = Field(0.9, ge=0, lt=1)

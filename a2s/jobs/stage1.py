@@ -87,6 +87,7 @@ def _train(config: Stage1Config) -> int:
         # A frozen encoder's features come from a cache; another encoder runs at every step.
         prepare, autocast = accelerator.prepare, accelerator.autocast
         features = start_features(config, model, index, prepare=prepare, autocast=autocast)
+        seen_as = {"image_size": str(size), "resize_filter": config.resize_filter}
         sides = [(size // stride, size // stride) for stride in (1, *STRIDES)]
         dataset = Images(
             index,
@@ -94,6 +95,7 @@ def _train(config: Stage1Config) -> int:
             seed=seed,
             needs_image=features.needs_image,
             keep_sides=sides if config.drop_pixels else (),
+            resize_filter=config.resize_filter,
         )
         weight_K = torch.tensor(config.map_weights, dtype=torch.float64, device=device)
         columns = Columns(rank=distributed.rank(), world=world)
@@ -191,7 +193,7 @@ def _train(config: Stage1Config) -> int:
                                 config.out,
                                 number,
                                 model=model.state_dict(),
-                                metadata={**model.spec(), "image_size": str(size)},
+                                metadata={**model.spec(), **seen_as},
                                 optimizer=checkpoint.pack_momentum(optimizer, parameters),
                                 state={
                                     "epoch": epoch if at_end else epoch - 1,
