@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from a2s.data import images
 from a2s.errors import A2SError, DataError
 from a2s.labelling import (
     Activated,
@@ -63,7 +62,8 @@ def load_activation(
 ) -> Callable[[Chunk], Activated]:
     """Load the model once, on the GPU if there is one; what comes back activates chunks.
 
-    The network sees images at `image_size`, or at their own. With a recipe the dense CRF runs there as well.
+    The network sees images at `image_size`, or at their own. With a recipe the dense CRF runs there
+    as well.
     """
     import torch
 
@@ -125,10 +125,10 @@ def activate_chunk(
     return done
 
 
-def of_one_size(images: Mapping[int, U8]) -> list[list[int]]:
+def of_one_size(image_by_row: Mapping[int, U8]) -> list[list[int]]:
     """Rows of images that a forward pass may take together, in their order within each size."""
     rows_by_size: dict[tuple[int, ...], list[int]] = {}
-    for row, image_HW3 in images.items():
+    for row, image_HW3 in image_by_row.items():
         rows_by_size.setdefault(image_HW3.shape, []).append(row)
     return list(rows_by_size.values())
 

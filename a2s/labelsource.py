@@ -62,9 +62,7 @@ class LabelSource:
         return resize(label_HW, height=size, width=size, resize_filter=self.resize_filter)
 
 
-def resize(
-    label_HW: Label, *, height: int, width: int, resize_filter: str = "bilinear"
-) -> Label:
+def resize(label_HW: Label, *, height: int, width: int, resize_filter: str = "bilinear") -> Label:
     """Resize a label by one of `RESIZE_FILTERS`, antialiased (but `nearest`) when it shrinks.
 
     Shape: float32[H, W] -> float32[height, width]. Range: [0, 1].

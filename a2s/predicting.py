@@ -119,6 +119,7 @@ def load_step(model: Path, max_pixels: int) -> Step:
     if "image_size" not in metadata:
         raise CheckpointError(f"model: {model} does not say for which image_size it was trained")
     side, resize_filter = int(metadata["image_size"]), metadata.get("resize_filter", "bilinear")
+    sign_tie = int(metadata.get("sign_tie", "1"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network.to(device)
 
@@ -146,7 +147,7 @@ def load_step(model: Path, max_pixels: int) -> Step:
             images_BSS3 = torch.from_numpy(np.stack([item[0] for item in good])).to(device)
             answer = network(normalise(images_BSS3.permute(0, 3, 1, 2)))
             if metadata["kind"] == "activation":
-                answer = answer.theta * sign(answer.theta, tie=network.sign_tie)
+                answer = answer.theta * sign(answer.theta, tie=sign_tie)
             logits_B1hw = answer.float().cpu().numpy()
         maps = iter(logits_B1hw[:, 0])
         return [

@@ -70,7 +70,7 @@ class Stage1Options(TrainOptions):
     """`batch_statistics`: weights stand still, but BatchNorm normalises with the statistics of each
     rank's batch and remembers them (the authors' code); `trained`: it learns at the same rate."""
     boundary: Literal["adb", "db1", "db2", "db3", "db4"] = "adb"
-    """Decision boundary (Fig. 9): adaptive (DB5), training-set mean, similarity, learned weights."""
+    """Decision boundary: `adb` is the adaptive one (Eqn 3), the others are those of Fig. 9."""
     e5_scale: bool = False
     """Multiply E5 by a fixed random factor per channel (the authors' code), drawn from the seed."""
     sign_tie: Literal[1, 0] = 1

@@ -12,7 +12,6 @@ import math
 import os
 from contextlib import ExitStack
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 from a2s import checkpoint, distributed, rundir
 from a2s.config import Stage1Config
@@ -21,9 +20,6 @@ from a2s.data.tar_index import Index
 from a2s.meter import Meter, peak_memory_mib
 from a2s.progress import Progress
 from a2s.schedule import learning_rate
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def run(config: Stage1Config) -> int:

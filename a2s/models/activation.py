@@ -5,7 +5,6 @@ Shape suffixes: B images, C channels, H W the image's size, h w a map's size.
 
 from __future__ import annotations
 
-import functools
 from typing import Literal, NamedTuple
 
 import torch
@@ -80,11 +79,11 @@ class ActivationBlocks(nn.Module):
         self.se5 = SEBlock(channels[2], width)
         self.se0 = SEBlock(3 * width, width)
         self.register_buffer("e5_scale_C", e5_scale_C)
-        self.register_buffer("trainset_mean_K", torch.zeros(NUM_MAPS) if boundary == "db1" else None)
-        # Drawn last, so that the blocks start alike whatever the boundary.
-        self.register_parameter(
-            "learned_KC", _linear_weights(width) if boundary == "db4" else None
+        self.register_buffer(
+            "trainset_mean_K", torch.zeros(NUM_MAPS) if boundary == "db1" else None
         )
+        # Drawn last, so that the blocks start alike whatever the boundary.
+        self.register_parameter("learned_KC", _linear_weights(width) if boundary == "db4" else None)
 
     def forward(self, e3: Tensor, e4: Tensor, e5: Tensor, *, size: Size) -> ActivationMaps:
         """Compute the maps of images of this `size` from the encoder's last three taps."""
@@ -98,7 +97,7 @@ class ActivationBlocks(nn.Module):
         fused = self.se0.activation_of_upsampled(
             features,
             size=(-(-size[0] // stride), -(-size[1] // stride)),
-            weigh=functools.partial(boundary.weigh, learned_C=learned[0]),
+            weigh=lambda mean_BC: boundary.weigh(mean_BC, learned[0]),
         )
         theta = boundary.measure(fused, means[0])
         thetas = (

@@ -125,7 +125,7 @@ class SEBlock(nn.Module):
         size: Size,
         weigh: Callable[[Tensor], Tensor] = torch.ones_like,
     ) -> Tensor:
-        """Equal a weighted sum over the channels of `self(concat(upsample(m, size) for m in maps))`.
+        """Add up the channels of `self(concat(upsample(m, size) for m in maps))`, cheaper.
 
         The features are summed while they are gated, so the gated ones are never written. Their
         means [B, C], which `weigh` turns into the channels' weights, are known before that.
