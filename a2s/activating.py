@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from a2s.data import images
 from a2s.errors import A2SError, DataError
 from a2s.labelling import (
     Activated,
@@ -30,6 +29,7 @@ from a2s.labelling import (
     decode,
     failure,
     load_network,
+    squash,
 )
 from a2s.refine import Recipe, probability, reduce
 from a2s.refine.energy import F32, U8
@@ -58,11 +58,12 @@ class _Device:
 
 
 def load_activation(
-    model: Path, image_size: int, batch_size: int, recipe: Recipe | None
+    model: Path, image_size: int | None, batch_size: int, recipe: Recipe | None
 ) -> Callable[[Chunk], Activated]:
     """Load the model once, on the GPU if there is one; what comes back activates chunks.
 
-    With a recipe the dense CRF runs there as well.
+    The network sees images at `image_size`, or at their own. With a recipe the dense CRF runs there
+    as well.
     """
     import torch
 
@@ -72,13 +73,13 @@ def load_activation(
     network = load_network(model, device.type)
     helpers = ThreadPoolExecutor(HELPERS, "a2s-helper")
     place = _Device(network, device, batch_size, threading.Lock(), helpers)
-    return functools.partial(activate_chunk, place, image_size, recipe)
+    return functools.partial(activate_chunk, place, squash(model, image_size), recipe)
 
 
 def activate_chunk(
-    place: _Device, image_size: int, recipe: Recipe | None, chunk: Chunk
+    place: _Device, squashed: Callable[[U8], U8], recipe: Recipe | None, chunk: Chunk
 ) -> Activated:
-    """Make the activation maps (Eqn 3) of the images of a chunk, squashed to the network's size."""
+    """Make the activation maps (Eqn 3) of the images of a chunk, `squashed` for the network."""
     clock = _Clock()
 
     def load(row: int) -> tuple[U8, U8, tuple[int, int]] | Failure:
@@ -86,7 +87,7 @@ def activate_chunk(
             image_HW3 = decode(chunk.part, row)
         except DataError as error:
             return failure(chunk.part, row, error)
-        squashed_SS3 = images.resize_rgb(image_HW3, height=image_size, width=image_size)
+        squashed_SS3 = squashed(image_HW3)
         reduced = reduce(image_HW3, max_side=recipe.max_side) if recipe else squashed_SS3
         return squashed_SS3, reduced, (image_HW3.shape[0], image_HW3.shape[1])
 
@@ -99,15 +100,16 @@ def activate_chunk(
         return done
     with place.lock:
         clock.lap(done.seconds, "queue")
-        theta_Bhw = in_batches(place, np.stack([squashed for squashed, _, _ in good.values()]))
+        for rows in of_one_size({row: item[0] for row, item in good.items()}):
+            theta_Bhw = in_batches(place, np.stack([good[row][0] for row in rows]))
+            done.thetas.update(zip(rows, theta_Bhw, strict=True))
         clock.lap(done.seconds, "network")
-    done.thetas.update(zip(good, theta_Bhw, strict=True))
     if recipe is None:
         return done
 
     def logit(row: int) -> F32:
         height, width = good[row][1].shape[:2]
-        p_ST = probability(done.thetas[row], height=height, width=width)
+        p_ST = probability(done.thetas[row], height=height, width=width, tie=recipe.sign_tie)
         background_N, foreground_N = recipe.energy(p_ST, recipe.params)
         logit_ST: F32 = np.subtract(background_N, foreground_N).reshape(height, width)
         return logit_ST
@@ -121,6 +123,14 @@ def activate_chunk(
         clock.lap(done.seconds, "device refine")
     done.masks.update(zip(good, masks, strict=True))
     return done
+
+
+def of_one_size(image_by_row: Mapping[int, U8]) -> list[list[int]]:
+    """Rows of images that a forward pass may take together, in their order within each size."""
+    rows_by_size: dict[tuple[int, ...], list[int]] = {}
+    for row, image_HW3 in image_by_row.items():
+        rows_by_size.setdefault(image_HW3.shape, []).append(row)
+    return list(rows_by_size.values())
 
 
 def _refined(place: _Device, reduced: list[U8], logits: list[F32], recipe: Recipe) -> list[Packed]:
@@ -178,8 +188,11 @@ def in_batches(place: _Device, image_BSS3: npt.NDArray[np.uint8]) -> npt.NDArray
     return np.concatenate(maps)
 
 
-def fitting_batch(model: Path, image_size: int) -> int:
-    """How many images a forward pass may have on this process's GPU; 1 on a CPU."""
+def fitting_batch(model: Path, image_size: int, num_pixels: int) -> int:
+    """How many images of `num_pixels` a forward pass may have on this process's GPU; 1 on a CPU.
+
+    Measured on squares of `image_size`, a side in pixels.
+    """
     import torch
 
     if not torch.cuda.is_available():
@@ -193,7 +206,8 @@ def fitting_batch(model: Path, image_size: int) -> int:
         peaks[batch_size] = torch.cuda.max_memory_allocated()
     torch.cuda.empty_cache()
     free_bytes, _ = torch.cuda.mem_get_info()
-    return batch_for(free_bytes, bytes_per_image=(peaks[8] - peaks[2]) / 6)
+    bytes_per_pixel = (peaks[8] - peaks[2]) / 6 / image_size**2
+    return batch_for(free_bytes, bytes_per_image=bytes_per_pixel * num_pixels)
 
 
 def batch_for(free_bytes: float, *, bytes_per_image: float) -> int:

@@ -56,6 +56,7 @@ class Turn:
 
     model: Path
     side: int
+    resize_filter: str
     backend: Backend
     before: LabelSource
     averages: Path
@@ -218,4 +219,6 @@ def _image(turn: Turn, chunk: Chunk, at: int) -> U8:
         raise DataError(
             f"hma: image {chunk.part.key(row)} of {chunk.part.folder}: {error}"
         ) from None
-    return images.resize_rgb(image_HW3, height=turn.side, width=turn.side)
+    return images.resize_rgb(
+        image_HW3, height=turn.side, width=turn.side, resize_filter=turn.resize_filter
+    )

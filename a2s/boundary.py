@@ -1,13 +1,31 @@
-"""The adaptive decision boundary: what an activation map says about each pixel.
+"""Decision boundaries: what an activation map says about each pixel, and on which side it lies.
+
+A boundary is two choices (`BOUNDARIES`): how much each channel counts, and from where the weighted
+sum of the channels is measured. Both are linear in the features, so that a sum over channels is all
+that is ever made of them.
 
 Shape suffixes: B images, C channels, H W the map's size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class Boundary(NamedTuple):
+    """How theta comes from features f.
+
+    `weigh`: (mean of f over the image [B, C], learned w [C] or None) -> weight of channels [B, C].
+    `measure`: (weighted sum [B, 1, H, W], its mean over the training set or None) -> theta.
+    """
+
+    weigh: Callable[[Tensor, Tensor | None], Tensor]
+    measure: Callable[[Tensor, Tensor | None], Tensor]
 
 
 def adaptive_boundary(f_BCHW: Tensor) -> Tensor:
@@ -16,11 +34,42 @@ def adaptive_boundary(f_BCHW: Tensor) -> Tensor:
     Shape: [B, C, H, W] -> theta [B, 1, H, W], which sums to zero over each image
     Reference: Eqn 3
     """
-    return centred(f_BCHW.sum(1, keepdim=True))
+    return decide(f_BCHW, BOUNDARIES["adb"])
+
+
+def decide(
+    f_BCHW: Tensor,
+    boundary: Boundary,
+    *,
+    learned_C: Tensor | None = None,
+    trainset_mean: Tensor | None = None,
+) -> Tensor:
+    """Measure each pixel's features against a boundary; DB4 has `learned_C`, DB1 a training set.
+
+    Shape: [B, C, H, W] -> theta [B, 1, H, W]
+    Reference: Sec. IV-E
+    """
+    dtype = torch.promote_types(f_BCHW.dtype, torch.float32)
+    weight_BC = boundary.weigh(f_BCHW.to(dtype).mean((2, 3)), learned_C)
+    return boundary.measure(weighted_sum(f_BCHW, weight_BC), trainset_mean)
+
+
+def weighted_sum(x_BCHW: Tensor, weight_BC: Tensor) -> Tensor:
+    """Add up channels.
+
+    Not in bfloat16, even under autocast: what counts is how far this sum lies from its mean, and
+    where it is 50 it would be rounded to quarters.
+
+    Shape: [B, C, H, W], [B, C] -> [B, 1, H, W]
+    """
+    dtype = torch.promote_types(x_BCHW.dtype, torch.float32)
+    with torch.autocast(x_BCHW.device.type, enabled=False):
+        sum_B1P = torch.bmm(weight_BC[:, None].to(dtype), x_BCHW.flatten(2).to(dtype))
+    return sum_B1P.view(-1, 1, *x_BCHW.shape[2:])
 
 
 def centred(activation_B1HW: Tensor) -> Tensor:
-    """Turn activation maps, the channel sums of features, into theta: sum and mean commute.
+    """Measure weighted sums of features from their image's mean: sum and mean commute.
 
     Shape: [B, 1, H, W] -> the same
     Reference: Eqn 3; activation maps Sec. III-A
@@ -28,16 +77,58 @@ def centred(activation_B1HW: Tensor) -> Tensor:
     return activation_B1HW - activation_B1HW.mean((2, 3), keepdim=True)
 
 
+def _equally(mean_BC: Tensor, learned_C: Tensor | None) -> Tensor:
+    del learned_C
+    return torch.ones_like(mean_BC)
+
+
+def _by_mean(mean_BC: Tensor, learned_C: Tensor | None) -> Tensor:
+    del learned_C
+    return mean_BC
+
+
+def _by_learned(mean_BC: Tensor, learned_C: Tensor | None) -> Tensor:
+    assert learned_C is not None, "this boundary has learned weights"
+    return learned_C.to(mean_BC.dtype).expand_as(mean_BC)
+
+
+def _from_image_mean(activation_B1HW: Tensor, trainset_mean: Tensor | None) -> Tensor:
+    del trainset_mean
+    return centred(activation_B1HW)
+
+
+def _from_trainset_mean(activation_B1HW: Tensor, trainset_mean: Tensor | None) -> Tensor:
+    assert trainset_mean is not None, "this boundary has a mean over the training set"
+    return activation_B1HW - trainset_mean
+
+
+def _from_zero(activation_B1HW: Tensor, trainset_mean: Tensor | None) -> Tensor:
+    del trainset_mean
+    return activation_B1HW
+
+
+BOUNDARIES = {
+    "db1": Boundary(_equally, _from_trainset_mean),
+    "db2": Boundary(_by_mean, _from_zero),
+    "db3": Boundary(_by_mean, _from_image_mean),
+    "db4": Boundary(_by_learned, _from_image_mean),
+    "adb": Boundary(_equally, _from_image_mean),
+}
+"""DB1 to DB5 of Fig. 9; the last is the paper's."""
+
+
 def sign(theta_B1HW: Tensor, *, tie: int = 1) -> Tensor:
     """Choose the side of the boundary that is foreground: the one with fewer pixels.
 
-    `tie` is the sign where both sides have as many: +1 in the paper, 0 in the authors' code.
+    `tie` is the sign where both sides have as many: +1 in the paper, 0 in the authors' code, which
+    also counts pixels that lie on the boundary as below it.
 
     Shape: [B, 1, H, W] -> [B, 1, 1, 1]
     Range: -1, +1 or `tie`
     Reference: Eqn 5
     """
-    above_B111 = (theta_B1HW >= 0).sum((1, 2, 3), keepdim=True)
+    above_B1HW = theta_B1HW >= 0 if tie else theta_B1HW > 0
+    above_B111 = above_B1HW.sum((1, 2, 3), keepdim=True)
     num_pixels = theta_B1HW[0].numel()
     sign_B111 = torch.sign(num_pixels - 2 * above_B111)
     return torch.where(sign_B111 == 0, tie, sign_B111).to(theta_B1HW.dtype)

@@ -77,6 +77,9 @@ class Stage2Config(Stage2Options):
 class LabelOptions(Settings):
     """What may be set about labelling."""
 
+    network_size: Literal["trained", "own"] = "trained"
+    """Images are squashed to the size that the network was trained with, or stay as they are (the
+    authors' code); its memory then grows with the image."""
     refine: RefineConfig = RefineConfig()
     """CRF and median."""
     batch_size: Annotated[

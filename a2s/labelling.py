@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ from a2s.data import images
 from a2s.data.tars import Index
 from a2s.errors import CheckpointError, DataError
 from a2s.refine import Recipe, Refined, finish, probability, refine
-from a2s.refine.energy import Mask
+from a2s.refine.energy import U8, Mask
 from a2s.refine.quality import Quality
 
 if TYPE_CHECKING:
@@ -119,6 +119,19 @@ def input_size(model: Path) -> int:
     Raises:
         CheckpointError: it cannot be read, or is of another kind.
     """
+    return int(_header(model)["image_size"])
+
+
+def sign_tie(model: Path) -> int:
+    """The sign (Eqn 5) of a tie in a stage-1 model's maps, from its header alone (no torch).
+
+    Raises:
+        CheckpointError: it cannot be read, or is of another kind.
+    """
+    return int(_header(model).get("sign_tie", "1"))
+
+
+def _header(model: Path) -> dict[str, str]:
     try:
         with safe_open(model, framework="np") as file:
             metadata = dict(file.metadata() or {})
@@ -132,7 +145,7 @@ def input_size(model: Path) -> int:
         raise CheckpointError(
             f"label: {model} is of kind {kind}; labels come from a stage-1 model (a2s stage1)"
         )
-    return int(metadata["image_size"])
+    return metadata
 
 
 @functools.cache
@@ -151,15 +164,32 @@ def load_network(model: Path, device: str = "cpu") -> ActivationNet:
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def label_chunk(chunk: Chunk, model: Path, image_size: int, recipe: Recipe) -> Labelled:
-    """Label the images of a chunk, one after the other, on one CPU core."""
-    network = load_network(model)
+@functools.cache
+def squash(model: Path, image_size: int | None) -> Callable[[U8], U8]:
+    """Choose what a model sees: images squashed to a square of a size, or as they are.
+
+    Shape: H W 3 -> S S 3 or H W 3.
+    """
+    if image_size is None:
+        return lambda image_HW3: image_HW3
+    resize_filter = _header(model).get("resize_filter", "bilinear")
+    return functools.partial(
+        images.resize_rgb, height=image_size, width=image_size, resize_filter=resize_filter
+    )
+
+
+def label_chunk(chunk: Chunk, model: Path, image_size: int | None, recipe: Recipe) -> Labelled:
+    """Label the images of a chunk, one after the other, on one CPU core.
+
+    The network sees them at `image_size`, or at their own.
+    """
+    network, squashed = load_network(model), squash(model, image_size)
     done = Labelled(chunk.shard, chunk.number)
     for row in range(len(chunk.part)):
         try:
             with _counted(done.seconds, "decode"):
                 image_HW3 = decode(chunk.part, row)
-                small_SS3 = images.resize_rgb(image_HW3, height=image_size, width=image_size)
+                small_SS3 = squashed(image_HW3)
         except DataError as error:
             done.failures.append(failure(chunk.part, row, error))
             continue
@@ -175,7 +205,7 @@ def label_chunk(chunk: Chunk, model: Path, image_size: int, recipe: Recipe) -> L
 def activate(network: ActivationNet, image_BSS3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Make activation maps (Eqn 3) on the network's device; bytes go there, and are normalised.
 
-    Shape: B S S 3 -> B h w.
+    Shape: B S S 3, or any other height and width -> B h w.
     """
     import torch
 
@@ -201,11 +231,10 @@ def refine_chunk(chunk: Chunk, activated: Activated, recipe: Recipe) -> Labelled
         if row in activated.masks:
             with _counted(done.seconds, "refine"):
                 crf_ST = activated.masks[row].unpacked()
-                p_ST = probability(theta_hw, height=crf_ST.shape[0], width=crf_ST.shape[1])
+                s, t = crf_ST.shape
+                p_ST = probability(theta_hw, height=s, width=t, tie=recipe.sign_tie)
                 height, width = activated.sizes[row]
-                refined = finish(
-                    crf_ST, theta_hw, p_ST, height=height, width=width, median=recipe.median
-                )
+                refined = finish(crf_ST, theta_hw, p_ST, height=height, width=width, recipe=recipe)
             _add(done, chunk, row, refined)
             continue
         try:

@@ -26,8 +26,8 @@ def with_backend(
     return refine.model_copy(update={"backend": backend})
 
 
-def recipe_of(settings: RefineConfig) -> Recipe:
-    """What refines a map, from resolved settings.
+def recipe_of(settings: RefineConfig, *, sign_tie: int = 1) -> Recipe:
+    """What refines a map, from resolved settings and the sign rule of its model.
 
     Raises:
         ConfigError: the backend's library is not installed.
@@ -39,4 +39,5 @@ def recipe_of(settings: RefineConfig) -> Recipe:
         params=CrfParams(iterations=settings.iterations),
         median=settings.median,
         max_side=settings.max_side,
+        sign_tie=sign_tie,
     )

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from a2s import distributed, rundir
-from a2s.data.images import decode_mask
+from a2s.data.images import RESIZE_FILTERS, decode_mask
 from a2s.data.tar_index import Index
 from a2s.errors import DataError, LabelError
 from a2s.labelstore import Generation
@@ -41,6 +41,7 @@ class LabelSource:
     store: Path
     image_size: int
     generation_by_epoch: Sequence[int]
+    resize_filter: str = "bilinear"
     _open: Generation | None = field(default=None, repr=False)
 
     def __call__(self, row: int, epoch: int) -> Label:
@@ -57,18 +58,19 @@ class LabelSource:
             return self._open.read(row)
         mask_HW = _decode(self.labels, int(self.label_row_N[row]))
         label_HW = mask_HW.astype(np.float32) / np.float32(255)
-        return resize(label_HW, height=self.image_size, width=self.image_size)
+        size = self.image_size
+        return resize(label_HW, height=size, width=size, resize_filter=self.resize_filter)
 
 
-def resize(label_HW: Label, *, height: int, width: int) -> Label:
-    """Resize a label bilinearly, with antialiasing when it shrinks.
+def resize(label_HW: Label, *, height: int, width: int, resize_filter: str = "bilinear") -> Label:
+    """Resize a label by one of `RESIZE_FILTERS`, antialiased (but `nearest`) when it shrinks.
 
     Shape: float32[H, W] -> float32[height, width]. Range: [0, 1].
     """
     if label_HW.shape == (height, width):
         return label_HW
-    image = Image.fromarray(label_HW).resize((width, height), Image.Resampling.BILINEAR)
-    # The filter's weights add up to one only within rounding.
+    image = Image.fromarray(label_HW).resize((width, height), RESIZE_FILTERS[resize_filter])
+    # A bilinear filter's weights add up to one only within rounding; a bicubic one overshoots.
     return np.asarray(image, dtype=np.float32).clip(0, 1)
 
 

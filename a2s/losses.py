@@ -45,11 +45,15 @@ def adb_terms(theta_B1HW: Tensor, keep_B1HW: Tensor | None, *, alpha: float) -> 
 
 
 class MapTerms(NamedTuple):
-    """The terms of the K = 4 maps of a batch, and which images' maps are finite."""
+    """The terms of the K = 4 maps of a batch, and which images' maps are finite.
+
+    `mean_K` sums the maps' means over the images.
+    """
 
     numerator_K: Tensor
     num_kept_K: Tensor
     finite_B: Tensor
+    mean_K: Tensor
 
 
 def map_terms(
@@ -59,7 +63,7 @@ def map_terms(
 
     Padding adds nothing, nor do the pixels that `keep_BW` (`draw_keep_words`) drops.
 
-    Shape: theta [B, 1, h, w] of each map -> numerators and counts [4], finite [B]
+    Shape: theta [B, 1, h, w] of each map -> numerators, counts and means [4], finite [B]
     Reference: Eqn 4
     """
     full_B1SS = F.interpolate(maps[0], size=(side, side), mode="bilinear", align_corners=False)
@@ -69,12 +73,13 @@ def map_terms(
         drawn = unpack_keep(keep_BW, [(theta.shape[2], theta.shape[3]) for theta in thetas])
         keeps = [valid & kept for valid, kept in zip(keeps, drawn, strict=True)]
     terms = [adb_terms(theta, keep, alpha=alpha) for theta, keep in zip(thetas, keeps, strict=True)]
-    # A sum is finite where all of its parts are; the maps were centred, so it does not overflow.
-    sums_KB = torch.stack([theta.detach().float().sum((1, 2, 3)) for theta in maps])
+    # A mean is finite where all of its parts are, unless the sum of finite parts overflows.
+    means_KB = torch.stack([theta.detach().float().mean((1, 2, 3)) for theta in maps])
     return MapTerms(
         torch.stack([term.numerator for term in terms]),
         torch.stack([term.num_kept for term in terms]),
-        sums_KB.isfinite().all(dim=0),
+        means_KB.isfinite().all(dim=0),
+        torch.where(valid_B, means_KB, 0).sum(dim=1),
     )
 
 

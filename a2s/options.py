@@ -92,8 +92,9 @@ class RefineConfig(Settings):
     """Mean-field iterations."""
     median: int = Field(7, ge=1)
     """Side of the median window in pixels, odd; 1 switches it off."""
-    max_side: int = Field(640, ge=16)
-    """Longest side in pixels at which CRF and median run; larger images are reduced for them."""
+    max_side: int | None = Field(640, ge=16)
+    """Longest side in pixels at which CRF and median run; larger images are reduced for them. None
+    is every image's own size (the authors' code)."""
 
     @model_validator(mode="after")
     def _odd_median(self) -> RefineConfig:

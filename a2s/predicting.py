@@ -151,7 +151,8 @@ def _network_step(model: Path, max_pixels: int) -> Step:
     network, metadata = checkpoint.load_model(model)
     if "image_size" not in metadata:
         raise CheckpointError(f"model: {model} does not say for which image_size it was trained")
-    side = int(metadata["image_size"])
+    side, resize_filter = int(metadata["image_size"]), metadata.get("resize_filter", "bilinear")
+    sign_tie = int(metadata.get("sign_tie", "1"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network.to(device)
 
@@ -160,7 +161,8 @@ def _network_step(model: Path, max_pixels: int) -> Step:
         if isinstance(image_HW3, BadImage):
             return image_HW3
         height, width = image_HW3.shape[:2]
-        return resize_rgb(image_HW3, height=side, width=side), height, width
+        small_SS3 = resize_rgb(image_HW3, height=side, width=side, resize_filter=resize_filter)
+        return small_SS3, height, width
 
     @torch.inference_mode()
     def step(pictures: list[Picture]) -> list[Answer]:
@@ -175,7 +177,7 @@ def _network_step(model: Path, max_pixels: int) -> Step:
             images_BSS3 = torch.from_numpy(np.stack([item[0] for item in good])).to(device)
             answer = network(normalise(images_BSS3.permute(0, 3, 1, 2)))
             if metadata["kind"] == "activation":
-                answer = answer.theta * sign(answer.theta)
+                answer = answer.theta * sign(answer.theta, tie=sign_tie)
             logits_B1hw = answer.float().cpu().numpy()
         maps = iter(logits_B1hw[:, 0])
         return [

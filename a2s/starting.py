@@ -1,13 +1,24 @@
-"""What training starts from: network and optimizer, as the seed or the last commit has them."""
+"""What training starts from: network and optimizer, as the seed or the last commit has them.
+
+And in stage 1, where the features of every batch come from.
+"""
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
-from a2s import checkpoint
+import torch
+from torch import Tensor, nn
+
+from a2s import checkpoint, distributed
 from a2s.checkpoint import Commit
-from a2s.models.activation import ActivationNet
+from a2s.data.device_features import open_cache
+from a2s.data.feature_cache import fingerprint_tensors
+from a2s.data.tar_index import Index
+from a2s.data.transforms import normalise
+from a2s.features import CachedFeatures, LiveFeatures
+from a2s.models.activation import ActivationNet, random_e5_scale
 from a2s.models.detector import Detector
 from a2s.models.weights import load_encoder
 from a2s.stepping import GuardedSGD
@@ -20,12 +31,23 @@ def start_stage1(
     """Network and optimizer, as the seed or the commit has them; equal on every rank."""
     torch.manual_seed(config.seed)
     encoder = load_encoder(config.encoder.name, config.encoder.weights)
-    model = ActivationNet(encoder, fusion_stride=config.fusion_stride)
+    scale_C = random_e5_scale(encoder.channels[4], seed=config.seed) if config.e5_scale else None
+    model = ActivationNet(
+        encoder,
+        fusion_stride=config.fusion_stride,
+        e5_scale_C=scale_C,
+        boundary=config.boundary,
+        sign_tie=config.sign_tie,
+        encoder_mode=config.encoder_mode,
+    )
     tensors, buffers, _ = checkpoint.load(commit) if commit else (model.state_dict(), {}, {})
     model.load_state_dict(tensors)
     model.to(device)
     model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parameters = dict(model.blocks.named_parameters())
+    for name, parameter in model.encoder.named_parameters(prefix="encoder"):
+        if parameter.requires_grad:
+            parameters[name] = parameter
     optimizer = GuardedSGD(
         [{"params": list(parameters.values())}],
         lr=config.lr,
@@ -35,6 +57,51 @@ def start_stage1(
     )
     checkpoint.unpack_momentum(optimizer, parameters, tensors=buffers)
     return model, parameters, optimizer
+
+
+def start_features(
+    config: Stage1Options,
+    model: ActivationNet,
+    index: Index,
+    *,
+    prepare: Callable[[nn.Module], nn.Module],
+    autocast: Callable[[], AbstractContextManager[object]],
+) -> CachedFeatures | LiveFeatures:
+    """Choose where stage 1's features come from: a cache, if the encoder is frozen."""
+    weights, device = fingerprint_tensors(model.encoder), next(model.parameters()).device
+    distributed.check_same("encoder weights", weights)
+    if config.encoder_mode == "trained":
+        return LiveFeatures(prepare(model.encoder), device, world=distributed.world())
+
+    @torch.no_grad()
+    def encode(image_B3SS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with autocast():
+            e3, e4, e5 = model.encode(image_B3SS)
+        return e3.float(), e4.float(), e5.float()
+
+    if config.encoder_mode == "batch_statistics":
+        return LiveFeatures(encode, device, world=distributed.world())
+    with distributed.together():
+        cache = open_cache(
+            device,
+            config.cache_dir,
+            made_from={
+                "data": index.fingerprint,
+                "resize_filter": config.resize_filter,
+                "encoder": weights,
+                "arithmetic": f"{config.precision} on {device.type}",
+            },
+            num_images=len(index),
+            image_size=config.image_size,
+            channels=model.encoder.channels[2:],
+            dtype=getattr(torch, config.cache_dtype),
+            budget_bytes=int(config.cache_gib * 2**30),
+        )
+
+    def encode_bytes(image_B3SS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return encode(normalise(image_B3SS.contiguous(memory_format=torch.channels_last)))
+
+    return CachedFeatures(cache, encode_bytes)
 
 
 def start_stage2(

@@ -52,6 +52,12 @@ class GuardedSGD(torch.optim.SGD):
             for parameter in parameters:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter.detach())
 
+    def finite_gradients(self) -> Tensor:
+        """Whether all gradients are finite, which a finite loss does not tell (on the device)."""
+        gradients = [p.grad for group in self.param_groups for p in group["params"]]
+        found = [gradient for gradient in gradients if gradient is not None]
+        return torch.nn.utils.get_total_norm(found).isfinite()
+
     def step_if(self, finite: Tensor) -> None:
         """Update, unless this step or one before it was not `finite` (a boolean, on the device)."""
         torch.maximum(self.found_inf, (~finite).to(self.found_inf.dtype), out=self.found_inf)

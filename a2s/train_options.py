@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from a2s.options import NO_IDENTITY, EncoderConfig, Settings
+
+MIN_SIZE_OF_STATISTICS = 64
+"""The smallest input of which E5, at stride 32, has more than one pixel."""
 
 
 class TrainOptions(Settings):
@@ -17,6 +20,9 @@ class TrainOptions(Settings):
     """Backbone and weights."""
     image_size: int = Field(320, ge=32, multiple_of=32)
     """Side in pixels to which images are squashed."""
+    resize_filter: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    """How they are squashed, also when the model is used; Pillow's default, which the authors' code
+    takes, is `bicubic` since version 7, `nearest` before."""
     batch_size: int = Field(8, ge=1)
     """Images per optimizer step, over all ranks; the learning rate is never rescaled."""
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -62,6 +68,15 @@ class Stage1Options(TrainOptions):
     """Leave half of the pixels out of the loss at each iteration (Sec. III-A)."""
     fusion_stride: Literal[2, 4, 8] = 4
     """Stride at which F3, F4, F5 are fused."""
+    encoder_mode: Literal["frozen", "batch_statistics", "trained"] = "frozen"
+    """`batch_statistics`: weights stand still, but BatchNorm normalises with the statistics of each
+    rank's batch and remembers them (the authors' code); `trained`: it learns at the same rate."""
+    boundary: Literal["adb", "db1", "db2", "db3", "db4"] = "adb"
+    """Decision boundary: `adb` is the adaptive one (Eqn 3), the others are those of Fig. 9."""
+    e5_scale: bool = False
+    """Multiply E5 by a fixed random factor per channel (the authors' code), drawn from the seed."""
+    sign_tie: Literal[1, 0] = 1
+    """Sign (Eqn 5) where both sides are equal: 1 in the paper, 0 in the authors' code."""
     cache_dir: Path | None = Field(None, json_schema_extra=NO_IDENTITY)
     """On a CPU: node-local folder for encoder features; default: one in the temporary directory."""
     cache_dtype: Literal["float16", "float32"] = "float16"
@@ -69,6 +84,15 @@ class Stage1Options(TrainOptions):
     cache_gib: float = Field(16.0, ge=0, json_schema_extra=NO_IDENTITY)
     """Budget of the feature cache in GiB, a file per node or memory per GPU; beyond it features are
     recomputed."""
+
+    @model_validator(mode="after")
+    def _room_for_statistics(self) -> Stage1Options:
+        if self.encoder_mode != "frozen" and self.image_size < MIN_SIZE_OF_STATISTICS:
+            raise ValueError(
+                f"encoder_mode {self.encoder_mode} needs an image_size of at least "
+                f"{MIN_SIZE_OF_STATISTICS}: one pixel per channel has no batch statistics"
+            )
+        return self
 
 
 class Stage2Options(TrainOptions):

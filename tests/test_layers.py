@@ -26,6 +26,7 @@ LAYERS = {
     "a2s.turns": CONFIG,
     "a2s.labelsetup": CONFIG,
     "a2s.forecast": PURE,
+    "a2s.features": SERVICE,
     "a2s.settings": CONFIG,
     "a2s.data": SERVICE,
     "a2s.models": SERVICE,

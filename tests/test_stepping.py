@@ -114,3 +114,16 @@ def test_a_copy_holds_what_the_tensor_held(device: str) -> None:
     wait()
     assert host.device.type == "cpu"
     assert torch.equal(host, torch.arange(1 << 16))
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_gradient_that_overflowed_is_noticed(device: str, bad: float) -> None:
+    model = network(device)
+    optimizer = GuardedSGD([{"params": list(model.parameters())}], **SETTINGS)
+    loss_of(model, 1, device).backward()
+    assert bool(optimizer.finite_gradients())
+    gradient = model[1].weight.grad
+    assert gradient is not None
+    gradient[0, 0] = bad
+    assert not bool(optimizer.finite_gradients())

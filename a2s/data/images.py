@@ -45,6 +45,12 @@ _DAMAGE = (
 
 Image8 = npt.NDArray[np.uint8]
 
+RESIZE_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "nearest": Image.Resampling.NEAREST,
+}
+
 
 class BadImage(DataError):
     """An image that cannot be used; ``reason`` is one word for the failure list.
@@ -118,14 +124,16 @@ def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image8:
     return np.array(_to_rgb(image).convert("L"))
 
 
-def resize_rgb(image_HW3: Image8, *, height: int, width: int) -> Image8:
-    """Resize an RGB image bilinearly, with antialiasing when it shrinks.
+def resize_rgb(
+    image_HW3: Image8, *, height: int, width: int, resize_filter: str = "bilinear"
+) -> Image8:
+    """Resize an RGB image by one of `RESIZE_FILTERS`, antialiased (but `nearest`) when it shrinks.
 
     Shape: H W 3 -> height width 3, uint8.
     """
     if image_HW3.shape[:2] == (height, width):
         return image_HW3
-    image = Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BILINEAR)
+    image = Image.fromarray(image_HW3).resize((width, height), RESIZE_FILTERS[resize_filter])
     return np.array(image)
 
 

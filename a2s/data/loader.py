@@ -101,7 +101,7 @@ class Columns:
 class Images(Dataset[Batch]):
     """Decoded, squashed images by row, their draws of `seed`, and labels on request.
 
-    `keep_sides` are the maps whose kept pixels are drawn.
+    `keep_sides` are the maps whose kept pixels are drawn, `resize_filter` squashes (`resize_rgb`).
     """
 
     def __init__(
@@ -113,6 +113,7 @@ class Images(Dataset[Batch]):
         read_label: LabelReader | None = None,
         needs_image: ImageFilter | None = None,
         keep_sides: Sequence[tuple[int, int]] = (),
+        resize_filter: str = "bilinear",
     ) -> None:
         self.index = index
         self.image_size = image_size
@@ -120,6 +121,7 @@ class Images(Dataset[Batch]):
         self.read_label = read_label
         self.needs_image = needs_image
         self.keep_sides = keep_sides
+        self.resize_filter = resize_filter
 
     def __len__(self) -> int:
         return len(self.index)
@@ -172,7 +174,10 @@ class Images(Dataset[Batch]):
                 f"data: {shard.path}: image {self.index.key(row)} cannot be decoded ({error}); run "
                 "`a2s shard` again into a new folder, which quarantines it"
             ) from None
-        small_SS3 = images.resize_rgb(image_HW3, height=self.image_size, width=self.image_size)
+        size, resize_filter = self.image_size, self.resize_filter
+        small_SS3 = images.resize_rgb(
+            image_HW3, height=size, width=size, resize_filter=resize_filter
+        )
         return torch.from_numpy(np.ascontiguousarray(small_SS3.transpose(2, 0, 1)))
 
 

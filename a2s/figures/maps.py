@@ -20,6 +20,7 @@ from a2s.models.encoders import fold_batchnorm
 from a2s.models.weights import load_encoder
 from a2s.refine import probability
 from a2s.refine.label import sign
+from a2s.tensorfile import read_metadata
 
 Theta = NDArray[np.float32]
 
@@ -32,22 +33,24 @@ class Cue(NamedTuple):
 
 
 class Activator(NamedTuple):
-    """A stage-1 network and the side in pixels of its input."""
+    """A stage-1 network, the side in pixels of its input, and how images are squashed to it."""
 
     network: ActivationNet
     image_size: int
+    resize_filter: str = "bilinear"
 
     def __call__(self, image_HW3: Image8) -> Theta:
         """Compute theta (Eqn 3): the activation map M less its mean. Shape: [H, W, 3] -> [h, w]."""
         side = self.image_size
-        theta_1hw = activate(self.network, resize_rgb(image_HW3, height=side, width=side)[None])
-        theta_hw: Theta = theta_1hw[0]
+        small_SS3 = resize_rgb(image_HW3, height=side, width=side, resize_filter=self.resize_filter)
+        theta_hw: Theta = activate(self.network, small_SS3[None])[0]
         return theta_hw
 
     def cue(self, theta_hw: Theta, *, height: int, width: int) -> Cue:
         """Turn theta into a cue (Eqn 6 before the CRF). Shape: [h, w] -> [height, width]."""
-        p_HW = probability(theta_hw, height=height, width=width)
-        return Cue(np.rint(p_HW * 255).astype(np.uint8), sign(theta_hw)[0])
+        tie = self.network.sign_tie
+        p_HW = probability(theta_hw, height=height, width=width, tie=tie)
+        return Cue(np.rint(p_HW * 255).astype(np.uint8), sign(theta_hw, tie=tie)[0])
 
 
 def trained(model: Path) -> Activator:
@@ -58,7 +61,8 @@ def trained(model: Path) -> Activator:
     """
     file = resolve_model(model)
     side = input_size(file)
-    return Activator(load_network(file, _device()), side)
+    metadata = read_metadata(file)
+    return Activator(load_network(file, _device()), side, metadata.get("resize_filter", "bilinear"))
 
 
 def untrained(

@@ -45,7 +45,7 @@ def fig11(
     Raises:
         CheckpointError: the model is no detector with these modules.
     """
-    detector, side = _load(model)
+    detector, side, resize_filter = _load(model)
     num_channels = min(num_channels, detector.width)
     images = find_images(data)
     truths = find_truths(truth) if truth is not None else None
@@ -60,7 +60,9 @@ def fig11(
         lines = [[Cell(None, "no image"), *[Cell()] * (num_channels - 1)]] * 3
         if image.picture is not None:
             size = (image.picture.shape[0], image.picture.shape[1])
-            local_Chw, regional_Chw = _levels(detector, image.picture, side=side)
+            local_Chw, regional_Chw = _levels(
+                detector, image.picture, side=side, resize_filter=resize_filter
+            )
             product_Chw = local_Chw * regional_Chw
             beside[2] = Cell(to_map(Logits(product_Chw.sum(0), *size)))
             order_C = np.argsort(-product_Chw.std((1, 2)), kind="stable")
@@ -95,7 +97,7 @@ def signed(values_hw: NDArray[np.floating], size: Size) -> Image8:
     return picture_HW3
 
 
-def _load(model: Path) -> tuple[Detector, int]:
+def _load(model: Path) -> tuple[Detector, int, str]:
     file = resolve_model(model)
     network, metadata = load_model(file)
     is_ours = isinstance(network, Detector) and isinstance(network.decoder, DetectorDecoder)
@@ -105,13 +107,15 @@ def _load(model: Path) -> tuple[Detector, int]:
             "stage2 that has them"
         )
     assert isinstance(network, Detector)
-    return network, int(metadata["image_size"])
+    return network, int(metadata["image_size"]), metadata.get("resize_filter", "bilinear")
 
 
 @torch.inference_mode()
-def _levels(detector: Detector, image_HW3: Image8, *, side: int) -> tuple[Maps, Maps]:
+def _levels(
+    detector: Detector, image_HW3: Image8, *, side: int, resize_filter: str
+) -> tuple[Maps, Maps]:
     """Shape: [H, W, 3] -> twice [C, h, w]."""
-    bytes_SS3 = torch.from_numpy(resize_rgb(image_HW3, height=side, width=side))
-    image_13SS = normalise(bytes_SS3.permute(2, 0, 1)[None])
+    small_SS3 = resize_rgb(image_HW3, height=side, width=side, resize_filter=resize_filter)
+    image_13SS = normalise(torch.from_numpy(small_SS3).permute(2, 0, 1)[None])
     levels = detector.decoder.levels(detector.encoder(image_13SS))
     return levels.local[0].numpy(), levels.regional[0].numpy()

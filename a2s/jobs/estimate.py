@@ -21,7 +21,15 @@ from a2s.config import EstimateConfig
 from a2s.data.tars import Index
 from a2s.errors import DataError
 from a2s.forecast import Sample, describe, forecast
-from a2s.labelling import STAGES, Chunk, Labelled, input_size, label_chunk, refine_chunk
+from a2s.labelling import (
+    STAGES,
+    Chunk,
+    Labelled,
+    input_size,
+    label_chunk,
+    refine_chunk,
+    sign_tie,
+)
 from a2s.labelsetup import has_gpu, recipe_of, with_backend
 from a2s.refine import Recipe
 
@@ -69,7 +77,7 @@ def measure(config: EstimateConfig, index: Index, *, num_images: int) -> Sample:
         steps = _steps(
             config,
             model,
-            recipe_of(refine),
+            recipe_of(refine, sign_tie=sign_tie(model)),
             on_gpu=has_gpu(config.ray_address),
             on_device=refine.backend == "torch",
         )
@@ -123,7 +131,7 @@ def _steps(
     config: EstimateConfig, model: Path, recipe: Recipe, *, on_gpu: bool, on_device: bool
 ) -> dict[str, Any]:
     """Arguments of `map_shards` that `a2s label` gives as well."""
-    image_size = input_size(model)
+    image_size = input_size(model) if config.network_size == "trained" else None
     if not on_gpu:
         return {"fn": label_chunk, "common": (model, image_size, recipe)}
     from a2s.activating import LARGEST_BATCH, load_activation

@@ -97,13 +97,17 @@ def _make_generation(
             stack.enter_context(pool.session(workers=None, ray_address=ray_address))
         on_gpu = has_gpu(ray_address)
         side = int(rundir.recorded(run, "image_size"))
+        resize_filter = str(rundir.recorded(run, "resize_filter"))
         averages, label_row_N = run / AVERAGES, labels.rows_of(index.keys)
         averages.mkdir(exist_ok=True)
         turn = Turn(
             model=checkpoint.resolve_model(run),
             side=side,
+            resize_filter=resize_filter,
             backend=_backend(config, folder, on_gpu=on_gpu),
-            before=LabelSource(labels, label_row_N, averages, side, [number - 1]),
+            before=LabelSource(
+                labels, label_row_N, averages, side, [number - 1], resize_filter=resize_filter
+            ),
             averages=averages,
             labels=run / "labels",
             generation=number,

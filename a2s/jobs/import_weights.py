@@ -30,7 +30,9 @@ def run(config: ImportWeightsConfig) -> int:
         state, spec = released.network.state_dict(), released.network.spec()
         kind = spec["kind"]
         unused = {checkpoint.UNUSED + name: value for name, value in released.unused.items()}
-        metadata = {**spec, "image_size": str(IMAGE_SIZE), **provenance}
+        # Pillow's default, by which the authors' code squashes images.
+        seen_as = {"image_size": str(IMAGE_SIZE), "resize_filter": "bicubic"}
+        metadata = {**spec, **seen_as, **provenance}
         tensorfile.write(out, state | unused, metadata=metadata)
         print(
             f"import-weights: {out} holds the {kind} network of {file}, {len(state)} tensors; not "

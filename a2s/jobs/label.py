@@ -15,11 +15,21 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from a2s import bottleneck, checkpoint, pool, rundir
 from a2s.config import LabelConfig
 from a2s.data.tars import Index, remove_leftovers, shard_done
 from a2s.errors import ConfigError
-from a2s.labelling import Labelled, chunks, input_size, label_chunk, load_network, refine_chunk
+from a2s.labelling import (
+    Labelled,
+    chunks,
+    input_size,
+    label_chunk,
+    load_network,
+    refine_chunk,
+    sign_tie,
+)
 from a2s.labelreport import Totals
 from a2s.labelsetup import has_gpu, recipe_of, with_backend
 from a2s.labelshards import take_stock, write_shard
@@ -38,12 +48,26 @@ class Work:
     index: Index
     model: Path
     image_size: int
+    """Side of the squares that the network was trained with."""
     todo: list[int]
 
     @property
     def num_images(self) -> int:
         """Images of the shards that are to be done."""
         return sum(self.index.shards[number].count for number in self.todo)
+
+    @property
+    def network_size(self) -> int | None:
+        """Side at which the network sees images; None is their own size."""
+        return self.image_size if self.config.network_size == "trained" else None
+
+    @property
+    def most_pixels(self) -> int:
+        """Pixels of the largest image that the network sees."""
+        if self.network_size is not None:
+            return self.network_size**2
+        pixels_N = self.index.height_N.astype(np.int64) * self.index.width_N
+        return int(pixels_N.max(initial=1))
 
 
 def run(config: LabelConfig) -> int:
@@ -127,14 +151,14 @@ def _label_shards(work: Work, folder: rundir.RunDir) -> None:
     threads = pool.num_cpus() if workers == 0 else 0
     on_gpu = has_gpu(config.ray_address)
     size = _chunk_size(work, folder, workers=workers, on_gpu=on_gpu)
-    recipe, before = recipe_of(config.refine), None
+    recipe, before = recipe_of(config.refine, sign_tie=sign_tie(work.model)), None
     fn: Callable[..., Labelled] = label_chunk
-    common: tuple[object, ...] = (work.model, work.image_size, recipe)
+    common: tuple[object, ...] = (work.model, work.network_size, recipe)
     if on_gpu:
         from a2s.activating import load_activation
 
         on_device = recipe if config.refine.backend == "torch" else None
-        load = functools.partial(load_activation, work.model, work.image_size, size, on_device)
+        load = functools.partial(load_activation, work.model, work.network_size, size, on_device)
         fn, common, before = refine_chunk, (recipe,), pool.Before(load)
     elif threads:
         # Before the threads start: torch is imported and the file read once.
@@ -200,7 +224,7 @@ def _chunk_size(work: Work, folder: rundir.RunDir, *, workers: int | None, on_gp
     def fitting() -> int:
         from a2s.activating import fitting_batch
 
-        probe = functools.partial(fitting_batch, work.model, work.image_size)
+        probe = functools.partial(fitting_batch, work.model, work.image_size, work.most_pixels)
         if workers == 0:
             return min(probe(), max(8, share))
         before = pool.Before(functools.partial(_constant, probe))

@@ -1,9 +1,9 @@
 """Stage 1: train the activation network on unlabelled images (Sec. III-A).
 
-The encoder is frozen, and its features go through a cache; only the four blocks train. The loop is
-the same for one rank and for many: every sum of the loss is taken over all ranks before it is
-divided, so the gradients do not depend on their number. No step waits for the device: what the host
-must know of it is read at log lines and before commits.
+The four blocks train; the encoder is frozen, and its features go through a cache, unless
+`encoder_mode` says otherwise. The loop is the same for one rank and for many: every sum of the loss
+is taken over all ranks before it is divided, so the gradients do not depend on their number. No
+step waits for the device: what the host must know of it is read at log lines and before commits.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import math
 import os
 from contextlib import ExitStack
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 from a2s import checkpoint, distributed, pausing, rundir
 from a2s.config import Stage1Config
@@ -21,9 +20,6 @@ from a2s.data.tar_index import Index
 from a2s.meter import Meter, peak_memory_mib
 from a2s.progress import Progress
 from a2s.schedule import learning_rate
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def run(config: Stage1Config) -> int:
@@ -47,12 +43,10 @@ def run(config: Stage1Config) -> int:
 def _train(config: Stage1Config) -> int:
     import torch
 
-    from a2s.data.device_features import open_cache
-    from a2s.data.feature_cache import STRIDES, fingerprint_tensors
+    from a2s.data.feature_cache import STRIDES
     from a2s.data.loader import Columns, Images, batches, make_loader
-    from a2s.data.transforms import normalise
     from a2s.losses import adb_loss, map_terms
-    from a2s.starting import start_stage1
+    from a2s.starting import start_features, start_stage1
     from a2s.stepping import Readings, compiled, stop_not_finite
 
     accelerator = distributed.start(
@@ -90,42 +84,18 @@ def _train(config: Stage1Config) -> int:
         if config.tracker != "none":
             accelerator.init_trackers("stage1")
 
-        # Encoder features come from a cache; only what it lacks is decoded and encoded.
-        weights = fingerprint_tensors(model.encoder)
-        distributed.check_same("encoder weights", weights)
-        with distributed.together():
-            cache = open_cache(
-                device,
-                config.cache_dir,
-                made_from={
-                    "data": index.fingerprint,
-                    "encoder": weights,
-                    "arithmetic": f"{config.precision} on {device.type}",
-                },
-                num_images=len(index),
-                image_size=size,
-                channels=model.encoder.channels[2:],
-                dtype=getattr(torch, config.cache_dtype),
-                budget_bytes=int(config.cache_gib * 2**30),
-            )
-
-        @torch.no_grad()
-        def encode(image_B3SS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            with accelerator.autocast():
-                image_B3SS = image_B3SS.contiguous(memory_format=torch.channels_last)
-                e3, e4, e5 = model.encode(normalise(image_B3SS))
-            return e3.float(), e4.float(), e5.float()
-
-        def lacks_features(row: int, mirrored: bool) -> bool:
-            return not cache.has(row, mirrored=mirrored)
-
+        # A frozen encoder's features come from a cache; another encoder runs at every step.
+        prepare, autocast = accelerator.prepare, accelerator.autocast
+        features = start_features(config, model, index, prepare=prepare, autocast=autocast)
+        seen_as = {"image_size": str(size), "resize_filter": config.resize_filter}
         sides = [(size // stride, size // stride) for stride in (1, *STRIDES)]
         dataset = Images(
             index,
             image_size=size,
             seed=seed,
-            needs_image=lacks_features,
+            needs_image=features.needs_image,
             keep_sides=sides if config.drop_pixels else (),
+            resize_filter=config.resize_filter,
         )
         weight_K = torch.tensor(config.map_weights, dtype=torch.float64, device=device)
         columns = Columns(rank=distributed.rank(), world=world)
@@ -139,7 +109,7 @@ def _train(config: Stage1Config) -> int:
             bar = Progress(config.epochs * len(index), unit="images", name="stage1", done=done)
             progress = stack.enter_context(bar)
             start = f"from epoch {state['epoch'] + 1}, step {state['step'] + 1}"
-            progress.note(f"{world} rank(s) on {device.type}, {start}; {cache.describe()}")
+            progress.note(f"{world} rank(s) on {device.type}, {start}; {features.describe()}")
 
         # Epochs of steps from the last commit on, and a commit after each epoch.
         last = pausing.last_epoch(config.epochs, until_epoch=config.until_epoch)
@@ -161,23 +131,16 @@ def _train(config: Stage1Config) -> int:
             for step, cpu_batch in enumerate(batches(loader), start=start_step + 1):
                 meter.data_arrived()
 
-                # Frozen features of each image, mirrored or not as (seed, epoch, key) decides.
-                features = cache.fetch(
-                    cpu_batch.image_B3SS,
-                    rows=cpu_batch.row_B.tolist(),
-                    mirrored=cpu_batch.flip_B.tolist(),
-                    encode=encode,
-                    read_image=dataset.image,
-                )
-                maps = blocks(*features, size=(size, size))
+                # Features of each image, mirrored or not as (seed, epoch, key) decides.
+                maps = blocks(*features.of(cpu_batch, dataset.image), size=(size, size))
 
                 # The loss: kept pixels' distance from the boundary, summed over ranks, divided.
                 valid_B = cpu_batch.valid_B.to(device, non_blocking=True)
                 keep_BW = cpu_batch.keep_BW
                 keep_BW = None if keep_BW is None else keep_BW.to(device, non_blocking=True)
                 terms = judge(maps, valid_B, keep_BW, side=size, alpha=config.alpha)
-                sums = distributed.all_sum(torch.cat([terms.numerator_K, terms.num_kept_K]))
-                numerator_K, num_kept_K = sums.chunk(2)
+                sums = distributed.all_sum(torch.cat([*terms[:2], terms.mean_K]))
+                numerator_K, num_kept_K, mean_K = sums.chunk(3)
                 loss = adb_loss(numerator_K, num_kept_K, weight_K)
 
                 # DDP averages gradients over ranks, so each rank's share is scaled by their number.
@@ -185,17 +148,23 @@ def _train(config: Stage1Config) -> int:
                 optimizer.zero_grad(set_to_none=True)
                 accelerator.backward(adb_loss(share_K, num_kept_K.float(), weight_K))
 
-                # Nothing is updated, on any rank, when the loss is not finite or was not before.
+                # Nothing is updated, on any rank, when the loss is not finite or was not before. A
+                # gradient that overflowed, as that of an encoder at a high rate may, counts as one.
+                loss = torch.where(optimizer.finite_gradients(), loss, math.nan)
                 optimizer.step_if(loss.isfinite())
                 readings.add(step, torch.cat([loss[None], terms.finite_B.to(loss.dtype)]))
 
+                # A boundary at the training set's mean keeps a running one over an epoch of steps.
                 num_images = int((plan.batch(step - 1) >= 0).sum())
+                num_steps = min((epoch - 1) * plan.num_steps + step, plan.num_steps)
+                model.blocks.follow(mean_K / num_images, share=1 / num_steps)
+
                 meter.step_done(num_images=num_images)
                 at_end = step == plan.num_steps
                 commits = at_end or bool(config.commit_every and step % config.commit_every == 0)
                 if commits or step % config.log_every == 0:
                     with distributed.together():
-                        cache.check()
+                        features.check()
                     for at, (value, *finite) in readings.read():
                         last_loss = float(value)
                         losses += [last_loss] if run_dir else []
@@ -225,7 +194,7 @@ def _train(config: Stage1Config) -> int:
                                 config.out,
                                 number,
                                 model=model.state_dict(),
-                                metadata={**model.spec(), "image_size": str(size)},
+                                metadata={**model.spec(), **seen_as},
                                 optimizer=checkpoint.pack_momentum(optimizer, parameters),
                                 state={
                                     "epoch": epoch if at_end else epoch - 1,
@@ -237,17 +206,16 @@ def _train(config: Stage1Config) -> int:
                                 },
                             )
                 meter.wait_for_data()
-        if progress and cache.full:
-            progress.note("the cache's disk is full; what did not fit was recomputed")
+        # What a call that goes on will need again stays.
+        rest = features.close(keep=last < config.epochs)
+        if progress and rest:
+            progress.note(rest)
         if run_dir and last < config.epochs:
             pausing.pause(run_dir, "stage1", {"epoch": last}, epochs=config.epochs)
     if config.tracker != "none":
         accelerator.end_training()
     if last < config.epochs:
-        # The features stay for the call that goes on.
         return 0
-    if cache.temporary:
-        cache.remove()
     if distributed.is_main():
         print(f"stage1: wrote {config.out}/checkpoints/{number:05d}. {_next(config)}")
     return 0

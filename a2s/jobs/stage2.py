@@ -69,6 +69,7 @@ def _train(config: Stage2Config) -> int:
     )
     world, device, seed = distributed.world(), accelerator.device, config.seed
     size, store = config.image_size, config.out / "labels"
+    seen_as = {"image_size": str(size), "resize_filter": config.resize_filter}
     with ExitStack() as stack:
         # All ranks read the same data, labels and commit; one of them owns the folder.
         with distributed.together():
@@ -110,8 +111,21 @@ def _train(config: Stage2Config) -> int:
         keep_N = labelsource.labelled_rows(config.out, index, labels, label_row_N)
         num_labelled = int(keep_N.sum())
 
-        source = labelsource.LabelSource(labels, label_row_N, store, size, generation_by_epoch)
-        dataset = Images(index, image_size=size, seed=seed, read_label=source)
+        source = labelsource.LabelSource(
+            labels,
+            label_row_N,
+            store,
+            size,
+            generation_by_epoch,
+            resize_filter=config.resize_filter,
+        )
+        dataset = Images(
+            index,
+            image_size=size,
+            seed=seed,
+            read_label=source,
+            resize_filter=config.resize_filter,
+        )
         columns = Columns(rank=distributed.rank(), world=world)
         loader = make_loader(
             dataset, columns, workers=config.loader_workers, pin_memory=device.type == "cuda"
@@ -242,7 +256,7 @@ def _train(config: Stage2Config) -> int:
                                 config.out,
                                 number,
                                 model=model.state_dict(),
-                                metadata={**model.spec(), "image_size": str(size)},
+                                metadata={**model.spec(), **seen_as},
                                 optimizer=checkpoint.pack_momentum(optimizer, parameters),
                                 state=state,
                             )

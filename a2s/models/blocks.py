@@ -5,11 +5,13 @@ Shape suffixes: B images, C channels, H W the output's size, h w a smaller map's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from a2s.boundary import weighted_sum
 
 Size = tuple[int, int]
 
@@ -113,33 +115,37 @@ class SEBlock(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Convolve, normalise and gate."""
-        x_BCHW, gate_BC11 = self._factors(self.conv(x_BCHW))
+        x_BCHW, _, gate_BC11 = self._factors(self.conv(x_BCHW))
         return x_BCHW * gate_BC11
 
-    def activation_of_upsampled(self, maps: Sequence[Tensor], *, size: Size) -> Tensor:
-        """Equal `self(concat(upsample(m, size) for m in maps)).sum(1, keepdim=True)`, cheaper.
+    def activation_of_upsampled(
+        self,
+        maps: Sequence[Tensor],
+        *,
+        size: Size,
+        weigh: Callable[[Tensor], Tensor] = torch.ones_like,
+    ) -> Tensor:
+        """Add up the channels of `self(concat(upsample(m, size) for m in maps))`, cheaper.
 
-        The features are summed while they are gated, so the gated ones are never written.
+        The features are summed while they are gated, so the gated ones are never written. Their
+        means [B, C], which `weigh` turns into the channels' weights, are known before that.
 
         Shape: maps [B, C_i, h_i, w_i] -> [B, 1, *size]
         """
         bias_O = self.conv.bias
         assert bias_O is not None
-        x_BCHW, gate_BC11 = self._factors(
+        x_BCHW, mean_BC11, gate_BC11 = self._factors(
             conv3x3_of_upsampled(maps, self.conv.weight, bias_O, size=size)
         )
-        # Not in bfloat16, even under autocast: what counts is how far this sum lies from its mean,
-        # and where it is 50 it would be rounded to quarters.
-        dtype = torch.promote_types(x_BCHW.dtype, torch.float32)
-        gate_B1C, x_BCP = gate_BC11[:, None, :, 0, 0].to(dtype), x_BCHW.flatten(2).to(dtype)
-        with torch.autocast(x_BCHW.device.type, enabled=False):
-            return torch.bmm(gate_B1C, x_BCP).view(-1, 1, *size)
+        gate_BC = gate_BC11.flatten(1)
+        return weighted_sum(x_BCHW, gate_BC * weigh(gate_BC * mean_BC11.flatten(1)))
 
-    def _factors(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    def _factors(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features before their gate, their means over the image, and the gate."""
         x_BCHW = F.relu(self.norm(x_BCHW), inplace=True)
         # The sum's gradient is a view; that of `mean` would write a whole map.
         mean_BC11 = x_BCHW.sum((2, 3), keepdim=True) / x_BCHW[0, 0].numel()
-        return x_BCHW, self.gate(mean_BC11).sigmoid()
+        return x_BCHW, mean_BC11, self.gate(mean_BC11).sigmoid()
 
 
 class RAM(nn.Module):

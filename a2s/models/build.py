@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
+from a2s.boundary import BOUNDARIES
 from a2s.errors import CheckpointError
 from a2s.models.activation import FUSION_STRIDES, ActivationNet
 from a2s.models.detector import Detector
@@ -19,8 +20,8 @@ def build_from_spec(spec: Mapping[str, str]) -> ActivationNet | Detector:
         CheckpointError: `spec` lacks an entry or has an impossible one.
     """
 
-    def entry(key: str, *allowed: str) -> str:
-        value = spec.get(key)
+    def entry(key: str, *allowed: str, default: str | None = None) -> str:
+        value = spec.get(key, default)
         if value is None or (allowed and value not in allowed):
             wanted = f"one of {', '.join(allowed)}" if allowed else "present"
             raise CheckpointError(f"model: metadata entry {key} is {value!r}, must be {wanted}")
@@ -38,4 +39,12 @@ def build_from_spec(spec: Mapping[str, str]) -> ActivationNet | Detector:
     stride = int(entry("fusion_stride", *map(str, FUSION_STRIDES)))
     scaled = entry("e5_scale", "true", "false") == "true"
     e5_scale_C = torch.ones(encoder.channels[4]) if scaled else None
-    return ActivationNet(encoder, fusion_stride=stride, width=width, e5_scale_C=e5_scale_C)
+    return ActivationNet(
+        encoder,
+        fusion_stride=stride,
+        width=width,
+        e5_scale_C=e5_scale_C,
+        # Models were written before these could be chosen.
+        boundary=entry("boundary", *BOUNDARIES, default="adb"),
+        sign_tie=int(entry("sign_tie", "1", "0", default="1")),
+    )

@@ -21,13 +21,17 @@ from a2s.refine.quality import Quality
 
 @dataclass(frozen=True)
 class Recipe:
-    """How labels are refined; `median` and `max_side` in pixels."""
+    """How labels are refined; `median` and `max_side` (None: the image's own) in pixels.
+
+    `sign_tie` belongs to the model whose maps are refined.
+    """
 
     energy: Energy
     crf: Crf
     params: CrfParams
     median: int = 7
-    max_side: int = 640
+    max_side: int | None = 640
+    sign_tie: int = 1
 
 
 @dataclass(frozen=True)
@@ -38,36 +42,41 @@ class Refined:
     quality: Quality
 
 
-def sign(theta_hw: npt.NDArray[np.floating]) -> tuple[int, float]:
+def sign(theta_hw: npt.NDArray[np.floating], *, tie: int = 1) -> tuple[int, float]:
     """Which side is foreground, and the share of pixels on the positive side.
 
-    The smaller side is foreground: `boundary.sign` without torch. Reference: Eqn 5.
+    The smaller side is foreground: `boundary.sign` without torch. Range: -1, +1 or `tie`; 0..1.
+    Reference: Eqn 5.
     """
-    share = float((theta_hw >= 0).mean())
-    return (1 if share <= 0.5 else -1), share
+    share = float((theta_hw >= 0 if tie else theta_hw > 0).mean())
+    if share == 0.5:
+        return tie, share
+    return (1 if share < 0.5 else -1), share
 
 
-def working_size(height: int, width: int, *, max_side: int) -> tuple[int, int]:
+def working_size(height: int, width: int, *, max_side: int | None) -> tuple[int, int]:
     """Height and width at which CRF and median run: the image's own up to `max_side`."""
     longest = max(height, width)
-    if longest <= max_side:
+    if max_side is None or longest <= max_side:
         return height, width
     return max(1, round(height * max_side / longest)), max(1, round(width * max_side / longest))
 
 
-def probability(theta_hw: npt.NDArray[np.floating], *, height: int, width: int) -> F32:
+def probability(
+    theta_hw: npt.NDArray[np.floating], *, height: int, width: int, tie: int = 1
+) -> F32:
     """Signed map, enlarged bilinearly, as probability of foreground.
 
     Shape: h w -> H W. Range: 0..1.
     """
-    direction, _ = sign(theta_hw)
+    direction, _ = sign(theta_hw, tie=tie)
     signed_hw = direction * theta_hw.astype(np.float32)
     signed_HW = cv2.resize(signed_hw, (width, height), interpolation=cv2.INTER_LINEAR)
     # tanh does not overflow where exp(-x) would.
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * signed_HW)), dtype=np.float32)
 
 
-def reduce(image_HW3: U8, *, max_side: int) -> U8:
+def reduce(image_HW3: U8, *, max_side: int | None) -> U8:
     """The image at the size at which the CRF runs. Shape: H W 3 -> S T 3."""
     height, width = image_HW3.shape[:2]
     s, t = working_size(height, width, max_side=max_side)
@@ -83,9 +92,11 @@ def refine(image_HW3: U8, theta_hw: npt.NDArray[np.floating], *, recipe: Recipe)
     """
     height, width = image_HW3.shape[:2]
     small_ST3 = reduce(image_HW3, max_side=recipe.max_side)
-    p_ST = probability(theta_hw, height=small_ST3.shape[0], width=small_ST3.shape[1])
+    p_ST = probability(
+        theta_hw, height=small_ST3.shape[0], width=small_ST3.shape[1], tie=recipe.sign_tie
+    )
     crf_ST = recipe.crf(small_ST3, recipe.energy(p_ST, recipe.params), recipe.params)
-    return finish(crf_ST, theta_hw, p_ST, height=height, width=width, median=recipe.median)
+    return finish(crf_ST, theta_hw, p_ST, height=height, width=width, recipe=recipe)
 
 
 def finish(
@@ -95,18 +106,18 @@ def finish(
     *,
     height: int,
     width: int,
-    median: int,
+    recipe: Recipe,
 ) -> Refined:
     """Median filter, the image's own size, and the quality of what the CRF gave.
 
     Shape: S T, h w, S T -> H W. Range: 0 or 255. Reference: Eqn 6.
     """
-    label_ST = median_filter(crf_ST.astype(np.uint8), ksize=median)
+    label_ST = median_filter(crf_ST.astype(np.uint8), ksize=recipe.median)
     mask_HW = label_ST * np.uint8(255)
     if label_ST.shape != (height, width):
         soft_HW = cv2.resize(mask_HW, (width, height), interpolation=cv2.INTER_LINEAR)
         mask_HW = np.where(soft_HW > 127, np.uint8(255), np.uint8(0))
-    direction, share = sign(theta_hw)
+    direction, share = sign(theta_hw, tie=recipe.sign_tie)
     foreground_HW = mask_HW > 0
     row = Quality(
         area_share=float(foreground_HW.mean()),

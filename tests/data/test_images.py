@@ -222,3 +222,17 @@ def test_shrinking_keeps_the_kind() -> None:
     data, extension = images.shrink(encoded(_noise(), "TIFF"), max_side=32)
     assert (extension, images.probe(data).format) == ("png", "PNG")
     assert images.decode(data).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("name", ["bilinear", "bicubic", "nearest"])
+def test_filters_are_pillows(name: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 70, 3), dtype=np.uint8)
+    found = images.resize_rgb(pixels, height=32, width=32, resize_filter=name)
+    expected = Image.fromarray(pixels).resize((32, 32), getattr(Image.Resampling, name.upper()))
+    np.testing.assert_array_equal(found, np.array(expected))
+
+
+def test_the_filter_of_the_authors_code_is_pillows_default() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 70, 3), dtype=np.uint8)
+    found = images.resize_rgb(pixels, height=32, width=32, resize_filter="bicubic")
+    np.testing.assert_array_equal(found, np.array(Image.fromarray(pixels).resize((32, 32))))

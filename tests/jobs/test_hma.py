@@ -243,6 +243,7 @@ def test_an_image_that_is_damaged_is_named(waiting: Case, tmp_path: Path) -> Non
     turn = Turn(
         checkpoint.resolve_model(waiting.out),
         SIDE,
+        "bilinear",
         "numba",
         LabelSource(index, np.arange(len(index)), tmp_path, SIDE, [0]),
         tmp_path / "averages",

@@ -58,7 +58,9 @@ def detector(folder: Path) -> Path:
 
 @torch.no_grad()
 def taps_of(state: theirs.State, pixels_HW3: NDArray[np.uint8]) -> list[torch.Tensor]:
-    small_SS3 = torch.from_numpy(resize_rgb(pixels_HW3, height=320, width=320))
+    small_SS3 = torch.from_numpy(
+        resize_rgb(pixels_HW3, height=320, width=320, resize_filter="bicubic")
+    )
     return theirs.encoded(state, normalise(small_SS3.permute(2, 0, 1)[None]))
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 from launching import environment, pack, run_ranks, start_ranks
 
-from a2s import checkpoint, distributed
+from a2s import checkpoint, distributed, starting
 from a2s.__main__ import run
-from a2s.data import device_features
 from a2s.data.device_features import DeviceFeatures
 from a2s.schedule import learning_rate
 
@@ -131,7 +130,7 @@ def test_features_in_device_memory_train_the_same_network(
         caches.append(DeviceFeatures(device, **shape))
         return caches[-1]
 
-    monkeypatch.setattr(device_features, "open_cache", open_cache)
+    monkeypatch.setattr(starting, "open_cache", open_cache)
     monkeypatch.setattr(distributed, "recorded", lambda function: function)
     weights = []
     for gib in ("1", "0"):

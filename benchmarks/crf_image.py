@@ -1,0 +1,94 @@
+"""Whether the CRF's labels depend on how its image was made: the photograph, or what is left of it.
+
+    python benchmarks/crf_image.py --model RUN/stage1 --data DATA
+
+The authors normalise an image for the network, undo that for the CRF and cut the result off to
+eight bits; ours gets the photograph. In float32 and float64 the cut turns some values into the one
+below. Every image is labelled from the same map with either image; masks of DATA score both. Writes
+`benchmarks/results/crf_image.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from machine import describe_machine
+
+from a2s import checkpoint
+from a2s.data import images
+from a2s.data.tars import Index
+from a2s.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from a2s.labelling import activate, input_size, squash
+from a2s.labelsetup import recipe_of
+from a2s.metrics import score
+from a2s.options import RefineConfig
+from a2s.refine import refine
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def restored(image_HW3: np.ndarray, *, dtype: type[np.floating]) -> np.ndarray:
+    """Normalise, undo it, and cut off to eight bits."""
+    mean, std = np.array(IMAGENET_MEAN, dtype), np.array(IMAGENET_STD, dtype)
+    normalised_HW3 = ((image_HW3.astype(dtype) / dtype(255) - mean) / std).astype(np.float32)
+    return ((normalised_HW3.astype(dtype) * std + mean) * dtype(255)).astype(np.uint8)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    model, index = checkpoint.resolve_model(args.model), Index.load(args.data)
+    network, _ = checkpoint.load_model(model)
+    squashed = squash(model, input_size(model))
+    recipe = recipe_of(RefineConfig(backend="numba", max_side=None))
+    rows: dict[str, dict[str, list[float]]] = {}
+    for row in range(len(index)):
+        image_HW3, mask = images.decode(index.read(row)), index.read_mask(row)
+        assert mask is not None, f"{index.key(row)} has no mask"
+        truth_HW = images.decode_mask(mask) > 128
+        theta_hw = activate(network, squashed(image_HW3)[None])[0]
+        made = {"photograph": image_HW3}
+        made |= {
+            f"restored {t.__name__}": restored(image_HW3, dtype=t) for t in (np.float32, np.float64)
+        }
+        labels = {
+            name: refine(seen, theta_hw, recipe=recipe).mask_HW for name, seen in made.items()
+        }
+        for name, mask_HW in labels.items():
+            ours, theirs = labels["photograph"] > 0, mask_HW > 0
+            union = np.count_nonzero(ours | theirs)
+            scores = score(mask_HW, truth_HW)
+            values = {
+                "share_of_values_one_lower": float((made[name] < image_HW3).mean()),
+                "share_of_pixels_changed": float((ours != theirs).mean()),
+                "iou_with_photograph": np.count_nonzero(ours & theirs) / union if union else 1.0,
+                "adaptive_f": scores.adaptive_f,
+                "mae": scores.mae,
+            }
+            for key, value in values.items():
+                rows.setdefault(name, {}).setdefault(key, []).append(value)
+    result = {
+        "command": "python benchmarks/crf_image.py --model RUN/stage1 --data DATA",
+        **describe_machine(),
+        "num_images": len(index),
+        "rows": {
+            name: {
+                **{key: round(float(np.mean(values)), 5) for key, values in columns.items()},
+                "min_iou_with_photograph": round(min(columns["iou_with_photograph"]), 5),
+            }
+            for name, columns in rows.items()
+        },
+    }
+    (RESULTS / "crf_image.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result["rows"], indent=1))
+
+
+if __name__ == "__main__":
+    main()
