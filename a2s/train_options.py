@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from a2s.options import NO_IDENTITY, EncoderConfig, Settings
+from a2s.schedule import STAGE1, STAGE2, Schedule, ScheduleName, scaled_milestones
+
+Milestones = tuple[int, ...] | None
 
 
 class TrainOptions(Settings):
     """What both training stages share (Sec. IV-A)."""
+
+    SCHEDULES: ClassVar[Mapping[ScheduleName, Schedule]]
 
     encoder: EncoderConfig = EncoderConfig()
     """Backbone and weights."""
@@ -42,16 +48,31 @@ class TrainOptions(Settings):
     tracker: Literal["none", "tensorboard"] = Field("none", json_schema_extra=NO_IDENTITY)
     """Also log through Accelerate's tracker of this name."""
 
+    @field_validator("milestones", check_fields=False)
+    @classmethod
+    def _resolved(cls, milestones: Milestones, info: ValidationInfo) -> Milestones:
+        """The given milestones, or those of the named schedule for this number of epochs."""
+        given = info.data
+        # Where `epochs` or `schedule` is wrong, pydantic complains about that.
+        if milestones is None and {"epochs", "schedule"} <= given.keys():
+            return scaled_milestones(cls.SCHEDULES[given["schedule"]], epochs=given["epochs"])
+        return milestones
+
 
 class Stage1Options(TrainOptions):
     """What may be set about stage 1."""
+
+    SCHEDULES = STAGE1
 
     epochs: int = Field(20, ge=1)
     """Passes over the data."""
     lr: float = Field(1.0, ge=0)
     """Learning rate."""
-    milestones: tuple[int, ...] = (10, 16)
-    """Epochs after which the learning rate falls to a tenth."""
+    schedule: ScheduleName = Field("paper", json_schema_extra=NO_IDENTITY)
+    """Whose milestones: the paper's text, or what the authors' code does."""
+    milestones: Milestones = Field(None, validate_default=True)
+    """Epochs after which the learning rate falls to a tenth; default: those of `schedule`, scaled
+    to `epochs`."""
     alpha: float = Field(0.1, ge=0)
     """Weight of the L1 distance in Eqn 4 (Table V)."""
     map_weights: tuple[float, float, float, float] = (1.0, 0.1, 0.3, 0.5)
@@ -72,12 +93,17 @@ class Stage1Options(TrainOptions):
 class Stage2Options(TrainOptions):
     """What may be set about stage 2."""
 
+    SCHEDULES = STAGE2
+
     epochs: int = Field(25, ge=1)
     """Passes over the data."""
     lr: float = Field(0.005, ge=0)
     """Learning rate of the decoder."""
-    milestones: tuple[int, ...] = (15, 20)
-    """Epochs after which the learning rate falls to a tenth."""
+    schedule: ScheduleName = Field("paper", json_schema_extra=NO_IDENTITY)
+    """Whose milestones: the paper's text, or what the authors' code does."""
+    milestones: Milestones = Field(None, validate_default=True)
+    """Epochs after which the learning rate falls to a tenth; default: those of `schedule`, scaled
+    to `epochs`."""
     encoder_lr_scale: float = Field(0.1, ge=0)
     """Encoder learning rate as a share of `lr` (the authors' code; the paper names one rate)."""
     lam: float = Field(0.4, ge=0, le=1)
@@ -88,5 +114,7 @@ class Stage2Options(TrainOptions):
     """Targets are label > 0.5 (the authors' code); otherwise soft labels."""
     batchnorm: Literal["frozen", "train"] = "frozen"
     """`frozen` keeps the encoder's running statistics: the only choice where N ranks equal one."""
+    flip: Literal["epoch", "once"] = "epoch"
+    """Whether an image is mirrored is drawn in every epoch, or (the authors' code) once per run."""
     ram: bool = True
     """Residual attention (Eqn 9); False is the paper's variant with a plain convolution."""

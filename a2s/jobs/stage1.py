@@ -138,6 +138,7 @@ def _train(config: Stage1Config) -> int:
             progress.note(f"{world} rank(s) on {device.type}, {start}; {cache.describe()}")
 
         # Epochs of steps from the last commit on, and a commit after each epoch.
+        assert config.milestones is not None, "resolved when the settings were read"
         for epoch in range(state["epoch"] + 1, config.epochs + 1):
             plan = make_plan(
                 index.shard_sizes,

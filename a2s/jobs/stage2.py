@@ -110,7 +110,13 @@ def _train(config: Stage2Config) -> int:
         ]
         generation_by_epoch = [*accumulate((lam < 1 for lam in lam_by_epoch), initial=0)]
         source = labelsource.LabelSource(labels, label_row_N, store, size, generation_by_epoch)
-        dataset = Images(index, image_size=size, seed=seed, read_label=source)
+        dataset = Images(
+            index,
+            image_size=size,
+            seed=seed,
+            read_label=source,
+            flip_once=config.flip == "once",
+        )
         columns = Columns(rank=distributed.rank(), world=world)
         loader = make_loader(
             dataset, columns, workers=config.loader_workers, pin_memory=device.type == "cuda"
@@ -124,6 +130,7 @@ def _train(config: Stage2Config) -> int:
             start = f"from epoch {state['epoch'] + 1}, step {state['step'] + 1}"
             progress.note(f"{world} rank(s) on {device.type}, {start}; {counts}")
 
+        assert config.milestones is not None, "resolved when the settings were read"
         for epoch in range(state["epoch"] + 1, config.epochs + 1):
             # One order of the labelled images for any number of ranks.
             plan = make_plan(
