@@ -22,6 +22,8 @@ def start_stage1(
     encoder = load_encoder(config.encoder.name, config.encoder.weights)
     model = ActivationNet(encoder, fusion_stride=config.fusion_stride)
     tensors, buffers, _ = checkpoint.load(commit) if commit else (model.state_dict(), {}, {})
+    if commit:
+        checkpoint.check_network(commit, model.spec())
     model.load_state_dict(tensors)
     model.to(device)
     model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -44,6 +46,8 @@ def start_stage2(
     torch.manual_seed(config.seed)
     model = Detector(load_encoder(config.encoder.name, config.encoder.weights), ram=config.ram)
     tensors, buffers, _ = checkpoint.load(commit) if commit else (model.state_dict(), {}, {})
+    if commit:
+        checkpoint.check_network(commit, model.spec())
     model.load_state_dict(tensors)
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = GuardedSGD(
