@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,6 +103,29 @@ def load(commit: Commit) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str
     verify(commit)
     model = load_file(commit.folder / "model.safetensors")
     return model, load_file(commit.folder / "optimizer.safetensors"), commit.state
+
+
+def check_network(commit: Commit, spec: Mapping[str, str]) -> None:
+    """Compare the network that a commit holds with the one that its tensors are meant for.
+
+    Raises:
+        CheckpointError: it is another one; it says what differs.
+    """
+    from safetensors import safe_open
+
+    file = commit.folder / "model.safetensors"
+    with safe_open(file, framework="pt") as handle:
+        there = handle.metadata() or {}
+    # An entry that only one of them has came with a later version, which knows what it means.
+    differing = [
+        f"{key}: {there[key]} there, {spec[key]} now"
+        for key in sorted(there.keys() & spec.keys())
+        if there[key] != spec[key]
+    ]
+    if differing:
+        raise CheckpointError(
+            f"checkpoint: {file} is of another network ({'; '.join(differing)}); use another --out"
+        )
 
 
 def verify(commit: Commit, names: Iterable[str] = FILES) -> None:

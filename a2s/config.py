@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from a2s.data.benchmarks import BenchmarkName
 from a2s.options import (
+    LATER,
     NO_IDENTITY,
     EncoderConfig,
     FailureRate,
@@ -77,7 +78,7 @@ class Stage2Config(Stage2Options):
 class LabelOptions(Settings):
     """What may be set about labelling."""
 
-    network_size: Literal["trained", "own"] = "trained"
+    network_size: Literal["trained", "own"] = Field("trained", json_schema_extra=LATER)
     """Images are squashed to the size that the network was trained with, or stay as they are (the
     authors' code); its memory then grows with the image."""
     refine: RefineConfig = RefineConfig()

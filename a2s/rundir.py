@@ -145,14 +145,15 @@ def _one_at_a_time(out: Path, *, shared: bool) -> contextlib.AbstractContextMana
 def identity(config: BaseModel) -> dict[str, Any]:
     """The settings that decide what a run writes, as plain values.
 
-    Shape: nested like the configuration; fields marked `identity: False` are left out.
+    Shape: nested like the configuration; fields marked `identity: False` are left out, and so are
+    those marked `identity: "changed"` at their default.
     """
     values: dict[str, Any] = {}
     for name, field in type(config).model_fields.items():
-        extra = field.json_schema_extra
-        if isinstance(extra, dict) and extra.get("identity") is False:
+        extra, value = field.json_schema_extra, getattr(config, name)
+        mark = extra.get("identity") if isinstance(extra, dict) else True
+        if mark is False or (mark == "changed" and value == field.default):
             continue
-        value = getattr(config, name)
         values[name] = identity(value) if isinstance(value, BaseModel) else value
     # Through JSON, so that tuples and paths compare equal to what YAML gives back.
     plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
@@ -208,8 +209,7 @@ def claim(
             compare(out, settings)
             if not (out / "config.yaml").exists():
                 # `identity` is stored as it was compared, so a later default cannot change it.
-                resolved = json.loads(config.model_dump_json())
-                record = {command: resolved, "identity": settings}
+                record = {command: json.loads(config.model_dump_json()), "identity": settings}
                 atomic_write(out / "config.yaml", yaml.safe_dump(record, sort_keys=False))
         write_json(out / "environment.json", environment())
         try:

@@ -41,6 +41,8 @@ def start_stage1(
         encoder_mode=config.encoder_mode,
     )
     tensors, buffers, _ = checkpoint.load(commit) if commit else (model.state_dict(), {}, {})
+    if commit:
+        checkpoint.check_network(commit, model.spec())
     model.load_state_dict(tensors)
     model.to(device)
     model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -111,6 +113,8 @@ def start_stage2(
     torch.manual_seed(config.seed)
     model = Detector(load_encoder(config.encoder.name, config.encoder.weights), ram=config.ram)
     tensors, buffers, _ = checkpoint.load(commit) if commit else (model.state_dict(), {}, {})
+    if commit:
+        checkpoint.check_network(commit, model.spec())
     model.load_state_dict(tensors)
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = GuardedSGD(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from a2s.options import NO_IDENTITY, EncoderConfig, Settings
+from a2s.options import LATER, NO_IDENTITY, EncoderConfig, Settings
+from a2s.schedule import STAGE1, STAGE2, Schedule, ScheduleName, scaled_milestones
+
+Milestones = tuple[int, ...] | None
 
 MIN_SIZE_OF_STATISTICS = 64
 """The smallest input of which E5, at stride 32, has more than one pixel."""
@@ -16,11 +20,15 @@ MIN_SIZE_OF_STATISTICS = 64
 class TrainOptions(Settings):
     """What both training stages share (Sec. IV-A)."""
 
+    SCHEDULES: ClassVar[Mapping[ScheduleName, Schedule]]
+
     encoder: EncoderConfig = EncoderConfig()
     """Backbone and weights."""
     image_size: int = Field(320, ge=32, multiple_of=32)
     """Side in pixels to which images are squashed."""
-    resize_filter: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    resize_filter: Literal["bilinear", "bicubic", "nearest"] = Field(
+        "bilinear", json_schema_extra=LATER
+    )
     """How they are squashed, also when the model is used; Pillow's default, which the authors' code
     takes, is `bicubic` since version 7, `nearest` before."""
     batch_size: int = Field(8, ge=1)
@@ -50,16 +58,31 @@ class TrainOptions(Settings):
     tracker: Literal["none", "tensorboard"] = Field("none", json_schema_extra=NO_IDENTITY)
     """Also log through Accelerate's tracker of this name."""
 
+    @field_validator("milestones", check_fields=False)
+    @classmethod
+    def _resolved(cls, milestones: Milestones, info: ValidationInfo) -> Milestones:
+        """The given milestones, or those of the named schedule for this number of epochs."""
+        given = info.data
+        # Where `epochs` or `schedule` is wrong, pydantic complains about that.
+        if milestones is None and {"epochs", "schedule"} <= given.keys():
+            return scaled_milestones(cls.SCHEDULES[given["schedule"]], epochs=given["epochs"])
+        return milestones
+
 
 class Stage1Options(TrainOptions):
     """What may be set about stage 1."""
+
+    SCHEDULES = STAGE1
 
     epochs: int = Field(20, ge=1)
     """Passes over the data."""
     lr: float = Field(1.0, ge=0)
     """Learning rate."""
-    milestones: tuple[int, ...] = (10, 16)
-    """Epochs after which the learning rate falls to a tenth."""
+    schedule: ScheduleName = Field("paper", json_schema_extra=NO_IDENTITY)
+    """Whose milestones: the paper's text, or what the authors' code does."""
+    milestones: Milestones = Field(None, validate_default=True)
+    """Epochs after which the learning rate falls to a tenth; default: those of `schedule`, scaled
+    to `epochs`."""
     alpha: float = Field(0.1, ge=0)
     """Weight of the L1 distance in Eqn 4 (Table V)."""
     map_weights: tuple[float, float, float, float] = (1.0, 0.1, 0.3, 0.5)
@@ -68,14 +91,16 @@ class Stage1Options(TrainOptions):
     """Leave half of the pixels out of the loss at each iteration (Sec. III-A)."""
     fusion_stride: Literal[2, 4, 8] = 4
     """Stride at which F3, F4, F5 are fused."""
-    encoder_mode: Literal["frozen", "batch_statistics", "trained"] = "frozen"
+    encoder_mode: Literal["frozen", "batch_statistics", "trained"] = Field(
+        "frozen", json_schema_extra=LATER
+    )
     """`batch_statistics`: weights stand still, but BatchNorm normalises with the statistics of each
     rank's batch and remembers them (the authors' code); `trained`: it learns at the same rate."""
-    boundary: Literal["adb", "db1", "db2", "db3", "db4"] = "adb"
+    boundary: Literal["adb", "db1", "db2", "db3", "db4"] = Field("adb", json_schema_extra=LATER)
     """Decision boundary: `adb` is the adaptive one (Eqn 3), the others are those of Fig. 9."""
-    e5_scale: bool = False
+    e5_scale: bool = Field(False, json_schema_extra=LATER)
     """Multiply E5 by a fixed random factor per channel (the authors' code), drawn from the seed."""
-    sign_tie: Literal[1, 0] = 1
+    sign_tie: Literal[1, 0] = Field(1, json_schema_extra=LATER)
     """Sign (Eqn 5) where both sides are equal: 1 in the paper, 0 in the authors' code."""
     cache_dir: Path | None = Field(None, json_schema_extra=NO_IDENTITY)
     """On a CPU: node-local folder for encoder features; default: one in the temporary directory."""
@@ -98,15 +123,20 @@ class Stage1Options(TrainOptions):
 class Stage2Options(TrainOptions):
     """What may be set about stage 2."""
 
+    SCHEDULES = STAGE2
+
     epochs: int = Field(25, ge=1)
     """Passes over the data."""
     lr: float = Field(0.005, ge=0)
     """Learning rate of the decoder."""
-    milestones: tuple[int, ...] = (15, 20)
-    """Epochs after which the learning rate falls to a tenth."""
+    schedule: ScheduleName = Field("paper", json_schema_extra=NO_IDENTITY)
+    """Whose milestones: the paper's text, or what the authors' code does."""
+    milestones: Milestones = Field(None, validate_default=True)
+    """Epochs after which the learning rate falls to a tenth; default: those of `schedule`, scaled
+    to `epochs`."""
     encoder_lr_scale: float = Field(0.1, ge=0)
     """Encoder learning rate as a share of `lr` (the authors' code; the paper names one rate)."""
-    rectify: Literal["olr", "hma"] = "olr"
+    rectify: Literal["olr", "hma"] = Field("olr", json_schema_extra=LATER)
     """`olr`: the detector corrects labels as it trains (Eqn 13); `hma`: `a2s hma` makes new labels
     between epochs (historical moving average, Table VIII), and stage 2 waits for them."""
     lam: float = Field(0.4, ge=0, le=1)
@@ -117,5 +147,7 @@ class Stage2Options(TrainOptions):
     """Targets are label > 0.5 (the authors' code); otherwise soft labels."""
     batchnorm: Literal["frozen", "train"] = "frozen"
     """`frozen` keeps the encoder's running statistics: the only choice where N ranks equal one."""
+    flip: Literal["epoch", "once"] = Field("epoch", json_schema_extra=LATER)
+    """Whether an image is mirrored is drawn in every epoch, or (the authors' code) once per run."""
     ram: bool = True
     """Residual attention (Eqn 9); False is the paper's variant with a plain convolution."""

@@ -101,7 +101,8 @@ class Columns:
 class Images(Dataset[Batch]):
     """Decoded, squashed images by row, their draws of `seed`, and labels on request.
 
-    `keep_sides` are the maps whose kept pixels are drawn, `resize_filter` squashes (`resize_rgb`).
+    `flip_once` mirrors an image in all epochs or in none; `keep_sides` are the maps whose kept
+    pixels are drawn; `resize_filter` squashes (`resize_rgb`).
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class Images(Dataset[Batch]):
         seed: int,
         read_label: LabelReader | None = None,
         needs_image: ImageFilter | None = None,
+        flip_once: bool = False,
         keep_sides: Sequence[tuple[int, int]] = (),
         resize_filter: str = "bilinear",
     ) -> None:
@@ -120,6 +122,7 @@ class Images(Dataset[Batch]):
         self.seed = seed
         self.read_label = read_label
         self.needs_image = needs_image
+        self.flip_once = flip_once
         self.keep_sides = keep_sides
         self.resize_filter = resize_filter
 
@@ -142,7 +145,9 @@ class Images(Dataset[Batch]):
         keys = [self.index.key(row) if row >= 0 else None for row, _ in requests]
         hash_B = torch.tensor([0 if key is None else key_hash(key) for key in keys])
         epoch = requests[0][1]
-        flip_B = draw_flip(seed=seed, epoch=epoch, key_hash_B=hash_B)
+        # Epochs are counted from 1; what is drawn for epoch 0 belongs to the run.
+        flip_epoch = 0 if self.flip_once else epoch
+        flip_B = draw_flip(seed=seed, epoch=flip_epoch, key_hash_B=hash_B)
         keep_BW = None
         if self.keep_sides:
             keep_BW = draw_keep_words(

@@ -112,6 +112,7 @@ def _train(config: Stage1Config) -> int:
             progress.note(f"{world} rank(s) on {device.type}, {start}; {features.describe()}")
 
         # Epochs of steps from the last commit on, and a commit after each epoch.
+        assert config.milestones is not None, "resolved when the settings were read"
         last = pausing.last_epoch(config.epochs, until_epoch=config.until_epoch)
         for epoch in range(state["epoch"] + 1, last + 1):
             plan = make_plan(

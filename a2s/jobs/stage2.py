@@ -125,6 +125,7 @@ def _train(config: Stage2Config) -> int:
             seed=seed,
             read_label=source,
             resize_filter=config.resize_filter,
+            flip_once=config.flip == "once",
         )
         columns = Columns(rank=distributed.rank(), world=world)
         loader = make_loader(
@@ -139,6 +140,7 @@ def _train(config: Stage2Config) -> int:
             start = f"from epoch {state['epoch'] + 1}, step {state['step'] + 1}"
             progress.note(f"{world} rank(s) on {device.type}, {start}; {counts}")
 
+        assert config.milestones is not None, "resolved when the settings were read"
         last = pausing.last_epoch(config.epochs, until_epoch=config.until_epoch)
         for epoch in range(state["epoch"] + 1, last + 1):
             if turns.lacks_labels(config, state):

@@ -77,6 +77,21 @@ def test_flips_and_kept_pixels_are_those_of_seed_epoch_and_key(data: Path) -> No
     assert torch.equal(batch.keep_BW, expected)
 
 
+def test_a_flip_that_is_drawn_once_holds_for_the_run(data: Path) -> None:
+    index = Index.load(data)
+    dataset = Images(index, image_size=8, seed=5, flip_once=True)
+    drawn = [
+        dataset.__getitems__([(row, epoch) for row in range(len(index))]).flip_B
+        for epoch in (1, 2, 9)
+    ]
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2])
+    assert 0 < drawn[0].sum() < len(index)
+    other_seed = Images(index, image_size=8, seed=6, flip_once=True)
+    of_other_seed = other_seed.__getitems__([(row, 1) for row in range(len(index))]).flip_B
+    assert not torch.equal(drawn[0], of_other_seed)
+
+
 def test_images_that_are_not_needed_are_not_decoded(data: Path) -> None:
     dataset = Images(Index.load(data), image_size=32, seed=0, needs_image=only_even)
     batch = dataset.__getitems__([(0, 1), (1, 1)])

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from authors import STAGE1_MODULES, STAGE2_MODULES, load
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from a2s.boundary import sign
 from a2s.losses import adb_loss, adb_terms, binarise, detection_loss_per_image
@@ -20,28 +21,6 @@ from a2s.olr import rectify
 Oracle = dict[str, Tensor]
 SIZE = (64, 64)
 MAP_NAMES = ("F", "F3", "F4", "F5")
-
-STAGE1_MODULES = {
-    f"{ours}.{our_layer}": f"stage1.decoder.{theirs}.{their_layer}"
-    for ours, theirs in {"se3": "ad2", "se4": "ad3", "se5": "ad4", "se0": "fusion"}.items()
-    for our_layer, their_layer in {"conv": "ad0.0", "norm": "ad0.1", "gate": "se.conv"}.items()
-}
-RAM_MODULES = {
-    "context.0": "gconv.0",
-    "context.1": "gconv.1",
-    "attention_a": "res_conv1",
-    "attention_b": "res_conv2",
-    "fuse": "fuse",
-}
-STAGE2_MODULES = {
-    **{f"adapters.{i}.{j}": f"stage2.decoder.adapter{i}.{j}" for i in range(5) for j in (0, 1)},
-    "descend_a.0": "stage2.decoder.gb_conv.0",
-    "descend_a.1": "stage2.decoder.gb_conv.1",
-    "descend_b.0": "stage2.decoder.gb_conv.4",
-    "descend_b.1": "stage2.decoder.gb_conv.5",
-    **{f"regional.{o}": f"stage2.decoder.region.{t}" for o, t in RAM_MODULES.items()},
-    **{f"local.{o}": f"stage2.decoder.local.{t}" for o, t in RAM_MODULES.items()},
-}
 
 
 @pytest.fixture(scope="module")
@@ -55,15 +34,6 @@ def expected(shared: Path) -> dict[str, float]:
         (shared / "oracles" / "a2s_reference.json").read_text("utf-8")
     )
     return numbers
-
-
-def load(module: nn.Module, oracle: Oracle, names: dict[str, str], **extra: Tensor) -> None:
-    state = {
-        f"{ours}.{part}": oracle[f"{theirs}.{part}"]
-        for ours, theirs in names.items()
-        for part in ("weight", "bias")
-    }
-    module.load_state_dict({**state, **extra})
 
 
 def assert_relative(ours: Tensor, theirs: Tensor, tolerance: float) -> None:
