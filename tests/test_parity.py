@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from a2s.comparison import compare
 from a2s.data.transforms import draw_flip, draw_keep_words, flip_where, unpack_keep
+from a2s.labelschedule import lambda_at
 from a2s.losses import adb_loss, map_terms
 from a2s.models.activation import ActivationBlocks
 from a2s.models.detector import DetectorDecoder
-from a2s.olr import lambda_at
 from a2s.schedule import learning_rate
 from a2s.settings import parse
 from a2s.stepping import GuardedSGD

@@ -1,198 +1,149 @@
-"""`a2s stage2` from shards to weights, beside the same run written plainly (`plain.py`).
+"""`a2s stage1` and `a2s stage2` from shards to weights, beside the same runs written plainly.
 
-Real files, a pretrained encoder, the real command under `configs/official.yaml`. The other side is
-told the initial weights, the order of the images and which are mirrored: these are our own draws.
-The rate is a fiftieth of the preset's. At that the first steps of a new decoder multiply the last
-bit of any number a thousandfold, whoever computes them; so how far the weights moved is compared.
+Real files, a pretrained encoder, the real commands under `configs/official.yaml`. The other side
+(`plain.py`) is told the initial weights, the order of the images, which are mirrored and which
+pixels are kept: these are our own draws.
 """
 
 from __future__ import annotations
 
-import io
-import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import plain
 import pytest
 import torch
-from authors import STAGE2_MODULES, renamed
-from labelled import write_labels
-from launching import pack, run_ranks
-from PIL import Image
-from torch import Tensor, nn
-from torchvision.models import mobilenet_v2
-from torchvision.ops.misc import Conv2dNormActivation
+from authors import STAGE1_MODULES, STAGE2_MODULES, renamed
+from parity_case import (
+    SIDE,
+    TOLERANCE,
+    Plain,
+    Run,
+    check_weights,
+    encoder_of,
+    finish,
+    image_of,
+    label_of,
+    start_run,
+    taps_of,
+)
+from torch import Tensor
 
-from a2s import checkpoint
-from a2s.data.keys import key_hash
-from a2s.data.plan import make_plan
-from a2s.data.tars import Index
-from a2s.data.transforms import draw_flip
+from a2s.data.transforms import draw_flip, draw_keep_words, unpack_keep
 from a2s.labelstore import Generation
-from a2s.settings import parse
-from a2s.starting import start_stage2
+from a2s.starting import start_stage1, start_stage2
 
-REPO = Path(__file__).resolve().parents[2]
-SIDE, TOLERANCE = 64, 1e-4
+CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished run of `a2s stage2`, and how it was called."""
-
-    data: Index
-    labels: Index
-    out: Path
-    arguments: list[str]
-
-    def flipped(self, row: int) -> bool:
-        """Whether the image is mirrored, for the whole run."""
-        key_hash_B = torch.tensor([key_hash(self.data.key(row))])
-        return bool(draw_flip(seed=0, epoch=0, key_hash_B=key_hash_B))
+def turned(image: Tensor, is_mirrored: bool) -> Tensor:
+    return image.flip(-1) if is_mirrored else image
 
 
-@dataclass
-class Plain:
-    """The same run, written plainly: what it has when it ends."""
-
-    rates: list[float]
-    losses: list[float]
-    start: dict[str, Tensor]
-    weights: dict[str, Tensor]
-    labels: dict[int, Tensor]
-
-
-def stage2(scenes, shared: Path, root: Path, flags: str) -> Run:
-    data = pack(scenes.train, root / "data")
-    labels, out = write_labels(data, root / "labels"), root / "out"
-    weights = shared / "encoders" / "mobilenet_v2_imagenet.safetensors"
-    arguments = ["--config", str(REPO / "configs" / "official.yaml")]
-    arguments += ["--data", str(data), "--labels", str(labels), "--out", str(out)]
-    arguments += ["--encoder.name", "mobilenet_v2", "--encoder.weights", str(weights)]
-    arguments += f"--lr 0.0001 --image-size {SIDE} --log-every 1 --loader-workers 0 {flags}".split()
-    (done,) = run_ranks(["stage2", *arguments], world=1)
-    assert done.code == 0, done.stderr
-    return Run(Index.load(data), Index.load(labels), out, arguments)
-
-
-def image_of(data: bytes) -> Tensor:
-    """Decoded, squashed, normalised. Shape: [3, S, S]."""
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    pixels = np.array(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR), dtype=np.float32)
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    return ((torch.from_numpy(pixels) / 255 - mean) / std).permute(2, 0, 1)
+def plain_stage1(run: Run, *, epochs: int, falls_in: tuple[int, ...]) -> Plain:
+    made = Plain(start_stage1(run.config, None, device=CPU)[0].state_dict())
+    encoder, blocks = encoder_of(made.start), renamed(made.start, STAGE1_MODULES, prefix="blocks.")
+    factors = made.start["blocks.e5_scale_C"][None]
+    optimizer = plain.NesterovSGD([([x.requires_grad_() for x in blocks.values()], 1.0)])
+    encoder.train()
+    images = [image_of(run.data.read(row)) for row in range(len(run.data))]
+    sides = [(side, side) for side in (SIDE, SIDE // 8, SIDE // 16, SIDE // 32)]
+    for epoch, rate in enumerate(plain.rates(run.config.lr, falls_in, epochs=epochs), start=1):
+        for rows in run.batches(epoch):
+            draws = {"seed": 0, "epoch": epoch, "key_hash_B": run.hashes(rows)}
+            both = zip(rows, draw_flip(**draws).tolist(), strict=True)
+            batch = torch.stack([turned(images[row], mirrored) for row, mirrored in both])
+            with torch.no_grad():
+                taps = taps_of(encoder, batch)
+            keeps = unpack_keep(draw_keep_words(**draws, sides=sides), sides)
+            maps = plain.activation_maps(blocks, taps[2:], factors, side=SIDE)
+            loss = plain.activation_loss(maps, [keep.float() for keep in keeps])
+            loss.backward()
+            optimizer.step(rate)
+            made.rates.append(rate)
+            made.losses.append(loss.item())
+    return finish(made, encoder, blocks)
 
 
-def label_of(data: bytes) -> Tensor:
-    """Decoded and squashed. Shape: [1, S, S]."""
-    label = Image.fromarray(np.array(Image.open(io.BytesIO(data)), dtype=np.float32) / 255)
-    return torch.from_numpy(np.array(label.resize((SIDE, SIDE), Image.Resampling.BILINEAR)))[None]
-
-
-def encoder_of(start: dict[str, Tensor]) -> nn.Sequential:
-    """Torchvision's network, with the convolution more that these weights have in block 1."""
-    encoder = mobilenet_v2(weights=None).features
-    first = Conv2dNormActivation(32, 32, kernel_size=1, activation_layer=nn.ReLU6)
-    encoder[1] = nn.Sequential(first, encoder[1])
-    prefix = "encoder.features."
-    encoder.load_state_dict(
-        {name.removeprefix(prefix): x for name, x in start.items() if name.startswith(prefix)}
-    )
-    return encoder
-
-
-def taps_of(encoder: nn.Sequential, x: Tensor) -> list[Tensor]:
-    taps = []
-    for first, last in ((0, 2), (2, 4), (4, 7), (7, 14), (14, 19)):
-        x = encoder[first:last](x)
-        taps.append(x)
-    return taps
-
-
-def plain_run(run: Run, *, epochs: int, falls_in: tuple[int, ...], train_norms: bool) -> Plain:
-    config = parse("stage2", run.arguments)
-    start = start_stage2(config, None, device=torch.device("cpu"))[0].state_dict()
-    encoder, decoder = encoder_of(start), renamed(start, STAGE2_MODULES, prefix="decoder.")
-    encoder.train(train_norms)
-    trained = [tensor.requires_grad_() for tensor in decoder.values()]
+def plain_stage2(
+    run: Run, *, epochs: int, falls_in: tuple[int, ...], train_norms: bool
+) -> tuple[Plain, list[Tensor]]:
+    """The labels by row are in the orientation in which they were learned from."""
+    made = Plain(start_stage2(run.config, None, device=CPU)[0].state_dict())
+    encoder = encoder_of(made.start)
+    decoder = renamed(made.start, STAGE2_MODULES, prefix="decoder.")
+    trained = [x.requires_grad_() for x in decoder.values()]
     optimizer = plain.NesterovSGD([(trained, 1.0), (list(encoder.parameters()), 0.1)])
+    encoder.train(train_norms)
 
     # Everything is read, and half of it mirrored, once.
-    images: dict[int, Tensor] = {}
-    labels: dict[int, Tensor] = {}
-    for row in range(len(run.data)):
-        image = image_of(run.data.read(row))
-        label = label_of(run.labels.read(int(run.labels.rows_of([run.data.key(row)])[0])))
-        images[row], labels[row] = (x.flip(-1) if run.flipped(row) else x for x in (image, label))
+    images, labels = [], []
+    for row, mirrored in enumerate(mirrored_once(run)):
+        label_row = int(run.labels.rows_of([run.data.key(row)])[0])
+        images.append(turned(image_of(run.data.read(row)), mirrored))
+        labels.append(turned(label_of(run.labels.read(label_row)), mirrored))
 
-    made = Plain([], [], start | renamed(start, STAGE2_MODULES, prefix="decoder."), {}, labels)
-    for epoch, rate in enumerate(plain.rates(config.lr, falls_in, epochs=epochs), start=1):
-        order = make_plan(
-            run.data.shard_sizes, batch_size=config.batch_size, seed=config.seed, epoch=epoch
-        )
-        for step in range(order.num_steps):
-            rows = order.batch(step).tolist()
+    for epoch, rate in enumerate(plain.rates(run.config.lr, falls_in, epochs=epochs), start=1):
+        for rows in run.batches(epoch):
             taps = taps_of(encoder, torch.stack([images[row] for row in rows]))
             predicted = plain.logits(decoder, taps, side=SIDE)
             target = torch.stack([labels[row] for row in rows])
             loss = plain.detection_loss(predicted, target)
             loss.backward()
             optimizer.step(rate)
-            labels |= zip(rows, plain.next_label(target, predicted, epoch=epoch), strict=True)
+            next_labels = plain.next_label(target, predicted, epoch=epoch)
+            for row, label in zip(rows, next_labels, strict=True):
+                labels[row] = label
             made.rates.append(rate)
             made.losses.append(loss.item())
-    made.weights = {f"encoder.features.{name}": x for name, x in encoder.state_dict().items()}
-    made.weights |= decoder
-    return made
+    return finish(made, encoder, decoder), labels
 
 
-def check_weights(run: Run, made: Plain) -> None:
-    """The last commit's tensors are as near to their counterparts as rounding lets them."""
-    ours = checkpoint.load_model(run.out)[0].state_dict()
-    ours |= renamed(ours, STAGE2_MODULES, prefix="decoder.")
-    apart, moved = {True: 0.0, False: 0.0}, {True: 0.0, False: 0.0}
-    for name, tensor in made.weights.items():
-        if not tensor.is_floating_point():
-            continue
-        theirs = tensor.detach()
-        # Where all entries are nearly zero, as some means of this encoder, of a tenth.
-        largest = max(float(theirs.abs().max()), 0.1)
-        assert (ours[name] - theirs).abs().max() < TOLERANCE * largest, name
-        if "running" not in name:
-            of_encoder = name.startswith("encoder")
-            apart[of_encoder] += float((ours[name] - theirs).square().sum())
-            moved[of_encoder] += float((theirs - made.start[name]).square().sum())
-    for of_encoder in (True, False):
-        assert moved[of_encoder] > 0
-        assert apart[of_encoder] ** 0.5 < 0.01 * moved[of_encoder] ** 0.5, of_encoder
+def mirrored_once(run: Run) -> list[bool]:
+    hash_B = run.hashes(list(range(len(run.data))))
+    drawn: list[bool] = draw_flip(seed=0, epoch=0, key_hash_B=hash_B).tolist()
+    return drawn
+
+
+def check_log(run: Run, made: Plain, *, num_steps: int) -> None:
+    assert len(run.lines) == num_steps
+    assert [line["lr"] for line in run.lines] == pytest.approx(made.rates, rel=1e-9)
+    assert [line["loss"] for line in run.lines] == pytest.approx(made.losses, rel=TOLERANCE)
+
+
+def test_a_run_of_stage1(scenes, shared: Path, tmp_path: Path) -> None:
+    """Ten steps; the encoder's statistics follow the batches, and its weights stand still."""
+    run = start_run("stage1", scenes, shared, tmp_path, "--batch-size 4 --epochs 5")
+    made = plain_stage1(run, epochs=5, falls_in=(4, 5))
+    check_log(run, made, num_steps=10)
+    check_weights(run, made, STAGE1_MODULES, prefix="blocks.")
+    first = "encoder.features.0.1.running_mean"
+    assert (made.weights[first] - made.start[first]).abs().max() > 1e-3
 
 
 def test_a_run_of_stage2(scenes, shared: Path, tmp_path: Path) -> None:
     """Ten steps in five epochs, three of which rectify labels; the rate falls twice.
 
-    BatchNorm as it is stored: with the statistics of four images rounding is multiplied once more.
+    A fiftieth of the preset's rate, and BatchNorm as it is stored: otherwise the first steps of a
+    new decoder multiply the last bit of any number a thousandfold, whoever computes them.
     """
-    run = stage2(scenes, shared, tmp_path, "--batch-size 4 --epochs 5 --batchnorm frozen")
-    made = plain_run(run, epochs=5, falls_in=(4, 5), train_norms=False)
-    lines = [json.loads(line) for line in (run.out / "metrics.jsonl").read_text().splitlines()]
-    assert len(lines) == 10
-    assert [line["lr"] for line in lines] == pytest.approx(made.rates, rel=1e-9)
-    assert [line["loss"] for line in lines] == pytest.approx(made.losses, rel=TOLERANCE)
-    check_weights(run, made)
+    flags = "--batch-size 4 --epochs 5 --lr 0.0001 --batchnorm frozen"
+    run = start_run("stage2", scenes, shared, tmp_path, flags)
+    made, labels = plain_stage2(run, epochs=5, falls_in=(4, 5), train_norms=False)
+    check_log(run, made, num_steps=10)
+    check_weights(run, made, STAGE2_MODULES, prefix="decoder.")
+    # A label within rounding of one half may be a target of the next epoch on one side only.
     final = Generation.load(run.out / "labels", 3)
-    for row, label in made.labels.items():
-        theirs = (label.flip(-1) if run.flipped(row) else label)[0]
-        assert np.abs(final.read(row) - theirs.numpy()).max() < TOLERANCE
+    for row, mirrored in enumerate(mirrored_once(run)):
+        theirs = turned(labels[row], mirrored)[0].numpy()
+        assert np.abs(final.read(row) - theirs).max() < 10 * TOLERANCE
 
 
 def test_one_step_with_batchnorm_in_training(scenes, shared: Path, tmp_path: Path) -> None:
-    """The preset as it stands: the batch's statistics, and stored ones that follow them."""
-    run = stage2(scenes, shared, tmp_path, "--batch-size 8 --epochs 1")
-    made = plain_run(run, epochs=1, falls_in=(), train_norms=True)
-    (line,) = (run.out / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(line)["loss"] == pytest.approx(made.losses[0], rel=TOLERANCE)
-    check_weights(run, made)
+    """The batch's statistics, and stored ones that follow them, in an encoder that learns."""
+    run = start_run("stage2", scenes, shared, tmp_path, "--batch-size 8 --epochs 1 --lr 0.0001")
+    made, _ = plain_stage2(run, epochs=1, falls_in=(), train_norms=True)
+    check_log(run, made, num_steps=1)
+    check_weights(run, made, STAGE2_MODULES, prefix="decoder.")
     first = "encoder.features.0.1.running_mean"
     assert (made.weights[first] - made.start[first]).abs().max() > 1e-3
