@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,22 +17,8 @@ import yaml
 from pydantic import BaseModel
 
 from a2s import folderlock
+from a2s.environment import environment
 from a2s.errors import A2SError, ConfigError
-
-_PACKAGES = (
-    "a2s",
-    "accelerate",
-    "numba",
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-    "pydensecrf2",
-    "pysodmetrics",
-    "ray",
-    "torch",
-    "torchvision",
-    "webdataset",
-)
 
 _RECORDS = {".lock", ".lock-setup", ".lock-shards", "config.yaml", "environment.json"}
 """What `claim` itself puts into a folder."""
@@ -145,19 +126,33 @@ def _one_at_a_time(out: Path, *, shared: bool) -> contextlib.AbstractContextMana
 def identity(config: BaseModel) -> dict[str, Any]:
     """The settings that decide what a run writes, as plain values.
 
-    Shape: nested like the configuration; fields marked `identity: False` are left out, and so are
-    those marked `identity: "changed"` at their default.
+    Shape: nested like the configuration; fields marked `identity: False` are left out.
     """
     values: dict[str, Any] = {}
     for name, field in type(config).model_fields.items():
-        extra, value = field.json_schema_extra, getattr(config, name)
-        mark = extra.get("identity") if isinstance(extra, dict) else True
-        if mark is False or (mark == "changed" and value == field.default):
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("identity") is False:
             continue
+        value = getattr(config, name)
         values[name] = identity(value) if isinstance(value, BaseModel) else value
     # Through JSON, so that tuples and paths compare equal to what YAML gives back.
     plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return plain
+
+
+def unnamed(config: BaseModel) -> dict[str, Any]:
+    """What folders were made with that do not name a setting, because it came later: its default.
+
+    Shape: nested like the configuration; the fields marked `later`
+    """
+    values: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        value, extra = getattr(config, name), field.json_schema_extra
+        if isinstance(value, BaseModel):
+            values[name] = unnamed(value)
+        elif isinstance(extra, dict) and extra.get("later"):
+            values[name] = field.default
+    return values
 
 
 def settings_of(
@@ -206,14 +201,14 @@ def claim(
         settings = settings_of(command, config, inputs)
         # Processes that start together must not all find the folder without settings.
         with _one_at_a_time(out, shared=shared):
-            compare(out, settings)
+            recorded_settings = compare(out, settings, unnamed(config))
             if not (out / "config.yaml").exists():
                 # `identity` is stored as it was compared, so a later default cannot change it.
                 record = {command: json.loads(config.model_dump_json()), "identity": settings}
                 atomic_write(out / "config.yaml", yaml.safe_dump(record, sort_keys=False))
         write_json(out / "environment.json", environment())
         try:
-            yield RunDir(out, digest(settings), shared)
+            yield RunDir(out, digest(recorded_settings), shared)
         except A2SError:
             # Settings that were wrong from the start must not bar the corrected command.
             if {path.name for path in out.iterdir()} <= _RECORDS and is_last():
@@ -222,15 +217,17 @@ def claim(
             raise
 
 
-def compare(out: Path, settings: dict[str, Any]) -> None:
-    """Refuse a folder that was made with other settings.
+def compare(out: Path, settings: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """Refuse a folder that was made with other settings; return them as it has them recorded.
+
+    `later` is what those settings were that it may not name (`unnamed`).
 
     Raises:
         ConfigError: it says what differs.
     """
     path = out / "config.yaml"
     if not path.exists():
-        return
+        return settings
     try:
         old = yaml.safe_load(path.read_text(encoding="utf-8"))["identity"]
         old_command = old["command"]
@@ -242,13 +239,26 @@ def compare(out: Path, settings: dict[str, Any]) -> None:
         raise ConfigError(
             f"{settings['command']}: {out} belongs to a2s {old_command}; use another --out"
         )
-    differing = sorted(_differences(old, settings))
+    # What is said of a model beside its checksum came later as well, and follows from it.
+    described = {k: v for k, v in settings["inputs"].items() if k.startswith("model.")}
+    differing = sorted(_differences(_filled(old, {**later, "inputs": described}), settings))
     if differing:
         listed = "; ".join(differing)
         raise ConfigError(
             f"{settings['command']}: {out} was made with other settings ({listed}); "
             "use another --out, or the old settings"
         )
+    recorded_settings: dict[str, Any] = old
+    return recorded_settings
+
+
+def _filled(old: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    nested = {
+        key: _filled(value, later[key])
+        for key, value in old.items()
+        if isinstance(value, dict) and isinstance(later.get(key), dict)
+    }
+    return {**{k: v for k, v in later.items() if not isinstance(v, dict)}, **old, **nested}
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
@@ -261,37 +271,6 @@ def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
         yield f"{prefix}: its content is not what it was"
     elif old != new:
         yield f"{prefix}: {old} there, {new} now"
-
-
-def environment() -> dict[str, Any]:
-    """Versions, machine, and git state of the running code."""
-    versions = {}
-    for name in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return {
-        "argv": sys.argv,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "host": socket.gethostname(),
-        "cpu_count": len(os.sched_getaffinity(0)),
-        "packages": versions,
-        "git": _git(),
-    }
-
-
-def _git() -> dict[str, object] | None:
-    root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():
-        return None
-
-    def ask(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
-        )
-        return done.stdout.strip()
-
-    return {"commit": ask("rev-parse", "HEAD"), "modified": ask("status", "--porcelain") != ""}
 
 
 def _umask() -> int:

@@ -57,6 +57,7 @@ LAYERS = {
     "a2s.figures": SERVICE,
     "a2s.thresholds": PURE,
     "a2s.rundir": SERVICE,
+    "a2s.environment": SERVICE,
     "a2s.listing": SERVICE,
     "a2s.progress": SERVICE,
     "a2s.meter": SERVICE,

@@ -96,6 +96,7 @@ def test_identity_keeps_nested_settings_and_drops_free_ones() -> None:
         model=Path("m"), data=Path("d"), out=Path("o"), refine=RefineConfig(median=5), workers=3
     )
     assert rundir.identity(config) == {
+        "network_size": "trained",
         "limit": None,
         "refine": {
             "backend": "auto",

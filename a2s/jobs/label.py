@@ -109,7 +109,7 @@ def run(config: LabelConfig) -> int:
             ]
 
         if config.dry_run:
-            rundir.compare(config.out, settings)
+            settings = rundir.compare(config.out, settings, rundir.unnamed(config))
             _announce(Work(config, index, model, image_size, todo(rundir.digest(settings))))
             return 0
         claim = rundir.claim(config.out, command="label", config=config, inputs=inputs, parts=parts)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from launching import pack
 from safetensors.torch import save_file
 
@@ -79,7 +80,7 @@ def test_every_value_by_which_the_presets_differ(tmp_path: Path) -> None:
     for difference in (
         "binarise: False there, True now",
         "encoder_lr_scale: 1.0 there, 0.1 now",
-        "flip: unset there, once now",
+        "flip: epoch there, once now",
         "milestones: [15, 20] there, [14, 19] now",
     ):
         assert difference in str(caught.value)
@@ -114,16 +115,51 @@ def test_a_model_of_another_kind_is_no_source_of_labels(
 
 
 def test_a_setting_that_came_later_is_no_difference_at_its_default(tmp_path: Path) -> None:
-    """Folders from before there was a choice go on, and refuse the other choice."""
+    """Folders from before there was a choice go on as they are, and refuse the other choice."""
+    out = tmp_path / "out"
 
     def claim(**settings: object) -> rundir.RunDir:
-        paths = {name: tmp_path / name for name in ("data", "labels", "out")}
-        config = Stage2Config(**paths, **settings)  # type: ignore[arg-type]
-        with rundir.claim(paths["out"], command="stage2", config=config) as folder:
+        config = Stage2Config(data=tmp_path, labels=tmp_path, out=out, **settings)  # type: ignore[arg-type]
+        with rundir.claim(out, command="stage2", config=config) as folder:
             return folder
 
-    first = claim()
-    assert "flip" not in rundir.recorded(tmp_path / "out")
-    assert claim(flip="epoch").settings_hash == first.settings_hash
-    with pytest.raises(ConfigError, match="flip: unset there, once now"):
+    claim()
+    record = yaml.safe_load((out / "config.yaml").read_text())
+    del record["identity"]["flip"], record["identity"]["resize_filter"]
+    (out / "config.yaml").write_text(yaml.safe_dump(record))
+    assert claim(flip="epoch").settings_hash == rundir.digest(record["identity"])
+    with pytest.raises(ConfigError, match="flip: epoch there, once now"):
         claim(flip="once")
+    del record["identity"]["lam"]
+    (out / "config.yaml").write_text(yaml.safe_dump(record))
+    with pytest.raises(ConfigError, match=r"lam: unset there, 0\.4 now"):
+        claim()
+
+
+def test_a_label_set_from_before_models_were_described(stage1: list[str], data: Path) -> None:
+    out = data.parent / "labels"
+    model = stage1[stage1.index("--out") + 1]
+    arguments = [
+        "label",
+        "--model",
+        model,
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        "--workers",
+        "0",
+    ]
+    assert run(arguments) == 0
+    record = yaml.safe_load((out / "config.yaml").read_text())
+    now, inputs = rundir.digest(record["identity"]), record["identity"]["inputs"]
+    record["identity"]["inputs"] = {name: inputs[name] for name in ("data", "model_sha256")}
+    del record["identity"]["network_size"]
+    for path in out.glob("shard-*.json"):
+        text = path.read_text()
+        assert now in text
+        path.write_text(text.replace(now, rundir.digest(record["identity"])))
+    (out / "config.yaml").write_text(yaml.safe_dump(record))
+    labelled = {path: path.stat().st_mtime_ns for path in out.glob("shard-*")}
+    assert run(arguments) == 0
+    assert {path: path.stat().st_mtime_ns for path in out.glob("shard-*")} == labelled
