@@ -88,5 +88,6 @@ class Stage2Options(TrainOptions):
     """Targets are label > 0.5 (the authors' code); otherwise soft labels."""
     batchnorm: Literal["frozen", "train"] = "frozen"
     """`frozen` keeps the encoder's running statistics: the only choice where N ranks equal one."""
-    ram: bool = True
-    """Residual attention (Eqn 9); False is the paper's variant with a plain convolution."""
+    detector: Literal["ram", "conv", "minet"] = "ram"
+    """The paper's network, the same with a convolution for RAM, or MINet (Table VII). MINet has a
+    loss of its own (BCE, consistency) and BatchNorm that always trains, on each rank's images."""
