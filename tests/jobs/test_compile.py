@@ -60,9 +60,10 @@ def test_compiled_training_is_the_same_training(
         names.append(checkpoint.load(commit)[0].keys())
     AcceleratorState._reset_state(reset_partial_state=True)
     assert len(compiled) == 2
-    exact, later = (1e-5, 1e-3) if precision == "fp32" else (2e-2, 5e-2)
+    exact = 1e-5 if precision == "fp32" else 2e-2
+    later = 1e-3 if precision == "fp32" and "minet" not in flags else 5e-2
     assert losses[0][:1] == pytest.approx(losses[1][:1], abs=exact)
-    # Training amplifies the last bits of every sum.
+    # Training amplifies the last bits of every sum, and BatchNorm of few pixels amplifies more.
     assert losses[0] == pytest.approx(losses[1], abs=later)
     assert names[0] == names[1], "the compiled network's tensors have names of their own"
 
