@@ -8,6 +8,7 @@ No step waits for the device: what the host must know is read at log lines and b
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from itertools import accumulate
@@ -23,6 +24,8 @@ from a2s.schedule import learning_rate
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from a2s.comparison import Outcome
 
 NOTHING_DONE: dict[str, Any] = {"epoch": 0, "step": 0, "generation": 0, "part": None}
 
@@ -92,7 +95,7 @@ def _train(config: Stage2Config) -> int:
         with distributed.together():
             model, parameters, optimizer = start_stage2(config, commit, device=device)
         loss = LOSS_OF[config.detector]
-        judge = partial(compare, loss=loss.per_image)
+        judge: Callable[..., Outcome] = partial(compare, loss=loss.per_image)
         if config.compile:
             with distributed.together():
                 model.forward = compiled(model.forward, device)  # type: ignore[method-assign]

@@ -121,7 +121,7 @@ class MINetDecoder(nn.Module):
     CVPR 2020, in its configuration for ResNet-50 (Table VII)
     """
 
-    def __init__(self, channels: tuple[int, int, int, int, int], *, width: int = 64) -> None:
+    def __init__(self, channels: Sequence[int], *, width: int = 64) -> None:
         super().__init__()
         half = width // 2
         levels = range(len(channels))
