@@ -3,9 +3,9 @@
     python benchmarks/batchnorm_ranks.py [--worlds 1 2 3] [--epochs 2] [--encoder FILE]
 
 Stage 2 on drawn scenes with real gloo ranks, once per setting of `batchnorm` (and for MINet, whose
-own always trains) and number of ranks; how far weights and rectified labels are from those of one rank. Training amplifies the last bits of
-every sum, so a control says how far: one rank again, with two threads in place of one. Writes
-`benchmarks/results/batchnorm_ranks.json`.
+own always trains) and number of ranks; how far weights and rectified labels are from those of one
+rank. Training amplifies the last bits of every sum, so a control says how far: one rank again, with
+two threads in place of one. Writes `benchmarks/results/batchnorm_ranks.json`.
 """
 
 from __future__ import annotations
