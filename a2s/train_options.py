@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from a2s.options import NO_IDENTITY, EncoderConfig, Settings
+from a2s.options import NO_IDENTITY, DetectorName, EncoderConfig, Settings
 
 
 class TrainOptions(Settings):
@@ -88,6 +88,6 @@ class Stage2Options(TrainOptions):
     """Targets are label > 0.5 (the authors' code); otherwise soft labels."""
     batchnorm: Literal["frozen", "train"] = "frozen"
     """`frozen` keeps the encoder's running statistics: the only choice where N ranks equal one."""
-    detector: Literal["ram", "conv", "minet"] = "ram"
+    detector: DetectorName = "ram"
     """The paper's network, the same with a convolution for RAM, or MINet (Table VII). MINet has a
     loss of its own (BCE, consistency) and BatchNorm that always trains, on each rank's images."""
