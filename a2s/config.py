@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 from a2s.data.benchmarks import BenchmarkName
 from a2s.options import (
     NO_IDENTITY,
+    DetectorName,
     EncoderConfig,
     FailureRate,
     Folder,
@@ -213,6 +214,8 @@ class DoctorConfig(Settings):
 
     encoder: EncoderConfig = EncoderConfig()
     """Weights whose key coverage is checked."""
+    detector: DetectorName = "ram"
+    """Network of stage 2 that is built and counted."""
     out: Path | None = None
     """Folder whose disk space is checked; default: the current folder."""
 

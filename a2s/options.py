@@ -19,6 +19,7 @@ NO_IDENTITY: dict[str, Any] = {"identity": False}
 Workers = Annotated[int | Literal["auto"], Field(json_schema_extra=NO_IDENTITY)]
 Folder = Annotated[Path, Field(json_schema_extra=NO_IDENTITY)]
 FailureRate = Annotated[float, Field(ge=0, le=1, json_schema_extra=NO_IDENTITY)]
+DetectorName = Literal["ram", "conv", "minet"]
 RayAddress = Annotated[str | None, Field(json_schema_extra=NO_IDENTITY)]
 
 

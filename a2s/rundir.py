@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from a2s import folderlock
+from a2s import folderlock, formerly
 from a2s.errors import A2SError, ConfigError
 
 _PACKAGES = (
@@ -233,8 +233,8 @@ def compare(out: Path, settings: dict[str, Any]) -> None:
         return
     try:
         old = yaml.safe_load(path.read_text(encoding="utf-8"))["identity"]
-        old_command = old["command"]
-    except (yaml.YAMLError, KeyError, TypeError):
+        old, old_command = formerly.as_named_now(old), old["command"]
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError):
         raise ConfigError(
             f"{path} is not a configuration written by a2s; use another --out"
         ) from None

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from a2s.options import NO_IDENTITY, EncoderConfig, Settings
+from a2s.options import NO_IDENTITY, DetectorName, EncoderConfig, Settings
 
 MIN_SIZE_OF_STATISTICS = 64
 """The smallest input of which E5, at stride 32, has more than one pixel."""
@@ -117,5 +117,6 @@ class Stage2Options(TrainOptions):
     """Targets are label > 0.5 (the authors' code); otherwise soft labels."""
     batchnorm: Literal["frozen", "train"] = "frozen"
     """`frozen` keeps the encoder's running statistics: the only choice where N ranks equal one."""
-    ram: bool = True
-    """Residual attention (Eqn 9); False is the paper's variant with a plain convolution."""
+    detector: DetectorName = "ram"
+    """The paper's network, the same with a convolution for RAM, or MINet (Table VII). MINet has a
+    loss of its own (BCE, consistency) and BatchNorm that always trains, on each rank's images."""
