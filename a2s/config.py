@@ -13,6 +13,7 @@ from a2s.data.benchmarks import BenchmarkName
 from a2s.options import (
     LATER,
     NO_IDENTITY,
+    DetectorName,
     EncoderConfig,
     FailureRate,
     Folder,
@@ -214,6 +215,8 @@ class DoctorConfig(Settings):
 
     encoder: EncoderConfig = EncoderConfig()
     """Weights whose key coverage is checked."""
+    detector: DetectorName = "ram"
+    """Network of stage 2 that is built and counted."""
     out: Path | None = None
     """Folder whose disk space is checked; default: the current folder."""
 

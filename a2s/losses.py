@@ -19,6 +19,7 @@ SSIM_SIGMA = 1.5
 SSIM_C1 = 1e-4
 SSIM_C2 = 9e-4
 IOU_EPS = 1e-7
+CEL_EPS = 1e-6
 
 
 class AdbTerms(NamedTuple):
@@ -96,7 +97,7 @@ def adb_loss(numerator_K: Tensor, num_kept_K: Tensor, weight_K: Tensor) -> Tenso
 
 
 class DetectionTerms(NamedTuple):
-    """The stage 2 loss of each image, in its three parts."""
+    """The paper's stage 2 loss of each image, in its three parts."""
 
     bce_B: Tensor
     ssim_B: Tensor
@@ -126,6 +127,32 @@ def detection_loss_per_image(logits_B1HW: Tensor, target_B1HW: Tensor) -> Detect
     union = (probability + target).sum((1, 2, 3)) - inter
     iou = 1 - inter / (union + IOU_EPS)
     return DetectionTerms(bce, 1 - ssim_per_image(probability, target), iou)
+
+
+class ConsistencyTerms(NamedTuple):
+    """MINet's loss of each image, in its two parts, which count equally."""
+
+    bce_B: Tensor
+    cel_B: Tensor
+
+
+def consistency_loss_per_image(logits_B1HW: Tensor, target_B1HW: Tensor) -> ConsistencyTerms:
+    """Compare predicted logits with targets in 0..1, pixel-wise and by what is not shared.
+
+    The consistency-enhanced loss is a quotient of sums over pixels. They are those of one image,
+    as it is written for a map and its truth; a quotient of sums over a batch would make an image's
+    loss depend on the images that happen to come with it.
+
+    Shape: [B, 1, H, W] twice -> two of [B]
+    Range: the second, 0 (equal) to 1 (nothing in common, or no target at all)
+    Reference: Pang et al. 2020 (MINet), Sec. 3.4
+    """
+    logits, target = logits_B1HW.float(), target_B1HW.float()
+    probability = logits.sigmoid()
+    bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((1, 2, 3))
+    shared = (probability * target).sum((1, 2, 3))
+    both = (probability + target).sum((1, 2, 3))
+    return ConsistencyTerms(bce, (both - 2 * shared) / (both + CEL_EPS))
 
 
 def ssim_per_image(a_B1HW: Tensor, b_B1HW: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ LATER: dict[str, Any] = {"later": True}
 Workers = Annotated[int | Literal["auto"], Field(json_schema_extra=NO_IDENTITY)]
 Folder = Annotated[Path, Field(json_schema_extra=NO_IDENTITY)]
 FailureRate = Annotated[float, Field(ge=0, le=1, json_schema_extra=NO_IDENTITY)]
+DetectorName = Literal["ram", "conv", "minet"]
 RayAddress = Annotated[str | None, Field(json_schema_extra=NO_IDENTITY)]
 
 

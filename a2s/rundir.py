@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from a2s import folderlock
+from a2s import folderlock, formerly
 from a2s.environment import environment
 from a2s.errors import A2SError, ConfigError
 
@@ -229,9 +229,10 @@ def compare(out: Path, settings: dict[str, Any], later: dict[str, Any]) -> dict[
     if not path.exists():
         return settings
     try:
-        old = yaml.safe_load(path.read_text(encoding="utf-8"))["identity"]
-        old_command = old["command"]
-    except (yaml.YAMLError, KeyError, TypeError):
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recorded_settings: dict[str, Any] = record["identity"]
+        old, old_command = formerly.as_named_now(recorded_settings), recorded_settings["command"]
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError):
         raise ConfigError(
             f"{path} is not a configuration written by a2s; use another --out"
         ) from None
@@ -248,7 +249,6 @@ def compare(out: Path, settings: dict[str, Any], later: dict[str, Any]) -> dict[
             f"{settings['command']}: {out} was made with other settings ({listed}); "
             "use another --out, or the old settings"
         )
-    recorded_settings: dict[str, Any] = old
     return recorded_settings
 
 

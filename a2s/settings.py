@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError, create_model
 
 from a2s import config as configs
+from a2s import formerly
 from a2s.errors import ConfigError
 
 MODELS: dict[str, type[BaseModel]] = {
@@ -152,9 +153,8 @@ def _defaults(
     fields = model.model_fields
     for key in values:
         if key not in fields:
-            raise ConfigError(
-                f"config: {path}.{key} is not a setting{nearest_path(path, key, fields)} ({file})"
-            )
+            hint = formerly.told(key, path) or nearest_path(path, key, fields)
+            raise ConfigError(f"config: {path}.{key} is not a setting{hint} ({file})")
     filled: dict[str, Any] = {}
     for name, field in fields.items():
         nested = field.annotation

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from a2s.data.device_features import open_cache
 from a2s.data.feature_cache import fingerprint_tensors
 from a2s.data.tar_index import Index
 from a2s.data.transforms import normalise
+from a2s.errors import ConfigError
 from a2s.features import CachedFeatures, LiveFeatures
 from a2s.models.activation import ActivationNet, random_e5_scale
 from a2s.models.detector import Detector
@@ -106,12 +108,33 @@ def start_features(
     return CachedFeatures(cache, encode_bytes)
 
 
+def batch_statistics(config: Stage2Options, *, images_per_rank: int) -> Literal["frozen", "train"]:
+    """Whether any BatchNorm learns from the images that go through together: MINet's always does.
+
+    Raises:
+        ConfigError: a rank has one image at a time, and its smallest map one pixel to learn from.
+    """
+    side = config.image_size // 32
+    if config.detector == "minet":
+        side = -(-side // 2)
+    elif config.batchnorm == "frozen":
+        return "frozen"
+    if images_per_rank == 1 and side == 1:
+        raise ConfigError(
+            f"batch_size: {config.batch_size} leaves one image per rank, and at image_size "
+            f"{config.image_size} BatchNorm finds a single pixel of it to take statistics of; give "
+            "every rank two images or more"
+        )
+    return "train"
+
+
 def start_stage2(
     config: Stage2Options, commit: Commit | None, *, device: torch.device
 ) -> tuple[Detector, dict[str, nn.Parameter], GuardedSGD]:
     """Network and optimizer, as the seed or the commit has them; equal on every rank."""
     torch.manual_seed(config.seed)
-    model = Detector(load_encoder(config.encoder.name, config.encoder.weights), ram=config.ram)
+    encoder = load_encoder(config.encoder.name, config.encoder.weights)
+    model = Detector(encoder, detector=config.detector)
     tensors, buffers, _ = checkpoint.load(commit) if commit else (model.state_dict(), {}, {})
     if commit:
         checkpoint.check_network(commit, model.spec())

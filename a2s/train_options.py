@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from a2s.options import LATER, NO_IDENTITY, EncoderConfig, Settings
+from a2s.options import LATER, NO_IDENTITY, DetectorName, EncoderConfig, Settings
 from a2s.schedule import STAGE1, STAGE2, Schedule, ScheduleName, scaled_milestones
 
 Milestones = tuple[int, ...] | None
@@ -147,7 +147,8 @@ class Stage2Options(TrainOptions):
     """Targets are label > 0.5 (the authors' code); otherwise soft labels."""
     batchnorm: Literal["frozen", "train"] = "frozen"
     """`frozen` keeps the encoder's running statistics: the only choice where N ranks equal one."""
+    detector: DetectorName = "ram"
+    """The paper's network, the same with a convolution for RAM, or MINet (Table VII). MINet has a
+    loss of its own (BCE, consistency) and BatchNorm that always trains, on each rank's images."""
     flip: Literal["epoch", "once"] = Field("epoch", json_schema_extra=LATER)
     """Whether an image is mirrored is drawn in every epoch, or (the authors' code) once per run."""
-    ram: bool = True
-    """Residual attention (Eqn 9); False is the paper's variant with a plain convolution."""

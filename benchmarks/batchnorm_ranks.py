@@ -2,10 +2,10 @@
 
     python benchmarks/batchnorm_ranks.py [--worlds 1 2 3] [--epochs 2] [--encoder FILE]
 
-Stage 2 on drawn scenes with real gloo ranks, once per setting of `batchnorm` and number of ranks;
-how far weights and rectified labels are from those of one rank. Training amplifies the last bits of
-every sum, so a control says how far: one rank again, with two threads in place of one. Writes
-`benchmarks/results/batchnorm_ranks.json`.
+Stage 2 on drawn scenes with real gloo ranks, once per setting of `batchnorm` (and for MINet, whose
+own always trains) and number of ranks; how far weights and rectified labels are from those of one
+rank. Training amplifies the last bits of every sum, so a control says how far: one rank again, with
+two threads in place of one. Writes `benchmarks/results/batchnorm_ranks.json`.
 """
 
 from __future__ import annotations
@@ -70,16 +70,18 @@ def main() -> None:
         launch(["stage1", "--data", str(data), "--out", str(s1), *encoder, *small,
                 "--epochs", "2", "--cache-gib", "0"], 1)  # fmt: skip
         launch(["label", "--model", str(s1), "--data", str(data), "--out", str(labels)], 1)
-        for batchnorm in ("frozen", "train"):
-            first = root / f"{batchnorm}-1-1"
+        for detector, batchnorm in (("ram", "frozen"), ("ram", "train"), ("minet", "frozen")):
+            first = root / f"{detector}-{batchnorm}-1-1"
             for world, threads in [(1, 1), (1, 2), *((n, 1) for n in options.worlds if n > 1)]:
-                out = root / f"{batchnorm}-{world}-{threads}"
+                out = root / f"{detector}-{batchnorm}-{world}-{threads}"
                 launch(
                     ["stage2", "--data", str(data), "--labels", str(labels), "--out", str(out),
-                     *encoder, *small, "--batchnorm", batchnorm, "--warm-epochs", "1",
+                     *encoder, *small, "--batchnorm", batchnorm, "--detector", detector,
+                     "--warm-epochs", "1",
                      "--epochs", str(options.epochs)], world, threads=threads)  # fmt: skip
                 rows.append(
-                    {"batchnorm": batchnorm, "ranks": world, "threads_per_rank": threads}
+                    {"detector": detector, "batchnorm": batchnorm}
+                    | {"ranks": world, "threads_per_rank": threads}
                     | compare(first, out, generation=options.epochs - 1)
                 )
                 print(rows[-1], flush=True)

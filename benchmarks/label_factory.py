@@ -231,7 +231,7 @@ def main() -> None:
                     *("--out", work / f"labels-{round_number}-{workers}"),
                 )
                 seconds.setdefault(f"label, {way}", []).append(sec / count)
-        detector = Detector(network.encoder, ram=True)
+        detector = Detector(network.encoder)
         save(detector, work / "detector.safetensors", 320)
         few, _ = folder_of_images(folder, min(count, PREDICTED), work / "few")
         sec = a2s(

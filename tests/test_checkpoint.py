@@ -143,13 +143,13 @@ def test_a_full_disk_leaves_the_old_commit(tmp_path: Path, monkeypatch: pytest.M
     assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
-@pytest.mark.parametrize("kind", ["activation", "detector", "detector_plain"])
+@pytest.mark.parametrize("kind", ["activation", "ram", "conv", "minet"])
 def test_a_network_is_built_from_its_file(tmp_path: Path, kind: str) -> None:
     encoder = build_encoder("mobilenet_v2")
     net = (
         ActivationNet(encoder, fusion_stride=8)
         if kind == "activation"
-        else Detector(encoder, ram=kind == "detector")
+        else Detector(encoder, detector=kind)
     )
     metadata = {**net.spec(), "image_size": "64"}
     state = {"epoch": 1}

@@ -34,6 +34,7 @@ LAYERS = {
     "a2s.labelsource": SERVICE,
     "a2s.schedule": PURE,
     "a2s.comparison": PURE,
+    "a2s.formerly": PURE,
     "a2s.rectified": SERVICE,
     "a2s.labelling": SERVICE,
     "a2s.averaging": SERVICE,

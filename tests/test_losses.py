@@ -11,6 +11,7 @@ from a2s.losses import (
     adb_loss,
     adb_terms,
     binarise,
+    consistency_loss_per_image,
     detection_loss_per_image,
     map_terms,
     ssim_per_image,
@@ -163,6 +164,36 @@ def test_right_and_wrong_masks(value: float) -> None:
     assert right.iou_B.item() == pytest.approx(0 if value else 1, abs=1e-5)
     assert wrong.total_B.isfinite().all()
     assert wrong.total_B.item() > 40
+
+
+def test_consistency_terms_of_each_image_stand_alone() -> None:
+    """Per image: the mean of quotients, not the quotient of the batch's sums."""
+    logits, target = torch.randn(3, 1, 16, 16), (torch.rand(3, 1, 16, 16) > 0.5).float()
+    target[2, :, 4:] = 0
+    whole = consistency_loss_per_image(logits, target)
+    p = logits.sigmoid()
+    for i in range(3):
+        false_positive, false_negative = (
+            (p[i] * (1 - target[i])).sum(),
+            (target[i] - p[i] * target[i]).sum(),
+        )
+        both = p[i].sum() + target[i].sum()
+        torch.testing.assert_close(whole.cel_B[i], (false_positive + false_negative) / both)
+        torch.testing.assert_close(whole.bce_B[i], F.binary_cross_entropy(p[i], target[i]))
+    batch = ((p + target) - 2 * p * target).sum() / (p + target).sum()
+    assert abs(float(batch - whole.cel_B.mean())) > 1e-3
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_consistency_of_masks_of_one_value(value: float) -> None:
+    target = torch.full((1, 1, 20, 20), value)
+    logits = torch.full((1, 1, 20, 20), 40.0 if value else -40.0, requires_grad=True)
+    right, wrong = (consistency_loss_per_image(x, target) for x in (logits, -logits))
+    assert right.cel_B.item() == pytest.approx(0, abs=1e-6)
+    assert wrong.cel_B.item() == pytest.approx(1, abs=1e-6)
+    wrong.cel_B.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
 
 
 def test_half_precision_logits_are_scored_in_single() -> None:

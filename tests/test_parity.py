@@ -17,7 +17,7 @@ from authors import STAGE1_MODULES, STAGE2_MODULES, load, renamed
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from a2s.comparison import compare
+from a2s.comparison import LOSS_OF, compare
 from a2s.data.transforms import draw_flip, draw_keep_words, flip_where, unpack_keep
 from a2s.labelschedule import lambda_at
 from a2s.losses import adb_loss, map_terms
@@ -196,6 +196,7 @@ def stage2_steps(
         nesterov=config.nesterov,
     )
     labels, flip_B = [recorded_label(oracle, batch) for batch in range(NUM_BATCHES)], drawn_once()
+    criterion = LOSS_OF[config.detector].per_image
     for step in range(1, NUM_STEPS + 1):
         lr = learning_rate(step, lr=config.lr, milestones=config.milestones)
         for group in optimizer.param_groups:
@@ -205,7 +206,9 @@ def stage2_steps(
         both = zip(encoder.taps, noise(oracle, batch), strict=True)
         taps = tuple(flip_where(tap + change, flip_B) for tap, change in both)
         logits_B1SS = decoder(taps, size=(SIDE, SIDE))
-        outcome = compare(logits_B1SS, labels[batch], flip_B, lam=lam, hard=config.binarise)
+        outcome = compare(
+            logits_B1SS, labels[batch], flip_B, loss=criterion, lam=lam, hard=config.binarise
+        )
         optimizer.zero_grad(set_to_none=True)
         loss = outcome.loss_M.mean()
         loss.backward()

@@ -9,14 +9,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
 
 from a2s import rundir
-from a2s.config import EvaluateConfig, LabelConfig, Stage1Config
+from a2s.config import EvaluateConfig, LabelConfig, RunConfig, Stage1Config, Stage2Config
 from a2s.errors import ConfigError, DataError
 from a2s.options import RefineConfig
+from a2s.train_options import Stage2Options
 
 
 def _config(out: Path, **changes: object) -> Stage1Config:
@@ -87,6 +89,35 @@ def test_other_inputs_are_refused_and_free_settings_are_not(tmp_path: Path) -> N
     with (
         pytest.raises(ConfigError, match=r"inputs\.data: its content is not what it was"),
         rundir.claim(tmp_path, command="stage1", config=free, inputs={"data": "b" * 64}),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(("ram", "detector"), [(True, "ram"), (False, "conv")])
+@pytest.mark.parametrize("command", ["stage2", "run"])
+def test_a_folder_of_the_time_when_a_setting_had_another_name(
+    tmp_path: Path, command: str, ram: bool, detector: Literal["ram", "conv"]
+) -> None:
+    config = (
+        RunConfig(images=("a",), out=tmp_path, stage2=Stage2Options(detector=detector))
+        if command == "run"
+        else Stage2Config(data=tmp_path, labels=tmp_path, out=tmp_path, detector=detector)
+    )
+    with rundir.claim(tmp_path, command=command, config=config):
+        pass
+    file = tmp_path / "config.yaml"
+    recorded = yaml.safe_load(file.read_text())
+    nested = recorded["identity"] if command == "stage2" else recorded["identity"]["stage2"]
+    assert nested.pop("detector") == detector
+    nested["ram"] = ram
+    file.write_text(yaml.safe_dump(recorded))
+    with rundir.claim(tmp_path, command=command, config=config):
+        pass
+    nested["ram"] = not ram
+    file.write_text(yaml.safe_dump(recorded))
+    with (
+        pytest.raises(ConfigError, match=r"detector: \w+ there, \w+ now"),
+        rundir.claim(tmp_path, command=command, config=config),
     ):
         pass
 

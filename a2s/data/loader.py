@@ -39,6 +39,8 @@ ImageFilter = Callable[[int, bool], bool]
 class Batch:
     """One rank's part of a global batch; padding has row -1, valid False, and zeros.
 
+    Beside images it shows the first of them again: BatchNorm must not learn from black squares.
+
     Shape: image uint8 `[B,3,S,S]` as stored (not mirrored), row int64 `[B]`, valid bool `[B]`,
     flip bool `[B]`, keep int32 `[B,W]` (`draw_keep_words`) or None, label float32 `[B,1,S,S]` or
     None. When no image of the batch is needed, image is `[B,3,0,0]`.
@@ -163,6 +165,8 @@ class Images(Dataset[Batch]):
         for slot, row in enumerate(row_B.tolist()):
             if needed[slot]:
                 image_B3SS[slot] = self.image(row)
+            elif row < 0:
+                image_B3SS[slot] = image_B3SS[0]
             if row >= 0 and self.read_label is not None and label_B1SS is not None:
                 label_B1SS[slot, 0] = torch.from_numpy(self.read_label(row, epoch))
         return Batch(image_B3SS, row_B, row_B >= 0, flip_B, keep_BW, label_B1SS)

@@ -117,5 +117,6 @@ def _levels(
     """Shape: [H, W, 3] -> twice [C, h, w]."""
     small_SS3 = resize_rgb(image_HW3, height=side, width=side, resize_filter=resize_filter)
     image_13SS = normalise(torch.from_numpy(small_SS3).permute(2, 0, 1)[None])
+    assert isinstance(detector.decoder, DetectorDecoder)
     levels = detector.decoder.levels(detector.encoder(image_13SS))
     return levels.local[0].numpy(), levels.regional[0].numpy()

@@ -22,6 +22,7 @@ from typing import Literal
 
 from a2s.config import DoctorConfig
 from a2s.errors import A2SError
+from a2s.options import DetectorName
 
 GIB = 2**30
 PYTHONS = ((3, 11), (3, 12), (3, 13))
@@ -86,6 +87,7 @@ def checks(config: DoctorConfig) -> Iterator[Finding]:
     yield disk(config.out or Path.cwd())
     name, weights = config.encoder.name, config.encoder.weights
     yield from _guarded("encoder", lambda: encoder(name, weights))
+    yield from _guarded("detector", lambda: detector(name, config.detector))
     yield from _guarded("weights", cached_weights)
 
 
@@ -273,6 +275,16 @@ def encoder(name: str, weights: str) -> Finding:
         return Finding("warn", "encoder", detail)
     count = len(built.state_dict())
     return Finding("ok", "encoder", f"{name}: {weights} covers all {count} tensors")
+
+
+def detector(name: str, chosen: DetectorName) -> Finding:
+    """The network of stage 2 builds."""
+    from a2s.models.detector import Detector
+    from a2s.models.encoders import build_encoder
+
+    net = Detector(build_encoder(name), detector=chosen)
+    millions = sum(parameter.numel() for parameter in net.parameters()) / 1e6
+    return Finding("ok", "detector", f"{chosen} on {name}: {millions:.2f} M parameters")
 
 
 def cached_weights() -> Finding:

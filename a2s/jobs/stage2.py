@@ -8,7 +8,9 @@ No step waits for the device: what the host must know is read at log lines and b
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from a2s import checkpoint, distributed, pausing, rundir, turns
@@ -21,6 +23,8 @@ from a2s.schedule import learning_rate
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from a2s.comparison import Outcome
 
 NOTHING_DONE: dict[str, Any] = {"epoch": 0, "step": 0, "generation": 0, "part": None}
 
@@ -53,13 +57,13 @@ def _train(config: Stage2Config) -> int:
     import torch
 
     from a2s import labelsource
-    from a2s.comparison import compare, means, micro_batches
+    from a2s.comparison import LOSS_OF, compare, means, micro_batches
     from a2s.data.loader import Columns, Images, batches, make_loader
     from a2s.data.transforms import flip_where, normalise
     from a2s.models.encoders import set_batchnorm
     from a2s.olr import to_u16_bits
     from a2s.rectified import NextGeneration, clean_stores, write_rectified
-    from a2s.starting import start_stage2
+    from a2s.starting import batch_statistics, start_stage2
     from a2s.stepping import Readings, compiled, copy_to_host, stop_not_finite
 
     accelerator = distributed.start(
@@ -74,7 +78,8 @@ def _train(config: Stage2Config) -> int:
         # All ranks read the same data, labels and commit; one of them owns the folder.
         with distributed.together():
             index, labels = Index.load(config.data), Index.load(config.labels)
-            lanes_per_rank(config.batch_size, world)
+            images_per_rank = lanes_per_rank(config.batch_size, world)
+            batchnorm = batch_statistics(config, images_per_rank=images_per_rank)
         inputs = {"data": index.fingerprint, "labels": labels.fingerprint}
         distributed.check_same("data and labels", str(inputs))
         run_dir = None
@@ -97,11 +102,12 @@ def _train(config: Stage2Config) -> int:
         # The encoder starts from the weights that stage 1 starts from (M1), or the last commit's.
         with distributed.together():
             model, parameters, optimizer = start_stage2(config, commit, device=device)
-        judge = compare
+        loss = LOSS_OF[config.detector]
+        judge: Callable[..., Outcome] = partial(compare, loss=loss.per_image)
         if config.compile:
             with distributed.together():
                 model.forward = compiled(model.forward, device)  # type: ignore[method-assign]
-                judge = compiled(compare, device)
+                judge = compiled(judge, device)
         network = accelerator.prepare(model)
         if config.tracker != "none":
             accelerator.init_trackers("stage2")
@@ -159,7 +165,7 @@ def _train(config: Stage2Config) -> int:
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["scale"]
             network.train()
-            set_batchnorm(model, config.batchnorm)
+            set_batchnorm(model.encoder, config.batchnorm)
 
             # While lambda is 1 nothing is written; below it the epoch writes the next generation.
             lam, written = lam_by_epoch[epoch - 1], None
@@ -187,8 +193,8 @@ def _train(config: Stage2Config) -> int:
                 share_B = batch.valid_B * (world / num_valid)
                 optimizer.zero_grad(set_to_none=True)
                 outcomes = []
-                for part in micro_batches(len(rows_G), device=device, batchnorm=config.batchnorm):
-                    is_last = part.stop == len(batch.flip_B)
+                for part in micro_batches(images_per_rank, device=device, batchnorm=batchnorm):
+                    is_last = part.stop == images_per_rank
                     with nullcontext() if is_last else accelerator.no_sync(network):
                         outcome = judge(
                             network(image_B3SS[part]),
@@ -225,7 +231,7 @@ def _train(config: Stage2Config) -> int:
                             bad = [key for key, ok in zip(keys, finite_V, strict=True) if not ok]
                             stop_not_finite("stage2", config.out, where, bad=bad, batch=keys)
                 if run_dir and progress and (at_end or step % config.log_every == 0):
-                    fields = {"epoch": epoch, "step": step, **means(window), **meter.report()}
+                    fields = {"epoch": epoch, "step": step, **means(window, loss), **meter.report()}
                     fields |= {"lr": lr, "peak_memory_mib": peak_memory_mib()}
                     run_dir.log(**fields)
                     accelerator.log(fields, step=(epoch - 1) * plan.num_steps + step)
@@ -246,7 +252,7 @@ def _train(config: Stage2Config) -> int:
                         "part": None,
                         "seed": seed,
                         "world_size": world,
-                        "loss": means([measured_VF])["loss"],
+                        "loss": means([measured_VF], loss)["loss"],
                     }
                     if written is not None and at_end:
                         written.publish()

@@ -17,7 +17,7 @@ Size = tuple[int, int]
 
 
 def upsample(x_BChw: Tensor, size: Size) -> Tensor:
-    """Resize bilinearly with `align_corners=False`, the only resampling inside the networks.
+    """Resize bilinearly with `align_corners=False`, the only resampling inside our networks.
 
     Shape: [B, C, h, w] -> [B, C, *size]
     """

@@ -9,8 +9,11 @@ import torch
 from a2s.boundary import BOUNDARIES
 from a2s.errors import CheckpointError
 from a2s.models.activation import FUSION_STRIDES, ActivationNet
-from a2s.models.detector import Detector
+from a2s.models.detector import DETECTORS, Detector
 from a2s.models.encoders import VARIANTS, build_encoder
+
+# What a detector's entry `ram` said before there were three of them.
+_FORMER_RAM = {"true": "ram", "false": "conv"}
 
 
 def build_from_spec(spec: Mapping[str, str]) -> ActivationNet | Detector:
@@ -35,7 +38,10 @@ def build_from_spec(spec: Mapping[str, str]) -> ActivationNet | Detector:
         raise CheckpointError(f"model: metadata entry width is {text!r}, must be an even number")
     width = int(text)
     if kind == "detector":
-        return Detector(encoder, ram=entry("ram", "true", "false") == "true", width=width)
+        if "detector" not in spec and "ram" in spec:
+            spec = {**spec, "detector": _FORMER_RAM[entry("ram", *_FORMER_RAM)]}
+        chosen = entry("detector", *DETECTORS)
+        return Detector(encoder, detector=next(d for d in DETECTORS if d == chosen), width=width)
     stride = int(entry("fusion_stride", *map(str, FUSION_STRIDES)))
     scaled = entry("e5_scale", "true", "false") == "true"
     e5_scale_C = torch.ones(encoder.channels[4]) if scaled else None

@@ -1,16 +1,20 @@
-"""The stage 2 network: a fine-tuned encoder, and a decoder that weighs details by the whole.
+"""The stage 2 network: a fine-tuned encoder, and a decoder, of which Table VII compares three.
 
 Shape suffixes: B images, C channels, H W the image's size.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
 from a2s.models.blocks import RAM, ConvGNReLU, Size, upsample
 from a2s.models.encoders import Encoder
+from a2s.models.minet import MINetDecoder
+
+DetectorName = Literal["ram", "conv", "minet"]
+DETECTORS: tuple[DetectorName, ...] = ("ram", "conv", "minet")
 
 
 class Levels(NamedTuple):
@@ -21,7 +25,9 @@ class Levels(NamedTuple):
 
 
 class DetectorDecoder(nn.Module):
-    """Five encoder taps to one map of logits.
+    """Five encoder taps to one map of logits: details, weighed by the whole.
+
+    `ram=False` leaves the attention convolutions out (the † row of Table VII).
 
     Reference: Eqn 7-11, Fig. 6
     """
@@ -65,18 +71,25 @@ def _doubled(x_BCHW: Tensor) -> Tensor:
 class Detector(nn.Module):
     """Maps normalised images to saliency logits of the same size; their sigmoid is the saliency.
 
-    `ram=False` leaves the attention convolutions out (the † row of Table VII).
+    The decoder is the paper's ("ram"), the same without attention ("conv"), or MINet's ("minet").
 
     Shape: [B, 3, H, W] -> [B, 1, H, W]
-    Reference: Sec. III-B
+    Reference: Sec. III-B, Sec. IV-F
     """
 
-    def __init__(self, encoder: Encoder, *, ram: bool = True, width: int = 64) -> None:
+    decoder: DetectorDecoder | MINetDecoder
+
+    def __init__(
+        self, encoder: Encoder, *, detector: DetectorName = "ram", width: int = 64
+    ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.ram = ram
+        self.detector = detector
         self.width = width
-        self.decoder = DetectorDecoder(encoder.channels, ram=ram, width=width)
+        if detector == "minet":
+            self.decoder = MINetDecoder(encoder.channels, width=width)
+        else:
+            self.decoder = DetectorDecoder(encoder.channels, ram=detector == "ram", width=width)
 
     def forward(self, image_B3HW: Tensor) -> Tensor:
         """Compute logits at the images' size."""
@@ -90,5 +103,5 @@ class Detector(nn.Module):
             "kind": "detector",
             **{f"encoder.{key}": value for key, value in self.encoder.spec().items()},
             "width": str(self.width),
-            "ram": str(self.ram).lower(),
+            "detector": self.detector,
         }

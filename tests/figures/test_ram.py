@@ -16,14 +16,14 @@ from a2s.data.transforms import normalise
 from a2s.errors import CheckpointError
 from a2s.figures.ram import fig11, signed
 from a2s.models.blocks import upsample
-from a2s.models.detector import Detector
+from a2s.models.detector import Detector, DetectorName
 from a2s.models.encoders import build_encoder
 
 
-@pytest.mark.parametrize("ram", [True, False])
-def test_the_product_summed_over_channels_is_the_answer(ram: bool) -> None:
+@pytest.mark.parametrize("name", ["ram", "conv"])
+def test_the_product_summed_over_channels_is_the_answer(name: DetectorName) -> None:
     torch.manual_seed(0)
-    detector = Detector(build_encoder("mobilenet_v2"), ram=ram).eval()
+    detector = Detector(build_encoder("mobilenet_v2"), detector=name).eval()
     image_B3HW = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         local, regional = detector.decoder.levels(detector.encoder(image_B3HW))

@@ -18,10 +18,21 @@ from a2s.__main__ import run
 # torch.compile looks at the gradients of its inputs, and warns of its own look.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize(
-    ("stage", "precision"), [("stage1", "fp32"), ("stage2", "fp32"), ("stage2", "bf16")]
+    ("stage", "precision", "flags"),
+    [
+        ("stage1", "fp32", ["--cache-gib", "0", "--lr", "0.01"]),
+        ("stage2", "fp32", ["--warm-epochs", "1"]),
+        ("stage2", "bf16", ["--warm-epochs", "1"]),
+        ("stage2", "fp32", ["--warm-epochs", "1", "--detector", "minet"]),
+    ],
 )
 def test_compiled_training_is_the_same_training(
-    scenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, precision: str
+    scenes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    precision: str,
+    flags: list[str],
 ) -> None:
     """Graphs are captured and differentiated as for a GPU, and run without generated code."""
     data = pack(scenes.train, tmp_path / "data")
@@ -36,11 +47,9 @@ def test_compiled_training_is_the_same_training(
     monkeypatch.setattr(distributed, "recorded", lambda function: function)
     command = [stage, "--data", str(data), "--precision", precision, "--epochs", "2"]
     command += ["--encoder.name", "mobilenet_v2", "--image-size", "32", "--batch-size", "4"]
-    command += ["--loader-workers", "0", "--log-every", "1"]
-    if stage == "stage1":
-        command += ["--cache-gib", "0", "--lr", "0.01"]
-    else:
-        command += ["--labels", str(labels), "--warm-epochs", "1"]
+    command += ["--loader-workers", "0", "--log-every", "1", *flags]
+    if stage == "stage2":
+        command += ["--labels", str(labels)]
     for flag in ("--no-compile", "--compile"):
         AcceleratorState._reset_state(reset_partial_state=True)
         assert run([*command, "--out", str(tmp_path / flag), flag]) == 0
@@ -51,9 +60,10 @@ def test_compiled_training_is_the_same_training(
         names.append(checkpoint.load(commit)[0].keys())
     AcceleratorState._reset_state(reset_partial_state=True)
     assert len(compiled) == 2
-    exact, later = (1e-5, 1e-3) if precision == "fp32" else (2e-2, 5e-2)
+    exact = 1e-5 if precision == "fp32" else 2e-2
+    later = 1e-3 if precision == "fp32" and "minet" not in flags else 5e-2
     assert losses[0][:1] == pytest.approx(losses[1][:1], abs=exact)
-    # Training amplifies the last bits of every sum.
+    # Training amplifies the last bits of every sum, and BatchNorm of few pixels amplifies more.
     assert losses[0] == pytest.approx(losses[1], abs=later)
     assert names[0] == names[1], "the compiled network's tensors have names of their own"
 

@@ -23,7 +23,7 @@ def test_healthy_machine_is_exit_0_and_every_check_speaks(tmp_path, capsys, monk
     names = [line.split()[1] for line in lines[:-1]]
     assert names == [
         *("python", "packages", "torch", "devices", "machine", "shm"),
-        *("CRF", "Ray", "launch", "disk", "encoder", "weights"),
+        *("CRF", "Ray", "launch", "disk", "encoder", "detector", "weights"),
     ]
     assert not any(line.startswith("fail") for line in lines)
     assert lines[-1].startswith("doctor: all that is needed works")
@@ -47,6 +47,11 @@ def test_command_says_what_is_broken_and_exits_2(tmp_path):
     assert "WORLD_SIZE" in failed[0]
     assert str(not_weights) in failed[1]
     assert "doctor: broken: launch, encoder" in done.stdout
+
+
+def test_the_detector_is_counted():
+    finding = doctor.detector("mobilenet_v2", "minet")
+    assert (finding.status, finding.detail) == ("ok", "minet on mobilenet_v2: 5.90 M parameters")
 
 
 def test_real_weights_are_covered(shared):

@@ -16,7 +16,7 @@ from launching import Finished, pack, run_ranks
 
 from a2s import checkpoint, distributed
 from a2s.__main__ import run
-from a2s.comparison import MEASURED, compare, micro_batches
+from a2s.comparison import LOSS_OF, compare, means, micro_batches
 from a2s.data.images import decode_mask
 from a2s.data.tars import Index
 from a2s.errors import A2SError
@@ -24,6 +24,7 @@ from a2s.labelsource import LabelSource, resize
 from a2s.schedule import learning_rate
 
 ODD = {1: MISSING, 6: UNREADABLE}
+PAPERS = LOSS_OF["ram"].per_image
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +98,10 @@ def test_without_rectification_the_labels_are_passed_on(
 def test_what_a_step_reports(warm: Path) -> None:
     lines = [json.loads(line) for line in (warm / "metrics.jsonl").read_text().splitlines()]
     assert [(line["epoch"], line["step"]) for line in lines] == [(1, 1), (1, 2)]
-    fields = {"loss", "images_per_sec", "data_wait_share", "lr", "peak_memory_mib", *MEASURED}
-    assert fields <= lines[0].keys()
-    assert lines[0]["loss"] == pytest.approx(sum(lines[0][name] for name in MEASURED[:3]), abs=5e-6)
+    fields = {"loss", "images_per_sec", "data_wait_share", "lr", "peak_memory_mib"}
+    assert fields | set(LOSS_OF["ram"].measured) <= lines[0].keys()
+    parts = [lines[0][name] for name in LOSS_OF["ram"].parts]
+    assert lines[0]["loss"] == pytest.approx(sum(parts), abs=5e-6)
     assert all(line["label_flip_share"] == 0 for line in lines)
 
 
@@ -158,11 +160,11 @@ def test_prediction_of_a_mirrored_image_is_turned_back() -> None:
     flip = torch.tensor([False, True])
     logits = torch.where(label > 0.5, 30.0, -30.0)
     logits[1] = logits[1].flip(-1)
-    outcome = compare(logits, label, flip, lam=0.4, hard=True)
+    outcome = compare(logits, label, flip, loss=PAPERS, lam=0.4, hard=True)
     assert torch.allclose(outcome.rectified_M1SS, label, atol=1e-6)
     assert (outcome.loss_M < 1e-2).all()
     assert torch.allclose(outcome.measured_MF[:, 3:], torch.tensor([[0.5, 0.0]] * 2))
-    wrong = compare(-logits, label, flip, lam=0.4, hard=True)
+    wrong = compare(-logits, label, flip, loss=PAPERS, lam=0.4, hard=True)
     assert torch.allclose(wrong.rectified_M1SS, 0.4 * label + 0.6 * (1 - label), atol=1e-6)
     assert torch.allclose(wrong.measured_MF[:, 4], torch.ones(2))
 
@@ -171,10 +173,26 @@ def test_soft_targets_are_used_as_they_are() -> None:
     label = torch.full((1, 1, 8, 8), 0.3)
     flip = torch.tensor([False])
     logits = torch.logit(label)
-    soft = compare(logits, label, flip, lam=0.4, hard=False)
-    hard = compare(logits, label, flip, lam=0.4, hard=True)
+    soft = compare(logits, label, flip, loss=PAPERS, lam=0.4, hard=False)
+    hard = compare(logits, label, flip, loss=PAPERS, lam=0.4, hard=True)
     assert soft.measured_MF[0, 0] > hard.measured_MF[0, 0]
     assert soft.measured_MF[0, 1] < 1e-4 < hard.measured_MF[0, 1]
+
+
+@pytest.mark.parametrize("detector", ["ram", "minet"])
+def test_the_loss_is_the_sum_of_its_parts_and_rectifies_alike(detector: str) -> None:
+    loss = LOSS_OF[detector]
+    logits, label = torch.randn(3, 1, 8, 8), torch.rand(3, 1, 8, 8)
+    flip = torch.tensor([False, True, False])
+    outcome = compare(logits, label, flip, loss=loss.per_image, lam=0.4, hard=True)
+    reference = compare(logits, label, flip, loss=PAPERS, lam=0.4, hard=True)
+    assert torch.equal(outcome.rectified_M1SS, reference.rectified_M1SS)
+    parts_MP = outcome.measured_MF[:, : len(loss.parts)]
+    torch.testing.assert_close(outcome.loss_M, parts_MP.sum(1))
+    assert torch.equal(outcome.measured_MF[:, -2:], reference.measured_MF[:, -2:])
+    named = means([outcome.measured_MF], loss)
+    assert list(named) == ["loss", *loss.measured]
+    assert named["loss"] == pytest.approx(float(outcome.loss_M.mean()), abs=1e-5)
 
 
 @pytest.mark.parametrize(("device", "sizes"), [("cpu", [1] * 5), ("cuda", [5])])

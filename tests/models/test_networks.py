@@ -11,7 +11,7 @@ from a2s.errors import CheckpointError, ConfigError
 from a2s.models.activation import ActivationNet
 from a2s.models.blocks import upsample
 from a2s.models.build import build_from_spec
-from a2s.models.detector import Detector
+from a2s.models.detector import DETECTORS, Detector
 from a2s.models.encoders import (
     build_encoder,
     fold_batchnorm,
@@ -47,30 +47,53 @@ def test_parameter_counts_of_stage1() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ram", "decoder", "published"), [(True, 2_840_832, 28_397_864), (False, 2_693_120, 28_250_152)]
+    ("detector", "decoder", "published", "printed"),
+    [
+        ("ram", 2_840_832, 28_397_864, "28.40"),
+        ("conv", 2_693_120, 28_250_152, "28.25"),
+        ("minet", 138_870_273, 164_427_305, "164.43"),
+    ],
 )
-def test_parameter_counts_of_stage2(ram: bool, decoder: int, published: int) -> None:
-    net = Detector(build_encoder("resnet50"), ram=ram)
+def test_parameter_counts_of_stage2(
+    detector: str, decoder: int, published: int, printed: str
+) -> None:
+    """Table VII counts the encoder's classifier, which no detector uses."""
+    net = Detector(build_encoder("resnet50"), detector=detector)
     assert count(net.decoder) == decoder
     assert count(net) + UNUSED_CLASSIFIER == published
+    assert f"{published / 1e6:.2f}" == printed
     attention = [p.numel() for name, p in net.decoder.named_parameters() if "attention" in name]
-    assert (len(attention), sum(attention)) == ((8, 147_712) if ram else (0, 0))
+    assert (len(attention), sum(attention)) == ((8, 147_712) if detector == "ram" else (0, 0))
 
 
 @pytest.mark.parametrize("stride", [2, 4, 8])
 @pytest.mark.parametrize("size", [(64, 96), (65, 33), (1, 1), (1, 70)])
 def test_any_size_goes_through(stride: int, size: tuple[int, int]) -> None:
     net = ActivationNet(build_encoder("mobilenet_v2"), fusion_stride=stride).eval()
-    detector = Detector(net.encoder).eval()
     image = torch.randn(2, 3, *size)
     with torch.no_grad():
         maps = net(image)
-        logits = detector(image)
     for theta, step in zip(maps, (stride, 8, 16, 32), strict=True):
         assert theta.shape == (2, 1, -(-size[0] // step), -(-size[1] // step))
         assert theta.isfinite().all()
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("size", [(64, 96), (65, 33), (1, 1), (1, 70)])
+def test_any_size_goes_through_a_detector(detector: str, size: tuple[int, int]) -> None:
+    net = Detector(load_encoder("mobilenet_v2", None), detector=detector).eval()
+    with torch.no_grad():
+        logits = net(torch.randn(2, 3, *size))
     assert logits.shape == (2, 1, *size)
     assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_every_parameter_of_a_detector_is_used(detector: str) -> None:
+    """A parameter without a gradient would stop training on several ranks."""
+    net = Detector(load_encoder("mobilenet_v2", None), detector=detector)
+    net(torch.randn(2, 3, 96, 64)).square().sum().backward()
+    assert not [name for name, p in net.named_parameters() if p.grad is None]
 
 
 def test_heads_of_stored_features_equal_the_forward(mobile: ActivationNet) -> None:
@@ -143,9 +166,10 @@ def test_batchnorm_modes(mode: str) -> None:
     assert len(changed) == (0 if mode == "frozen" else len(before))
 
 
-def test_channels_last_detector_equals_the_contiguous_one() -> None:
+@pytest.mark.parametrize("name", DETECTORS)
+def test_channels_last_detector_equals_the_contiguous_one(name: str) -> None:
     torch.manual_seed(0)
-    detector = Detector(build_encoder("mobilenet_v2")).eval()
+    detector = Detector(load_encoder("mobilenet_v2", None), detector=name).eval()
     image = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         expected = detector(image)
@@ -156,7 +180,7 @@ def test_channels_last_detector_equals_the_contiguous_one() -> None:
 
 
 @pytest.mark.parametrize("variant", ["torchvision", "onnx_zoo"])
-@pytest.mark.parametrize("kind", ["activation", "scaled", "detector", "plain"])
+@pytest.mark.parametrize("kind", ["activation", "scaled", *DETECTORS])
 def test_a_network_is_made_again_from_its_spec(kind: str, variant: str) -> None:
     encoder = build_encoder("mobilenet_v2", variant=variant)
     scale: Tensor | None = torch.rand(1280) if kind == "scaled" else None
@@ -164,7 +188,7 @@ def test_a_network_is_made_again_from_its_spec(kind: str, variant: str) -> None:
     if kind in {"activation", "scaled"}:
         net = ActivationNet(encoder, fusion_stride=8, width=16, e5_scale_C=scale)
     else:
-        net = Detector(encoder, ram=kind == "detector", width=16)
+        net = Detector(encoder, detector=kind, width=16)
     again = build_from_spec(net.spec())
     again.load_state_dict(net.state_dict())
     assert again.spec() == net.spec()
@@ -173,6 +197,15 @@ def test_a_network_is_made_again_from_its_spec(kind: str, variant: str) -> None:
         ours, theirs = net.eval()(image), again.eval()(image)
     pairs = [(ours, theirs)] if isinstance(ours, Tensor) else zip(ours, theirs, strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(("ram", "detector"), [("true", "ram"), ("false", "conv")])
+def test_a_detector_that_was_saved_before_it_had_a_name(ram: str, detector: str) -> None:
+    net = Detector(build_encoder("mobilenet_v2"), detector=detector, width=16)
+    spec = {key: value for key, value in net.spec().items() if key != "detector"} | {"ram": ram}
+    again = build_from_spec(spec)
+    again.load_state_dict(net.state_dict())
+    assert again.spec() == net.spec()
 
 
 def test_e5_scale_acts_on_e5_only() -> None:
@@ -210,6 +243,17 @@ def test_an_impossible_spec_is_named(mobile: ActivationNet, key: str, value: str
         spec[key] = value
     with pytest.raises(CheckpointError, match=key):
         build_from_spec(spec)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [({"detector": "u2net"}, "u2net"), ({}, "detector"), ({"ram": "1"}, "ram")],
+)
+def test_an_unknown_detector_is_named(changed: dict[str, str], named: str) -> None:
+    spec = Detector(build_encoder("mobilenet_v2")).spec()
+    del spec["detector"]
+    with pytest.raises(CheckpointError, match=named):
+        build_from_spec(spec | changed)
 
 
 def test_unknown_encoders_are_named() -> None:
