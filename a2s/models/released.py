@@ -155,7 +155,7 @@ def _empty_network(held: Mapping[str, object], told: str) -> tuple[ActivationNet
     if any(name.startswith("decoder.adapter0.") for name in held):
         # One of the four attention convolutions means all; the others are then missing.
         attends = any(".res_conv" in name for name in held)
-        spec["ram"], spec["detector"] = str(attends).lower(), "ram" if attends else "conv"
+        spec["detector"] = "ram" if attends else "conv"
         return build_from_spec({**spec, "kind": "detector"}), "the authors' stage 2"
     raise WeightsError(
         f"weights: {told} is no checkpoint of the authors: among its {len(held)} names "
