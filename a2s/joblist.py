@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,10 +66,13 @@ def run_jobs(
     `name` is the command that speaks. `log` gets a record when a job begins and one when it ends,
     the latter also when it was interrupted (its exit code is then null).
     """
+    times: Counter[str] = Counter()
     for number, job in enumerate(jobs, start=1):
         say(f"{name}: [{number}/{len(jobs)}] {job.command} -> {job.out}")
         config = MODELS[job.command](**job.settings)
-        fields = {"job": job.command, "out": str(job.out), "key": job.key}
+        # A list may hold a job twice, because another one has changed its input meanwhile.
+        times[key := f"{job.out} {job.key}"] += 1
+        fields = {"job": job.command, "out": str(job.out), "key": f"{job.key}-{times[key]}"}
         if log is not None:
             log(event="begins", **fields)
         start = time.monotonic()

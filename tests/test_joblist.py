@@ -17,7 +17,7 @@ def test_first_job_over_the_failure_rate_stops_the_list(tmp_path, monkeypatch, c
     assert run_jobs(jobs, log=lambda **fields: records.append(fields)) == 3
     assert [record.get("event") for record in records] == ["begins", None]
     assert records[1]["exit_code"] == 3
-    assert records[1]["key"] == records[0]["key"] == jobs[0].key
+    assert records[1]["key"] == records[0]["key"] == f"{jobs[0].key}-1"
     assert "run: stopped after shard" in capsys.readouterr().err
 
 

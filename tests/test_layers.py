@@ -20,6 +20,12 @@ LAYERS = {
     "a2s.__main__": MAIN,
     "a2s.jobs": JOB,
     "a2s.joblist": JOB,
+    "a2s.ablations": JOB,
+    "a2s.ablations.charts": SERVICE,
+    "a2s.ablations.hours": PURE,
+    "a2s.ablations.paper": PURE,
+    "a2s.ablations.table": PURE,
+    "a2s.ablate_config": CONFIG,
     "a2s.config": CONFIG,
     "a2s.options": CONFIG,
     "a2s.train_options": CONFIG,
@@ -79,6 +85,7 @@ ONLY = {
 }
 # The command line calls one, the job list many; names of modules are put together nowhere else.
 CALLERS_OF_JOBS = {"a2s.__main__", "a2s.joblist"}
+CONFIGURATION = {"a2s.ablate_config", "a2s.config", "a2s.options", "a2s.train_options"}
 PICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 FORBIDDEN_CALLS = {
     "torch.save": "writes a pickle; use safetensors or JSON",
@@ -145,7 +152,7 @@ def violations(source: str, module: str, *, is_package: bool = False) -> list[st
         is_job = name.startswith("a2s.jobs.") and name != module
         if is_job and layer(module) == JOB and module not in CALLERS_OF_JOBS:
             found.append(f"{module} imports the job {name}; only {sorted(CALLERS_OF_JOBS)} may")
-        if name in {"a2s.config", "a2s.options", "a2s.train_options"} and layer(module) < CONFIG:
+        if name in CONFIGURATION and layer(module) < CONFIG:
             found.append(f"{module} imports {name}; below the jobs take plain values")
         elif layer(name) > layer(module):
             found.append(f"{module} imports {name}, which is above it")
