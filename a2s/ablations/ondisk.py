@@ -11,7 +11,7 @@ from a2s.ablations import paper
 from a2s.ablations.hours import training_sec
 from a2s.ablations.results import num_parameters, read_log, read_settings, write_if_new
 from a2s.ablations.runs import Material, Row
-from a2s.ablations.table import NONE, csv_of, page
+from a2s.ablations.table import NONE, amount, csv_of, page
 from a2s.checkpoint import last_commit
 
 COLUMNS = {
@@ -87,4 +87,4 @@ def supervision(weights: str) -> str:
 def _shown(value: object) -> str:
     if value is None:
         return NONE
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    return amount(value) if isinstance(value, float) else str(value)

@@ -87,9 +87,9 @@ def markdown(table: Table) -> str:
         for name in table.paper_sets:
             cells += [_cell(value, 3) for value in line.paper.get(name, (None, None))]
         for extra in extras:
-            cells.append(_amount(line.extras.get(extra)))
+            cells.append(amount(line.extras.get(extra)))
             if any(extra in other.paper_extras for other in table.lines):
-                cells.append(_amount(line.paper_extras.get(extra)))
+                cells.append(amount(line.paper_extras.get(extra)))
         rows.append(cells)
     return page(table.title, rows, table.notes)
 
@@ -172,8 +172,8 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(values))
 
 
-def _amount(value: float | None) -> str:
-    # Seconds as hours need more digits.
+def amount(value: float | None) -> str:
+    """A number of hours, or of millions; small ones need more digits."""
     return _cell(value, 2 if value is None or value >= 0.1 else 4)
 
 
