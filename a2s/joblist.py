@@ -26,6 +26,7 @@ from a2s.errors import ConfigError
 from a2s.pool import num_cpus
 from a2s.rundir import atomic_write, digest
 from a2s.settings import MODELS
+from a2s.train_options import TrainOptions
 
 STDERR = 2
 TRAINING = ("stage1", "stage2")
@@ -52,6 +53,21 @@ class Job:
 def chosen(section: BaseModel) -> dict[str, Any]:
     """The settings of a section, as those of a job."""
     return {name: getattr(section, name) for name in type(section).model_fields}
+
+
+def stage2_jobs(job: Job, *, workers: int | str) -> list[Job]:
+    """Stage 2 as one entry; where `a2s hma` makes its labels, in turns with it.
+
+    No entry does work twice, so the list may begin anew wherever it was stopped.
+    """
+    if job.settings.get("rectify") != "hma":
+        return [job]
+    paths = {name: job.settings[name] for name in ("out", "data", "labels")}
+    hma = Job("hma", {**paths, "workers": workers})
+    turns = []
+    for epoch in range(job.settings["warm_epochs"] + 1, job.settings["epochs"] + 1):
+        turns += [Job("stage2", {**job.settings, "until_epoch": epoch}), hma]
+    return [*turns, job]
 
 
 def run_jobs(
@@ -96,10 +112,10 @@ def run_jobs(
     return 0
 
 
-def training_processes(name: str, asked: int, *, batch_sizes: Mapping[str, int]) -> int:
+def training_processes(name: str, asked: int, sections: Mapping[str, TrainOptions]) -> int:
     """Training processes: as asked for, else (0) one per GPU, else one.
 
-    `name` is the command that speaks, `batch_sizes` those of its training sections.
+    `name` is the command that speaks, `sections` are its settings of the training commands.
 
     Raises:
         ConfigError: more processes than GPUs, or a batch size that they cannot share equally.
@@ -114,10 +130,10 @@ def training_processes(name: str, asked: int, *, batch_sizes: Mapping[str, int])
             f"{name}: --processes {processes} but this machine has {num_gpus} GPU(s); give at most "
             f"{num_gpus}, or set ACCELERATE_USE_CPU=true to train on the CPU"
         )
-    for section, batch_size in batch_sizes.items():
-        if batch_size % processes:
+    for stage, section in sections.items():
+        if section.batch_size % processes:
             raise ConfigError(
-                f"{name}: {section}.batch_size {batch_size} is not divisible by the "
+                f"{name}: {stage}.batch_size {section.batch_size} is not divisible by the "
                 f"{processes} training processes; change one of them (--processes)"
             )
     return processes

@@ -4,9 +4,9 @@ import pytest
 import yaml
 from launching import pack
 
-from a2s.config import Stage1Options
+from a2s.config import Stage1Options, Stage2Options
 from a2s.errors import ConfigError
-from a2s.joblist import Job, chosen, run_jobs, training_processes
+from a2s.joblist import Job, chosen, run_jobs, stage2_jobs, training_processes
 from a2s.options import EncoderConfig
 
 
@@ -43,11 +43,25 @@ def test_jobs_for_one_folder_are_told_apart(tmp_path):
     assert elsewhere.key == jobs[0].key
 
 
+def test_stage2_takes_turns_with_hma(tmp_path):
+    paths = {"out": tmp_path / "s2", "data": tmp_path / "d", "labels": tmp_path / "l"}
+    job = Job("stage2", {**paths, "epochs": 4, "warm_epochs": 2, "rectify": "hma"})
+    turns = stage2_jobs(job, workers=0)
+    assert [(turn.command, turn.settings.get("until_epoch")) for turn in turns] == [
+        *(("stage2", 3), ("hma", None)),
+        *(("stage2", 4), ("hma", None)),
+        ("stage2", None),
+    ]
+    assert turns[1].settings == {**paths, "workers": 0}
+    plain = Job("stage2", {**job.settings, "rectify": "olr"})
+    assert stage2_jobs(plain, workers=0) == [plain]
+
+
 def test_batch_sizes_must_be_divisible_by_the_processes():
-    sizes = {"stage1": 6, "stage2": 4}
-    assert training_processes("ablate", 2, batch_sizes=sizes) == 2
+    sections = {"stage1": Stage1Options(batch_size=6), "stage2": Stage2Options(batch_size=4)}
+    assert training_processes("ablate", 2, sections) == 2
     with pytest.raises(ConfigError, match=r"ablate: stage2.batch_size 4 .* 3 training processes"):
-        training_processes("ablate", 3, batch_sizes=sizes)
+        training_processes("ablate", 3, sections)
 
 
 def test_training_starts_as_several_ranks(scenes, tmp_path, capfd):

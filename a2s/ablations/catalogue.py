@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from a2s.ablations import paper
@@ -17,21 +16,16 @@ from a2s.ablations.epochs import fig9_rows, write_fig9
 from a2s.ablations.ondisk import write_tab3
 from a2s.ablations.results import write_table
 from a2s.ablations.runs import (
-    Changes,
     Material,
     Row,
     detector_row,
-    differing,
     evaluate_job,
     ground_jobs,
-    home,
     label_job,
     labels_row,
     scored_maps,
-    stage2_job,
 )
 from a2s.errors import ConfigError
-from a2s.joblist import Job
 from a2s.settings import nearest
 
 Need = Literal["nothing", "data", "masks", "tests"]
@@ -93,7 +87,7 @@ def _given_maps(material: Material, method: str) -> Row:
 
 def _rbd(material: Material) -> Row:
     """The training-free baseline, an ordinary prediction with a model of that name."""
-    jobs, scores = scored_maps(material, Path("rbd"), material.shared, "RBD", material.tests)
+    jobs, scores = scored_maps(material, "rbd", material.shared, "RBD", material.tests)
     return Row("RBD", "training-free", (*material.packing, *jobs), scores, paper="RBD")
 
 
@@ -141,28 +135,12 @@ def tab7_rows(material: Material) -> list[Row]:
 
 def tab8_rows(material: Material) -> list[Row]:
     """Labels corrected online, and by historical moving averages between epochs."""
-    olr = detector_row(material, "OLR", "online label rectifying", {}, paper="OLR")
-    changes = {"rectify": "hma"}
-    out = home(material, "stage2", differing(material.stage2, changes))
-    training = _hma_jobs(material, out, changes)
-    title = "historical moving averages"
     return [
-        detector_row(material, "HMA", title, changes, training=training, paper="HMA"),
-        olr,
+        detector_row(
+            material, "HMA", "historical moving averages", {"rectify": "hma"}, paper="HMA"
+        ),
+        detector_row(material, "OLR", "online label rectifying", {"rectify": "olr"}, paper="OLR"),
     ]
-
-
-def _hma_jobs(material: Material, out: Path, changes: Changes) -> list[Job]:
-    """Stage 2 up to an epoch, new labels, the next epoch, …; none of it does work twice."""
-    epochs, warm = material.stage2["epochs"], material.stage2["warm_epochs"]
-    whole = stage2_job(material, out, **changes)
-    paths = {name: whole.settings[name] for name in ("out", "data", "labels")}
-    backend = material.label["refine"].backend
-    hma = Job("hma", {**paths, "backend": backend, "workers": material.pooled["workers"]})
-    jobs = []
-    for epoch in range(warm + 1, epochs + 1):
-        jobs += [stage2_job(material, out, **{**changes, "until_epoch": epoch}), hma]
-    return [*jobs, whole]
 
 
 def find(name: str) -> Entry:

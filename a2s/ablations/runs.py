@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from a2s.errors import ConfigError
-from a2s.joblist import Job
+from a2s.joblist import Job, stage2_jobs
 
 Changes = Mapping[str, Any]
 
@@ -131,7 +131,7 @@ def stage2_job(material: Material, out: Path, **changes: Any) -> Job:
     return Job("stage2", {**paths, **material.stage2, **changes})
 
 
-def predict_job(material: Material, model: Path, scored: Scored, out: Path) -> Job:
+def predict_job(material: Material, model: Path | str, scored: Scored, out: Path) -> Job:
     """Write a model's maps of a set."""
     images = {"images": (str(scored.data),)}
     return Job("predict", {**images, "model": model, "out": out, **material.pooled})
@@ -169,25 +169,21 @@ def detector_row(
     name: str,
     title: str,
     changes: Changes,
-    *,
-    training: Sequence[Job] | None = None,
     **more: Any,
 ) -> Row:
-    """A row about stage 2: the detector's maps of every test set, scored.
-
-    `training` takes the place of the one call of stage 2.
-    """
+    """A row about stage 2: the detector's maps of every test set, scored."""
     changes = differing(material.stage2, changes)
     out = home(material, "stage2", changes)
     run = out / "stage2"
-    jobs = [*ground_jobs(material), *(training or [stage2_job(material, out, **changes)])]
+    training = stage2_job(material, out, **changes)
+    jobs = ground_jobs(material) + stage2_jobs(training, workers=material.pooled["workers"])
     scoring, scores = scored_maps(material, run, out, "detector", material.tests)
     trained = (("stage1", material.shared / "stage1"), ("stage2", run))
     return Row(name, title, (*jobs, *scoring), scores, trained, (run,), **more)
 
 
 def scored_maps(
-    material: Material, model: Path, out: Path, kind: str, sets: Sequence[Scored]
+    material: Material, model: Path | str, out: Path, kind: str, sets: Sequence[Scored]
 ) -> tuple[list[Job], dict[str, Path]]:
     """Predict and score a model's maps of some sets: jobs, and the folders of scores by set."""
     jobs, scores = [], {}

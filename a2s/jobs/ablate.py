@@ -16,7 +16,7 @@ from a2s.ablate_config import AblateConfig
 from a2s.ablations.catalogue import find, pick
 from a2s.ablations.gathering import gather, quick_form
 from a2s.ablations.runs import merged
-from a2s.joblist import TRAINING, run_jobs, training_processes
+from a2s.joblist import run_jobs, training_processes
 from a2s.rundir import RunDir, claim
 
 
@@ -32,8 +32,8 @@ def run(config: AblateConfig) -> int:
     material = gather(config, entry.needs)
     rows = entry.rows(material)
     jobs = merged(pick(rows, config.rows, table=config.name))
-    batch_sizes = {name: getattr(config, name).batch_size for name in TRAINING}
-    processes = training_processes("ablate", config.processes, batch_sizes=batch_sizes)
+    sections = {"stage1": config.stage1, "stage2": config.stage2}
+    processes = training_processes("ablate", config.processes, sections)
     with claim(config.out, command="ablate", config=config) as folder:
         log = functools.partial(_log, folder)
         code = run_jobs(jobs, name="ablate", processes=processes, log=log)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from a2s.config import RunConfig
-from a2s.joblist import TRAINING, Job, chosen, run_jobs, say, training_processes
+from a2s.joblist import Job, chosen, run_jobs, say, stage2_jobs, training_processes
 from a2s.rundir import atomic_write, claim, read_json
 
 SCORED = {
@@ -37,8 +37,8 @@ def run(config: RunConfig) -> int:
     Raises:
         ConfigError: as the single commands do, and for a batch size that the ranks cannot share.
     """
-    batch_sizes = {name: getattr(config, name).batch_size for name in TRAINING}
-    processes = training_processes("run", config.processes, batch_sizes=batch_sizes)
+    sections = {"stage1": config.stage1, "stage2": config.stage2}
+    processes = training_processes("run", config.processes, sections)
     out = config.out
     with claim(out, command="run", config=config) as folder:
         if _is_untrained(config):
@@ -88,7 +88,8 @@ def job_list(config: RunConfig) -> list[Job]:
         made_by = {"model": out / "stage1", **label, **pooled}
         yield Job("label", {"data": out / "data", "out": out / "labels", **made_by})
         data = {"data": out / "data", "labels": out / "labels"}
-        yield Job("stage2", {**data, "out": out / "stage2", **stage2})
+        training = Job("stage2", {**data, "out": out / "stage2", **stage2})
+        yield from stage2_jobs(training, workers=config.workers)
         test_images = {"images": (str(test_data),)}
         detector = {"model": out / "stage2", **predict, **pooled}
         yield Job("predict", {**test_images, "out": out / "preds", **detector})
