@@ -8,7 +8,7 @@ from pathlib import Path
 from a2s.ablations.charts import Series, over_epochs
 from a2s.ablations.results import hours_of, notes_of, read_log, scores_of, write_if_new
 from a2s.ablations.runs import Material, Row, scored_maps, stage1_job
-from a2s.ablations.table import NONE, csv_of, page
+from a2s.ablations.table import NONE, amount, csv_of, page
 from a2s.joblist import Job
 
 BOUNDARIES = {
@@ -83,7 +83,7 @@ def write_fig9(material: Material, rows: Sequence[Row]) -> str:
             cells += [f"{mae[-1]:.3f}", f"{min(mae):.3f}"] if mae else [NONE, NONE]
             scored += [(name, values) for values in epochs.values()]
         hours = hours_of(material, row.timed, log)
-        table.append([*cells, f"{hours:.2f}" if hours else NONE])
+        table.append([*cells, amount(hours or None)])
     text = page("Fig. 9: decision boundaries", table, notes_of(material, rows, scored, "fig9"))
     write_if_new(material.out / "fig9.md", text)
     write_if_new(

@@ -46,8 +46,7 @@ def find_runs(root: Path) -> Iterator[dict[str, Any]]:
         if "config.yaml" not in names:
             continue
         run = Path(folder)
-        shown = run.relative_to(root).as_posix()
-        name = root.name if shown == "." else f"{root.name}/{shown}"
+        name = (Path(root.resolve().name) / run.relative_to(root)).as_posix()
         for command in TRAINING:
             if (settings := read_settings(run, command)) is not None:
                 yield {"run": name, "command": command, **_training(run, settings)}
