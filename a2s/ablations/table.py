@@ -17,9 +17,11 @@ METRICS = (
     "mae",
     "mean_f",
     "max_f",
+    "max_f_official",
     "weighted_f",
     "s_measure",
     "e_measure",
+    "e_adaptive",
     "num_images",
 )
 """What of a scores.json goes into the CSV file."""
