@@ -23,6 +23,7 @@ COMMANDS = {
     "predict": "write saliency maps, cut-outs, and overlays at the images' own size",
     "evaluate": "score predictions: MAE, F, weighted F, S, E, curves",
     "run": "all of the above on one machine, resumable at every step",
+    "ablate": "make a table or figure of the paper again: its rows as runs, beside its numbers",
     "estimate": "say what labelling will take: hours of cores and GPUs, bytes, machines",
     "status": "say how far a job is, from its folder or a copy of it: rate, time left, failures",
     "import-weights": "turn a checkpoint of the paper's authors into a model",

@@ -48,6 +48,8 @@ class ShardConfig(PoolSettings, ShardOptions):
     """Folder for the shards."""
     masks: Path | None = None
     """Folder of masks, paired with the images by relative path without suffix."""
+    limit: int | None = Field(None, ge=1)
+    """Pack only the first so many images."""
 
     @field_validator("images")
     @classmethod

@@ -30,7 +30,7 @@ def pr_curve(precision_T: NDArray[Any], recall_T: NDArray[Any], *, title: str) -
             color=_GREY,
         )
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def f_curve(f_T: NDArray[Any], *, adaptive_f: float, title: str) -> str:
@@ -52,26 +52,31 @@ def f_curve(f_T: NDArray[Any], *, adaptive_f: float, title: str) -> str:
     )
     axes.set(xlim=(0, 255), ylim=(0, 1.02), xticks=[0, 64, 128, 192, 255])
     axes.legend(loc="lower center", fontsize=9, frameon=False)
-    return _svg(figure)
+    return to_svg(figure)
 
 
-def _axes(x_name: str, y_name: str, title: str) -> tuple[Any, Any]:
+def panels(count: int, *, width: float = 5.6, height: float = 4.2) -> tuple[Any, list[Any]]:
+    """Axes side by side in one figure, each of this size in inches."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.6, 4.2), layout="constrained")
+    figure = Figure(figsize=(width * count, height), layout="constrained")
     FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
+    return figure, [figure.add_subplot(1, count, number + 1) for number in range(count)]
+
+
+def name_axes(axes: Any, x_name: str, y_name: str, title: str) -> None:
+    """Names, a grid behind the lines, and no frame."""
     axes.set_title(title, fontsize=11, loc="left")
     axes.set_xlabel(x_name)
     axes.set_ylabel(y_name)
     axes.grid(color="#e4e4e4", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
 
 
-def _svg(figure: Any) -> str:
+def to_svg(figure: Any) -> str:
+    """The figure as SVG; equal figures give equal text."""
     import matplotlib
 
     buffer = io.StringIO()
@@ -79,3 +84,9 @@ def _svg(figure: Any) -> str:
     with matplotlib.rc_context({"svg.hashsalt": "a2s"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
+
+
+def _axes(x_name: str, y_name: str, title: str) -> tuple[Any, Any]:
+    figure, (axes,) = panels(1)
+    name_axes(axes, x_name, y_name, title)
+    return figure, axes

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError, create_model
 
 from a2s import config as configs
 from a2s import formerly
+from a2s.ablate_config import AblateConfig
 from a2s.errors import ConfigError
 
 MODELS: dict[str, type[BaseModel]] = {
@@ -29,6 +30,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "predict": configs.PredictConfig,
     "evaluate": configs.EvaluateConfig,
     "run": configs.RunConfig,
+    "ablate": AblateConfig,
     "estimate": configs.EstimateConfig,
     "status": configs.StatusConfig,
     "import-weights": configs.ImportWeightsConfig,
@@ -54,8 +56,8 @@ def parse(command: str, arguments: list[str]) -> Any:
     file, flags = _take_config_flag(command, arguments)
     sections = _read(file) if file else {}
     values = dict(sections.get(command, {}))
-    if command == "run":
-        # The sections of the single commands hold for the whole run as well.
+    if command in ("run", "ablate"):
+        # The sections of the single commands hold where they are called as well.
         for name in sections.keys() & model.model_fields.keys():
             values[name] = {**values.get(name, {}), **sections[name]}
     complaint = io.StringIO()

@@ -104,16 +104,17 @@ def _frozen_work(config: ShardConfig, folder: RunDir) -> dict[str, Any]:
         return frozen
     _remove_leftovers(folder.path)
     found = collect(config.images, masks=config.masks, out=Path(os.path.abspath(folder.path)))
-    num_images = len(found.images)
+    images_wanted = found.images.slice(0, config.limit)
+    num_images = len(images_wanted)
     with atomic_path(folder.path / "work.parquet") as temporary:
-        pq.write_table(found.images, temporary, row_group_size=config.shard_size)
+        pq.write_table(images_wanted, temporary, row_group_size=config.shard_size)
     frozen = {
         "num_images": num_images,
         "num_shards": -(-num_images // config.shard_size),
         "failures": found.failures,
         "stray_masks": found.stray_masks,
         "skipped": found.skipped,
-        "without_mask": found.images["mask_path"].null_count,
+        "without_mask": images_wanted["mask_path"].null_count,
     }
     write_json(path, frozen)
     return frozen

@@ -235,6 +235,14 @@ def test_the_second_run_is_done_and_a_damaged_shard_is_made_again(
     assert made(out) == before
 
 
+def test_limit_packs_the_first_images_with_their_masks(tmp_path: Path) -> None:
+    source, masks, out = fill(tmp_path / "in", 6), fill(tmp_path / "masks", 6), tmp_path / "out"
+    assert shard(source, out, masks=masks, limit=5) == 0
+    index = Index.load(out)
+    assert index.keys.to_pylist() == [f"{number:03d}" for number in range(5)]
+    assert (index.mask_offset_N >= 0).all()
+
+
 def test_other_settings_need_another_folder(tmp_path: Path) -> None:
     source, out = fill(tmp_path / "in", 3), tmp_path / "out"
     shard(source, out)
