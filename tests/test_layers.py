@@ -9,106 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from house import (
+    CALLERS_OF_JOBS,
+    CONFIG,
+    CONFIGURATION,
+    FORBIDDEN_CALLS,
+    JOB,
+    LAYERS,
+    MAIN,
+    ONLY,
+    PICKLERS,
+)
 
 REPO = Path(__file__).resolve().parents[1]
 MAX_LINES = 300
-
-# Low to high; a module imports its own layer or a lower one. Longest matching prefix decides.
-ERRORS, PURE, SERVICE, CONFIG, JOB, MAIN = range(6)
-LAYERS = {
-    "a2s": MAIN,
-    "a2s.__main__": MAIN,
-    "a2s.jobs": JOB,
-    "a2s.joblist": JOB,
-    "a2s.ablations": JOB,
-    "a2s.ablations.charts": SERVICE,
-    "a2s.ablations.hours": PURE,
-    "a2s.ablations.paper": PURE,
-    "a2s.ablations.table": PURE,
-    "a2s.ablate_config": CONFIG,
-    "a2s.config": CONFIG,
-    "a2s.options": CONFIG,
-    "a2s.train_options": CONFIG,
-    "a2s.starting": CONFIG,
-    "a2s.turns": CONFIG,
-    "a2s.labelsetup": CONFIG,
-    "a2s.forecast": PURE,
-    "a2s.features": SERVICE,
-    "a2s.settings": CONFIG,
-    "a2s.data": SERVICE,
-    "a2s.models": SERVICE,
-    "a2s.labelrows": SERVICE,
-    "a2s.labelsource": SERVICE,
-    "a2s.schedule": PURE,
-    "a2s.comparison": PURE,
-    "a2s.formerly": PURE,
-    "a2s.rectified": SERVICE,
-    "a2s.labelling": SERVICE,
-    "a2s.averaging": SERVICE,
-    "a2s.pausing": SERVICE,
-    "a2s.labelschedule": PURE,
-    "a2s.hma": PURE,
-    "a2s.activating": SERVICE,
-    "a2s.folderlock": SERVICE,
-    "a2s.labelreport": SERVICE,
-    "a2s.labelshards": SERVICE,
-    "a2s.bottleneck": PURE,
-    "a2s.flight": SERVICE,
-    "a2s.labelstore": SERVICE,
-    "a2s.pool": SERVICE,
-    "a2s.rayhost": SERVICE,
-    "a2s.distributed": SERVICE,
-    "a2s.checkpoint": SERVICE,
-    "a2s.tensorfile": SERVICE,
-    "a2s.curves": SERVICE,
-    "a2s.sheet": SERVICE,
-    "a2s.figures": SERVICE,
-    "a2s.thresholds": PURE,
-    "a2s.rundir": SERVICE,
-    "a2s.environment": SERVICE,
-    "a2s.listing": SERVICE,
-    "a2s.progress": SERVICE,
-    "a2s.meter": SERVICE,
-    "a2s.stepping": SERVICE,
-    "a2s.losses": PURE,
-    "a2s.boundary": PURE,
-    "a2s.olr": PURE,
-    "a2s.metrics": PURE,
-    "a2s.totals": PURE,
-    "a2s.standing": PURE,
-    "a2s.overlay": PURE,
-    "a2s.predicting": SERVICE,
-    "a2s.scoring": SERVICE,
-    "a2s.refine": PURE,
-    "a2s.baselines": PURE,
-    "a2s.data.plan": PURE,
-    "a2s.data.transforms": PURE,
-    "a2s.data.keys": PURE,
-    "a2s.errors": ERRORS,
-}
-# Each engine has one door.
-ONLY = {
-    "ray": "a2s.pool",
-    "accelerate": "a2s.distributed",
-    "torch.distributed": "a2s.distributed",
-    "pydensecrf": "a2s.refine.crf_pydensecrf",
-    "triton": "a2s.refine.filter_triton",
-    "numba": "a2s.refine.lattice.jit",
-    "llvmlite": "a2s.refine.lattice.jit",
-}
-# The command line calls one, the job list many; names of modules are put together nowhere else.
-CALLERS_OF_JOBS = {"a2s.__main__", "a2s.joblist"}
-CONFIGURATION = {"a2s.ablate_config", "a2s.config", "a2s.options", "a2s.train_options"}
-PICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
-FORBIDDEN_CALLS = {
-    "torch.save": "writes a pickle; use safetensors or JSON",
-    "os.system": "goes through a shell",
-    "os.popen": "goes through a shell",
-    "eval": "runs text as code",
-    "exec": "runs text as code",
-    "yaml.load": "may build objects; use yaml.safe_load",
-    "yaml.unsafe_load": "builds objects; use yaml.safe_load",
-}
 
 
 def module_name(path: Path) -> str:
