@@ -12,6 +12,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 from a2s.ablations import paper
+from a2s.ablations.drawings import (
+    fig4_rows,
+    fig7_rows,
+    fig8_rows,
+    fig11_rows,
+    stage1_rows,
+    tab1_rows,
+    write_fig1,
+    write_fig4,
+    write_fig5,
+    write_fig7,
+    write_fig8,
+    write_fig10,
+    write_fig11,
+    write_tab1,
+)
 from a2s.ablations.epochs import fig9_rows, write_fig9
 from a2s.ablations.ondisk import write_tab3
 from a2s.ablations.results import write_table
@@ -182,6 +198,7 @@ def _table(
 
 
 CATALOGUE: dict[str, Entry] = {
+    "tab1": Entry("Table I: thresholds before training", "data", tab1_rows, write_tab1),
     "tab2": _table("tab2", "Table II: both stages and other methods", tab2_rows, "tests"),
     "tab3": Entry("Table III: runs and what they cost", "nothing", lambda material: [], write_tab3),
     "tab4": _table("tab4", "Table IV: parts of stage 1", tab4_rows, "masks"),
@@ -189,5 +206,12 @@ CATALOGUE: dict[str, Entry] = {
     "tab6": _table("tab6", "Table VI: lambda", tab6_rows, "tests", "lambda"),
     "tab7": _table("tab7", "Table VII: detectors, with and without OLR", tab7_rows, "tests"),
     "tab8": _table("tab8", "Table VIII: HMA and OLR", tab8_rows, "tests"),
+    "fig1": Entry("Fig. 1: from activation maps to cues", "data", stage1_rows, write_fig1),
+    "fig4": Entry("Fig. 4: cues of several methods", "data", fig4_rows, write_fig4),
+    "fig5": Entry("Fig. 5: thresholds before training", "data", tab1_rows, write_fig5),
+    "fig7": Entry("Fig. 7: labels and predictions by epoch", "data", fig7_rows, write_fig7),
+    "fig8": Entry("Fig. 8: maps of several methods", "tests", fig8_rows, write_fig8),
     "fig9": Entry("Fig. 9: decision boundaries", "masks", fig9_rows, write_fig9),
+    "fig10": Entry("Fig. 10: training images", "data", fig7_rows, write_fig10),
+    "fig11": Entry("Fig. 11: channels of both modules", "data", fig11_rows, write_fig11),
 }

@@ -1,0 +1,79 @@
+"""Every table and figure in its quick form, for real: that it ends, its rows and its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from a2s.ablations.catalogue import CATALOGUE
+from a2s.ablations.gathering import gather
+from a2s.data.scenes import render_folder
+from a2s.jobs import ablate
+from a2s.settings import parse
+
+PICTURES = ("fig1", "fig4", "fig5", "fig7", "fig8", "fig10", "fig11")
+CHEAP = (*PICTURES, "tab1", "tab4", "tab7", "tab8", "fig9")
+"""The others are run in test_ablate.py."""
+ELSEWHERE = ("tab2", "tab3", "tab5", "tab6")
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    root = tmp_path_factory.mktemp("scenes")
+    render_folder(root / "train", num_train=0, num_test=8, side_px=64, seed=3)
+    render_folder(root / "test", num_train=0, num_test=4, side_px=64, seed=4)
+    train, test = root / "train/test", root / "test/test"
+    return [
+        *("--data", str(train / "images"), "--truth", f"train={train}/masks"),
+        *("--test", f"mine={test}/images", "--truth", f"mine={test}/masks"),
+        *("--maps", f"DSR={test}/masks", "--quick", "--workers", "0"),
+        *("--stage1.batch-size", "4", "--stage2.batch-size", "4"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ablations") / "out"
+
+
+def test_every_entry_is_run_somewhere() -> None:
+    assert {*CHEAP, *ELSEWHERE} == {*CATALOGUE}
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_quick_form(
+    name: str, out: Path, flags: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [name, "--out", str(out), *flags]
+    if name == "fig9":
+        arguments += ["--rows", "DB1,DB4,DB5"]
+    assert ablate.run(parse("ablate", arguments)) == 0
+    printed = capfd.readouterr().out
+    assert f"is in {out}/{name}." in printed
+    if name in PICTURES:
+        with Image.open(out / f"{name}.png") as picture:
+            assert min(picture.size) > 100
+        assert f"{name}.png" in printed
+        return
+    text = (out / f"{name}.md").read_text("utf-8")
+    lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    shown = [cells[0].removeprefix("| ") for cells in lines[2:]]
+    config = ablate.quick_form(parse("ablate", arguments))
+    rows = CATALOGUE[name].rows(gather(config, CATALOGUE[name].needs))
+    wanted = ["Otsu", "mean", "median"] if name == "tab1" else [row.name for row in rows]
+    assert shown == wanted
+    assert (out / f"{name}.csv").read_text("utf-8").count("\n") > len(wanted)
+    if name != "tab1":
+        assert all(any(cell[:2] == "0." for cell in cells) for cells in lines[2:] if name != "fig9")
+        assert (out / f"{name}.svg").read_text("utf-8").startswith("<?xml")
+
+
+def test_snapshots_are_not_taken_again(out: Path, flags: list[str]) -> None:
+    assert (out / "fig7.png").is_file(), "this test follows that of fig7"
+    config = ablate.quick_form(parse("ablate", ["fig10", "--out", str(out), *flags]))
+    rows = CATALOGUE["fig10"].rows(gather(config, "data"))
+    commands = [job.command for row in rows for job in row.jobs]
+    assert "snapshot" not in commands
+    assert "stage2" not in commands
