@@ -160,7 +160,7 @@ def load_network(model: Path, device: str = "cpu") -> ActivationNet:
     assert isinstance(network, ActivationNet), model
     fold_batchnorm(network.eval().encoder)
     if device == "cpu":
-        use_onednn(network.encoder)
+        use_onednn(network)
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 

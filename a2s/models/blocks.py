@@ -5,6 +5,7 @@ Shape suffixes: B images, C channels, H W the output's size, h w a smaller map's
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -41,6 +42,12 @@ def conv3x3_of_upsampled(
     """
     assert sum(m.shape[1] for m in maps) == weight_OI33.shape[1], "channels of maps and kernel"
     batch, num_out = maps[0].shape[0], weight_OI33.shape[0]
+    if _is_inference_on_cpu(weight_OI33):
+        outs = [
+            _conv3x3_on_cpu([m[i : i + 1] for m in maps], weight_OI33, bias_O, size=size)
+            for i in range(batch)
+        ]
+        return torch.cat(outs) if batch > 1 else outs[0]
     out_BOHW: Tensor = bias_O.repeat(batch).view(batch, num_out, 1, 1)
     widened, heights, start = [], [], 0
     for map_BChw in maps:
@@ -83,6 +90,55 @@ def _resize_matrix(n: int, m: int, *, like: Tensor) -> Tensor:
     identity_1nn = torch.eye(n, dtype=like.dtype, device=like.device)[None]
     resized_nm = F.interpolate(identity_1nn, size=m, mode="linear", align_corners=False)[0]
     return F.pad(resized_nm, (1, 1)).unfold(1, m, 1).transpose(0, 1).reshape(3 * n, m)
+
+
+def _is_inference_on_cpu(weight_OI33: Tensor) -> bool:
+    return (
+        torch.is_inference_mode_enabled()
+        and weight_OI33.device.type == "cpu"
+        and weight_OI33.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    )
+
+
+def _conv3x3_on_cpu(
+    maps: Sequence[Tensor], weight_OI33: Tensor, bias_O: Tensor, *, size: Size
+) -> Tensor:
+    """Compute `conv3x3_of_upsampled` of one image by the operations that a CPU is good at.
+
+    Maps are resized along the width alone and convolved with each kernel row there, by oneDNN. How
+    the rows that come out make up rows of the output is a product with a sparse matrix: row by row
+    a sum of few long vectors, with the channels last. Dense products of these shapes, as above,
+    take more than twice as long on one core.
+
+    Shape: maps [1, C_i, h_i, w_i] with sum(C_i) = I -> [1, O, *size]
+    """
+    height, width = size
+    num_out, start = weight_OI33.shape[0], 0
+    out_HX = bias_O.repeat(height * width).view(height, width * num_out)
+    for map_1Chw in maps:
+        weight_OC33 = weight_OI33[:, start : start + map_1Chw.shape[1]]
+        start += map_1Chw.shape[1]
+        h = map_1Chw.shape[2]
+        wide_1ChW = upsample(map_1Chw, (h, width)).contiguous(memory_format=torch.channels_last)
+        for row, along_Hh in enumerate(_resize_matrices(h, height)):
+            weight_OC13 = weight_OC33[:, :, row : row + 1]
+            taps_1OhW = torch.mkldnn_convolution(
+                wide_1ChW, weight_OC13, None, (0, 1), (1, 1), (1, 1), 1
+            )
+            out_HX.addmm_(along_Hh, taps_1OhW.permute(0, 2, 3, 1).reshape(h, -1))
+    return out_HX.view(1, height, width, num_out).permute(0, 3, 1, 2)
+
+
+@functools.lru_cache(maxsize=64)
+def _resize_matrices(n: int, m: int) -> tuple[Tensor, ...]:
+    """For each of three taps the weights of a bilinear resize from n to m samples, sparse.
+
+    Shape: three of [m, n]
+    """
+    matrix = _resize_matrix(n, m, like=torch.empty(0))
+    return tuple(along_nm.T.to_sparse() for along_nm in matrix.view(3, n, m))
 
 
 class ConvGNReLU(nn.Sequential):

@@ -138,7 +138,10 @@ def fold_batchnorm(module: nn.Module) -> None:
 
 
 class _OneDnnConv2d(nn.Module):
-    """The convolution of another module, by oneDNN."""
+    """The convolution of another module, by oneDNN, its weights laid out for the first input.
+
+    Inputs of other sizes are computed as well, though perhaps not as fast.
+    """
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -146,18 +149,26 @@ class _OneDnnConv2d(nn.Module):
         assert not isinstance(conv.padding, str), conv
         self.weight, self.bias = conv.weight, conv.bias
         self.arguments = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        self.laid_out: Tensor | None = None
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Convolve."""
-        result: Tensor = torch.mkldnn_convolution(x_BCHW, self.weight, self.bias, *self.arguments)
+        onednn = torch.ops.mkldnn
+        if self.laid_out is None:
+            self.laid_out = onednn._reorder_convolution_weight(
+                self.weight, *self.arguments, x_BCHW.shape
+            )
+        result: Tensor = onednn._convolution_pointwise(
+            x_BCHW, self.laid_out, self.bias, *self.arguments, "none", [], ""
+        )
         return result
 
 
 def use_onednn(module: nn.Module) -> None:
     """Have oneDNN compute all convolutions on a CPU, in place; for inference.
 
-    For a single image on a single thread torch takes a plain matrix product for most of them, which
-    is slower.
+    For a single image on a single thread torch takes a plain matrix product for most of them, and
+    brings the weights into oneDNN's layout anew for every call of the others; both are slower.
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return

@@ -42,7 +42,11 @@ def test_conv_of_upsampled_equals_the_plain_way(
     weight = torch.randn(5, sum(m.shape[1] for m in maps), 3, 3, generator=generator)
     bias = torch.randn(5, generator=generator)
     ours = conv3x3_of_upsampled(maps, weight, bias, size=size)
-    torch.testing.assert_close(ours, plain(maps, weight, bias, size=size), atol=2e-5, rtol=1e-5)
+    expected = plain(maps, weight, bias, size=size)
+    torch.testing.assert_close(ours, expected, atol=2e-5, rtol=1e-5)
+    with torch.inference_mode():  # computed another way
+        inferred = conv3x3_of_upsampled(maps, weight, bias, size=size)
+    torch.testing.assert_close(inferred, expected, atol=2e-5, rtol=1e-5)
 
 
 def test_conv_of_upsampled_at_training_size_in_float64() -> None:
@@ -81,13 +85,13 @@ def test_channels_last_maps_give_the_same() -> None:
     maps = [torch.randn(2, 3, n, n) for n in (8, 4, 2)]
     weight, bias = torch.randn(5, 9, 3, 3), torch.randn(5)
     expected = conv3x3_of_upsampled(maps, weight, bias, size=(16, 16))
-    found = conv3x3_of_upsampled(
-        [m.to(memory_format=torch.channels_last) for m in maps],
-        weight.to(memory_format=torch.channels_last),
-        bias,
-        size=(16, 16),
-    )
+    maps = [m.to(memory_format=torch.channels_last) for m in maps]
+    weight = weight.to(memory_format=torch.channels_last)
+    found = conv3x3_of_upsampled(maps, weight, bias, size=(16, 16))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    with torch.inference_mode():
+        inferred = conv3x3_of_upsampled(maps, weight, bias, size=(16, 16))
+    torch.testing.assert_close(inferred, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_channel_mismatch_is_noticed() -> None:

@@ -144,6 +144,24 @@ def test_folded_batchnorm_is_the_same_function(name: str) -> None:
                 torch.testing.assert_close(found, tap, rtol=1e-3, atol=1e-4 * scale)
 
 
+@pytest.mark.parametrize("stride", [2, 4, 8])
+def test_prepared_for_labels_it_makes_the_same_maps(stride: int) -> None:
+    torch.manual_seed(stride)
+    encoder = build_encoder("mobilenet_v2")
+    settle(encoder)
+    net = ActivationNet(encoder, fusion_stride=stride).eval()
+    # The first size decides how oneDNN's weights are laid out; the others use them too.
+    images = [torch.randn(1, 3, *size) for size in ((64, 96), (65, 33), (1, 1), (160, 160))]
+    with torch.no_grad():
+        expected = [net(image) for image in images]
+    fold_batchnorm(net.encoder)
+    use_onednn(net)
+    with torch.inference_mode():
+        for image, maps in zip(images, expected, strict=True):
+            for found, theta in zip(net(image), maps, strict=True):
+                torch.testing.assert_close(found, theta, rtol=1e-3, atol=2e-3)
+
+
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
 def test_every_tap_of_an_untrained_encoder_is_alive(name: str) -> None:
     encoder = load_encoder(name, None).eval()

@@ -12,8 +12,9 @@ import numpy as np
 from a2s.refine.lattice.jit import fast
 
 TILE = 64
-_NEGLIGIBLE = np.float32(2e-6)
-_SURPRISE = np.float32(5e-4)
+_NEGLIGIBLE = np.float32(1e-4)
+_SLOW, _SATURATED = np.float32(1e-3), np.float32(0.999)
+_MOVING, _SURPRISE = np.float32(0.1), np.float32(0.1)
 _REST = 3
 _f32, _i32, _u64 = np.float32, np.int32, np.uint64
 
@@ -131,6 +132,14 @@ def _change(s, known, start, change):
 
 
 @fast
+def _least(s):
+    least = _f32(1)
+    for slot in range(TILE):
+        least = min(least, abs(s[_u64(slot)]))
+    return least
+
+
+@fast
 def _prior(energy, tiles, prior):
     """Logit of label 1 before any message, in tiles; 0 in the padding."""
     height, width, tile_height, tile_width, num_tiles = tiles
@@ -166,6 +175,9 @@ def _iterate(
 ):  # fmt: skip
     """All iterations; False where a tile turns out to have changed a lot while it rested."""
     num_tiles = tiles[4]
+    across = (tiles[1] + tiles[3] - 1) // tiles[3]
+    # Up to which iteration a tile is kept awake; with a tile more on each side of the image.
+    awake = np.full((num_tiles // across + 2) * (across + 2), -1, np.int64)
     stride3, stride6 = count3 + 1, count6 + 1
     s = np.empty(TILE, np.float32)
     position = np.zeros(TILE, np.float32)
@@ -189,7 +201,8 @@ def _iterate(
             _blur(other6, values6, neighbours6, 5, stride6)
         last = iteration == iterations
         for tile in range(num_tiles):
-            if resting[_u64(tile)] > 1 and not last:
+            spot = (tile // across + 1) * (across + 2) + tile % across + 1
+            if resting[_u64(tile)] > 1 and awake[_u64(spot)] < iteration and not last:
                 resting[_u64(tile)] -= 1
                 continue
             start3, start6 = tile * 3 * TILE, tile * 6 * TILE
@@ -202,14 +215,18 @@ def _iterate(
                 return False
             if last:
                 _store(s, tiles, tile, out)
-            elif largest > _NEGLIGIBLE:
+                continue
+            if largest > _NEGLIGIBLE:
                 _splat3(vertices3, weights3, start3, change, sums3)
                 _splat6(vertices6, weights6, start6, change, sums6)
                 for slot in range(TILE):
                     known[_u64(tile * TILE + slot)] = s[_u64(slot)]
-                resting[_u64(tile)] = 0
-            elif rest > 0:
-                resting[_u64(tile)] = rest + 1
+            if largest > _MOVING:
+                for row in range(-1, 2):
+                    for column in range(-1, 2):
+                        awake[_u64(spot + row * (across + 2) + column)] = iteration + 1
+            settled = largest <= _NEGLIGIBLE or (largest < _SLOW and _least(s) > _SATURATED)
+            resting[_u64(tile)] = rest + 1 if settled and rest > 0 else 0
     return True
 
 
@@ -222,9 +239,13 @@ def mean_field(
     """Run `iterations` updates of all pixels at once; `out` gets Q(1) - Q(0) of every pixel.
 
     Vertices keep their sums, and a tile adds the change of its s, which in most tiles soon ends.
-    Below `_NEGLIGIBLE` in a whole tile it is not added, but counts until it is: the sums are off by
-    no more. Such a tile rests for `_REST` iterations. If any has changed by more than `_SURPRISE`
-    when it is looked at again, as all are in the last iteration, all is done anew without rests.
+    Below `_NEGLIGIBLE` in a whole tile it is not added, but counts until it is. Such a tile rests
+    for `_REST` iterations, and so does one that is `_SATURATED` and changed by less than `_SLOW`;
+    where s changes by more than `_MOVING`, as along a front, the tile and its neighbours are awake.
+    What is left out is bounded by looking: if any tile has changed by more than `_SURPRISE` while
+    it rested, all is done anew without rests, and the last iteration looks at all tiles. So what
+    the vertices know of s is never off by more than `_SURPRISE` in a pixel, and in pixels that are
+    awake by no more than `_NEGLIGIBLE`, of a range of 2.
     Gives the length of rests that was kept to: 0 after such a second run.
     """
     _prior(energy, tiles, prior)

@@ -159,13 +159,23 @@ def _simplex(features, sigmas, scales, units, remainder, base, keys, weights, st
 
 
 @exact
-def _number(tile_keys, start, keys, count, table, shift, number_bits, vertices):
+def _number(tile_keys, start, keys, count, table, shift, number_bits, vertices, pending, places):
     """Vertex numbers of a tile's keys; new keys get the next numbers, slot by slot."""
     low_bits = (_i64(1) << number_bits) - _i64(1)
     wrap = _u64(table.size - 1)
+    num_pending = _u64(0)
     for i in range(_ROWS * TILE):
         key = tile_keys[_u64(i)]
         place = (_u64(key) * _MIX) >> shift
+        entry = table[place]
+        vertices[_u64(start + i)] = _u32(entry & low_bits)
+        pending[num_pending] = i
+        places[num_pending] = place
+        num_pending += _u64((entry >> number_bits) != key)
+    for p in range(_i64(num_pending)):
+        i = pending[_u64(p)]
+        key = tile_keys[_u64(i)]
+        place = places[_u64(p)]
         entry = table[place]
         while (entry >> number_bits) != key:
             if entry == 0:
@@ -205,6 +215,8 @@ def embed(
     height, width, tile_height, tile_width, num_tiles = tiles
     features = np.empty(5 * TILE, np.float32)
     tile_keys = np.empty(_ROWS * TILE, np.int64)
+    pending = np.empty(_ROWS * TILE + 1, np.int64)
+    places = np.empty(_ROWS * TILE + 1, np.uint64)
     for tile in range(first_tile, num_tiles):
         if 2 * (count + _ROWS * TILE) > table.size:
             return tile, count
@@ -215,7 +227,7 @@ def embed(
         )  # fmt: skip
         _clear_padding(height, width, tile_height, tile_width, tile, weights)
         count = _number(
-            tile_keys, start, keys, count, table, shift, number_bits, vertices
+            tile_keys, start, keys, count, table, shift, number_bits, vertices, pending, places
         )  # fmt: skip
     return num_tiles, count
 
@@ -233,6 +245,7 @@ def find_neighbours(units, remainder, keys, count, table, shift, number_bits, ne
     block = 256
     wanted = np.empty(block, np.int64)
     pending = np.empty(block + 1, np.int64)
+    places = np.empty(block + 1, np.uint64)
     one_all = units[0] + units[1] + units[2] + units[3] + units[4]
     for direction in range(_ROWS):
         before = 2 * direction * stride
@@ -249,27 +262,31 @@ def find_neighbours(units, remainder, keys, count, table, shift, number_bits, ne
             num_pending = _u64(0)
             for i in range(size):
                 key = wanted[_u64(i)]
-                entry = table[(_u64(key) * _MIX) >> shift]
+                place = (_u64(key) * _MIX) >> shift
+                entry = table[place]
                 found = (entry >> number_bits) == key
                 other = (entry & low_bits) if found else count
                 neighbours[_u64(before + first + i)] = other
                 neighbours[_u64(behind + other)] = first + i
                 pending[num_pending] = i
+                places[num_pending] = place
                 num_pending += _u64((entry != 0) & (not found))
-            for p in range(_i64(num_pending)):
-                i = pending[_u64(p)]
-                key = wanted[_u64(i)]
-                place = (_u64(key) * _MIX) >> shift
-                while True:
-                    place = (place + _u64(1)) & wrap
+            # Collisions: one probe more for all that are left, until none is.
+            while num_pending > 0:
+                num_left = _u64(0)
+                for p in range(_i64(num_pending)):
+                    i = pending[_u64(p)]
+                    key = wanted[_u64(i)]
+                    place = (places[_u64(p)] + _u64(1)) & wrap
                     entry = table[place]
-                    if entry == 0:
-                        break
-                    if (entry >> number_bits) == key:
-                        other = entry & low_bits
-                        neighbours[_u64(before + first + i)] = other
-                        neighbours[_u64(behind + other)] = first + i
-                        break
+                    found = (entry >> number_bits) == key
+                    other = (entry & low_bits) if found else count
+                    neighbours[_u64(before + (first + i if found else count))] = other
+                    neighbours[_u64(behind + other)] = first + i
+                    pending[num_left] = i
+                    places[num_left] = place
+                    num_left += _u64((entry != 0) & (not found))
+                num_pending = num_left
         # Misses were written to the last entry, which stands for "no vertex".
         neighbours[_u64(before + count)] = count
         neighbours[_u64(behind + count)] = count
