@@ -12,8 +12,7 @@ from launching import call, pack, run_ranks
 from a2s import checkpoint
 from a2s.config import RunConfig, StatusConfig
 from a2s.errors import ConfigError
-from a2s.jobs import status
-from a2s.jobs.run import resolve_processes
+from a2s.jobs import run, status
 from a2s.train_options import Stage1Options
 
 EPOCHS = 4
@@ -116,4 +115,4 @@ def test_status_knows_a_pause(data: Path, tmp_path: Path, capsys: pytest.Capture
 def test_the_whole_job_does_not_stop_in_the_middle(tmp_path: Path) -> None:
     config = RunConfig(images=("x",), out=tmp_path, stage1=Stage1Options(until_epoch=1))
     with pytest.raises(ConfigError, match=r"stage1\.until_epoch is for a2s stage1 alone"):
-        resolve_processes(config)
+        run.run(config)
