@@ -94,7 +94,8 @@ def _resize_matrix(n: int, m: int, *, like: Tensor) -> Tensor:
 
 def _is_inference_on_cpu(weight_OI33: Tensor) -> bool:
     return (
-        torch.is_inference_mode_enabled()
+        not torch.compiler.is_compiling()
+        and torch.is_inference_mode_enabled()
         and weight_OI33.device.type == "cpu"
         and weight_OI33.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")

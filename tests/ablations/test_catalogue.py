@@ -230,7 +230,7 @@ def test_what_is_missing_is_named(name, flags, message):
 
 
 def test_unknown_names_are_answered_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r"'tab44'; did you mean tab4\? \(known: tab2, tab3"):
+    with pytest.raises(ConfigError, match=r"'tab44'; did you mean tab4\? \(known: tab1, tab2"):
         find("tab44")
     found = list(rows("tab4").values())
     with pytest.raises(ConfigError, match=r"no row 'A9' \(its rows: A0, A1, A2, A3\)"):

@@ -206,7 +206,7 @@ def test_other_settings_for_a_run_that_is_there_are_refused(finished, flags):
 
 def test_unknown_table_and_row_are_refused_before_anything_is_written(flags, tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(ConfigError, match=r"no table or figure 'tab'.*known: tab2"):
+    with pytest.raises(ConfigError, match=r"no table or figure 'tab'.*known: tab1"):
         ablated("tab", out, *flags)
     with pytest.raises(ConfigError, match=r"no row '7' \(its rows: 0, 0.1, 0.2, 0.3\)"):
         ablated("tab5", out, *flags, "--rows", "7")

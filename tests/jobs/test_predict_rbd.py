@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from a2s.baselines.rbd import rbd
 from a2s.config import PredictConfig
@@ -108,7 +109,7 @@ def test_a_folder_of_that_name_is_written_with_its_dot(
 def test_maps_of_a_network_are_not_mixed_with_it(images: Path, tmp_path: Path) -> None:
     run(images, out=tmp_path / "out")
     network = tmp_path / "network.safetensors"
-    network.write_bytes(b"another model")
+    save_file({"weight": np.zeros(1, np.float32)}, network, {"kind": "detector"})
     with pytest.raises(ConfigError, match="baseline"):
         run(images, out=tmp_path / "out", model=network)
 
