@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 
-from a2s import checkpoint
+from a2s import checkpoint, tensorfile
 from a2s.data import images
 from a2s.data.tars import Index
 from a2s.errors import CheckpointError, DataError
@@ -133,12 +132,11 @@ def sign_tie(model: Path) -> int:
 
 def _header(model: Path) -> dict[str, str]:
     try:
-        with safe_open(model, framework="np") as file:
-            metadata = dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
+        metadata = tensorfile.read_metadata(model)
+    except CheckpointError as error:
         raise CheckpointError(
-            f"label: {model} cannot be read as safetensors: {error}; is it a checkpoint of the "
-            "paper's authors, make it a model with a2s import-weights"
+            f"{error}; is it a checkpoint of the paper's authors, make it a model with a2s "
+            "import-weights"
         ) from None
     if metadata.get("kind") != "activation":
         kind = metadata.get("kind", "unknown")

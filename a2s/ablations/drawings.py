@@ -35,9 +35,16 @@ def tab1_rows(material: Material) -> list[Row]:
 
 def write_tab1(material: Material, rows: Sequence[Row]) -> str:
     """Write tab1.md and tab1.csv; return the first."""
+    from a2s.figures.maps import untrained
     from a2s.figures.tab1 import write
 
-    found = write(material.out, data=material.needed_data(), **_untrained(material))
+    begins_as = _untrained(material)
+    found = write(
+        material.out,
+        data=material.needed_data(),
+        made_from=begins_as,
+        activator=lambda: untrained(**begins_as),
+    )
     header = ["threshold", *(f"V, {reading}" for reading in found.variance), "paper", "ms per map"]
     lines = [
         [
@@ -100,9 +107,10 @@ def write_fig4(material: Material, rows: Sequence[Row]) -> str:
 def write_fig5(material: Material, rows: Sequence[Row]) -> str:
     """Draw fig5.png."""
     from a2s.figures.cues import fig5
+    from a2s.figures.maps import untrained
 
     _, data = _place(material)
-    return str(fig5(material.out, data=data, **_untrained(material)))
+    return str(fig5(material.out, data=data, activator=untrained(**_untrained(material))))
 
 
 def fig7_rows(material: Material) -> list[Row]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from a2s.data.pairs import find_images, find_truths
 from a2s.figures.grid import RGB, Cell
-from a2s.figures.maps import Activator, trained, untrained
+from a2s.figures.maps import Activator, trained
 from a2s.figures.methods import columns_of
 from a2s.figures.sources import (
     NUM_IMAGES,
@@ -121,11 +121,7 @@ def fig5(
     out: Path,
     *,
     data: Path,
-    encoder: str,
-    weights: str,
-    seed: int = 0,
-    fusion_stride: int = 4,
-    image_size: int = 320,
+    activator: Activator,
     keys: Sequence[str] | None = None,
     num_images: int = NUM_IMAGES,
 ) -> Drawn:
@@ -134,13 +130,6 @@ def fig5(
     Columns: image, activation map M, then white where M is at or above the threshold, each with its
     inter-class variance V (Eqn 2) on the map stretched to 0..1.
     """
-    activator = untrained(
-        encoder=encoder,
-        weights=weights,
-        seed=seed,
-        fusion_stride=fusion_stride,
-        image_size=image_size,
-    )
     images = find_images(data)
     chosen = choose(images.keys, num_images=num_images, given=keys)
     rows = []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,8 +13,8 @@ import numpy as np
 from a2s.data.images import decode
 from a2s.data.tar_index import Index
 from a2s.errors import DataError
-from a2s.figures.maps import Activator, untrained
-from a2s.rundir import write_json
+from a2s.figures.maps import Activator
+from a2s.rundir import read_json, write_json
 from a2s.thresholds import READINGS, STRATEGIES, inter_class_variance
 
 
@@ -29,8 +31,8 @@ class Table1:
     failed: tuple[str, ...]
 
 
-def measure(data: Path, *, activator: Activator, num_images: int | None = None) -> Table1:
-    """Measure on the first images of data shards, one at a time; None means all of them.
+def measure(data: Path, *, activator: Activator) -> Table1:
+    """Measure on all images of data shards, one at a time.
 
     Each map is at the network's own resolution. Times are those on the min-max map.
 
@@ -38,7 +40,7 @@ def measure(data: Path, *, activator: Activator, num_images: int | None = None) 
         DataError: `data` holds no shards, or no image of them can be read.
     """
     index = Index.load(data)
-    count = min(len(index), num_images or len(index))
+    count = len(index)
     sums = {reading: dict.fromkeys(STRATEGIES, 0.0) for reading in READINGS}
     seconds: dict[str, list[float]] = {name: [] for name in STRATEGIES}
     failed = []
@@ -74,27 +76,23 @@ def write(
     out: Path,
     *,
     data: Path,
-    encoder: str,
-    weights: str,
-    num_images: int | None = None,
-    seed: int = 0,
-    fusion_stride: int = 4,
-    image_size: int = 320,
+    made_from: Mapping[str, str | int],
+    activator: Callable[[], Activator],
 ) -> Table1:
-    """Measure the network that stage 1 begins with; write the numbers to `tab1.json` in `out`.
+    """Measure all images and write the numbers to `tab1.json` in `out`, unless they are there.
+
+    `made_from` says of which network they are; `activator` makes it.
 
     Raises:
         DataError: as `measure` does.
-        WeightsError: the encoder's weights cannot be had or do not fit.
     """
-    activator = untrained(
-        encoder=encoder,
-        weights=weights,
-        seed=seed,
-        fusion_stride=fusion_stride,
-        image_size=image_size,
-    )
-    table = measure(data, activator=activator, num_images=num_images)
+    origin = {"data": Index.load(data).fingerprint, **made_from}
+    file = out / "tab1.json"
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        known = read_json(file)
+        if known.pop("made_from", None) == origin:
+            return Table1(**{**known, "failed": tuple(known["failed"])})
+    table = measure(data, activator=activator())
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "tab1.json", asdict(table))
+    write_json(file, {**asdict(table), "made_from": origin})
     return table

@@ -118,6 +118,8 @@ def score_table(scores: Path) -> str:
         values = read_json(scores / name / "scores.json")
         cells = " | ".join(f"{values[column]:.3f}" for column in COLUMNS)
         lines.append(f"| {title} | {cells} |")
+        which_f = values["which_f"]
+    lines += ["", f"Which F: {which_f}."]
     return "\n".join(lines) + "\n"
 
 

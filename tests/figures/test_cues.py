@@ -64,8 +64,9 @@ def test_before_training_means_as_stage1_begins(packed: Path) -> None:
 
 
 def test_table_1(packed: Path, tmp_path: Path) -> None:
-    table = tab1.write(tmp_path / "t", data=packed, **UNTRAINED)
     activator = maps.untrained(**UNTRAINED)
+    given = {"data": packed, "made_from": {"seed": 0}}
+    table = tab1.write(tmp_path / "t", **given, activator=lambda: activator)
     index = Index.load(packed)
     thetas = [activator(decode(index.read(row))) for row in range(len(index))]
     for reading, to_unit in (("min-max", normalised), ("sigmoid", squashed)):
@@ -78,7 +79,14 @@ def test_table_1(packed: Path, tmp_path: Path) -> None:
     written = json.loads((tmp_path / "t" / "tab1.json").read_text())
     assert written["variance"] == table.variance
     assert (table.num_images, table.failed) == (8, ())
-    assert tab1.measure(packed, activator=activator, num_images=3).num_images == 3
+
+    def again() -> maps.Activator:
+        raise AssertionError("measured already")
+
+    assert tab1.write(tmp_path / "t", **given, activator=again) == table
+    other = {**given, "made_from": {"seed": 1}}
+    with pytest.raises(AssertionError, match="measured already"):
+        tab1.write(tmp_path / "t", **other, activator=again)
 
 
 def test_table_1_names_what_it_cannot_read(packed: Path, tmp_path: Path) -> None:
@@ -159,7 +167,7 @@ def test_figure_4(packed: Path, stage1: Path, labels: Path, tmp_path: Path) -> N
 
 
 def test_figure_5(packed: Path, tmp_path: Path) -> None:
-    drawn = cues.fig5(tmp_path, data=packed, num_images=2, **UNTRAINED)
+    drawn = cues.fig5(tmp_path, data=packed, num_images=2, activator=maps.untrained(**UNTRAINED))
     assert not drawn.empty
     cells = cells_of(read_png(drawn.path), rows=2, titles=5, captions=True)
     keys = sorted(Index.load(packed).keys.to_pylist())
@@ -201,7 +209,10 @@ def test_figure_8_takes_folders_of_files(scenes, tmp_path: Path) -> None:
 def test_damaged_images_are_cells_too(packed: Path, stage1: Path, tmp_path: Path) -> None:
     broken = _copy_with_damage(packed, tmp_path / "data", row=2)
     key = Index.load(packed).key(2)
-    for figure, model in ((cues.fig1, {"model": stage1}), (cues.fig5, UNTRAINED)):
+    for figure, model in (
+        (cues.fig1, {"model": stage1}),
+        (cues.fig5, {"activator": maps.untrained(**UNTRAINED)}),
+    ):
         drawn = figure(tmp_path, data=broken, keys=[key], **model)
         assert drawn.empty[:2] == (f"image, {key}: damaged", drawn.empty[1])
         assert all(cell.endswith("no image") for cell in drawn.empty[1:])

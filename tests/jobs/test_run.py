@@ -99,9 +99,9 @@ def test_score_table(tmp_path):
     for number, name in enumerate(run_job.SCORED):
         (tmp_path / name).mkdir()
         values = dict.fromkeys(run_job.COLUMNS, 0.25 * number)
-        (tmp_path / name / "scores.json").write_text(json.dumps(values))
+        (tmp_path / name / "scores.json").write_text(json.dumps({**values, "which_f": "the best"}))
     lines = score_table(tmp_path).splitlines()
-    assert len(lines) == 5
+    assert lines[5:] == ["", "Which F: the best."]
     assert lines[4] == "| detector (stage 2) |" + " 0.500 |" * 6
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import resource
 from pathlib import Path
@@ -12,14 +10,12 @@ import numpy as np
 import pytest
 import torch
 from labelled import MISSING, UNREADABLE, rectangle, write_labels
-from launching import Finished, pack, run_ranks
+from launching import call, pack, run_ranks
 
-from a2s import checkpoint, distributed
-from a2s.__main__ import run
+from a2s import checkpoint
 from a2s.comparison import LOSS_OF, compare, means, micro_batches
 from a2s.data.images import decode_mask
 from a2s.data.tars import Index
-from a2s.errors import A2SError
 from a2s.labelsource import LabelSource, resize
 from a2s.schedule import learning_rate
 
@@ -45,28 +41,11 @@ def arguments(data: Path, labels: Path, out: Path, *extra: str) -> list[str]:
     ]
 
 
-def call(arguments: list[str]) -> Finished:
-    """Run the command in this process, which has imported torch already."""
-    stdout, stderr, code = io.StringIO(), io.StringIO(), 2
-    with (
-        contextlib.redirect_stdout(stdout),
-        contextlib.redirect_stderr(stderr),
-        # It is for launched processes, and points the fault handler at their stderr.
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setattr(distributed, "recorded", lambda function: function)
-        try:
-            code = run(arguments)
-        except A2SError as error:
-            print(error, file=stderr)
-    return Finished(code, stdout.getvalue(), stderr.getvalue())
-
-
 @pytest.fixture(scope="module")
 def warm(data: Path, labels: Path) -> Path:
     """A run that never leaves the warm epochs."""
     out = data.parent / "warm"
-    done = call(arguments(data, labels, out, "--epochs", "1", "--log-every", "1"))
+    done = call(*arguments(data, labels, out, "--epochs", "1", "--log-every", "1"))
     assert done.code == 0, done.stderr
     assert "6 images, 2 without a label left out" in done.stderr
     assert f"Next: a2s predict --model {out} IMAGES" in done.stdout
@@ -115,7 +94,7 @@ def test_a_finished_run_says_so_fast_and_refuses_other_settings(
     # Processor time, so that a busy machine does not matter; torch alone would take longer.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
     assert "is done (1 epochs)" in done.stdout
-    done = call(arguments(data, labels, warm, "--epochs", "1", "--lam", "0.5"))
+    done = call(*arguments(data, labels, warm, "--epochs", "1", "--lam", "0.5"))
     assert done.code == 2
     assert "lam: 0.4 there, 0.5 now" in done.stderr
 
@@ -132,7 +111,7 @@ def test_a_loss_that_is_not_finite_updates_nothing(
 ) -> None:
     """A learning rate that is far too high: the second step cannot be finite."""
     extra = ("--lr", "1e30", "--encoder-lr-scale", "1", "--epochs", "1", "--commit-every", "1")
-    done = call(arguments(data, labels, tmp_path / "out", *extra))
+    done = call(*arguments(data, labels, tmp_path / "out", *extra))
     assert done.code == 2
     assert "not finite at epoch 1 step 2" in done.stderr
     listed = json.loads((tmp_path / "out" / "nonfinite" / "epoch-1-step-2.json").read_text())
@@ -143,13 +122,13 @@ def test_a_loss_that_is_not_finite_updates_nothing(
 
 def test_no_label_at_all_is_an_error(data: Path, tmp_path: Path) -> None:
     nothing = write_labels(data, tmp_path / "labels", odd=dict.fromkeys(range(8), UNREADABLE))
-    done = call(arguments(data, nothing, tmp_path / "out"))
+    done = call(*arguments(data, nothing, tmp_path / "out"))
     assert done.code == 2
     assert "none of the 8 images has a usable label" in done.stderr
 
 
 def test_images_in_the_place_of_labels_are_an_error(data: Path, tmp_path: Path) -> None:
-    done = call(arguments(data, data, tmp_path / "out"))
+    done = call(*arguments(data, data, tmp_path / "out"))
     assert done.code == 2
     assert f"{data} holds images, not labels" in done.stderr
 
@@ -207,7 +186,7 @@ def test_batchnorm_that_trains_sees_the_whole_batch(
 ) -> None:
     # At 32 px the last tap has one pixel: a batch of one would have no variance there.
     command = arguments(data, labels, tmp_path / "s2", "--epochs", "1", "--batchnorm", "train")
-    finished = call(command)
+    finished = call(*command)
     assert finished.code == 0, finished.stderr
     parts = micro_batches(5, device=torch.device("cpu"), batchnorm="train")
     assert parts == [slice(0, 5)]
@@ -257,7 +236,7 @@ def test_a_bad_step_that_is_read_late_leaves_no_trace(
         command = ["stage1", "--data", str(data), "--out", str(out), "--lr", "1e38"]
         command += ["--encoder.name", "mobilenet_v2", "--image-size", "32", "--cache-gib", "0"]
         command += ["--loader-workers", "0"]
-    done = call([*command, "--batch-size", "2", "--epochs", "1"])
+    done = call(*command, "--batch-size", "2", "--epochs", "1")
     assert done.code == 2
     assert "not finite at epoch 1 step 2;" in done.stderr
     assert [path.name for path in (out / "nonfinite").iterdir()] == ["epoch-1-step-2.json"]
