@@ -10,10 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models import mobilenet_v2, resnet50
-from torchvision.ops.misc import Conv2dNormActivation
 
 from a2s.errors import ConfigError
+from a2s.models.classifiers import Conv2dNormActivation, mobilenet_v2, resnet50
 
 Taps = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 Channels = tuple[int, int, int, int, int]

@@ -1,0 +1,72 @@
+"""What imports cost a command before it does anything: seconds of fresh interpreters, in turns.
+
+    python benchmarks/startup.py [--rounds 7]
+
+`torchvision` are its classifiers as they are, `a2s.models.classifiers` the same without torch's
+compiler; the first two lines are in all of them. Writes `benchmarks/results/startup.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from machine import describe_machine
+
+from a2s.rundir import write_json
+
+RESULT = Path(__file__).parent / "results" / "startup.json"
+IMPORTS = {
+    "python": "pass",
+    "torch": "import torch",
+    "torchvision": "import torchvision.models",
+    "a2s.models.classifiers": "import a2s.models.classifiers",
+    "a2s.jobs.label, torchvision first": "import torchvision.models, a2s.jobs.label",
+    "a2s.jobs.label": "import a2s.models.encoders, a2s.jobs.label",
+    "a2s.jobs.predict": "import a2s.models.encoders, a2s.jobs.predict",
+}
+
+
+def seconds(code: str) -> tuple[float, float]:
+    """Wall and CPU time of an interpreter that runs `code`."""
+    before, start = os.times(), time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    wall, after = time.perf_counter() - start, os.times()
+    used = after.children_user - before.children_user
+    return wall, used + after.children_system - before.children_system
+
+
+def main() -> None:
+    """Measure in turns and write the medians."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    rounds = parser.parse_args().rounds
+    for code in IMPORTS.values():
+        seconds(code)  # files into the page cache, bytecode onto the disk
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in IMPORTS}
+    for _ in range(rounds):
+        for name, code in IMPORTS.items():
+            taken[name].append(seconds(code))
+    result = {
+        "command": f"python benchmarks/startup.py --rounds {rounds}",
+        **describe_machine(),
+        "seconds": {
+            name: {
+                "wall": round(statistics.median(wall for wall, _ in pairs), 2),
+                "cpu": round(statistics.median(cpu for _, cpu in pairs), 2),
+            }
+            for name, pairs in taken.items()
+        },
+    }
+    write_json(RESULT, result)
+    for name, values in result["seconds"].items():
+        print(f"{values['wall']:6.2f} s wall, {values['cpu']:6.2f} s of CPU  {name}")
+
+
+if __name__ == "__main__":
+    main()
