@@ -1,0 +1,179 @@
+"""The paper's qualitative claims on the scores that `a2s ablate` has left, image by image.
+
+    python benchmarks/ablation_claims.py --run OUT --test ECSSD --masks ECSSD/masks
+
+A claim is a row that should be better than another. For both readings of better (adaptive F and
+MAE) it prints the mean difference over the images and its 95 % interval, from resampling the
+images: how sure the difference is for these two networks, not what other seeds would give. Those
+stand beside it where `OUT/seeds/lam-L-seed-N/scores` holds them. Rows without scores are left out,
+and named. Writes `benchmarks/ablations/claims.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+from machine import describe_machine
+
+from a2s.rundir import write_json
+
+RESULT = Path(__file__).parent / "ablations" / "claims.json"
+RESAMPLINGS = 10_000
+LABELS, MAPS = "scores/labels-{test}", "scores/detector-{test}"
+ROWS = {
+    "A0": f"rows/stage1-encoder_mode-trained/{LABELS}",
+    "A1": f"rows/stage1-map_weights-1-0-0-0/{LABELS}",
+    "A2": f"rows/stage1-drop_pixels-false/{LABELS}",
+    "A3": f"shared/{LABELS}",
+    "alpha 0": f"rows/stage1-alpha-0/{LABELS}",
+    "alpha 0.1": f"shared/{LABELS}",
+    "alpha 0.2": f"rows/stage1-alpha-0.2/{LABELS}",
+    "alpha 0.3": f"rows/stage1-alpha-0.3/{LABELS}",
+    "ours, OLR": f"shared/{MAPS}",
+    "ours": f"rows/stage2-lam-1/{MAPS}",
+    "ours †, OLR": f"rows/stage2-detector-conv/{MAPS}",
+    "ours †": f"rows/stage2-detector-conv-lam-1/{MAPS}",
+    "HMA": f"rows/stage2-rectify-hma/{MAPS}",
+    **{
+        f"lambda {lam}": f"rows/stage2-lam-{lam}/{MAPS}" if lam != "0.4" else f"shared/{MAPS}"
+        for lam in ("0", "0.2", "0.4", "0.6", "0.8", "1")
+    },
+}
+CLAIMS = (
+    ("A0 collapses", "A3", "A0"),
+    ("A1 < A2", "A2", "A1"),
+    ("A2 < A3", "A3", "A2"),
+    ("alpha 0.1 is best", "alpha 0.1", "alpha 0"),
+    ("alpha 0.1 is best", "alpha 0.1", "alpha 0.2"),
+    ("alpha 0.1 is best", "alpha 0.1", "alpha 0.3"),
+    ("OLR helps ours", "ours, OLR", "ours"),
+    ("OLR helps ours †", "ours †, OLR", "ours †"),
+    ("† < full", "ours", "ours †"),
+    ("† < full, both with OLR", "ours, OLR", "ours †, OLR"),
+    ("HMA < OLR", "ours, OLR", "HMA"),
+    *(
+        ("lambda 0.4 is best", "lambda 0.4", f"lambda {lam}")
+        for lam in ("0", "0.2", "0.6", "0.8", "1")
+    ),
+    ("stage 2 improves on the labels", "ours, OLR", "A3"),
+)
+LARGE = 0.5
+"""Share of the image above which an object is the larger side."""
+
+Scores = dict[str, npt.NDArray[np.float64]]
+
+
+def scores_in(folder: Path) -> Scores | None:
+    """Adaptive F and MAE by image, in the order of keys; None: not scored yet."""
+    file = folder / "images.parquet"
+    if not file.is_file():
+        return None
+    table = pq.read_table(file).sort_by("key")
+    scores = {name: table[name].to_numpy() for name in ("adaptive_f", "mae")}
+    return {"key": np.array(table["key"].to_pylist()), **scores}
+
+
+def compared(better: Scores, worse: Scores, random: np.random.Generator) -> dict[str, Any]:
+    """How much better, with an interval, by F and by MAE; above 0 is as the paper says."""
+    if not np.array_equal(better["key"], worse["key"]):
+        raise SystemExit("two rows were not scored on the same images")
+    index_RN = random.integers(0, len(better["key"]), (RESAMPLINGS, len(better["key"])))
+    result: dict[str, Any] = {}
+    for name, sign in (("adaptive_f", 1), ("mae", -1)):
+        difference_N = sign * (better[name] - worse[name])
+        low, high = np.quantile(difference_N[index_RN].mean(axis=1), (0.025, 0.975))
+        result[name] = {
+            "better": round(float(better[name].mean()), 4),
+            "worse": round(float(worse[name].mean()), 4),
+            "gain": round(float(difference_N.mean()), 4),
+            "interval": [round(float(low), 4), round(float(high), 4)],
+            "verdict": "yes" if low > 0 else "no, the reverse" if high < 0 else "no difference",
+        }
+    return result
+
+
+def seeds_of(run: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """Means by lambda and seed of the runs that differ in nothing else."""
+    found: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
+    for folder in sorted(run.glob("seeds/*/scores")):
+        named = re.fullmatch(r"lam-(.+)-seed-(\d+)", folder.parent.name)
+        scores = scores_in(folder)
+        if named and scores:
+            means = {k: round(float(scores[k].mean()), 4) for k in ("adaptive_f", "mae")}
+            found[f"lambda {named[1]}"][f"seed {named[2]}"] = means
+    return found
+
+
+def by_size(labels: Scores, masks: Path) -> dict[str, dict[str, float]]:
+    """Labels of images whose object is the smaller side, and the larger one."""
+    share_N = np.empty(len(labels["key"]))
+    for row, key in enumerate(labels["key"]):
+        mask_HW = cv2.imread(str(masks / f"{key}.png"), cv2.IMREAD_GRAYSCALE)
+        if mask_HW is None:
+            raise SystemExit(f"{masks}/{key}.png cannot be read")
+        share_N[row] = (mask_HW > 127).mean()
+    sides = {f"at most {LARGE:g}": share_N <= LARGE, f"over {LARGE:g}": share_N > LARGE}
+    return {
+        name: {
+            "images": int(side_N.sum()),
+            "adaptive_f": round(float(labels["adaptive_f"][side_N].mean()), 4),
+            "mae": round(float(labels["mae"][side_N].mean()), 4),
+            "inverted": int((labels["mae"][side_N] > 0.5).sum()),
+        }
+        for name, side_N in sides.items()
+    }
+
+
+def main() -> None:
+    """Compare, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--test", default="ECSSD")
+    parser.add_argument("--masks", type=Path, required=True)
+    arguments = parser.parse_args()
+    found = {
+        name: scores_in(arguments.run / path.format(test=arguments.test))
+        for name, path in ROWS.items()
+    }
+    scored = {name: scores for name, scores in found.items() if scores is not None}
+    random = np.random.default_rng(1)
+    claims = [
+        {"claim": claim, "rows": f"{better} against {worse}",
+         **compared(scored[better], scored[worse], random)}
+        for claim, better, worse in CLAIMS
+        if better in scored and worse in scored
+    ]  # fmt: skip
+    for entry in claims:
+        print(f"{entry['claim']} ({entry['rows']})")
+        for name in ("adaptive_f", "mae"):
+            values = entry[name]
+            print(
+                f"  {name:<10} {values['better']:.4f} {values['worse']:.4f}  gain "
+                f"{values['gain']:+.4f} {values['interval']}  {values['verdict']}"
+            )
+    result = {
+        "command": f"python benchmarks/ablation_claims.py --run OUT --test {arguments.test} "
+        "--masks MASKS",
+        **describe_machine(),
+        "claims": claims,
+        "seeds": seeds_of(arguments.run),
+        "not_scored": sorted(found.keys() - scored.keys()),
+    }
+    if "A3" in scored:
+        result["labels_by_size_of_the_object"] = by_size(scored["A3"], arguments.masks)
+        print(result["labels_by_size_of_the_object"])
+    print(result["seeds"], "not scored:", result["not_scored"])
+    RESULT.parent.mkdir(exist_ok=True)
+    write_json(RESULT, result)
+
+
+if __name__ == "__main__":
+    main()
