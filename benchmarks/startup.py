@@ -52,20 +52,17 @@ def main() -> None:
     for _ in range(rounds):
         for name, code in IMPORTS.items():
             taken[name].append(seconds(code))
-    result = {
-        "command": f"python benchmarks/startup.py --rounds {rounds}",
-        **describe_machine(),
-        "seconds": {
-            name: {
-                "wall": round(statistics.median(wall for wall, _ in pairs), 2),
-                "cpu": round(statistics.median(cpu for _, cpu in pairs), 2),
-            }
-            for name, pairs in taken.items()
-        },
+    medians = {
+        name: {
+            "wall": round(statistics.median(wall for wall, _ in pairs), 2),
+            "cpu": round(statistics.median(cpu for _, cpu in pairs), 2),
+        }
+        for name, pairs in taken.items()
     }
-    write_json(RESULT, result)
-    for name, values in result["seconds"].items():
+    for name, values in medians.items():
         print(f"{values['wall']:6.2f} s wall, {values['cpu']:6.2f} s of CPU  {name}")
+    command = f"python benchmarks/startup.py --rounds {rounds}"
+    write_json(RESULT, {"command": command, **describe_machine(), "seconds": medians})
 
 
 if __name__ == "__main__":
