@@ -4,16 +4,15 @@
 
 A claim is a row that should be better than another. For both readings of better (adaptive F and
 MAE) it prints the mean difference over the images and its 95 % interval, from resampling the
-images: how sure the difference is for these two networks, not what other seeds would give. Those
-stand beside it where `OUT/seeds/lam-L-seed-N/scores` holds them. Rows without scores are left out,
-and named. Writes `benchmarks/ablations/claims.json`.
+images: how sure the difference is for these two networks, not what other seeds would give. Beside
+the claims stand how the maps of stage 2 err, the labels of small and large objects, and the claims
+about OLR for longer runs where `OUT/long/lam-L` holds them. Rows without scores are left out, and
+named. Writes `benchmarks/ablations/claims.json`.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,8 @@ ROWS = {
     "ours †, OLR": f"rows/stage2-detector-conv/{MAPS}",
     "ours †": f"rows/stage2-detector-conv-lam-1/{MAPS}",
     "HMA": f"rows/stage2-rectify-hma/{MAPS}",
+    "long, lambda 0.4": "long/lam-0.4/scores",
+    "long, lambda 1": "long/lam-1/scores",
     **{
         f"lambda {lam}": f"rows/stage2-lam-{lam}/{MAPS}" if lam != "0.4" else f"shared/{MAPS}"
         for lam in ("0", "0.2", "0.4", "0.6", "0.8", "1")
@@ -64,7 +65,11 @@ CLAIMS = (
         for lam in ("0", "0.2", "0.6", "0.8", "1")
     ),
     ("stage 2 improves on the labels", "ours, OLR", "A3"),
+    ("stage 2 without OLR improves on the labels", "ours", "A3"),
+    ("OLR helps ours, longer training", "long, lambda 0.4", "long, lambda 1"),
+    ("stage 2 improves on the labels, longer training", "long, lambda 0.4", "A3"),
 )
+DETECTORS = ("ours", "ours, OLR", "HMA", "lambda 0", "ours †", "ours †, OLR")
 LARGE = 0.5
 """Share of the image above which an object is the larger side."""
 
@@ -100,26 +105,37 @@ def compared(better: Scores, worse: Scores, random: np.random.Generator) -> dict
     return result
 
 
-def seeds_of(run: Path) -> dict[str, dict[str, dict[str, float]]]:
-    """Means by lambda and seed of the runs that differ in nothing else."""
-    found: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
-    for folder in sorted(run.glob("seeds/*/scores")):
-        named = re.fullmatch(r"lam-(.+)-seed-(\d+)", folder.parent.name)
-        scores = scores_in(folder)
-        if named and scores:
-            means = {k: round(float(scores[k].mean()), 4) for k in ("adaptive_f", "mae")}
-            found[f"lambda {named[1]}"][f"seed {named[2]}"] = means
-    return found
+def grey(file: Path) -> npt.NDArray[np.uint8]:
+    """A map or mask."""
+    image_HW = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
+    if image_HW is None:
+        raise SystemExit(f"{file} cannot be read")
+    return np.asarray(image_HW, np.uint8)
+
+
+def errors_of(maps: Path, masks: Path) -> dict[str, float]:
+    """How maps err: their mean value, precision, recall, share of undecided pixels, by image.
+
+    Precision and recall are those at the threshold of adaptive F.
+    """
+    rows = []
+    for file in sorted(maps.glob("*.png")):
+        map_HW = grey(file) / 255
+        truth_HW = grey(masks / file.name) > 127
+        found_HW = map_HW >= min(2 * map_HW.mean(), 1)
+        hits = (found_HW & truth_HW).sum()
+        undecided = ((map_HW > 0.1) & (map_HW < 0.9)).mean()
+        rows.append((map_HW.mean(), hits / found_HW.sum(), hits / truth_HW.sum(), undecided))
+    means = np.mean(rows, axis=0)
+    names = ("mean_map", "precision", "recall", "undecided")
+    return {name: round(float(value), 4) for name, value in zip(names, means, strict=True)}
 
 
 def by_size(labels: Scores, masks: Path) -> dict[str, dict[str, float]]:
     """Labels of images whose object is the smaller side, and the larger one."""
     share_N = np.empty(len(labels["key"]))
     for row, key in enumerate(labels["key"]):
-        mask_HW = cv2.imread(str(masks / f"{key}.png"), cv2.IMREAD_GRAYSCALE)
-        if mask_HW is None:
-            raise SystemExit(f"{masks}/{key}.png cannot be read")
-        share_N[row] = (mask_HW > 127).mean()
+        share_N[row] = (grey(masks / f"{key}.png") > 127).mean()
     sides = {f"at most {LARGE:g}": share_N <= LARGE, f"over {LARGE:g}": share_N > LARGE}
     return {
         name: {
@@ -130,6 +146,11 @@ def by_size(labels: Scores, masks: Path) -> dict[str, dict[str, float]]:
         }
         for name, side_N in sides.items()
     }
+
+
+def _maps_of(scores: Path) -> Path:
+    """The maps whose scores these are."""
+    return scores.parents[1] / "maps" / scores.name
 
 
 def main() -> None:
@@ -159,18 +180,25 @@ def main() -> None:
                 f"  {name:<10} {values['better']:.4f} {values['worse']:.4f}  gain "
                 f"{values['gain']:+.4f} {values['interval']}  {values['verdict']}"
             )
+    errors = {
+        name: errors_of(maps, arguments.masks)
+        for name in DETECTORS
+        if (maps := _maps_of(arguments.run / ROWS[name].format(test=arguments.test))).is_dir()
+    }
+    for name, values in errors.items():
+        print(name, values)
     result = {
         "command": f"python benchmarks/ablation_claims.py --run OUT --test {arguments.test} "
         "--masks MASKS",
         **describe_machine(),
         "claims": claims,
-        "seeds": seeds_of(arguments.run),
+        "errors": errors,
         "not_scored": sorted(found.keys() - scored.keys()),
     }
     if "A3" in scored:
         result["labels_by_size_of_the_object"] = by_size(scored["A3"], arguments.masks)
         print(result["labels_by_size_of_the_object"])
-    print(result["seeds"], "not scored:", result["not_scored"])
+    print("not scored:", result["not_scored"])
     RESULT.parent.mkdir(exist_ok=True)
     write_json(RESULT, result)
 
