@@ -5,9 +5,8 @@
 A claim is a row that should be better than another. For both readings of better (adaptive F and
 MAE) it prints the mean difference over the images and its 95 % interval, from resampling the
 images: how sure the difference is for these two networks, not what other seeds would give. Beside
-the claims stand how the maps of stage 2 err, the labels of small and large objects, and the claims
-about OLR for longer runs where `OUT/long/lam-L` holds them. Rows without scores are left out, and
-named. Writes `benchmarks/ablations/claims.json`.
+the claims stand how the maps of stage 2 err and the labels of small and large objects. Rows without
+scores are left out, and named. Writes `benchmarks/ablations/claims.json`.
 """
 
 from __future__ import annotations
@@ -41,8 +40,6 @@ ROWS = {
     "ours †, OLR": f"rows/stage2-detector-conv/{MAPS}",
     "ours †": f"rows/stage2-detector-conv-lam-1/{MAPS}",
     "HMA": f"rows/stage2-rectify-hma/{MAPS}",
-    "long, lambda 0.4": "long/lam-0.4/scores",
-    "long, lambda 1": "long/lam-1/scores",
     **{
         f"lambda {lam}": f"rows/stage2-lam-{lam}/{MAPS}" if lam != "0.4" else f"shared/{MAPS}"
         for lam in ("0", "0.2", "0.4", "0.6", "0.8", "1")
@@ -66,8 +63,6 @@ CLAIMS = (
     ),
     ("stage 2 improves on the labels", "ours, OLR", "A3"),
     ("stage 2 without OLR improves on the labels", "ours", "A3"),
-    ("OLR helps ours, longer training", "long, lambda 0.4", "long, lambda 1"),
-    ("stage 2 improves on the labels, longer training", "long, lambda 0.4", "A3"),
 )
 DETECTORS = ("ours", "ours, OLR", "HMA", "lambda 0", "ours †", "ours †, OLR")
 LARGE = 0.5
