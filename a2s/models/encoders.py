@@ -5,6 +5,7 @@ Shape suffixes: B images, H W the image's size.
 
 from __future__ import annotations
 
+import threading
 from typing import Literal
 
 import torch
@@ -136,10 +137,16 @@ def fold_batchnorm(module: nn.Module) -> None:
         before = (name, child)
 
 
-class _OneDnnConv2d(nn.Module):
-    """The convolution of another module, by oneDNN, its weights laid out for the first input.
+_KEEP_LAYOUTS = 4
+_KEEP_SHAPES = 4096
+_layout_lock = threading.Lock()
 
-    Inputs of other sizes are computed as well, though perhaps not as fast.
+
+class _OneDnnConv2d(nn.Module):
+    """The convolution of another module, by oneDNN, its weights laid out once.
+
+    Which layout is best depends on the input's shape. In another the result is the same, but a
+    network takes up to five times as long; most shapes share a layout, and a few are kept.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -148,19 +155,30 @@ class _OneDnnConv2d(nn.Module):
         assert not isinstance(conv.padding, str), conv
         self.weight, self.bias = conv.weight, conv.bias
         self.arguments = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        self.laid_out: Tensor | None = None
+        self.layout_of: dict[torch.Size, bytes] = {}
+        self.laid_out: dict[bytes, Tensor] = {}
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Convolve."""
-        onednn = torch.ops.mkldnn
-        if self.laid_out is None:
-            self.laid_out = onednn._reorder_convolution_weight(
-                self.weight, *self.arguments, x_BCHW.shape
-            )
-        result: Tensor = onednn._convolution_pointwise(
-            x_BCHW, self.laid_out, self.bias, *self.arguments, "none", [], ""
+        weight = self.laid_out.get(self.layout_of.get(x_BCHW.shape, b""))
+        if weight is None:
+            weight = self._lay_out(x_BCHW.shape)
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x_BCHW, weight, self.bias, *self.arguments, "none", [], ""
         )
         return result
+
+    def _lay_out(self, shape: torch.Size) -> Tensor:
+        onednn = torch.ops.mkldnn
+        weight: Tensor = onednn._reorder_convolution_weight(self.weight, *self.arguments, shape)
+        layout = bytes(onednn._get_mkldnn_serialized_md(weight).numpy())
+        with _layout_lock:
+            if len(self.layout_of) >= _KEEP_SHAPES:
+                self.layout_of.clear()
+            self.layout_of[shape] = layout
+            while len(self.laid_out) >= _KEEP_LAYOUTS and layout not in self.laid_out:
+                del self.laid_out[next(iter(self.laid_out))]
+            return self.laid_out.setdefault(layout, weight)
 
 
 def use_onednn(module: nn.Module) -> None:

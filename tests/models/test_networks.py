@@ -144,13 +144,34 @@ def test_folded_batchnorm_is_the_same_function(name: str) -> None:
                 torch.testing.assert_close(found, tap, rtol=1e-3, atol=1e-4 * scale)
 
 
+def test_layouts_are_kept_and_do_not_change_what_comes_out() -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder("mobilenet_v2")
+    settle(encoder)
+    fold_batchnorm(encoder.eval())
+    use_onednn(encoder)
+    layouts = [module for module in encoder.modules() if hasattr(module, "laid_out")]
+    images = [torch.randn(1, 3, 16 * side, 24 * side) for side in range(1, 9)]
+    with torch.inference_mode():
+        expected = [encoder(image) for image in images]
+        again = [encoder(image) for image in images]
+        kept = [dict(module.laid_out) for module in layouts]
+        encoder(images[-1])
+    for taps, before in zip(again, expected, strict=True):
+        assert all(torch.equal(tap, other) for tap, other in zip(taps, before, strict=True))
+    assert layouts
+    for module, before in zip(layouts, kept, strict=True):
+        assert 1 <= len(module.laid_out) <= 4
+        assert len(module.layout_of) <= len(images)
+        assert all(module.laid_out[layout] is weight for layout, weight in before.items())
+
+
 @pytest.mark.parametrize("stride", [2, 4, 8])
 def test_prepared_for_labels_it_makes_the_same_maps(stride: int) -> None:
     torch.manual_seed(stride)
     encoder = build_encoder("mobilenet_v2")
     settle(encoder)
     net = ActivationNet(encoder, fusion_stride=stride).eval()
-    # The first size decides how oneDNN's weights are laid out; the others use them too.
     images = [torch.randn(1, 3, *size) for size in ((64, 96), (65, 33), (1, 1), (160, 160))]
     with torch.no_grad():
         expected = [net(image) for image in images]
