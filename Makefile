@@ -47,7 +47,7 @@ $(STAMP): requirements.txt pyproject.toml
 			"install one (Debian: apt-get install build-essential)" >&2; exit 2; }
 	@if ! $(BIN)/python -c 'import sys' 2>/dev/null; then $(PYTHON) -m venv --clear $(VENV); fi
 	@if ! $(BIN)/uv --version >/dev/null 2>&1; then $(BIN)/python -m pip install --quiet uv; fi
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -r requirements.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
