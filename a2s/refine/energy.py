@@ -74,12 +74,10 @@ def hard_energy(probability_HW: F32, params: CrfParams) -> F32:
 
     Shape: H W -> 2 N.
     """
-    sure, unsure = -np.log(params.confidence), -np.log(1.0 - params.confidence)
+    sure = np.float32(-np.log(params.confidence))
+    unsure = np.float32(-np.log(1.0 - params.confidence))
     foreground_N = binarise(probability_HW).ravel()
-    energy_2N = np.stack(
-        [np.where(foreground_N, unsure, sure), np.where(foreground_N, sure, unsure)]
-    )
-    return energy_2N.astype(np.float32)
+    return np.stack([np.where(foreground_N, unsure, sure), np.where(foreground_N, sure, unsure)])
 
 
 def soft_energy(probability_HW: F32, params: CrfParams) -> F32:
