@@ -44,6 +44,10 @@ HELPERS = 8
 LARGEST_BATCH = 256
 """More gives nothing: a GPU is full long before, and the results of a batch travel together."""
 MEMORY_SHARE = 0.8
+_FULL = (
+    "label: the GPU's memory does not hold one image; free it, or label on the CPU "
+    "(CUDA_VISIBLE_DEVICES=) into another folder"
+)
 
 
 @dataclass
@@ -134,19 +138,34 @@ def of_one_size(image_by_row: Mapping[int, U8]) -> list[list[int]]:
 
 
 def _refined(place: _Device, reduced: list[U8], logits: list[F32], recipe: Recipe) -> list[Packed]:
+    """Masks of the dense CRF, in parts that fit; when memory runs out, in smaller ones.
+
+    Raises: A2SError when not even one image fits.
+    """
     import torch
 
-    from a2s.refine.crf_torch import crf_batch
+    from a2s.refine.crf_torch import BYTES_PER_PIXEL, crf_batch
 
     free_bytes = torch.cuda.mem_get_info()[0] if place.device.type == "cuda" else 2**30
+    max_bytes = int(MEMORY_SHARE * free_bytes)
+    # A part has an image at least, however little it may take.
+    least_bytes = BYTES_PER_PIXEL * min(image.shape[0] * image.shape[1] for image in reduced)
     # Images of one size together: the lattice of their positions is made once.
     order = sorted(range(len(reduced)), key=lambda index: reduced[index].shape)
-    masks = crf_batch(
-        [torch.from_numpy(reduced[index]).to(place.device) for index in order],
-        [torch.from_numpy(logits[index]).to(place.device) for index in order],
-        recipe.params,
-        max_bytes=int(MEMORY_SHARE * free_bytes),
-    )
+    while True:
+        try:
+            masks = crf_batch(
+                [torch.from_numpy(reduced[index]).to(place.device) for index in order],
+                [torch.from_numpy(logits[index]).to(place.device) for index in order],
+                recipe.params,
+                max_bytes=max_bytes,
+            )
+            break
+        except torch.OutOfMemoryError:
+            if max_bytes < least_bytes:
+                raise A2SError(_FULL) from None
+            max_bytes //= 2
+            torch.cuda.empty_cache()
     packed = {
         index: Packed.of(mask_ST.cpu().numpy()) for index, mask_ST in zip(order, masks, strict=True)
     }
@@ -177,10 +196,7 @@ def in_batches(place: _Device, image_BSS3: npt.NDArray[np.uint8]) -> npt.NDArray
             maps.append(activate(place.network, image_BSS3[first : first + place.batch_size]))
         except torch.OutOfMemoryError:
             if place.batch_size == 1:
-                raise A2SError(
-                    "label: the GPU's memory does not hold one image; free it, or label on the CPU "
-                    "(CUDA_VISIBLE_DEVICES=) into another folder"
-                ) from None
+                raise A2SError(_FULL) from None
             place.batch_size //= 2
             torch.cuda.empty_cache()
             continue
@@ -192,17 +208,24 @@ def fitting_batch(model: Path, image_size: int, num_pixels: int) -> int:
     """How many images of `num_pixels` a forward pass may have on this process's GPU; 1 on a CPU.
 
     Measured on squares of `image_size`, a side in pixels.
+
+    Raises: A2SError when not even one image fits.
     """
     import torch
 
     if not torch.cuda.is_available():
         return 1
     network = load_network(model, "cuda")
-    peaks = {}
+    peaks: dict[int, int] = {}
     for batch_size in (1, 2, 8):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        activate(network, np.zeros((batch_size, image_size, image_size, 3), np.uint8))
+        try:
+            activate(network, np.zeros((batch_size, image_size, image_size, 3), np.uint8))
+        except torch.OutOfMemoryError:
+            if not peaks:
+                raise A2SError(_FULL) from None
+            return 1
         peaks[batch_size] = torch.cuda.max_memory_allocated()
     torch.cuda.empty_cache()
     free_bytes, _ = torch.cuda.mem_get_info()

@@ -15,26 +15,14 @@ from itertools import islice
 from typing import Any
 
 from a2s.errors import A2SError
+from a2s.holders import Before, Holder, Holders
 
 STRAGGLER_FACTOR = 5.0
 STRAGGLER_MIN_SEC = 10.0
 """An attempt gets a copy when it runs longer than 5 times the median, and than this."""
 KNOWN_DURATIONS = 3
 LOOK_AROUND_SEC = 2.0
-CALLS_PER_ACTOR = 3
-"""One has the device, the others read and decode meanwhile."""
-ACTOR_DEATHS = 3
-
-
-@dataclass(frozen=True)
-class Before:
-    """A step that needs a model: `build()` runs once per process, its result once per item.
-
-    With Ray it lives in actors of its own, one per GPU (one where there is none), and up to
-    `CALLS_PER_ACTOR` items are in it at a time, each in a thread.
-    """
-
-    build: Callable[[], Callable[[Any], Any]]
+HOLDER_DEATHS = 3
 
 
 @dataclass
@@ -68,7 +56,7 @@ class _Item:
 @dataclass
 class _Attempt:
     item: _Item
-    actor: Any
+    holder: Holder | None
     started: float | None = None
 
 
@@ -98,13 +86,8 @@ class Flight:
         self.note = note
         self.task = ray.remote(num_cpus=1, max_retries=0)(run)
         self.fixed = [ray.put(value) for value in fixed]
-        self.before = before
-        self.holder = holder
-        self.actors: list[Any] = []
-        self.actor_deaths = 0
-        # Settled once: a model that moves to a CPU while the GPUs are away would be slow, and its
-        # maps not the same to the last bit.
-        self.gpus_per_actor = min(1, int(ray.cluster_resources().get("GPU", 0)))
+        self.holders = Holders(ray, holder, before, note) if before else None
+        self.holder_deaths = 0
         self.attempts: dict[Any, _Attempt] = {}
         self.num_items = 0
         self.durations: deque[float] = deque(maxlen=100)
@@ -141,7 +124,7 @@ class Flight:
             item.done = True
             self._call_off(item)
             self.num_items -= 1
-            self.actor_deaths = 0
+            self.holder_deaths = 0
             self.durations.append(
                 seconds if attempt.started is None else time.monotonic() - attempt.started
             )
@@ -150,27 +133,24 @@ class Flight:
         self._copy_stragglers(name)
         now = time.monotonic()
         self.tally.worker_sec += self.workers * (now - self.counted)
-        self.tally.before_sec += len(self.actors) * (now - self.counted)
+        self.tally.before_sec += len(self.holders or ()) * (now - self.counted)
         self.counted = now
         if now - self.looked > LOOK_AROUND_SEC:
             self._look_around()
 
     def close(self) -> None:
         """Let go of the GPUs; the session may go on."""
-        for actor in self.actors:
-            self.ray.kill(actor)
-        self.actors.clear()
+        if self.holders is not None:
+            self.holders.close()
 
     def _attempt(self, item: _Item) -> None:
-        actor = None
-        if self.before is not None:
-            self._have_actors(at_least=1)
-            load = Counter(id(attempt.actor) for attempt in self.attempts.values())
-            actor = min(self.actors, key=lambda actor: load[id(actor)])
-        # The prepared value goes from the actor to the task without passing through this process.
-        prepared = [actor.prepare.remote(item.value)] if actor is not None else []
+        holder, prepared = None, []
+        if self.holders is not None:
+            holder = self.holders.least_busy(other.holder for other in self.attempts.values())
+            # The prepared value goes from there to the task without passing through this process.
+            prepared = [holder.actor.prepare.remote(item.value)]
         reference = self.task.remote(self.fixed[0], item.value, *prepared, *self.fixed[1:])
-        self.attempts[reference] = _Attempt(item, actor)
+        self.attempts[reference] = _Attempt(item, holder)
         item.attempts += 1
 
     def _finished(self, deadline_sec: float) -> Iterator[tuple[_Attempt, Any]]:
@@ -183,6 +163,15 @@ class Flight:
         now = time.monotonic()
         # Tasks start in order of submission, so the oldest `workers` are the ones that run.
         for reference, attempt in list(islice(self.attempts.items(), self.workers)):
+            if attempt.started is None and attempt.holder and self.holders:
+                # No clock runs while others have the GPU.
+                if self.holders.misses(attempt.holder):
+                    self.ray.cancel(reference, force=True)
+                    why = "its model got no GPU so far"
+                    yield self.attempts.pop(reference), _Lost("place", why)
+                    continue
+                if not self.holders.is_here(attempt.holder):
+                    continue
             attempt.started = now if attempt.started is None else attempt.started
             late = now - attempt.started > deadline_sec
             if late and not self.ray.wait([reference], timeout=0)[0]:
@@ -220,12 +209,13 @@ class Flight:
         times, allowed = item.losses[lost.kind], 1 if lost.kind == "overdue" else retries
         if lost.kind == "model":
             # Everything that was with it is lost at once, and says nothing about the items.
-            if attempt.actor in self.actors:
-                self.actors.remove(attempt.actor)
-                self.actor_deaths += 1
+            assert self.holders is not None
+            self.holder_deaths += attempt.holder is not None and self.holders.lost(attempt.holder)
             # A machine may take the models of all its GPUs with it.
-            times, allowed = self.actor_deaths, ACTOR_DEATHS * max(1, self.tally.num_before)
-        if lost.kind == "node":
+            times, allowed = self.holder_deaths, HOLDER_DEATHS * max(1, self.tally.num_before)
+        if lost.kind == "place":
+            self.note(f"{why}; another one takes it")
+        elif lost.kind == "node":
             self.note(f"{why}; its work is done again")
         elif times > allowed:
             raise A2SError(f"{why} (given up after {times} times; the same command resumes)")
@@ -269,22 +259,6 @@ class Flight:
                 self.note(f"the cluster has {workers} CPUs now, not {self.workers}")
             self.workers = workers
         self.tally.max_workers = max(self.tally.max_workers, self.workers)
-        if self.before is not None:
-            wanted = min(max(1, int(resources.get("GPU", 0))), self.workers)
-            self._have_actors(at_least=wanted)
-            # The youngest are those for which no GPU was found.
-            for actor in self.actors[wanted:]:
-                self.ray.kill(actor)
-            del self.actors[wanted:]
-            self.tally.num_before = max(self.tally.num_before, len(self.actors))
-
-    def _have_actors(self, *, at_least: int) -> None:
-        assert self.before is not None
-        options = {
-            "num_cpus": 0,
-            "num_gpus": self.gpus_per_actor,
-            "max_concurrency": CALLS_PER_ACTOR,
-        }
-        while len(self.actors) < at_least:
-            remote = self.ray.remote(**options)(self.holder)
-            self.actors.append(remote.remote(self.before.build))
+        if self.holders is not None:
+            self.holders.follow(int(resources.get("GPU", 0)), at_most=self.workers)
+            self.tally.num_before = max(self.tally.num_before, len(self.holders))

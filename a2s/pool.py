@@ -21,7 +21,8 @@ from typing import Any, Literal, TypeVar
 
 from a2s import rayhost
 from a2s.errors import ConfigError
-from a2s.flight import Before, Flight, Tally
+from a2s.flight import Flight, Tally
+from a2s.holders import Before
 
 __all__ = [
     "Before",
@@ -202,6 +203,9 @@ class _Holder:
         self.build = build
         self.step: Callable[[Any], Any] | None = None
         self.lock = threading.Lock()
+
+    def here(self) -> None:
+        """Nothing; that it returns says that the process has started."""
 
     def prepare(self, item: Any) -> Any:
         # Not in __init__: an error there would reach the driver as a dead actor, not as itself.

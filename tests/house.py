@@ -43,6 +43,7 @@ LAYERS = {
     "a2s.labelshards": SERVICE,
     "a2s.bottleneck": PURE,
     "a2s.flight": SERVICE,
+    "a2s.holders": SERVICE,
     "a2s.labelstore": SERVICE,
     "a2s.pool": SERVICE,
     "a2s.rayhost": SERVICE,

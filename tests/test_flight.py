@@ -1,4 +1,4 @@
-"""What the flight decides about models when machines go; the module ray is played."""
+"""What the flight decides about models when machines come late or go; the module ray is played."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from typing import Any
 
 import pytest
 
+from a2s import holders
 from a2s.errors import A2SError
-from a2s.flight import ACTOR_DEATHS, Before, Flight, Tally, _Attempt, _Item, _Lost
+from a2s.flight import HOLDER_DEATHS, Flight, Tally, _Attempt, _Item, _Lost
+from a2s.holders import Before
 
 
 class Played:
-    """As much of ray as starting models takes."""
+    """As much of ray as starting models takes; `started` are those whose process runs."""
 
     def __init__(self, **resources: int) -> None:
         self.resources = resources
         self.options: list[dict[str, Any]] = []
+        self.started: list[object] = []
+        self.killed: list[Any] = []
 
     def cluster_resources(self) -> dict[str, int]:
         return self.resources
@@ -24,12 +28,22 @@ class Played:
     def put(self, value: object) -> object:
         return value
 
+    def wait(self, references: list[object], *, timeout: float) -> tuple[list[object], object]:
+        return [reference for reference in references if reference in self.started], None
+
+    def kill(self, actor: Any) -> None:
+        self.killed.append(actor)
+
     def remote(self, **options: Any) -> Any:
         self.options.append(options)
-        return lambda thing: SimpleNamespace(remote=lambda *arguments: object())
+
+        def actor(*arguments: object) -> Any:
+            return SimpleNamespace(here=SimpleNamespace(remote=object))
+
+        return lambda thing: SimpleNamespace(remote=actor)
 
 
-def flight_of(ray: Played) -> Flight:
+def flight_of(ray: Played, notes: list[str] | None = None) -> Flight:
     return Flight(
         ray,
         print,
@@ -38,16 +52,21 @@ def flight_of(ray: Played) -> Flight:
         before=Before(lambda: print),
         workers=16,
         tally=Tally(),
-        note=lambda text: None,
+        note=[].append if notes is None else notes.append,
     )
+
+
+def held(flight: Flight) -> holders.Holders:
+    assert flight.holders is not None
+    return flight.holders
 
 
 def test_a_model_waits_for_a_gpu_when_all_have_gone() -> None:
     ray = Played(CPU=16, GPU=1)
     flight = flight_of(ray)
     ray.resources = {"CPU": 16}
-    flight.actors.clear()
-    flight._have_actors(at_least=1)
+    held(flight).all.clear()
+    held(flight).least_busy([])
     assert ray.options[-1]["num_gpus"] == 1
 
 
@@ -57,9 +76,8 @@ def test_a_machine_may_take_many_models_with_it(num_gpus: int, enough: bool) -> 
 
     def lose() -> None:
         item = _Item("chunk", attempts=1)
-        for _ in range(ACTOR_DEATHS + 1):
-            flight._have_actors(at_least=1)
-            attempt = _Attempt(item, flight.actors[0])
+        for _ in range(HOLDER_DEATHS + 1):
+            attempt = _Attempt(item, held(flight).least_busy([]))
             flight._lost(attempt, _Lost("model", "gone"), "chunk", retries=2)
 
     if enough:
@@ -67,3 +85,39 @@ def test_a_machine_may_take_many_models_with_it(num_gpus: int, enough: bool) -> 
     else:
         with pytest.raises(A2SError, match="given up after 4 times"):
             lose()
+
+
+def test_work_goes_to_models_that_are_here() -> None:
+    ray = Played(CPU=16, GPU=3)
+    models = held(flight_of(ray))
+    first, second, third = models.all
+    assert models.least_busy([first, second]) is third
+    ray.started.append(second.here)
+    assert models.least_busy([second] * 9) is second
+    assert not models.misses(first), "it has only just been asked for"
+    first.asked -= holders.WAITING_SEC + 1
+    assert models.misses(first)
+    second.asked -= holders.WAITING_SEC + 1
+    assert not models.misses(second)
+
+
+def test_a_model_without_a_gpu_goes_before_those_that_work() -> None:
+    ray = Played(CPU=16, GPU=3)
+    models = held(flight_of(ray))
+    first, second, third = models.all
+    ray.started += [second.here, third.here]
+    models.follow(2, at_most=16)
+    assert models.all == [second, third]
+    assert ray.killed == [first.actor]
+
+
+def test_it_is_said_once_that_no_gpu_is_free() -> None:
+    ray, notes = Played(CPU=16, GPU=1), list[str]()
+    models = held(flight_of(ray, notes))
+    models.follow(1, at_most=16)
+    assert notes == []
+    models.all[0].asked -= holders.WAITING_SEC + 1
+    for _ in range(2):
+        models.follow(1, at_most=16)
+    assert notes == ["no GPU of the cluster is free; waiting for one"]
+    assert not models.misses(models.all[0]), "nobody else could take its work"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from a2s import flight, pool, rayhost
+from a2s import flight, holders, pool, rayhost
 from a2s.errors import A2SError
 
 SLOW_SEC = 0.4
@@ -143,6 +143,51 @@ def test_each_gpu_has_a_model_and_one_that_dies_is_replaced(cluster: Any, tmp_pa
     assert tally.num_before == 2
     assert len(list(tmp_path.glob("death-*"))) == 1
     assert any("the process that holds the model died" in note for note in notes)
+
+
+class Holding:
+    """Another's process with a GPU."""
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+def test_waiting_for_a_gpu_is_not_taking_too_long(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(holders, "WAITING_SEC", 1.0)
+    add_node(cluster, num_cpus=1, num_gpus=2)
+    tally, notes = pool.Tally(), list[str]()
+    with pool.session(workers=None, ray_address=cluster.address):
+        others = [ray.remote(num_cpus=0, num_gpus=1)(Holding).remote() for _ in range(2)]
+        ray.get([other.pid.remote() for other in others], timeout=60)
+
+        def note(text: str) -> None:
+            notes.append(text)
+            if text.startswith("no GPU"):
+                # One of the two that the job has models for.
+                ray.kill(others[0])
+
+        results = pool.map_shards(
+            paired,
+            range(8),
+            workers=None,
+            before=pool.Before(Where(tmp_path)),
+            ray_address=cluster.address,
+            deadline_sec=3.0,
+            tally=tally,
+            note=note,
+        )
+        found = dict(results)
+    assert sorted(found) == list(range(8))
+    assert len(set(found.values())) == 1, "the other model has no GPU to the end"
+    first, *moved = notes
+    assert first == "no GPU of the cluster is free; waiting for one"
+    assert moved
+    assert all("got no GPU so far; another one takes it" in text for text in moved)
+    assert tally.timed_out == 0
 
 
 def test_a_model_that_always_dies_ends_in_an_error(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import json
 import subprocess
 import sys
@@ -12,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from labelling_case import config, encoded, shard_bytes, write_data, write_model
 
-from a2s import activating, folderlock, pool
+from a2s import folderlock, pool
 from a2s.data import images
 from a2s.data.tars import Index
-from a2s.errors import A2SError, ConfigError
+from a2s.errors import ConfigError
 from a2s.jobs import label
 from a2s.options import RefineConfig, shard_ranges
 
@@ -224,47 +221,6 @@ def test_the_log_names_rates_waiting_and_the_bottleneck(
     assert event["backend"] == "numba"
     assert sum(workers["stage_sec"].values()) > 0
     assert 0 < workers["busy_share"] <= 1
-
-
-def test_a_batch_that_does_not_fit_is_halved(model: Path) -> None:
-    network = activating.load_network(model)
-
-    class Small(torch.nn.Module):
-        """Raises what a full GPU raises."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = network
-
-        def forward(self, image_B3SS: torch.Tensor) -> object:
-            if len(image_B3SS) > 2:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return self.inner(image_B3SS)
-
-    pixels = torch.randint(0, 255, (7, 64, 64, 3), dtype=torch.uint8).numpy()
-    lock = contextlib.nullcontext()
-    place = activating._Device(Small(), torch.device("cpu"), 8, lock, None)
-    assert activating.in_batches(place, pixels).shape == (7, 16, 16)
-    assert place.batch_size == 2
-
-    class Full(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = network
-
-        def forward(self, image_B3SS: torch.Tensor) -> object:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    with pytest.raises(A2SError, match="does not hold one image"):
-        activating.in_batches(dataclasses.replace(place, network=Full()), pixels)
-
-
-@pytest.mark.parametrize(
-    ("free_gib", "image_mib", "batch"), [(70, 20, 256), (8, 200, 32), (1, 200, 4), (0.1, 200, 1)]
-)
-def test_memory_decides_the_batch(free_gib: float, image_mib: float, batch: int) -> None:
-    found = activating.batch_for(free_gib * 2**30, bytes_per_image=image_mib * 2**20)
-    assert found == batch
 
 
 def test_a_ranged_lock_goes_with_its_process(tmp_path: Path) -> None:

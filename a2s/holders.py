@@ -1,0 +1,108 @@
+"""The processes that hold a model, one per GPU of a Ray cluster: who is here, who has least to do.
+
+The ray module itself comes from pool.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+CALLS_PER_HOLDER = 3
+"""One has the device, the others read and decode meanwhile."""
+WAITING_SEC = 15.0
+"""So long a process may take to start; one that has not has no GPU, others have them."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """A step that needs a model: `build()` runs once per process, its result once per item.
+
+    With Ray it lives in actors of its own, one per GPU (one where there is none), and up to
+    `CALLS_PER_HOLDER` items are in it at a time, each in a thread.
+    """
+
+    build: Callable[[], Callable[[Any], Any]]
+
+
+@dataclass(eq=False)
+class Holder:
+    """An actor, and a call that returns when its process has started."""
+
+    actor: Any
+    here: Any
+    asked: float
+
+
+class Holders:
+    """As many as there are GPUs, or one on a CPU."""
+
+    def __init__(self, ray: Any, kind: type, before: Before, note: Callable[[str], None]) -> None:
+        self.ray = ray
+        self.kind = kind
+        self.build = before.build
+        self.note = note
+        self.all: list[Holder] = []
+        self.said_that_none_is_free = False
+        # Settled once: a model that moves to a CPU while the GPUs are away would be slow, and its
+        # maps not the same to the last bit.
+        self.gpus_each = min(1, int(ray.cluster_resources().get("GPU", 0)))
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    def is_here(self, holder: Holder) -> bool:
+        """Whether its process has started: it may have to wait until others give up a GPU."""
+        return bool(self.ray.wait([holder.here], timeout=0)[0])
+
+    def least_busy(self, busy_with: Iterable[Holder | None]) -> Holder:
+        """The one with the fewest calls, of those that are here if any is."""
+        self._have(1)
+        calls = Counter(busy_with)
+        return min(self._present() or self.all, key=lambda holder: calls[holder])
+
+    def misses(self, holder: Holder) -> bool:
+        """Whether to wait for it no longer, since others are here."""
+        late = time.monotonic() - holder.asked > WAITING_SEC
+        return late and not self.is_here(holder) and bool(self._present())
+
+    def lost(self, holder: Holder) -> bool:
+        """Forget one that has died; False if that was known."""
+        if holder not in self.all:
+            return False
+        self.all.remove(holder)
+        return True
+
+    def follow(self, num_gpus: int, *, at_most: int) -> None:
+        """Have one per GPU that there is now, and one at least."""
+        wanted = min(max(1, num_gpus), at_most)
+        self._have(wanted)
+        if len(self) > wanted:
+            # Those for which no GPU was found go first, the youngest of them first.
+            self.all.sort(key=lambda holder: not self.is_here(holder))
+            self._end(wanted)
+        late = self.gpus_each and time.monotonic() - self.all[0].asked > WAITING_SEC
+        if late and not self.said_that_none_is_free and not self._present():
+            self.said_that_none_is_free = True
+            self.note("no GPU of the cluster is free; waiting for one")
+
+    def close(self) -> None:
+        """Let go of the GPUs."""
+        self._end(0)
+
+    def _present(self) -> list[Holder]:
+        return [holder for holder in self.all if self.is_here(holder)]
+
+    def _end(self, first: int) -> None:
+        for holder in self.all[first:]:
+            self.ray.kill(holder.actor)
+        del self.all[first:]
+
+    def _have(self, number: int) -> None:
+        options = {"num_cpus": 0, "num_gpus": self.gpus_each, "max_concurrency": CALLS_PER_HOLDER}
+        while len(self) < number:
+            actor = self.ray.remote(**options)(self.kind).remote(self.build)
+            self.all.append(Holder(actor, actor.here.remote(), time.monotonic()))

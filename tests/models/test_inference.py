@@ -1,0 +1,69 @@
+"""Networks as labels and predictions use them: BatchNorm folded, convolutions by oneDNN."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from a2s.models.activation import ActivationNet
+from a2s.models.encoders import build_encoder, fold_batchnorm, settle, use_onednn
+
+
+@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
+def test_folded_batchnorm_is_the_same_function(name: str) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(name)
+    settle(encoder)
+    encoder.eval()
+    image = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        expected = encoder(image)
+        fold_batchnorm(encoder)
+        assert not [m for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)]
+        folded = encoder(image)
+        use_onednn(encoder)
+        assert not [m for m in encoder.modules() if isinstance(m, nn.Conv2d)]
+        for taps in (folded, encoder(image)):
+            for found, tap in zip(taps, expected, strict=True):
+                scale = float(tap.abs().max())
+                torch.testing.assert_close(found, tap, rtol=1e-3, atol=1e-4 * scale)
+
+
+def test_layouts_are_kept_and_do_not_change_what_comes_out() -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder("mobilenet_v2")
+    settle(encoder)
+    fold_batchnorm(encoder.eval())
+    use_onednn(encoder)
+    layouts = [module for module in encoder.modules() if hasattr(module, "laid_out")]
+    images = [torch.randn(1, 3, 16 * side, 24 * side) for side in range(1, 9)]
+    with torch.inference_mode():
+        expected = [encoder(image) for image in images]
+        again = [encoder(image) for image in images]
+        kept = [dict(module.laid_out) for module in layouts]
+        encoder(images[-1])
+    for taps, before in zip(again, expected, strict=True):
+        assert all(torch.equal(tap, other) for tap, other in zip(taps, before, strict=True))
+    assert layouts
+    for module, before in zip(layouts, kept, strict=True):
+        assert 1 <= len(module.laid_out) <= 4
+        assert len(module.layout_of) <= len(images)
+        assert all(module.laid_out[layout] is weight for layout, weight in before.items())
+
+
+@pytest.mark.parametrize("stride", [2, 4, 8])
+def test_prepared_for_labels_it_makes_the_same_maps(stride: int) -> None:
+    torch.manual_seed(stride)
+    encoder = build_encoder("mobilenet_v2")
+    settle(encoder)
+    net = ActivationNet(encoder, fusion_stride=stride).eval()
+    images = [torch.randn(1, 3, *size) for size in ((64, 96), (65, 33), (1, 1), (160, 160))]
+    with torch.no_grad():
+        expected = [net(image) for image in images]
+    fold_batchnorm(net.encoder)
+    use_onednn(net)
+    with torch.inference_mode():
+        for image, maps in zip(images, expected, strict=True):
+            for found, theta in zip(net(image), maps, strict=True):
+                torch.testing.assert_close(found, theta, rtol=1e-3, atol=2e-3)

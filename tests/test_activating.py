@@ -1,0 +1,124 @@
+"""Networks and the CRF on a GPU whose memory is small, or full; the full GPU is played."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from labelling_case import write_model
+
+from a2s import activating
+from a2s.errors import A2SError
+from a2s.labelsetup import recipe_of
+from a2s.options import RefineConfig
+from a2s.refine import CrfParams, crf_torch
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "model.safetensors")
+
+
+def test_a_batch_that_does_not_fit_is_halved(model: Path) -> None:
+    network = activating.load_network(model)
+
+    class Small(torch.nn.Module):
+        """Raises what a full GPU raises."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network
+
+        def forward(self, image_B3SS: torch.Tensor) -> object:
+            if len(image_B3SS) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return self.inner(image_B3SS)
+
+    pixels = torch.randint(0, 255, (7, 64, 64, 3), dtype=torch.uint8).numpy()
+    lock = contextlib.nullcontext()
+    place = activating._Device(Small(), torch.device("cpu"), 8, lock, None)
+    assert activating.in_batches(place, pixels).shape == (7, 16, 16)
+    assert place.batch_size == 2
+
+    class Full(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network
+
+        def forward(self, image_B3SS: torch.Tensor) -> object:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(A2SError, match="does not hold one image"):
+        activating.in_batches(dataclasses.replace(place, network=Full()), pixels)
+
+
+def test_a_crf_that_does_not_fit_is_done_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, largest = crf_torch.crf_batch, 4 * 16 * 16 * crf_torch.BYTES_PER_PIXEL
+    asked: list[int] = []
+
+    def small(images: Any, logits: Any, params: CrfParams, *, max_bytes: int) -> Any:
+        asked.append(max_bytes)
+        if max_bytes > largest:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(images, logits, params, max_bytes=max_bytes)
+
+    def full(images: Any, logits: Any, params: CrfParams, *, max_bytes: int) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    numbers = np.random.default_rng(0)
+    shapes = [(16, 16), (8, 16), (16, 16), (12, 20)]
+    pictures = [numbers.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
+    logits = [numbers.normal(size=shape).astype(np.float32) for shape in shapes]
+    place = activating._Device(None, torch.device("cpu"), 1, contextlib.nullcontext(), None)
+    recipe = recipe_of(RefineConfig(backend="torch"))
+    expected = activating._refined(place, pictures, logits, recipe)
+    monkeypatch.setattr(crf_torch, "crf_batch", small)
+    found = activating._refined(place, pictures, logits, recipe)
+    assert asked[0] > largest >= asked[-1]
+    for mask, other in zip(found, expected, strict=True):
+        assert np.array_equal(mask.unpacked(), other.unpacked())
+    monkeypatch.setattr(crf_torch, "crf_batch", full)
+    with pytest.raises(A2SError, match="does not hold one image"):
+        activating._refined(place, pictures, logits, recipe)
+
+
+@pytest.mark.parametrize(("fits", "batch"), [(0, None), (1, 1), (2, 1), (8, 256)])
+def test_the_batch_of_a_gpu_that_others_fill(
+    fits: int, batch: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a GPU says is played: this much memory per image, and room for `fits` of them."""
+    peaks: list[int] = []
+
+    def pretend(network: object, image_BSS3: np.ndarray) -> None:
+        if len(image_BSS3) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        peaks.append(len(image_BSS3) * 2**20)
+
+    monkeypatch.setattr(activating, "activate", pretend)
+    monkeypatch.setattr(activating, "load_network", lambda model, device: None)
+    for name, answer in {
+        "is_available": lambda: True,
+        "empty_cache": lambda: None,
+        "reset_peak_memory_stats": lambda: None,
+        "max_memory_allocated": lambda: peaks[-1],
+        "mem_get_info": lambda: (2**40, 2**40),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, answer)
+    if batch is None:
+        with pytest.raises(A2SError, match="does not hold one image"):
+            activating.fitting_batch(Path("model"), 64, 64 * 64)
+    else:
+        assert activating.fitting_batch(Path("model"), 64, 64 * 64) == batch
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "image_mib", "batch"), [(70, 20, 256), (8, 200, 32), (1, 200, 4), (0.1, 200, 1)]
+)
+def test_memory_decides_the_batch(free_gib: float, image_mib: float, batch: int) -> None:
+    found = activating.batch_for(free_gib * 2**30, bytes_per_image=image_mib * 2**20)
+    assert found == batch
