@@ -99,6 +99,12 @@ def main() -> None:
         # The reader of our output has gone; do not complain again at interpreter exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except MemoryError:
+        print(
+            "a2s: memory ran out; the same command resumes, with fewer workers if it has any",
+            file=sys.stderr,
+        )
+        code = 2
     except OSError as error:
         if error.errno not in _MACHINE_ERRORS:
             raise

@@ -38,7 +38,6 @@ _DAMAGE = (
     KeyError,
     TypeError,
     OverflowError,
-    MemoryError,
     struct.error,
     zlib.error,
 )
@@ -55,7 +54,8 @@ RESIZE_FILTERS = {
 class BadImage(DataError):
     """An image that cannot be used; ``reason`` is one word for the failure list.
 
-    Range: reason in {"empty", "damaged", "truncated", "pixel_bomb", "unsupported"}.
+    Range: reason in {"empty", "damaged", "truncated", "pixel_bomb", "unsupported", "memory"}; the
+    last says nothing against the image.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -217,6 +217,8 @@ def _load(data: bytes, *, max_pixels: int) -> tuple[Image.Image, int, str]:
         if data.startswith(_MAGIC):
             raise BadImage("damaged", "the header cannot be read") from error
         raise BadImage("unsupported", "not a JPEG, PNG, WebP, BMP or TIFF image") from error
+    except MemoryError as error:
+        raise BadImage("memory", "it ran out while this was decoded; try fewer workers") from error
     except _DAMAGE as error:
         reason = "truncated" if "truncated" in str(error).lower() else "damaged"
         raise BadImage(reason, str(error) or type(error).__name__) from error
@@ -230,7 +232,7 @@ def _orientation(image: Image.Image) -> int:
     """Read the EXIF orientation; unreadable metadata beside good pixels counts as upright."""
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
-    except _DAMAGE:
+    except (*_DAMAGE, MemoryError):
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 

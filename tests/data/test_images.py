@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -183,6 +185,26 @@ def test_large_but_allowed_gives_no_warning() -> None:
     with pytest.raises(BadImage, match="pixel_bomb"):
         images.probe(data, max_pixels=10_000 * 9_000 - 1)
     assert images.decode_mask(data).shape == (9_000, 10_000)
+
+
+def test_an_image_for_which_memory_is_short_is_not_called_damaged() -> None:
+    code = """
+import resource, sys
+from a2s.data import images
+data = sys.stdin.buffer.read()
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + 64 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    images.decode(data)
+except images.BadImage as error:
+    print(error.reason)
+"""
+    data = _png(10_000, 9_000, bit_depth=1, colour=0, rows=bytes(9_000 * 1_251))
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=data, capture_output=True, check=True, timeout=120
+    )
+    assert done.stdout.split() == [b"memory"]
 
 
 def test_bad_image_survives_a_process_boundary() -> None:
