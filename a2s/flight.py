@@ -163,7 +163,7 @@ class Flight:
         now = time.monotonic()
         # Tasks start in order of submission, so the oldest `workers` are the ones that run.
         for reference, attempt in list(islice(self.attempts.items(), self.workers)):
-            if attempt.started is None and attempt.holder and self.holders:
+            if attempt.started is None and attempt.holder and self.holders is not None:
                 # No clock runs while others have the GPU.
                 if self.holders.misses(attempt.holder):
                     self.ray.cancel(reference, force=True)
