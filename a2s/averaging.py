@@ -149,8 +149,9 @@ def load_network(model: Path, device: str) -> nn.Module:
     """Load a detector for inference only, onto a device, once per process."""
     import torch
 
-    from a2s.models.encoders import fold_batchnorm, use_onednn
+    from a2s.models.encoders import exact_on_gpu, fold_batchnorm, use_onednn
 
+    exact_on_gpu()
     network, _ = checkpoint.load_model(model)
     encoder = network.get_submodule("encoder")
     fold_batchnorm(encoder)

@@ -152,8 +152,9 @@ def load_network(model: Path, device: str = "cpu") -> ActivationNet:
     import torch
 
     from a2s.models.activation import ActivationNet
-    from a2s.models.encoders import fold_batchnorm, use_onednn
+    from a2s.models.encoders import exact_on_gpu, fold_batchnorm, use_onednn
 
+    exact_on_gpu()
     network, _ = checkpoint.load_model(model)
     assert isinstance(network, ActivationNet), model
     fold_batchnorm(network.eval().encoder)

@@ -147,7 +147,9 @@ def _network_step(model: Path, max_pixels: int) -> Step:
     from a2s import checkpoint
     from a2s.boundary import sign
     from a2s.data.transforms import normalise
+    from a2s.models.encoders import exact_on_gpu
 
+    exact_on_gpu()
     network, metadata = checkpoint.load_model(model)
     if "image_size" not in metadata:
         raise CheckpointError(f"model: {model} does not say for which image_size it was trained")

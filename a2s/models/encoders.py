@@ -122,6 +122,16 @@ def settle(encoder: Encoder) -> None:
         norm.momentum = momentum
 
 
+def exact_on_gpu() -> None:
+    """Have inference give the same on CUDA whatever this process did before, a training for one.
+
+    Float32 without TF32, as in training, and no search for the fastest kernel at every new size.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+
+
 def fold_batchnorm(module: nn.Module) -> None:
     """Fold BatchNorm in evaluation mode into the convolution before it, in place.
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
+from a2s import averaging, labelling, predicting
 from a2s.models.activation import ActivationNet
+from a2s.models.detector import Detector
 from a2s.models.encoders import build_encoder, fold_batchnorm, settle, use_onednn
 
 
@@ -67,3 +72,29 @@ def test_prepared_for_labels_it_makes_the_same_maps(stride: int) -> None:
         for image, maps in zip(images, expected, strict=True):
             for found, theta in zip(net(image), maps, strict=True):
                 torch.testing.assert_close(found, theta, rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("load", ["label", "hma", "predict"])
+def test_what_a_training_set_does_not_change_what_inference_gives(
+    load: str, tmp_path: Path
+) -> None:
+    flags = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = flags[0].allow_tf32, flags[0].benchmark, flags[1].allow_tf32
+    torch.manual_seed(0)
+    encoder = build_encoder("mobilenet_v2")
+    network = Detector(encoder) if load != "label" else ActivationNet(encoder, fusion_stride=8)
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    path = tmp_path / "model.safetensors"
+    save_file(tensors, path, {**network.spec(), "image_size": "64"})
+    try:
+        flags[0].allow_tf32 = flags[0].benchmark = flags[1].allow_tf32 = True
+        if load == "label":
+            labelling.load_network(path)
+        elif load == "hma":
+            averaging.load_network(path, "cpu")
+        else:
+            predicting.load_step(path, 10**6)
+        after = flags[0].allow_tf32, flags[0].benchmark, flags[1].allow_tf32
+        assert after == (False, False, False)
+    finally:
+        flags[0].allow_tf32, flags[0].benchmark, flags[1].allow_tf32 = before
