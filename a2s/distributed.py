@@ -81,8 +81,11 @@ def start(
     _check_trackers(trackers)
     import torch
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
     from accelerate.utils import InitProcessGroupKwargs
 
+    # A stage with another precision may have run in this process; accelerate remembers it.
+    AcceleratorState._reset_state()
     cpu = cpu_asked_for(os.environ) or not torch.cuda.is_available()
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     if cpu and expected > 1 and "OMP_NUM_THREADS" not in os.environ:

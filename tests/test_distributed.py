@@ -37,6 +37,23 @@ def test_good_launches_pass() -> None:
     assert distributed.launched_rank({}) == 0
 
 
+def test_stages_of_one_process_may_differ_in_precision() -> None:
+    code = (
+        "from a2s import distributed\n"
+        "for precision in ('fp32', 'bf16', 'fp32'):\n"
+        "    print(distributed.start(precision=precision).mixed_precision)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert done.stdout.split() == ["no", "bf16", "no"]
+
+
 def test_the_command_line_says_it_in_one_message() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "a2s", "stage1", "--data", "none", "--out", "none"],
