@@ -155,8 +155,8 @@ _layout_lock = threading.Lock()
 class _OneDnnConv2d(nn.Module):
     """The convolution of another module, by oneDNN, its weights laid out once.
 
-    Which layout is best depends on the input's shape. In another the result is the same, but a
-    network takes up to five times as long; most shapes share a layout, and a few are kept.
+    Which layout is best depends on the input's shape. In another the result is the same, but the
+    weights are brought into the right one for every call; most shapes share one, and a few are kept.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
