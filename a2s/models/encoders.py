@@ -156,7 +156,7 @@ class _OneDnnConv2d(nn.Module):
     """The convolution of another module, by oneDNN, its weights laid out once.
 
     Which layout is best depends on the input's shape. In another the result is the same, but the
-    weights are brought into the right one for every call; most shapes share one, and a few are kept.
+    weights are brought into the right one at every call. Most shapes share one; a few are kept.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
