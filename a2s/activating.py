@@ -9,12 +9,12 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -118,14 +118,16 @@ def activate_chunk(
         logit_ST: F32 = np.subtract(background_N, foreground_N).reshape(height, width)
         return logit_ST
 
-    # The very numbers that the CPU's path starts from.
-    logits = list(place.helpers.map(logit, good))
+    # The very numbers that the CPU's path starts from. Images of one size together: the lattice of
+    # their positions is made once.
+    order = sorted(good, key=lambda row: good[row][1].shape)
+    images = _pinned([good[row][1] for row in order], place.device)
+    logits = _pinned(list(place.helpers.map(logit, order)), place.device)
     clock.lap(done.seconds, "decode")
     with place.lock:
         clock.lap(done.seconds, "queue")
-        masks = _refined(place, [reduced for _, reduced, _ in good.values()], logits, recipe)
+        done.masks.update(zip(order, _refined(place, images, logits, recipe), strict=True))
         clock.lap(done.seconds, "device refine")
-    done.masks.update(zip(good, masks, strict=True))
     return done
 
 
@@ -137,39 +139,64 @@ def of_one_size(image_by_row: Mapping[int, U8]) -> list[list[int]]:
     return list(rows_by_size.values())
 
 
-def _refined(place: _Device, reduced: list[U8], logits: list[F32], recipe: Recipe) -> list[Packed]:
+def _pinned(arrays: Sequence[npt.NDArray[Any]], device: torch.device) -> list[torch.Tensor]:
+    """Copy arrays of one dtype to a piece of memory that a GPU copies from, all at once."""
+    import torch
+
+    flat = torch.empty(
+        sum(array.size for array in arrays),
+        dtype=torch.from_numpy(arrays[0]).dtype,
+        pin_memory=device.type == "cuda",
+    )
+    parts = torch.split(flat, [array.size for array in arrays])
+    for part, array in zip(parts, arrays, strict=True):
+        part.numpy()[:] = array.ravel()
+    return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]
+
+
+def _refined(
+    place: _Device, images: list[torch.Tensor], logits: list[torch.Tensor], recipe: Recipe
+) -> list[Packed]:
     """Masks of the dense CRF, in parts that fit; when memory runs out, in smaller ones.
 
-    Raises: A2SError when not even one image fits.
+    Images and logits are those of `_pinned`. Raises: A2SError when not even one image fits.
     """
     import torch
 
     from a2s.refine.crf_torch import BYTES_PER_PIXEL, crf_batch
 
-    free_bytes = torch.cuda.mem_get_info()[0] if place.device.type == "cuda" else 2**30
-    max_bytes = int(MEMORY_SHARE * free_bytes)
+    max_bytes = int(MEMORY_SHARE * _free_bytes(place.device))
     # A part has an image at least, however little it may take.
-    least_bytes = BYTES_PER_PIXEL * min(image.shape[0] * image.shape[1] for image in reduced)
-    # Images of one size together: the lattice of their positions is made once.
-    order = sorted(range(len(reduced)), key=lambda index: reduced[index].shape)
+    least_bytes = BYTES_PER_PIXEL * min(logit.numel() for logit in logits)
     while True:
         try:
             masks = crf_batch(
-                [torch.from_numpy(reduced[index]).to(place.device) for index in order],
-                [torch.from_numpy(logits[index]).to(place.device) for index in order],
+                [image.to(place.device, non_blocking=True) for image in images],
+                [logit.to(place.device, non_blocking=True) for logit in logits],
                 recipe.params,
                 max_bytes=max_bytes,
             )
+            flat = torch.cat([mask.flatten() for mask in masks]).cpu()
             break
         except torch.OutOfMemoryError:
             if max_bytes < least_bytes:
                 raise A2SError(_FULL) from None
             max_bytes //= 2
             torch.cuda.empty_cache()
-    packed = {
-        index: Packed.of(mask_ST.cpu().numpy()) for index, mask_ST in zip(order, masks, strict=True)
-    }
-    return [packed[index] for index in range(len(reduced))]
+    parts = torch.split(flat, [logit.numel() for logit in logits])
+    return [
+        Packed.of(part.view(logit.shape).numpy()) for part, logit in zip(parts, logits, strict=True)
+    ]
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Memory that is free, or that torch keeps for what comes."""
+    import torch
+
+    if device.type != "cuda":
+        return 2**30
+    kept_bytes = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return int(torch.cuda.mem_get_info()[0] + kept_bytes)
 
 
 class _Clock:

@@ -97,6 +97,9 @@ def start(
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
+        # The loader's processes have the cores. Threads for the few small tensors of this one
+        # would wait for each other at every operation.
+        torch.set_num_threads(1)
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision="bf16" if precision == "bf16" else "no",

@@ -74,17 +74,19 @@ def test_a_crf_that_does_not_fit_is_done_in_parts(monkeypatch: pytest.MonkeyPatc
     shapes = [(16, 16), (8, 16), (16, 16), (12, 20)]
     pictures = [numbers.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
     logits = [numbers.normal(size=shape).astype(np.float32) for shape in shapes]
-    place = activating._Device(None, torch.device("cpu"), 1, contextlib.nullcontext(), None)
+    device = torch.device("cpu")
+    place = activating._Device(None, device, 1, contextlib.nullcontext(), None)
+    given = activating._pinned(pictures, device), activating._pinned(logits, device)
     recipe = recipe_of(RefineConfig(backend="torch"))
-    expected = activating._refined(place, pictures, logits, recipe)
+    expected = activating._refined(place, *given, recipe)
     monkeypatch.setattr(crf_torch, "crf_batch", small)
-    found = activating._refined(place, pictures, logits, recipe)
+    found = activating._refined(place, *given, recipe)
     assert asked[0] > largest >= asked[-1]
     for mask, other in zip(found, expected, strict=True):
         assert np.array_equal(mask.unpacked(), other.unpacked())
     monkeypatch.setattr(crf_torch, "crf_batch", full)
     with pytest.raises(A2SError, match="does not hold one image"):
-        activating._refined(place, pictures, logits, recipe)
+        activating._refined(place, *given, recipe)
 
 
 @pytest.mark.parametrize(("fits", "batch"), [(0, None), (1, 1), (2, 1), (8, 256)])

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from a2s.data.feature_cache import Encode, FeatureCache, feature_shapes
+from a2s.data.transforms import flip_where
 from a2s.errors import DataError
 
 CHUNK = 8
@@ -96,34 +97,38 @@ class DeviceFeatures:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Rounded E3, E4, E5 of a batch, kept or encoded now; zeros where row is -1.
 
-        Images come from the host and are sent to the device only where they are missing.
+        Images are sent to the device, all at once, only where some are missing. `read_image` is
+        never asked: an image that the loader left out has its features here, and they stay.
         Shape: uint8 `[B,3,S,S]` as read (not mirrored) -> float32 `[B,C_i,H_i,W_i]`.
         """
+        del read_image
         pairs = list(zip(rows, mirrored, strict=True))
-        here = [row >= 0 and self.has(row, mirrored=flipped) for row, flipped in pairs]
-        slots = [
-            2 * row + flip if kept else 0 for (row, flip), kept in zip(pairs, here, strict=True)
-        ]
-        slot_B = torch.tensor(slots, pin_memory=self.device.type == "cuda")
-        flat_BL = self._store_NL.index_select(0, slot_B.to(self.device, non_blocking=True))
-        missing = []
-        for item, (row, _) in enumerate(pairs):
-            if row < 0:
-                flat_BL[item].zero_()
-            elif not here[item]:
-                missing.append(item)
+        slots = [2 * row + flip for row, flip in pairs]
+        here = [row >= 0 and self.has(row, mirrored=flip) for row, flip in pairs]
+        flat_BL = self._store_NL.index_select(
+            0, self._index([slot if kept else 0 for slot, kept in zip(slots, here, strict=True)])
+        )
+        padding = [item for item, row in enumerate(rows) if row < 0]
+        if padding:
+            flat_BL.index_fill_(0, self._index(padding), 0)
+        missing = [item for item, row in enumerate(rows) if row >= 0 and not here[item]]
+        if missing:
+            seen_B3SS = image_B3SS.to(self.device, non_blocking=True)
         for first in range(0, len(missing), CHUNK):
             items = missing[first : first + CHUNK]
-            images = [image_B3SS[i] if image_B3SS[i].any() else read_image(rows[i]) for i in items]
-            images = [x.flip(-1) if mirrored[i] else x for i, x in zip(items, images, strict=True)]
-            images += [torch.zeros_like(images[0])] * (CHUNK - len(items))
-            rounded_KL = self._encode(torch.stack(images), encode)
-            for item, feature_L in zip(items, rounded_KL, strict=False):
-                flat_BL[item] = feature_L
-                slot = 2 * rows[item] + mirrored[item]
-                if slot < self.capacity:
-                    self._store_NL[slot] = feature_L
-                    self._present[slot] = True
+            # Images do not see each other, so any of them fills up the chunk.
+            chunk = items + items[:1] * (CHUNK - len(items))
+            image_K3SS = seen_B3SS.index_select(0, self._index(chunk))
+            flip_K = self._index([int(mirrored[item]) for item in chunk]) > 0
+            rounded_KL = self._encode(flip_where(image_K3SS, flip_K), encode)
+            flat_BL.index_copy_(0, self._index(items), rounded_KL[: len(items)])
+            kept = [at for at, item in enumerate(items) if slots[item] < self.capacity]
+            if kept:
+                kept_slots = [slots[items[at]] for at in kept]
+                self._store_NL.index_copy_(
+                    0, self._index(kept_slots), rounded_KL.index_select(0, self._index(kept))
+                )
+                self._present[kept_slots] = True
         parts = torch.split(flat_BL.float(), self.lengths, dim=1)
         e3, e4, e5 = (
             part.reshape(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)
@@ -145,11 +150,14 @@ class DeviceFeatures:
     def remove(self) -> None:
         """Nothing outlives the process."""
 
+    def _index(self, values: list[int]) -> Tensor:
+        """Integers on the device, without waiting for it."""
+        index = torch.tensor(values, pin_memory=self.device.type == "cuda")
+        return index.to(self.device, non_blocking=True)
+
     def _encode(self, image_K3SS: Tensor, encode: Encode) -> Tensor:
         """Encode and round a chunk. Shape: `[CHUNK, L]`."""
-        if self.device.type == "cuda":
-            image_K3SS = image_K3SS.pin_memory()
-        features = encode(image_K3SS.to(self.device, non_blocking=True))
+        features = encode(image_K3SS)
         for feature, shape in zip(features, self.shapes, strict=True):
             assert tuple(feature.shape[1:]) == tuple(shape), (feature.shape, shape)
         flat_KL = torch.cat([feature.flatten(1) for feature in features], dim=1)

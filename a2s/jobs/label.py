@@ -226,7 +226,9 @@ def _chunk_size(work: Work, folder: rundir.RunDir, *, workers: int | None, on_gp
 
         probe = functools.partial(fitting_batch, work.model, work.image_size, work.most_pixels)
         if workers == 0:
-            return min(probe(), max(8, share))
+            # With the CRF on the GPU too, the rest is little work: a few parts keep all busy.
+            part = work.num_images // 16 if work.config.refine.backend == "torch" else share
+            return min(probe(), max(8, part))
         before = pool.Before(functools.partial(_constant, probe))
         asked = pool.map_shards(
             _second, [0], workers=1, before=before, ray_address=work.config.ray_address

@@ -8,10 +8,8 @@ Shapes: rgb_HW3 uint8; logit_HW float32; N pixels of all images; C, E, M as in `
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 
 import numpy as np
 import torch
@@ -19,17 +17,9 @@ from torch import Tensor
 
 from a2s.errors import ConfigError
 from a2s.refine.energy import F32, U8, CrfParams, Mask
-from a2s.refine.filter_torch import PLAIN, Kernels, Pixels, divided, on_device, sliced
-from a2s.refine.lattice_torch import (
-    Lattice,
-    Packing,
-    assemble,
-    embed,
-    joined,
-    packing,
-    rescaled,
-    tiled,
-)
+from a2s.refine.filter_torch import PLAIN, Kernels, Pixels, normalised, on_device
+from a2s.refine.lattice_torch import Packing, assemble, packing
+from a2s.refine.positions_torch import position_lattices
 
 BYTES_PER_PIXEL = 900
 """Device memory at the peak, for noise, where hardly two corners share a vertex."""
@@ -60,43 +50,6 @@ def kernels_for(device: torch.device) -> Kernels:
 
         return filter_triton.KERNELS
     return PLAIN
-
-
-def normalised(lattice: Lattice, kernels: Kernels, dtype: torch.dtype) -> Lattice:
-    """Fold the symmetric normalisation into the weights: 1 / sqrt of the filtered ones."""
-    ones_N = torch.ones_like(lattice.weights_CN[0])
-    values_M = kernels.blur(lattice, kernels.splat(lattice, ones_N, torch.float32))
-    factor_N = 1 / torch.sqrt(sliced(lattice, values_M) + 1e-20)
-    return rescaled(lattice, factor_N, dtype)
-
-
-@functools.lru_cache(maxsize=16)
-def position_lattice(
-    height: int, width: int, sxy: float, device: torch.device, dtype: torch.dtype
-) -> Lattice:
-    """Lattice of positions alone, the same for all images of a size; about 60 bytes per pixel."""
-    y_N, x_N = (
-        axis.flatten()
-        for axis in torch.meshgrid(
-            torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
-        )
-    )
-    packed = packing([(width - 1) / sxy, (height - 1) / sxy])
-    features = [divided(x_N, sxy), divided(y_N, sxy)]
-    lattice = assemble(*embed(features, torch.zeros_like(x_N), packed), packed)
-    return normalised(lattice, PLAIN, dtype)
-
-
-def position_lattices(
-    sizes: Sequence[tuple[int, int]], sxy: float, device: torch.device, dtype: torch.dtype
-) -> Lattice:
-    """The position kernel's lattices of a batch, as one."""
-    return joined(
-        [
-            tiled(position_lattice(*size, sxy, device, dtype), len(list(run)))
-            for size, run in groupby(sizes)
-        ]
-    )
 
 
 def bilateral_packing(sizes: Sequence[tuple[int, int]], params: CrfParams) -> Packing:

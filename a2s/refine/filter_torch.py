@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from a2s.refine.energy import CrfParams
-from a2s.refine.lattice_torch import Lattice, Packing, embed
+from a2s.refine.lattice_torch import Lattice, Packing, embed, rescaled
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,25 @@ def divided(value_N: Tensor, sigma: float) -> Tensor:
     return value_N.float() / torch.full((1,), sigma, device=value_N.device)
 
 
+def places(sizes: Sequence[tuple[int, int]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Number of the image, x and y of every pixel of images of these (height, width).
+
+    Shape: three of N (int32, int64, int64).
+    """
+    areas = [height * width for height, width in sizes]
+    starts = [sum(areas[:index]) for index in range(len(areas))]
+    numbers_B = torch.arange(len(areas), dtype=torch.int32, device=device)
+    image_N = torch.repeat_interleave(numbers_B, on_device(areas, device), output_size=sum(areas))
+    inside_N = torch.arange(sum(areas), device=device) - on_device(starts, device)[image_N]
+    width_N = on_device([width for _, width in sizes], device)[image_N]
+    y_N = inside_N // width_N
+    return image_N, inside_N - y_N * width_N, y_N
+
+
 def corners(pixels: Pixels, params: CrfParams, packed: Packing) -> tuple[Tensor, Tensor]:
     """Keys and weights of the bilateral kernel's corners."""
-    number_N = torch.arange(len(pixels.image_N), device=pixels.image_N.device)
-    inside_N = number_N - pixels.starts_B[pixels.image_N]
-    width_N = pixels.widths_B[pixels.image_N]
-    y_N = inside_N // width_N
-    features = [divided(axis, params.bilateral_sxy) for axis in (inside_N - y_N * width_N, y_N)]
+    _, x_N, y_N = places(pixels.sizes, pixels.rgb_N3.device)
+    features = [divided(axis, params.bilateral_sxy) for axis in (x_N, y_N)]
     features += [divided(channel, params.bilateral_srgb) for channel in pixels.rgb_N3.unbind(1)]
     return embed(features, pixels.image_N, packed)
 
@@ -88,6 +100,14 @@ def sliced(lattice: Lattice, values_M: Tensor) -> Tensor:
     for weight_N, vertex_N in zip(lattice.weights_CN, lattice.vertices_CN, strict=True):
         total_N += weight_N.float() * values_M.index_select(0, vertex_N).float()
     return total_N
+
+
+def normalised(lattice: Lattice, kernels: Kernels, dtype: torch.dtype) -> Lattice:
+    """Fold the symmetric normalisation into the weights: 1 / sqrt of the filtered ones."""
+    ones_N = torch.ones_like(lattice.weights_CN[0])
+    values_M = kernels.blur(lattice, kernels.splat(lattice, ones_N, torch.float32))
+    factor_N = 1 / torch.sqrt(sliced(lattice, values_M) + 1e-20)
+    return rescaled(lattice, factor_N, dtype)
 
 
 def update(logit_N: Tensor, messages: Sequence[tuple[float, Lattice, Tensor]]) -> Tensor:

@@ -62,14 +62,16 @@ def test_results_are_those_of_the_file_for_any_budget(images: Tensor, slots: int
     assert encode.images == CHUNK * (1 if slots == 8 else 2)
 
 
-def test_an_image_that_the_loader_left_out_is_read(images: Tensor) -> None:
-    cache, empty = make(), torch.zeros(1, 3, 0, 0, dtype=torch.uint8)
-    settings = {"rows": [2], "mirrored": [True], "encode": Encoder()}
-    got = cache.fetch(empty, **settings, read_image=lambda row: images[row])
-    assert cache.has(2, mirrored=True)
-    assert not cache.has(2, mirrored=False)
-    again = cache.fetch(empty, **settings, read_image=not_left_out)
-    assert all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
+def test_nobody_needs_the_images_whose_features_are_here(images: Tensor) -> None:
+    cache, encode = make(), Encoder()
+    expected = fetch(cache, images, encode)
+    empty = torch.zeros(len(ROWS), 3, 0, 0, dtype=torch.uint8)
+    mirrored = [row % 2 == 1 for row in ROWS]
+    encode.images = 0
+    again = cache.fetch(empty, rows=ROWS, mirrored=mirrored, encode=encode, read_image=not_left_out)
+    assert encode.images == 0
+    assert all(torch.equal(a, b) for a, b in zip(again, expected, strict=True))
+    assert not cache.has(2, mirrored=True)
 
 
 def test_features_that_do_not_fit_are_told_when_asked(images: Tensor) -> None:
