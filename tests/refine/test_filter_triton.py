@@ -50,7 +50,7 @@ def check(device: str, sizes: list[tuple[int, int]]) -> None:
     # Noise is where rounding grows most over the iterations: 0.0013 was seen, at one pixel.
     torch.testing.assert_close(found, expected, atol=5e-3, rtol=0)
     for ours, plain in zip(found, expected, strict=True):
-        assert (ours - plain).abs().mean() < 1e-5
+        assert (ours - plain).abs().mean() < 1e-4
 
 
 def test_interpreted_kernels_compute_what_torch_computes() -> None:
