@@ -7,11 +7,9 @@ decode. Shapes: B images, S the network's input size, h w a map's, S T the CRF's
 from __future__ import annotations
 
 import functools
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from a2s.devicethread import DeviceThread
 from a2s.errors import A2SError, DataError
 from a2s.labelling import (
     Activated,
@@ -52,13 +51,15 @@ _FULL = (
 
 @dataclass
 class _Device:
-    """A network on a device, its lock, the batch that fits, and who helps on the CPU."""
+    """A network on a device, its thread, the batch that fits, and who helps on the CPU."""
 
     network: ActivationNet
     device: torch.device
     batch_size: int
-    lock: AbstractContextManager[object]
+    run: DeviceThread
     helpers: ThreadPoolExecutor
+    one_size: bool
+    """Whether the network sees all images at one size."""
 
 
 def load_activation(
@@ -76,7 +77,8 @@ def load_activation(
     batch_size = 1 if device.type == "cpu" else batch_size
     network = load_network(model, device.type)
     helpers = ThreadPoolExecutor(HELPERS, "a2s-helper")
-    place = _Device(network, device, batch_size, threading.Lock(), helpers)
+    one_size = image_size is not None
+    place = _Device(network, device, batch_size, DeviceThread(), helpers, one_size)
     return functools.partial(activate_chunk, place, squash(model, image_size), recipe)
 
 
@@ -102,12 +104,17 @@ def activate_chunk(
     clock.lap(done.seconds, "decode")
     if not good:
         return done
-    with place.lock:
+    by_size = of_one_size({row: item[0] for row, item in good.items()})
+    stacks = [np.stack([good[row][0] for row in rows]) for rows in by_size]
+
+    def thetas() -> list[npt.NDArray[np.float32]]:
         clock.lap(done.seconds, "queue")
-        for rows in of_one_size({row: item[0] for row, item in good.items()}):
-            theta_Bhw = in_batches(place, np.stack([good[row][0] for row in rows]))
-            done.thetas.update(zip(rows, theta_Bhw, strict=True))
+        found = [in_batches(place, image_BSS3) for image_BSS3 in stacks]
         clock.lap(done.seconds, "network")
+        return found
+
+    for rows, theta_Bhw in zip(by_size, place.run(thetas), strict=True):
+        done.thetas.update(zip(rows, theta_Bhw, strict=True))
     if recipe is None:
         return done
 
@@ -124,10 +131,14 @@ def activate_chunk(
     images = _pinned([good[row][1] for row in order], place.device)
     logits = _pinned(list(place.helpers.map(logit, order)), place.device)
     clock.lap(done.seconds, "decode")
-    with place.lock:
+
+    def masks() -> list[Packed]:
         clock.lap(done.seconds, "queue")
-        done.masks.update(zip(order, _refined(place, images, logits, recipe), strict=True))
+        found = _refined(place, images, logits, recipe)
         clock.lap(done.seconds, "device refine")
+        return found
+
+    done.masks.update(zip(order, place.run(masks), strict=True))
     return done
 
 
@@ -220,7 +231,7 @@ def in_batches(place: _Device, image_BSS3: npt.NDArray[np.uint8]) -> npt.NDArray
     first = 0
     while first < len(image_BSS3):
         try:
-            maps.append(activate(place.network, image_BSS3[first : first + place.batch_size]))
+            maps.append(_forward(place, image_BSS3[first : first + place.batch_size]))
         except torch.OutOfMemoryError:
             if place.batch_size == 1:
                 raise A2SError(_FULL) from None
@@ -231,12 +242,24 @@ def in_batches(place: _Device, image_BSS3: npt.NDArray[np.uint8]) -> npt.NDArray
     return np.concatenate(maps)
 
 
+def _forward(place: _Device, image_BSS3: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Activate so that a GPU needs no time for plans: cuDNN makes them for each shape it sees."""
+    import torch
+
+    if not place.one_size:
+        # Shapes without end, so kernels that need no plan.
+        with torch.backends.cudnn.flags(enabled=False, allow_tf32=False):
+            return activate(place.network, image_BSS3)
+    # One shape: a batch is filled up with copies, which change nothing for the others.
+    num_copies = place.batch_size - len(image_BSS3)
+    filled_BSS3 = np.concatenate([image_BSS3, np.repeat(image_BSS3[-1:], num_copies, axis=0)])
+    return activate(place.network, filled_BSS3)[: len(image_BSS3)]
+
+
 def fitting_batch(model: Path, image_size: int, num_pixels: int) -> int:
     """How many images of `num_pixels` a forward pass may have on this process's GPU; 1 on a CPU.
 
     Measured on squares of `image_size`, a side in pixels.
-
-    Raises: A2SError when not even one image fits.
     """
     import torch
 
@@ -244,14 +267,12 @@ def fitting_batch(model: Path, image_size: int, num_pixels: int) -> int:
         return 1
     network = load_network(model, "cuda")
     peaks: dict[int, int] = {}
-    for batch_size in (1, 2, 8):
+    for batch_size in (2, 8):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         try:
             activate(network, np.zeros((batch_size, image_size, image_size, 3), np.uint8))
         except torch.OutOfMemoryError:
-            if not peaks:
-                raise A2SError(_FULL) from None
             return 1
         peaks[batch_size] = torch.cuda.max_memory_allocated()
     torch.cuda.empty_cache()

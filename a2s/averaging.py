@@ -9,11 +9,9 @@ workers, as it is by all ranks. Shapes: B images, S the side of the network's in
 from __future__ import annotations
 
 import functools
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +22,7 @@ import numpy.typing as npt
 from a2s import checkpoint, hma
 from a2s.data import images
 from a2s.data.tars import Index
+from a2s.devicethread import DeviceThread
 from a2s.errors import DataError, LabelError
 from a2s.labelling import decode
 from a2s.labelrows import RowFile, quantise, read_header, row_file_name, write_rows
@@ -33,17 +32,21 @@ from a2s.refine.crf import Backend
 from a2s.refine.energy import F32, U8
 
 if TYPE_CHECKING:
-    from torch import nn
+    import torch
+    from torch import Tensor, nn
 
 CHUNK = 32
 """Images per task, and so per row file: seconds of work on a core."""
 GPU_BATCH = 8
 """Images per forward pass on a GPU; training needs more memory for as many."""
+GPU_CRF_BYTES = 8 * 2**30
+"""Memory on a GPU for the CRFs that are computed at once: those of a chunk at 320 px need 3 GB."""
 HELPERS = 8
 """Threads per GPU that read, decode, and where the CRF is the CPU's, compute it."""
 STAGES = ("decode", "network", "crf", "write")
 
-Each = Callable[[Callable[[int], Any], range], Iterator[Any]]
+Run = Callable[[Callable[[], Any]], Any]
+"""Calls a function, where and when it may use the device."""
 
 
 @dataclass(frozen=True)
@@ -124,19 +127,44 @@ def row_files(turn: Turn, chunk: Chunk) -> tuple[RowFile, RowFile] | None:
     return headers[0].file, headers[1].file
 
 
+@dataclass(frozen=True)
+class _Place:
+    """A network on a device, how to have something done there, and for each of several images."""
+
+    network: nn.Module
+    device: torch.device
+    run: Run
+    each: hma.Each
+    batch_size: int = 1
+    crf_bytes: int = 0
+    """Memory for CRFs that are computed together; 0: one at a time, on a CPU faster as well."""
+
+
 def update_chunk(chunk: Chunk, turn: Turn) -> Updated:
     """Update the images of a chunk on one CPU core."""
-    return _update(turn, load_network(turn.model, "cpu"), map, nullcontext(), chunk)
+    import torch
+
+    def run(function: Callable[[], Any]) -> Any:
+        return function()
+
+    network, device = load_network(turn.model, "cpu"), torch.device("cpu")
+    return _update(turn, _Place(network, device, run, map), chunk)
 
 
 def load_update(turn: Turn) -> Callable[[Chunk], Updated]:
-    """Load the model once, on the GPU if there is one; what comes back does a chunk."""
+    """Load the model once, on the GPU if there is one; what comes back does a chunk.
+
+    Several threads call it: while one has the device, the others read and decode.
+    """
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network, lock = load_network(turn.model, device), threading.Lock()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     helpers = ThreadPoolExecutor(HELPERS, "a2s-helper")
-    return functools.partial(_update, turn, network, helpers.map, lock)
+    network = load_network(turn.model, device.type)
+    # One at a time on a CPU: an image has the same label whatever shares its chunk.
+    batch_size, crf_bytes = (GPU_BATCH, GPU_CRF_BYTES) if device.type == "cuda" else (1, 0)
+    place = _Place(network, device, DeviceThread(), helpers.map, batch_size, crf_bytes)
+    return functools.partial(_update, turn, place)
 
 
 def passed_on(chunk: Chunk, updated: Updated) -> Updated:
@@ -147,21 +175,23 @@ def passed_on(chunk: Chunk, updated: Updated) -> Updated:
 @functools.cache
 def load_network(model: Path, device: str) -> nn.Module:
     """Load a detector for inference only, onto a device, once per process."""
-    import torch
-
-    from a2s.models.encoders import exact_on_gpu, fold_batchnorm, use_onednn
+    from a2s.models.encoders import exact_on_gpu, fold_batchnorm, inference_format, use_onednn
 
     exact_on_gpu()
     network, _ = checkpoint.load_model(model)
     encoder = network.get_submodule("encoder")
     fold_batchnorm(encoder)
+    memory_format = inference_format(network, device)
     if device == "cpu":
         use_onednn(encoder)
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return network.to(device, memory_format=memory_format)  # type: ignore[call-overload,no-any-return]
 
 
-def predict(network: nn.Module, image_BSS3: U8, *, batch_size: int) -> F32:
-    """Saliency of images squashed to the network's size.
+def predict(network: nn.Module, image_BSS3: Tensor, *, batch_size: int) -> F32:
+    """Saliency of images on the network's device, squashed to its size.
+
+    All forward passes have one shape, for which a GPU makes plans once: the last batch is filled up
+    with copies, which change nothing for the others. The device is waited for at the end.
 
     Shape: B S S 3 -> B S S. Range: 0..1.
     """
@@ -169,40 +199,76 @@ def predict(network: nn.Module, image_BSS3: U8, *, batch_size: int) -> F32:
 
     from a2s.data.transforms import normalise
 
-    device = next(network.parameters()).device
+    weight, num_images = next(network.parameters()), len(image_BSS3)
+    copy_BSS3 = image_BSS3[-1:].expand(-num_images % batch_size, -1, -1, -1)
     found = []
     with torch.inference_mode():
-        for first in range(0, len(image_BSS3), batch_size):
-            bytes_BSS3 = torch.from_numpy(image_BSS3[first : first + batch_size]).to(device)
-            logits_B1SS = network(normalise(bytes_BSS3.permute(0, 3, 1, 2)))
-            found.append(logits_B1SS[:, 0].float().sigmoid().cpu().numpy())
-    return np.concatenate(found)
+        for bytes_BSS3 in torch.split(torch.cat([image_BSS3, copy_BSS3]), batch_size):
+            image_B3SS = normalise(bytes_BSS3.permute(0, 3, 1, 2))
+            if weight.is_cuda and weight.is_contiguous():
+                # Else the images' own format, channels last, would decide.
+                image_B3SS = image_B3SS.contiguous()
+            found.append(network(image_B3SS)[:, 0].float().sigmoid())
+        return torch.cat(found)[:num_images].cpu().numpy()
 
 
-def _update(
-    turn: Turn, network: nn.Module, each: Each, lock: AbstractContextManager[Any], chunk: Chunk
-) -> Updated:
-    rows, on_gpu = range(len(chunk.rows)), next(network.parameters()).is_cuda
+def marginals_of(image_BSS3: Tensor, run: Run, *, max_bytes: int) -> hma.Marginals:
+    """The CRF in torch of images that lie on a device, together as far as `max_bytes` allow.
+
+    An image gets the same numbers, to the last bit, whatever its companions.
+
+    Shape: B S S 3; 2 N of each -> S S of each. Range: 0..1.
+    """
+    import torch
+
+    from a2s.refine import crf_torch
+
+    def marginals(energies: Sequence[F32]) -> F32:
+        difference_BN = np.stack([energy_2N[0] - energy_2N[1] for energy_2N in energies])
+        logit_BSS = _pinned(difference_BN.reshape(image_BSS3.shape[:3]), image_BSS3.device)
+
+        def on_device() -> F32:
+            there_BSS = logit_BSS.to(image_BSS3.device, non_blocking=True)
+            found = crf_torch.marginals(
+                image_BSS3.unbind(), there_BSS.unbind(), hma.CRF, max_bytes=max_bytes
+            )
+            return torch.stack(found).cpu().numpy()
+
+        s_BSS: F32 = run(on_device)
+        return np.float32(0.5) + np.float32(0.5) * s_BSS
+
+    return marginals
+
+
+def _pinned(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """An array where a GPU can copy from while the host goes on."""
+    import torch
+
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+def _update(turn: Turn, place: _Place, chunk: Chunk) -> Updated:
     done = Updated(len(chunk.rows))
     now = time.perf_counter()
-    image_BSS3 = np.stack(list(each(functools.partial(_image, turn, chunk), rows)))
+    image_BSS3 = np.stack(list(place.each(functools.partial(_image, turn, chunk), chunk.rows)))
+    averages = list(place.each(lambda row: turn.before(row, 1), chunk.rows))
+    waiting_BSS3 = _pinned(image_BSS3, place.device)
     now = done.lap("decode", now)
-    with lock:
-        # One at a time on a CPU: an image has the same label whatever shares its chunk.
-        probability_BSS = predict(network, image_BSS3, batch_size=GPU_BATCH if on_gpu else 1)
+
+    def on_device() -> tuple[Tensor, F32]:
+        there_BSS3 = waiting_BSS3.to(place.device, non_blocking=True)
+        return there_BSS3, predict(place.network, there_BSS3, batch_size=place.batch_size)
+
+    there_BSS3, probability_BSS = place.run(on_device)
     now = done.lap("network", now)
 
-    marginal = marginal_of(turn.backend)
-
-    def one(at: int) -> tuple[F32, F32]:
-        before_SS = turn.before(chunk.rows[at], 1)
-        return hma.update(image_BSS3[at], probability_BSS[at], before_SS, marginal=marginal)
-
     if turn.backend == "torch":
-        with lock:
-            pairs = list(map(one, rows))
+        marginals = marginals_of(there_BSS3, place.run, max_bytes=place.crf_bytes)
+        pairs = hma.update_batch(probability_BSS, averages, marginals=marginals, each=place.each)
     else:
-        pairs = list(each(one, rows))
+        one = functools.partial(hma.update, marginal=marginal_of(turn.backend))
+        pairs = list(place.each(one, image_BSS3, probability_BSS, averages))
     now = done.lap("crf", now)
 
     name = chunk.file(turn.generation)
@@ -212,13 +278,13 @@ def _update(
     return done
 
 
-def _image(turn: Turn, chunk: Chunk, at: int) -> U8:
-    row = chunk.rows[at] - chunk.rows[0]
+def _image(turn: Turn, chunk: Chunk, row: int) -> U8:
+    at = row - chunk.rows[0]
     try:
-        image_HW3 = decode(chunk.part, row)
+        image_HW3 = decode(chunk.part, at)
     except DataError as error:
         raise DataError(
-            f"hma: image {chunk.part.key(row)} of {chunk.part.folder}: {error}"
+            f"hma: image {chunk.part.key(at)} of {chunk.part.folder}: {error}"
         ) from None
     return images.resize_rgb(
         image_HW3, height=turn.side, width=turn.side, resize_filter=turn.resize_filter

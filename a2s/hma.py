@@ -1,4 +1,4 @@
-"""Historical moving average of CRF-refined predictions: the rule of Table VIII. Pure, per image.
+"""Historical moving average of CRF-refined predictions: the rule of Table VIII. Pure.
 
 DeepUSPS (Nguyen et al. 2019) makes better labels of what its network predicts over the epochs. Per
 image, after epoch k, with Y the prediction:
@@ -25,10 +25,13 @@ Its paper and its published code leave open, or do otherwise, what matters here:
 - Average and label are kept soft, as 16-bit fixed point (`a2s.olr`; 8 bits there). The next epoch
   compares a label with 0.5, as the code does, unless stage 2 is told to use soft targets.
 
-Shapes: S the side of the network's input.
+Shapes: S the side of the network's input, N its pixels.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +41,12 @@ from a2s.refine.energy import F32, U8
 KEPT = 0.7
 """Share of the old average that an update keeps."""
 CRF = CrfParams(bilateral_sxy=80.0, bilateral_srgb=13.0, iterations=5)
+
+
+Marginals = Callable[[Sequence[F32]], Iterable[F32]]
+"""Probabilities of foreground (S S) of the images of a batch, from their energies (2 N)."""
+Each = Callable[..., Iterable[Any]]
+"""The builtin `map`, or what gives the same from several threads."""
 
 
 def averaged(average_SS: F32, refined_SS: F32) -> F32:
@@ -55,7 +64,30 @@ def update(
 
     Shape: S S 3, S S, S S -> S S, S S. Range: 0..1.
     """
-    refined_SS = marginal(image_SS3, soft_energy(probability_SS, CRF), CRF)
-    new_SS = averaged(average_SS, refined_SS)
-    label_SS = marginal(image_SS3, soft_energy(new_SS, CRF), CRF)
-    return new_SS, np.clip(label_SS, 0, 1)
+
+    def marginals(energies: Sequence[F32]) -> list[F32]:
+        return [marginal(image_SS3, energy_2N, CRF) for energy_2N in energies]
+
+    (pair,) = update_batch([probability_SS], [average_SS], marginals=marginals)
+    return pair
+
+
+def update_batch(
+    probabilities: Iterable[F32],
+    averages: Iterable[F32],
+    *,
+    marginals: Marginals,
+    each: Each = map,
+) -> list[tuple[F32, F32]]:
+    """Make new averages and labels of a batch of images, whose CRFs are computed together.
+
+    Shape: S S, S S of each -> (S S, S S) of each. Range: 0..1.
+    """
+    refined = marginals(list(each(_energy, probabilities)))
+    new = list(each(averaged, averages, refined))
+    labels = marginals(list(each(_energy, new)))
+    return [(new_SS, np.clip(label_SS, 0, 1)) for new_SS, label_SS in zip(new, labels, strict=True)]
+
+
+def _energy(probability_SS: F32) -> F32:
+    return soft_energy(probability_SS, CRF)

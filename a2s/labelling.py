@@ -149,18 +149,17 @@ def _header(model: Path) -> dict[str, str]:
 @functools.cache
 def load_network(model: Path, device: str = "cpu") -> ActivationNet:
     """Load a stage-1 model for labelling only, onto a device, once per process."""
-    import torch
-
     from a2s.models.activation import ActivationNet
-    from a2s.models.encoders import exact_on_gpu, fold_batchnorm, use_onednn
+    from a2s.models.encoders import exact_on_gpu, fold_batchnorm, inference_format, use_onednn
 
     exact_on_gpu()
     network, _ = checkpoint.load_model(model)
     assert isinstance(network, ActivationNet), model
     fold_batchnorm(network.eval().encoder)
+    memory_format = inference_format(network, device)
     if device == "cpu":
         use_onednn(network)
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return network.to(device, memory_format=memory_format)  # type: ignore[call-overload,no-any-return]
 
 
 @functools.cache
@@ -210,12 +209,15 @@ def activate(network: ActivationNet, image_BSS3: npt.NDArray[np.uint8]) -> npt.N
 
     from a2s.data.transforms import normalise
 
-    device = next(network.parameters()).device
+    weight = next(network.parameters())
     with torch.inference_mode():
         bytes_BSS3 = torch.from_numpy(image_BSS3)
-        if device.type == "cuda":
-            bytes_BSS3 = bytes_BSS3.pin_memory().to(device, non_blocking=True)
+        if weight.is_cuda:
+            bytes_BSS3 = bytes_BSS3.pin_memory().to(weight.device, non_blocking=True)
         image_B3SS = normalise(bytes_BSS3.permute(0, 3, 1, 2))
+        if weight.is_cuda and weight.is_contiguous():
+            # Else the images' own format, channels last, would decide.
+            image_B3SS = image_B3SS.contiguous()
         return network(image_B3SS).theta[:, 0].float().cpu().numpy()  # type: ignore[no-any-return]
 
 

@@ -147,7 +147,7 @@ def _network_step(model: Path, max_pixels: int) -> Step:
     from a2s import checkpoint
     from a2s.boundary import sign
     from a2s.data.transforms import normalise
-    from a2s.models.encoders import exact_on_gpu
+    from a2s.models.encoders import exact_on_gpu, fold_batchnorm, inference_format, use_onednn
 
     exact_on_gpu()
     network, metadata = checkpoint.load_model(model)
@@ -156,7 +156,12 @@ def _network_step(model: Path, max_pixels: int) -> Step:
     side, resize_filter = int(metadata["image_size"]), metadata.get("resize_filter", "bilinear")
     sign_tie = int(metadata.get("sign_tie", "1"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = network.to(device)
+    on_gpu = device.type == "cuda"
+    fold_batchnorm(network.get_submodule("encoder"))
+    memory_format = inference_format(network, device.type)
+    if not on_gpu:
+        use_onednn(network)
+    network = network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
 
     def load(picture: Picture) -> tuple[Image8, int, int] | BadImage:
         image_HW3 = _decode(picture, max_pixels)
@@ -167,21 +172,26 @@ def _network_step(model: Path, max_pixels: int) -> Step:
         return small_SS3, height, width
 
     @torch.inference_mode()
+    def forward(image_BSS3: Image8) -> NDArray[np.float32]:
+        bytes_BSS3 = torch.from_numpy(image_BSS3)
+        if on_gpu:
+            bytes_BSS3 = bytes_BSS3.pin_memory().to(device, non_blocking=True)
+        image_B3SS = normalise(bytes_BSS3.permute(0, 3, 1, 2))
+        answer = network(image_B3SS.contiguous(memory_format=memory_format))
+        if metadata["kind"] == "activation":
+            answer = answer.theta * sign(answer.theta, tie=sign_tie)
+        return answer[:, 0].float().cpu().numpy()  # type: ignore[no-any-return]
+
     def step(pictures: list[Picture]) -> list[Answer]:
-        if device.type == "cuda":
+        if on_gpu:
             with ThreadPoolExecutor(_DECODERS_PER_GPU) as threads:
                 loaded = list(threads.map(load, pictures))
         else:
             loaded = [load(picture) for picture in pictures]
-        good = [item for item in loaded if not isinstance(item, BadImage)]
-        logits_B1hw = np.empty((0, 1, 1, 1), dtype=np.float32)
-        if good:
-            images_BSS3 = torch.from_numpy(np.stack([item[0] for item in good])).to(device)
-            answer = network(normalise(images_BSS3.permute(0, 3, 1, 2)))
-            if metadata["kind"] == "activation":
-                answer = answer.theta * sign(answer.theta, tie=sign_tie)
-            logits_B1hw = answer.float().cpu().numpy()
-        maps = iter(logits_B1hw[:, 0])
+        good = [item[0] for item in loaded if not isinstance(item, BadImage)]
+        # One at a time on a CPU: faster, and no map depends on which images share its chunk.
+        batches = [good] if good and on_gpu else [[small_SS3] for small_SS3 in good]
+        maps = (values_hw for batch in batches for values_hw in forward(np.stack(batch)))
         return [
             item if isinstance(item, BadImage) else Logits(next(maps), item[1], item[2])
             for item in loaded

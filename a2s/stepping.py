@@ -7,6 +7,7 @@ commit, where the job ends. On a CPU the same code runs.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -89,17 +90,21 @@ class Readings:
 def compiled(function: Callable[P, R], device: torch.device) -> Callable[P, R]:
     """Compile a network's `forward` or a loss, for the one shape that training has.
 
-    Functions and not modules, whose tensors would get other names.
+    Functions and not modules, whose tensors would get other names. On a GPU what is compiled is
+    recorded once and replayed from then on: a step has some thousand kernels, and to start them one
+    by one takes the host longer than the GPU needs for them. What such a function returns is
+    overwritten by its next call.
 
     Raises:
-        ConfigError: several ranks on CPUs, where the compiled backward pass of the detector fails.
+        ConfigError: several ranks; on CPUs the compiled backward pass of the detector fails, on
+            GPUs DDP cuts the graph into pieces.
     """
-    if device.type == "cpu" and distributed.world() > 1:
-        raise ConfigError(
-            "compile: several ranks on CPUs cannot compile (torch expects other memory formats of "
-            "gradients than it gets); leave --compile out"
-        )
-    return torch.compile(function, dynamic=False)
+    if distributed.world() > 1:
+        raise ConfigError("compile: works with one process; leave --compile out, or start one")
+    # fp32 means fp32 here; torch would say at every start that TF32 is faster.
+    warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
+    graphs = device.type == "cuda"
+    return torch.compile(function, dynamic=False, options={"triton.cudagraphs": graphs})
 
 
 def copy_to_host(tensor: Tensor) -> tuple[Tensor, Callable[[], None]]:

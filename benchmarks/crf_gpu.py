@@ -1,6 +1,6 @@
 """The dense CRF in torch: images per second, memory, phases, and what its masks are worth.
 
-    python benchmarks/crf_gpu.py [--images DIR [--masks DIR]] [--quick]
+    python benchmarks/crf_gpu.py [--images DIR [--masks DIR]] [--quick] [--out FILE]
 
 Without photographs, drawn scenes or (where pydantic is absent) textured noise. Starting labels are
 blurred and disturbed ground truth, as rough as activation maps. Needs neither a network nor Ray;
@@ -197,6 +197,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 64, 128])
     parser.add_argument("--quick", action="store_true", help="batches of 1 and 4, 3 repeats")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
     if args.quick:
         args.batches, args.repeats = [1, 4], 3
@@ -228,8 +229,8 @@ def main() -> None:
         "agreement": agreement(pairs, device),
         "distance_to_exact_mean_field": distance_to_exact(small, device),
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    args.out.parent.mkdir(exist_ok=True)
+    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({k: v for k, v in result.items() if k != "speed"}, indent=1))
 
 

@@ -7,6 +7,7 @@ Parts, each of which fits into ten minutes; results of other parts in the file a
 - `stage1`, `stage2`: images/s, share of time waiting for data, device memory and MFU of the jobs,
   eager and compiled, with and without cached features, and of `plain_train.py` (with PyTorch's
   default, TF32 convolutions, and in strict float32). Also how often a step waits for the device.
+  Written down cell by cell, those that matter most first; one that fails is written down as such.
 - `quality`: adaptive F of stage 2 on drawn scenes, bf16 and compiled against fp32 and eager.
 - `whole`: 3000 images, 20 and 25 epochs, labels with the CRF in between; where the time goes.
 
@@ -21,163 +22,114 @@ import functools
 import json
 import os
 import shlex
-import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
+from gpu_cell import flops
+from gpu_material import CellError, cell, make_images, make_truth, pack
 from machine import describe_machine
-
-from a2s.data.images import encode_png
-from a2s.data.scenes import draw_scene
-from a2s.data.tars import Index, ShardWriter
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "gpu_train.json"
 PARTS = ("stage1", "stage2", "quality", "whole")
+PLAIN = "plain, TF32 convolutions"
 BATCH = 8
 # Dense bfloat16 peak of the SXM cards, FLOP/s (data sheets).
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 TARGET_SPEEDUP, TARGET_F, TARGET_WHOLE_SEC = 3.0, 0.005, 180.0
 
 
-def cell(**what: Any) -> dict[str, Any]:
-    """Measure in a process of its own, so that memory, caches and flags start fresh."""
-    command = [sys.executable, str(HERE / "gpu_cell.py"), json.dumps(what, default=str)]
-    environment = {**os.environ, "PYTHONPATH": f"{HERE.parent}:{os.environ.get('PYTHONPATH', '')}"}
-    start = time.perf_counter()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{what}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    result["wall_sec"] = round(time.perf_counter() - start, 1)
-    return result
-
-
-def make_images(root: Path, *, count: int, side: int, num_scenes: int, seed: int = 0) -> None:
-    """JPEGs and rough masks: a few drawn scenes, mirrored, shifted and dimmed into many."""
-    images, masks = root / "images", root / "masks"
-    images.mkdir(parents=True)
-    masks.mkdir()
-    rng = np.random.default_rng(seed)
-    drawn = [draw_scene(seed=seed, index=i, side_px=side) for i in range(min(num_scenes, count))]
-    for number in range(count):
-        scene = drawn[number % len(drawn)]
-        image, mask = scene.image_HW3, scene.mask_HW
-        if number >= len(drawn):
-            shift = rng.integers(0, side // 4, 2)
-            image, mask = (np.roll(x, shift, (0, 1)) for x in (image, mask))
-            image = np.clip(image * rng.uniform(0.7, 1.1), 0, 255).astype(np.uint8)
-            if number // len(drawn) % 2:
-                image, mask = image[:, ::-1], mask[:, ::-1]
-        # A pseudo label: right in the whole, wrong along the edge.
-        mask = cv2.dilate(np.ascontiguousarray(mask), np.ones((7, 7), np.uint8))
-        bgr = np.ascontiguousarray(image[..., ::-1])
-        cv2.imwrite(str(images / f"i{number:05d}.jpg"), bgr, [cv2.IMWRITE_JPEG_QUALITY, 90])
-        cv2.imwrite(str(masks / f"i{number:05d}.png"), mask)
-
-
-def make_truth(root: Path, *, count: int, side: int) -> None:
-    """Scenes that nobody trains on, with exact masks."""
-    for folder in ("images", "masks"):
-        (root / folder).mkdir(parents=True)
-    for number in range(count):
-        scene = draw_scene(seed=1, index=number, side_px=side)
-        bgr = np.ascontiguousarray(scene.image_HW3[..., ::-1])
-        cv2.imwrite(str(root / "images" / f"t{number:04d}.jpg"), bgr)
-        cv2.imwrite(str(root / "masks" / f"t{number:04d}.png"), scene.mask_HW)
-
-
-def pack(root: Path) -> None:
-    """Data shards, by the ordinary job, and label shards of the masks."""
-    settings = {"images": [root / "images"], "out": root / "data", "workers": 0}
-    cell(kind="job", job="shard", settings=settings)
-    (root / "labels").mkdir()
-    index = Index.load(root / "data")
-    for number, shard in enumerate(index.shards):
-        with ShardWriter(
-            root / "labels", shard.name, settings="drawn", num_shards=len(index.shards)
-        ) as writer:
-            for row in index.shard_rows(number):
-                path = root / "masks" / f"{index.key(row)}.png"
-                mask_HW = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-                writer.add(index.key(row), {"png": encode_png(mask_HW)})
-
-
-def stage(name: str, args: argparse.Namespace, work: Path) -> dict[str, Any]:
+def stage(
+    name: str, args: argparse.Namespace, work: Path, save: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
     """Speed of one stage: the plain loop and ours, side by side."""
     root = work / name
     make_images(root, count=args.images, side=400 if not args.quick else 64, num_scenes=40)
     pack(root)
-    results: dict[str, Any] = {}
+    result: dict[str, Any] = {"images": args.images, "encoders": {}}
     for encoder in args.encoders:
-        counts = cell(kind="flops", encoder=encoder, side=args.side)
+        counts = flops({"encoder": encoder, "side": args.side})
         cells: dict[str, dict[str, Any]] = {}
-        plain = {"stage": name, "encoder": encoder, "side": args.side, "workers": args.workers}
-        folders = {"images": root / "images", "masks": root / "masks"}
-        for label, tf32 in (("plain, TF32 convolutions", True), ("plain, strict fp32", False)):
-            cells[label] = cell(kind="plain", tf32=tf32, **plain, **folders)
-        for precision, compiled, cached in variants(name, args):
-            parts = [precision, "compiled" if compiled else "eager"]
-            parts += [] if cached is None else ["cached" if cached else "not cached"]
-            label = ", ".join(parts)
-            # Epochs until nearly every (image, flip) was seen, for the steady state of the cache.
-            epochs = 2 if args.quick else 6 if cached else 3
-            settings = common(args, encoder) | {
-                "data": root / "data",
-                "out": root / f"{encoder} {label}",
-                "precision": precision,
-                "compile": compiled,
-                "epochs": epochs,
-            }
-            if name == "stage1":
-                settings |= {"cache_gib": 32 if cached else 0, "lr": 0.01}
-                settings["cache_dir"] = root / f"cache {encoder} {label}"
-            else:
-                settings |= {"labels": root / "labels", "warm_epochs": 0}
-            cells[label] = cell(kind="job", job=name, settings=settings)
+        result["encoders"][encoder] = {"flops_per_image": counts, "cells": cells}
+        for label, what in cells_of(name, args, encoder, root).items():
+            try:
+                cells[label] = cell(**what)
+            except CellError as error:
+                cells[label] = {"failed": str(error)}
+            if "synchronising_calls" in cells[label]:
+                count = cells[label].pop("synchronising_calls")
+                cells[label] = {
+                    "synchronising_calls_per_step": round(count / -(-args.images // BATCH), 3),
+                    "where": cells[label]["where"],
+                }
             print(name, encoder, label, cells[label], flush=True)
-            if (precision, compiled) == ("bf16", False) and cached is not False:
-                settings |= {"out": root / f"{encoder} syncs", "epochs": 1}
-                counted = cell(kind="job", job=name, settings=settings, count_syncs=True)
-                steps = -(-args.images // BATCH)
-                cells[label]["synchronising_calls_per_step"] = round(
-                    counted["synchronising_calls"] / steps, 3
-                )
-                cells[label]["synchronising_calls_where"] = counted["where"]
-        add_rates(cells, counts, name)
-        results[encoder] = {"flops_per_image": counts, "cells": cells}
-    return {"images": args.images, "encoders": results}
+            add_rates(cells, counts, name)
+            save(result)
+    return result
+
+
+def cells_of(
+    name: str, args: argparse.Namespace, encoder: str, root: Path
+) -> dict[str, dict[str, Any]]:
+    """What to measure, by label, in order."""
+    plain = {"kind": "plain", "stage": name, "encoder": encoder, "side": args.side}
+    plain |= {"workers": args.workers, "images": root / "images", "masks": root / "masks"}
+    cells: dict[str, dict[str, Any]] = {PLAIN: {**plain, "tf32": True}}
+    syncs: dict[str, dict[str, Any]] = {}
+    for precision, compiled, cached in variants(name, args):
+        parts = [precision, "compiled" if compiled else "eager"]
+        parts += [] if cached is None else ["cached" if cached else "not cached"]
+        label = ", ".join(parts)
+        settings = common(args, encoder) | {
+            "data": root / "data",
+            "out": root / f"{encoder} {label}",
+            "precision": precision,
+            "compile": compiled,
+            # Until nearly every (image, flip) was seen, for the steady state of the cache.
+            "epochs": 2 if args.quick else 6 if cached else 3,
+        }
+        if name == "stage1":
+            settings |= {"cache_gib": 32 if cached else 0, "lr": 0.01}
+            settings["cache_dir"] = root / f"cache {encoder} {label}"
+        else:
+            settings |= {"labels": root / "labels", "warm_epochs": 0}
+        cells[label] = {"kind": "job", "job": name, "settings": settings}
+        if (precision, compiled) == ("bf16", False) and cached is not False:
+            once = settings | {"out": root / f"{encoder} syncs", "epochs": 1}
+            counted = {"kind": "job", "job": name, "settings": once, "count_syncs": True}
+            syncs[f"{label}: calls that wait for the device"] = counted
+    return cells | {"plain, strict fp32": {**plain, "tf32": False}} | syncs
 
 
 def variants(name: str, args: argparse.Namespace) -> list[tuple[str, bool, bool | None]]:
     """(precision, compiled, features cached) of the cells of a stage."""
-    kinds = [("fp32", False), ("bf16", False), ("bf16", True)]
+    kinds = [("bf16", False), ("bf16", True), ("fp32", False)]
     if args.quick:
-        kinds = kinds[:1]
+        kinds = kinds[-1:]
     caching = (True, False) if name == "stage1" else (None,)
     return [(precision, compiled, cached) for cached in caching for precision, compiled in kinds]
 
 
 def add_rates(cells: dict[str, dict[str, Any]], counts: dict[str, Any], name: str) -> None:
-    """Ratios to the plain loop, and model FLOPs against the card's dense bfloat16 peak."""
+    """Ratios to the plain loop; model FLOPs of bfloat16 cells against the card's dense peak."""
     card = torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
     peak = next((value for known, value in PEAK_FLOPS.items() if known in card), None)
+    plain = cells[PLAIN].get("images_per_sec")
     for label, found in cells.items():
-        per_image = counts["stage2"]
-        if name == "stage1":
-            encodes = "not cached" in label or "plain" in label
-            per_image = counts["stage1_blocks"] + encodes * counts["encoder_forward"]
-        rate = found["images_per_sec"]
-        found["speedup_over_plain"] = round(
-            rate / cells["plain, TF32 convolutions"]["images_per_sec"], 2
-        )
-        found["mfu"] = round(rate * per_image / peak, 4) if peak else None
+        rate = found.get("images_per_sec")
+        if rate and plain:
+            found["speedup_over_plain"] = round(rate / plain, 2)
+        if rate and peak and label.startswith("bf16"):
+            per_image = counts["stage2"]
+            if name == "stage1":
+                encodes = counts["encoder_forward"] if "not cached" in label else 0
+                per_image = counts["stage1_blocks"] + encodes
+            found["mfu"] = round(rate * per_image / peak, 4)
 
 
 def common(args: argparse.Namespace, encoder: str) -> dict[str, Any]:
@@ -185,7 +137,9 @@ def common(args: argparse.Namespace, encoder: str) -> dict[str, Any]:
     return {"encoder": {"name": encoder}, "loader_workers": args.workers, "log_every": 50, **shape}
 
 
-def quality(args: argparse.Namespace, work: Path) -> dict[str, Any]:
+def quality(
+    args: argparse.Namespace, work: Path, save: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
     """Does speed cost anything? The same short training twice, from several seeds."""
     root = work / "quality"
     side = 64 if args.quick else 320
@@ -218,7 +172,9 @@ def quality(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     return {"runs": found, "mean_adaptive_f": mean, "adaptive_f_change": round(change, 4)}
 
 
-def whole(args: argparse.Namespace, work: Path) -> dict[str, Any]:
+def whole(
+    args: argparse.Namespace, work: Path, save: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
     """The paper's run, step by step; drawing the images is not part of it."""
     root, encoder = work / "whole", args.encoders[0]
     count = 16 if args.quick else 3000
@@ -241,6 +197,7 @@ def whole(args: argparse.Namespace, work: Path) -> dict[str, Any]:
             settings = {k: v for k, v in settings.items() if not k.startswith("cache")}
         steps[command] = cell(kind="job", job=command, settings=settings)
         print("whole", command, steps[command], flush=True)
+        save({"images": count, "steps": steps})
     total = sum(step["wall_sec"] for step in steps.values())
     shares = {name: round(step["wall_sec"] / total, 3) for name, step in steps.items()}
     return {"images": count, "steps": steps, "total_sec": round(total, 1), "shares": shares}
@@ -251,12 +208,12 @@ def targets(parts: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if "stage2" in parts:
         for encoder, result in parts["stage2"]["encoders"].items():
-            best = max(c["speedup_over_plain"] for c in result["cells"].values())
+            best = max(c.get("speedup_over_plain", 0) for c in result["cells"].values())
             found[f"stage 2, {encoder}: times the plain loop"] = [best, best >= TARGET_SPEEDUP]
-    if "quality" in parts:
+    if "adaptive_f_change" in parts.get("quality", {}):
         change = parts["quality"]["adaptive_f_change"]
         found["change of adaptive F"] = [change, abs(change) <= TARGET_F]
-    if "whole" in parts:
+    if "total_sec" in parts.get("whole", {}):
         total = parts["whole"]["total_sec"]
         found["whole run, seconds"] = [total, total <= TARGET_WHOLE_SEC]
     return found
@@ -283,14 +240,17 @@ def main() -> None:
     record = json.loads(args.out.read_text()) if args.out.exists() else {"parts": {}}
     stages = {name: functools.partial(stage, name) for name in ("stage1", "stage2")}
     measure = {**stages, "quality": quality, "whole": whole}
-    for name in args.parts:
-        with tempfile.TemporaryDirectory() as folder:
-            result = measure[name](args, Path(folder))
-        command = shlex.join(["python", "benchmarks/gpu_train.py", *sys.argv[1:]])
+    command = shlex.join(["python", "benchmarks/gpu_train.py", *sys.argv[1:]])
+
+    def save(name: str, result: dict[str, Any]) -> None:
         record["parts"][name] = {"command": command, **describe_machine(), **result}
         record["targets"] = targets(record["parts"])
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(record, indent=1) + "\n")
+
+    for name in args.parts:
+        with tempfile.TemporaryDirectory() as folder:
+            save(name, measure[name](args, Path(folder), functools.partial(save, name)))
     print(json.dumps(record["targets"], indent=1))
 
 

@@ -38,6 +38,7 @@ LAYERS = {
     "a2s.labelschedule": PURE,
     "a2s.hma": PURE,
     "a2s.activating": SERVICE,
+    "a2s.devicethread": SERVICE,
     "a2s.folderlock": SERVICE,
     "a2s.labelreport": SERVICE,
     "a2s.labelshards": SERVICE,

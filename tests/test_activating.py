@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from labelling_case import write_model
 
 from a2s import activating
+from a2s.devicethread import DeviceThread
 from a2s.errors import A2SError
 from a2s.labelsetup import recipe_of
 from a2s.options import RefineConfig
@@ -40,8 +42,7 @@ def test_a_batch_that_does_not_fit_is_halved(model: Path) -> None:
             return self.inner(image_B3SS)
 
     pixels = torch.randint(0, 255, (7, 64, 64, 3), dtype=torch.uint8).numpy()
-    lock = contextlib.nullcontext()
-    place = activating._Device(Small(), torch.device("cpu"), 8, lock, None)
+    place = activating._Device(Small(), torch.device("cpu"), 8, DeviceThread(), None, True)
     assert activating.in_batches(place, pixels).shape == (7, 16, 16)
     assert place.batch_size == 2
 
@@ -75,7 +76,7 @@ def test_a_crf_that_does_not_fit_is_done_in_parts(monkeypatch: pytest.MonkeyPatc
     pictures = [numbers.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
     logits = [numbers.normal(size=shape).astype(np.float32) for shape in shapes]
     device = torch.device("cpu")
-    place = activating._Device(None, device, 1, contextlib.nullcontext(), None)
+    place = activating._Device(None, device, 1, DeviceThread(), None, True)
     given = activating._pinned(pictures, device), activating._pinned(logits, device)
     recipe = recipe_of(RefineConfig(backend="torch"))
     expected = activating._refined(place, *given, recipe)
@@ -89,9 +90,46 @@ def test_a_crf_that_does_not_fit_is_done_in_parts(monkeypatch: pytest.MonkeyPatc
         activating._refined(place, *given, recipe)
 
 
-@pytest.mark.parametrize(("fits", "batch"), [(0, None), (1, 1), (2, 1), (8, 256)])
+def test_a_gpu_sees_one_shape_and_no_image_the_others(model: Path) -> None:
+    network, shapes = activating.load_network(model), []
+
+    class Seen(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network
+
+        def forward(self, image_B3SS: torch.Tensor) -> object:
+            shapes.append(len(image_B3SS))
+            return self.inner(image_B3SS)
+
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 64, 64, 3), np.uint8)
+    place = activating._Device(Seen(), torch.device("cpu"), 4, DeviceThread(), None, True)
+    found = activating.in_batches(place, pixels)
+    assert shapes == [4, 4]
+    shapes.clear()
+    varied = dataclasses.replace(place, one_size=False)
+    np.testing.assert_allclose(activating.in_batches(varied, pixels), found, atol=1e-4)
+    assert shapes == [4, 3]
+    alone = activating.in_batches(dataclasses.replace(place, batch_size=1), pixels)
+    np.testing.assert_allclose(found, alone, atol=1e-4)
+
+
+def test_all_work_of_a_device_is_done_in_one_thread() -> None:
+    device, seen = DeviceThread(), set()
+    with ThreadPoolExecutor(4) as threads:
+        asked = [threads.submit(device, lambda: seen.add(threading.get_ident())) for _ in range(20)]
+        for one in asked:
+            one.result()
+        bad = threads.submit(device, lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            bad.result()
+    assert len(seen) == 1
+    assert threading.get_ident() not in seen
+
+
+@pytest.mark.parametrize(("fits", "batch"), [(0, 1), (1, 1), (2, 1), (8, 256)])
 def test_the_batch_of_a_gpu_that_others_fill(
-    fits: int, batch: int | None, monkeypatch: pytest.MonkeyPatch
+    fits: int, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a GPU says is played: this much memory per image, and room for `fits` of them."""
     peaks: list[int] = []
@@ -111,11 +149,7 @@ def test_the_batch_of_a_gpu_that_others_fill(
         "mem_get_info": lambda: (2**40, 2**40),
     }.items():
         monkeypatch.setattr(torch.cuda, name, answer)
-    if batch is None:
-        with pytest.raises(A2SError, match="does not hold one image"):
-            activating.fitting_batch(Path("model"), 64, 64 * 64)
-    else:
-        assert activating.fitting_batch(Path("model"), 64, 64 * 64) == batch
+    assert activating.fitting_batch(Path("model"), 64, 64 * 64) == batch
 
 
 @pytest.mark.parametrize(

@@ -37,10 +37,10 @@ def test_plain_loops_and_counts_are_of_the_same_networks(
 ) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
     import gpu_cell
-    import gpu_train
+    import gpu_material
     import plain_train
 
-    gpu_train.make_images(tmp_path, count=8, side=48, num_scenes=4)
+    gpu_material.make_images(tmp_path, count=8, side=48, num_scenes=4)
     shape = {"encoder": "mobilenet_v2", "side": 32, "workers": 0, "tf32": True}
     for stage in ("stage1", "stage2"):
         cell = {**shape, "stage": stage}

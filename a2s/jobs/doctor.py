@@ -27,18 +27,8 @@ from a2s.options import DetectorName
 GIB = 2**30
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 PACKAGES = (
-    "torch",
-    "torchvision",
-    "accelerate",
-    "webdataset",
-    "pyarrow",
-    "pysodmetrics",
-    "safetensors",
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-    "pydantic",
-    "tyro",
+    *("torch", "torchvision", "accelerate", "webdataset", "pyarrow", "pysodmetrics"),
+    *("safetensors", "numpy", "opencv-python-headless", "pillow", "pydantic", "tyro"),
 )
 MIN_MEMORY_GIB = 4
 MIN_SHM_GIB = 0.5
@@ -82,6 +72,7 @@ def checks(config: DoctorConfig) -> Iterator[Finding]:
     yield cpu_and_memory()
     yield shared_memory(Path("/dev/shm"))
     yield from _guarded("CRF", crf)
+    yield from _guarded("CRF/GPU", crf_on_gpu)
     yield from _guarded("Ray", ray)
     yield launch(os.environ)
     yield disk(config.out or Path.cwd())
@@ -196,26 +187,30 @@ def shared_memory(folder: Path) -> Finding:
 
 def crf() -> Finding:
     """The dense CRF turns a rough square into a mask."""
-    import numpy as np
+    from a2s.refine.trial import mask_of
 
-    from a2s.refine import CrfParams, crf_of
-    from a2s.refine.energy import hard_energy
-
-    image = np.full((24, 24, 3), 40, np.uint8)
-    image[8:16, 8:16] = 220
-    rough = np.full((24, 24), 0.1, np.float32)
-    rough[7:15, 8:16] = 0.9
-    params = CrfParams()
-    energy = hard_energy(rough, params)
-    mask = crf_of("numba")(image, energy, params)
-    if not mask[10:14, 10:14].all() or mask[:4].any():
+    mask = mask_of("numba")
+    if mask is None:
         return Finding("fail", "CRF", "numba runs but its mask is wrong; reinstall numba")
     works = f"numba {importlib.metadata.version('numba')} works"
     if importlib.util.find_spec("pydensecrf") is None:
         return Finding("ok", "CRF", f"{works}; pydensecrf, the reference, is not installed")
-    if (crf_of("pydensecrf")(image, energy, params) != mask).any():
+    if mask_of("pydensecrf") != mask:
         return Finding("warn", "CRF", f"{works}, but pydensecrf makes another mask")
     return Finding("ok", "CRF", f"{works}; pydensecrf makes the same mask")
+
+
+def crf_on_gpu() -> Finding:
+    """Triton compiles the CRF's kernels, for which it calls a C compiler."""
+    import torch
+
+    from a2s.refine.trial import mask_of
+
+    if not torch.cuda.is_available():
+        return Finding("ok", "CRF/GPU", "no GPU; the CRF runs on the CPU")
+    if mask_of("torch") is None:
+        return Finding("fail", "CRF/GPU", "runs but its mask is wrong; reinstall torch")
+    return Finding("ok", "CRF/GPU", "Triton's kernels work")
 
 
 def ray() -> Finding:

@@ -132,6 +132,17 @@ def exact_on_gpu() -> None:
     torch.backends.cudnn.benchmark = False
 
 
+def inference_format(module: nn.Module, device: str) -> torch.memory_format:
+    """Memory format in which a float32 network computes fastest on a device.
+
+    Channels last; but not for depthwise convolutions on CUDA, which in this format go to cuDNN, and
+    it compiles kernels for each of their shapes.
+    """
+    convs = [child for child in module.modules() if isinstance(child, nn.Conv2d)]
+    depthwise = any(conv.groups > 1 and conv.groups == conv.in_channels for conv in convs)
+    return torch.contiguous_format if depthwise and device == "cuda" else torch.channels_last
+
+
 def fold_batchnorm(module: nn.Module) -> None:
     """Fold BatchNorm in evaluation mode into the convolution before it, in place.
 

@@ -68,7 +68,7 @@ def test_compiled_training_is_the_same_training(
     assert names[0] == names[1], "the compiled network's tensors have names of their own"
 
 
-def test_several_ranks_on_cpus_are_told_that_they_cannot_compile(scenes, tmp_path: Path) -> None:
+def test_several_ranks_are_told_that_they_cannot_compile(scenes, tmp_path: Path) -> None:
     data = pack(scenes.train, tmp_path / "data")
     command = ["stage1", "--data", str(data), "--out", str(tmp_path / "out"), "--compile"]
     command += ["--encoder.name", "mobilenet_v2", "--image-size", "32"]

@@ -3,6 +3,7 @@ import sys
 from collections import namedtuple
 
 import pytest
+import torch
 
 from a2s.config import DoctorConfig
 from a2s.jobs import doctor
@@ -23,7 +24,7 @@ def test_healthy_machine_is_exit_0_and_every_check_speaks(tmp_path, capsys, monk
     names = [line.split()[1] for line in lines[:-1]]
     assert names == [
         *("python", "packages", "torch", "devices", "machine", "shm"),
-        *("CRF", "Ray", "launch", "disk", "encoder", "detector", "weights"),
+        *("CRF", "CRF/GPU", "Ray", "launch", "disk", "encoder", "detector", "weights"),
     ]
     assert not any(line.startswith("fail") for line in lines)
     assert lines[-1].startswith("doctor: all that is needed works")
@@ -72,6 +73,29 @@ def test_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(doctor, "PACKAGES", ("numpy", "no-such-package"))
     finding = doctor.packages()
     assert (finding.status, finding.detail) == ("fail", "missing: pip install no-such-package")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_crf_of_a_gpu_is_tried():
+    finding = doctor.crf_on_gpu()
+    assert (finding.status, finding.detail) == ("ok", "Triton's kernels work")
+
+
+def test_a_gpu_whose_kernels_cannot_be_compiled_is_found(monkeypatch):
+    from a2s.refine import crf_torch
+
+    def fails(image, energy, params):
+        raise RuntimeError("Failed to find C compiler")
+
+    assert doctor.crf_on_gpu().detail.startswith("no GPU")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(crf_torch, "crf", fails)
+    (finding,) = doctor._guarded("CRF/GPU", doctor.crf_on_gpu)
+    assert finding.status == "fail"
+    assert "C compiler" in finding.detail
+    monkeypatch.setattr(crf_torch, "crf", lambda image, energy, params: image[..., 0] < 0)
+    assert doctor.crf_on_gpu().status == "fail"
 
 
 def test_broken_crf_is_found(monkeypatch):
