@@ -42,8 +42,13 @@ def save(network: ActivationNet | Detector, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("encoder_name", ["mobilenet_v2", "resnet50"])
-@pytest.mark.parametrize("kind", ["activation", "ram", "conv", "minet"])
+@pytest.mark.parametrize(
+    ("kind", "encoder_name"),
+    [
+        *((kind, "mobilenet_v2") for kind in ("activation", "ram", "conv", "minet")),
+        *((kind, "resnet50") for kind in ("activation", "ram")),
+    ],
+)
 def test_maps_are_those_of_the_network_as_it_was_saved(
     kind: str, encoder_name: str, pictures: list[Picture], tmp_path: Path
 ) -> None:
@@ -59,7 +64,10 @@ def test_maps_are_those_of_the_network_as_it_was_saved(
                 logits_11hw = logits_11hw.theta * sign(logits_11hw.theta, tie=1)
         plain = Logits(logits_11hw[0, 0].numpy(), *image_HW3.shape[:2])
         map_HW, expected_HW = to_map(answer).astype(int), to_map(plain).astype(int)
-        assert np.ptp(expected_HW) > 20
+        # An untrained MINet's maps are nearly flat: grey levels alone would say little of it.
+        error = np.abs(answer.values_hw - plain.values_hw).max()
+        assert error < 2e-4 * np.ptp(plain.values_hw)
+        assert np.ptp(expected_HW) > 2
         assert np.abs(map_HW - expected_HW).max() <= 1
         assert (map_HW != expected_HW).mean() < 0.01
 
