@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ import numpy.typing as npt
 
 from a2s.devicethread import DeviceThread
 from a2s.errors import A2SError, DataError
+from a2s.gpumemory import MEMORY_SHARE, free_bytes
 from a2s.labelling import (
     Activated,
     Chunk,
@@ -40,9 +42,6 @@ if TYPE_CHECKING:
 
 HELPERS = 8
 """Threads per GPU that read and decode."""
-LARGEST_BATCH = 256
-"""More gives nothing: a GPU is full long before, and the results of a batch travel together."""
-MEMORY_SHARE = 0.8
 _FULL = (
     "label: the GPU's memory does not hold one image; free it, or label on the CPU "
     "(CUDA_VISIBLE_DEVICES=) into another folder"
@@ -86,26 +85,30 @@ def activate_chunk(
     place: _Device, squashed: Callable[[U8], U8], recipe: Recipe | None, chunk: Chunk
 ) -> Activated:
     """Make the activation maps (Eqn 3) of the images of a chunk, `squashed` for the network."""
-    clock = _Clock()
+    clock, helped = _Clock(), list[float]()
 
     def load(row: int) -> tuple[U8, U8, tuple[int, int]] | Failure:
-        try:
-            image_HW3 = decode(chunk.part, row)
-        except DataError as error:
-            return failure(chunk.part, row, error)
-        squashed_SS3 = squashed(image_HW3)
-        reduced = reduce(image_HW3, max_side=recipe.max_side) if recipe else squashed_SS3
-        return squashed_SS3, reduced, (image_HW3.shape[0], image_HW3.shape[1])
+        with _timed(helped):
+            try:
+                image_HW3 = decode(chunk.part, row)
+            except DataError as error:
+                return failure(chunk.part, row, error)
+            squashed_SS3 = squashed(image_HW3)
+            reduced = reduce(image_HW3, max_side=recipe.max_side) if recipe else squashed_SS3
+            return squashed_SS3, reduced, (image_HW3.shape[0], image_HW3.shape[1])
 
     loaded = list(place.helpers.map(load, range(len(chunk.part))))
     failures = {row: item for row, item in enumerate(loaded) if isinstance(item, dict)}
     good = {row: item for row, item in enumerate(loaded) if not isinstance(item, dict)}
     done = Activated({}, {}, {row: size for row, (_, _, size) in good.items()}, failures)
-    clock.lap(done.seconds, "decode")
+    # What the helpers worked, not how long this thread waited for them: they serve others too.
+    done.seconds["decode"] = sum(helped)
     if not good:
         return done
     by_size = of_one_size({row: item[0] for row, item in good.items()})
     stacks = [np.stack([good[row][0] for row in rows]) for rows in by_size]
+
+    clock.restart()
 
     def thetas() -> list[npt.NDArray[np.float32]]:
         clock.lap(done.seconds, "queue")
@@ -119,18 +122,20 @@ def activate_chunk(
         return done
 
     def logit(row: int) -> F32:
-        height, width = good[row][1].shape[:2]
-        p_ST = probability(done.thetas[row], height=height, width=width, tie=recipe.sign_tie)
-        background_N, foreground_N = recipe.energy(p_ST, recipe.params)
-        logit_ST: F32 = np.subtract(background_N, foreground_N).reshape(height, width)
-        return logit_ST
+        with _timed(helped):
+            height, width = good[row][1].shape[:2]
+            p_ST = probability(done.thetas[row], height=height, width=width, tie=recipe.sign_tie)
+            background_N, foreground_N = recipe.energy(p_ST, recipe.params)
+            logit_ST: F32 = np.subtract(background_N, foreground_N).reshape(height, width)
+            return logit_ST
 
     # The very numbers that the CPU's path starts from. Images of one size together: the lattice of
     # their positions is made once.
     order = sorted(good, key=lambda row: good[row][1].shape)
     images = _pinned([good[row][1] for row in order], place.device)
     logits = _pinned(list(place.helpers.map(logit, order)), place.device)
-    clock.lap(done.seconds, "decode")
+    done.seconds["decode"] = sum(helped)
+    clock.restart()
 
     def masks() -> list[Packed]:
         clock.lap(done.seconds, "queue")
@@ -176,7 +181,7 @@ def _refined(
 
     from a2s.refine.crf_torch import BYTES_PER_PIXEL, crf_batch
 
-    max_bytes = int(MEMORY_SHARE * _free_bytes(place.device))
+    max_bytes = int(MEMORY_SHARE * free_bytes(place.device))
     # A part has an image at least, however little it may take.
     least_bytes = BYTES_PER_PIXEL * min(logit.numel() for logit in logits)
     while True:
@@ -200,18 +205,20 @@ def _refined(
     ]
 
 
-def _free_bytes(device: torch.device) -> int:
-    """Memory that is free, or that torch keeps for what comes."""
-    import torch
-
-    if device.type != "cuda":
-        return 2**30
-    kept_bytes = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    return int(torch.cuda.mem_get_info()[0] + kept_bytes)
+@contextmanager
+def _timed(seconds: list[float]) -> Iterator[None]:
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds.append(time.perf_counter() - started)
 
 
 class _Clock:
     def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
         self.last = time.perf_counter()
 
     def lap(self, seconds: dict[str, float], stage: str) -> None:
@@ -250,38 +257,8 @@ def _forward(place: _Device, image_BSS3: npt.NDArray[np.uint8]) -> npt.NDArray[n
         # Shapes without end, so kernels that need no plan.
         with torch.backends.cudnn.flags(enabled=False, allow_tf32=False):
             return activate(place.network, image_BSS3)
-    # One shape: a batch is filled up with copies, which change nothing for the others.
-    num_copies = place.batch_size - len(image_BSS3)
+    # Few shapes: a batch is filled up with copies, which change nothing for the others.
+    num_images = len(image_BSS3)
+    num_copies = min(place.batch_size, 1 << (num_images - 1).bit_length()) - num_images
     filled_BSS3 = np.concatenate([image_BSS3, np.repeat(image_BSS3[-1:], num_copies, axis=0)])
-    return activate(place.network, filled_BSS3)[: len(image_BSS3)]
-
-
-def fitting_batch(model: Path, image_size: int, num_pixels: int) -> int:
-    """How many images of `num_pixels` a forward pass may have on this process's GPU; 1 on a CPU.
-
-    Measured on squares of `image_size`, a side in pixels.
-    """
-    import torch
-
-    if not torch.cuda.is_available():
-        return 1
-    network = load_network(model, "cuda")
-    peaks: dict[int, int] = {}
-    for batch_size in (2, 8):
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        try:
-            activate(network, np.zeros((batch_size, image_size, image_size, 3), np.uint8))
-        except torch.OutOfMemoryError:
-            return 1
-        peaks[batch_size] = torch.cuda.max_memory_allocated()
-    torch.cuda.empty_cache()
-    free_bytes, _ = torch.cuda.mem_get_info()
-    bytes_per_pixel = (peaks[8] - peaks[2]) / 6 / image_size**2
-    return batch_for(free_bytes, bytes_per_image=bytes_per_pixel * num_pixels)
-
-
-def batch_for(free_bytes: float, *, bytes_per_image: float) -> int:
-    """Largest power of two of images that fits. Range: 1..LARGEST_BATCH."""
-    fits = int(MEMORY_SHARE * free_bytes / max(bytes_per_image, 1.0))
-    return min(LARGEST_BATCH, 1 << max(0, fits.bit_length() - 1))
+    return activate(place.network, filled_BSS3)[:num_images]

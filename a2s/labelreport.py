@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from a2s import pool
+from a2s.activating import HELPERS
 from a2s.bottleneck import Side
-from a2s.holders import CALLS_PER_HOLDER
 from a2s.labelling import STAGES, Labelled
 
 
@@ -43,7 +43,7 @@ class Totals:
         device_sec = tally.before_sec or self.wall_sec
         # Where all images were damaged nothing but reading was done.
         reading = {"decode": device.pop("decode", 0.0)}
-        readers = Side("readers", num_devices, reading, CALLS_PER_HOLDER * device_sec)
+        readers = Side("readers", HELPERS * num_devices, reading, HELPERS * device_sec)
         device.pop("queue", None)
         device.setdefault("network", 0.0)
         return [Side("GPU processes", num_devices, device, device_sec), readers, workers]

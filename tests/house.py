@@ -39,6 +39,7 @@ LAYERS = {
     "a2s.hma": PURE,
     "a2s.activating": SERVICE,
     "a2s.devicethread": SERVICE,
+    "a2s.gpumemory": SERVICE,
     "a2s.folderlock": SERVICE,
     "a2s.labelreport": SERVICE,
     "a2s.labelshards": SERVICE,

@@ -13,7 +13,7 @@ import pytest
 import torch
 from labelling_case import write_model
 
-from a2s import activating
+from a2s import activating, gpumemory
 from a2s.devicethread import DeviceThread
 from a2s.errors import A2SError
 from a2s.labelsetup import recipe_of
@@ -90,7 +90,7 @@ def test_a_crf_that_does_not_fit_is_done_in_parts(monkeypatch: pytest.MonkeyPatc
         activating._refined(place, *given, recipe)
 
 
-def test_a_gpu_sees_one_shape_and_no_image_the_others(model: Path) -> None:
+def test_a_gpu_sees_few_shapes_and_no_image_the_others(model: Path) -> None:
     network, shapes = activating.load_network(model), []
 
     class Seen(torch.nn.Module):
@@ -102,14 +102,14 @@ def test_a_gpu_sees_one_shape_and_no_image_the_others(model: Path) -> None:
             shapes.append(len(image_B3SS))
             return self.inner(image_B3SS)
 
-    pixels = np.random.default_rng(0).integers(0, 256, (7, 64, 64, 3), np.uint8)
-    place = activating._Device(Seen(), torch.device("cpu"), 4, DeviceThread(), None, True)
+    pixels = np.random.default_rng(0).integers(0, 256, (13, 64, 64, 3), np.uint8)
+    place = activating._Device(Seen(), torch.device("cpu"), 10, DeviceThread(), None, True)
     found = activating.in_batches(place, pixels)
-    assert shapes == [4, 4]
+    assert shapes == [10, 4]
     shapes.clear()
     varied = dataclasses.replace(place, one_size=False)
     np.testing.assert_allclose(activating.in_batches(varied, pixels), found, atol=1e-4)
-    assert shapes == [4, 3]
+    assert shapes == [10, 3]
     alone = activating.in_batches(dataclasses.replace(place, batch_size=1), pixels)
     np.testing.assert_allclose(found, alone, atol=1e-4)
 
@@ -139,8 +139,8 @@ def test_the_batch_of_a_gpu_that_others_fill(
             raise torch.OutOfMemoryError("CUDA out of memory")
         peaks.append(len(image_BSS3) * 2**20)
 
-    monkeypatch.setattr(activating, "activate", pretend)
-    monkeypatch.setattr(activating, "load_network", lambda model, device: None)
+    monkeypatch.setattr(gpumemory, "activate", pretend)
+    monkeypatch.setattr(gpumemory, "load_network", lambda model, device: None)
     for name, answer in {
         "is_available": lambda: True,
         "empty_cache": lambda: None,
@@ -149,12 +149,19 @@ def test_the_batch_of_a_gpu_that_others_fill(
         "mem_get_info": lambda: (2**40, 2**40),
     }.items():
         monkeypatch.setattr(torch.cuda, name, answer)
-    assert activating.fitting_batch(Path("model"), 64, 64 * 64) == batch
+    assert gpumemory.fitting_batch(Path("model"), 64, 64 * 64) == batch
+
+
+def test_what_torch_keeps_for_later_is_free_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (5, 100))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 30)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 10)
+    assert gpumemory.free_bytes(torch.device("cuda")) == 25
 
 
 @pytest.mark.parametrize(
     ("free_gib", "image_mib", "batch"), [(70, 20, 256), (8, 200, 32), (1, 200, 4), (0.1, 200, 1)]
 )
 def test_memory_decides_the_batch(free_gib: float, image_mib: float, batch: int) -> None:
-    found = activating.batch_for(free_gib * 2**30, bytes_per_image=image_mib * 2**20)
+    found = gpumemory.batch_for(free_gib * 2**30, bytes_per_image=image_mib * 2**20)
     assert found == batch

@@ -60,7 +60,8 @@ def test_a_chunk_as_a_gpu_does_it_has_the_same_bytes(
     crfs, readers = [], []
 
     def counted(images: Any, *rest: Any, **options: Any) -> list[torch.Tensor]:
-        crfs.append((len(images), threading.current_thread().name.split("_")[0]))
+        at = threading.current_thread().name.split("_")[0]
+        crfs.append((len(images), options["max_bytes"], at))
         return crf_torch_marginals(images, *rest, **options)
 
     def before(row: int, epoch: int) -> np.ndarray:
@@ -74,7 +75,7 @@ def test_a_chunk_as_a_gpu_does_it_has_the_same_bytes(
         place = averaging._Place(network, CPU, DeviceThread(), helpers.map, 1, 2**30)
         batch = dataclasses.replace(into(turn, tmp_path / "batch"), before=before)
         averaging._update(batch, place, chunk)
-    assert crfs == [(4, "a2s-device")] * 2
+    assert crfs == [(4, 2**30, "a2s-device")] * 2
     assert readers == ["helper"] * 4
     for store in ("averages", "labels"):
         name = f"{store}/{chunk.file(1)}"

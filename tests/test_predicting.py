@@ -74,14 +74,23 @@ def test_maps_are_those_of_the_network_as_it_was_saved(
 
 @pytest.mark.parametrize("kind", ["activation", "ram"])
 def test_a_map_is_the_same_whatever_shares_its_chunk(
-    kind: str, pictures: list[Picture], tmp_path: Path
+    kind: str, pictures: list[Picture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    batch_sizes = []
+
+    def forward(network: torch.nn.Module, image_B3SS: torch.Tensor) -> object:
+        batch_sizes.append(len(image_B3SS))
+        return plain_forward(network, image_B3SS)
+
+    network_class = ActivationNet if kind == "activation" else Detector
+    plain_forward = network_class.forward
+    monkeypatch.setattr(network_class, "forward", forward)
     step = new_step(save(untrained(kind, "mobilenet_v2"), tmp_path / "m.safetensors"), MAX_PIXELS)
     (tmp_path / "empty.jpg").touch()
     empty = Picture("empty", os.fsencode(tmp_path / "empty.jpg"), "empty.jpg", 0, -1)
     together = step([*pictures[:2], empty, *pictures[2:]])
     assert isinstance(together.pop(2), BadImage)
-    assert len(together) == len(pictures)
+    assert batch_sizes == [1] * len(pictures)
     for picture, answer in zip(pictures, together, strict=True):
         (alone,) = step([picture])
         assert isinstance(answer, Logits)

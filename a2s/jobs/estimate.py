@@ -134,7 +134,8 @@ def _steps(
     image_size = input_size(model) if config.network_size == "trained" else None
     if not on_gpu:
         return {"fn": label_chunk, "common": (model, image_size, recipe)}
-    from a2s.activating import LARGEST_BATCH, load_activation
+    from a2s.activating import load_activation
+    from a2s.gpumemory import LARGEST_BATCH
 
     batch = LARGEST_BATCH if config.batch_size == "auto" else config.batch_size
     load = functools.partial(

@@ -222,7 +222,7 @@ def _chunk_size(work: Work, folder: rundir.RunDir, *, workers: int | None, on_gp
         return max(1, min(CPU_CHUNK, share))
 
     def fitting() -> int:
-        from a2s.activating import fitting_batch
+        from a2s.gpumemory import fitting_batch
 
         probe = functools.partial(fitting_batch, work.model, work.image_size, work.most_pixels)
         if workers == 0:
