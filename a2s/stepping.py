@@ -87,13 +87,14 @@ class Readings:
         return read
 
 
-def compiled(function: Callable[P, R], device: torch.device) -> Callable[P, R]:
+def compiled(
+    function: Callable[P, R], device: torch.device, *, replayed: bool = False
+) -> Callable[P, R]:
     """Compile a network's `forward` or a loss, for the one shape that training has.
 
-    Functions and not modules, whose tensors would get other names. On a GPU what is compiled is
-    recorded once and replayed from then on: a step has some thousand kernels, and to start them one
-    by one takes the host longer than the GPU needs for them. What such a function returns is
-    overwritten by its next call.
+    Functions and not modules, whose tensors would get other names. What is `replayed` a GPU records
+    once and repeats from then on, so that the host need not start kernel after kernel; its results
+    are overwritten by the next call.
 
     Raises:
         ConfigError: several ranks; on CPUs the compiled backward pass of the detector fails, on
@@ -103,7 +104,7 @@ def compiled(function: Callable[P, R], device: torch.device) -> Callable[P, R]:
         raise ConfigError("compile: works with one process; leave --compile out, or start one")
     # fp32 means fp32 here; torch would say at every start that TF32 is faster.
     warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
-    graphs = device.type == "cuda"
+    graphs = replayed and device.type == "cuda"
     return torch.compile(function, dynamic=False, options={"triton.cudagraphs": graphs})
 
 

@@ -209,14 +209,18 @@ def main() -> None:
         [oracles.rough_case(*picture, side=side, seed=seed) for seed, picture in enumerate(part)]
         for part, side in ((found, args.side), (found[:20], EXACT_SIDE))
     )
-    command = " ".join(["python benchmarks/crf_gpu.py", *sys.argv[1:]])
+    # What is written down names no path of this machine.
+    paths = {str(args.images): "DIR", str(args.masks): "DIR", str(args.out): "FILE"}
+    command = " ".join(
+        ["python benchmarks/crf_gpu.py", *(paths.get(word, word) for word in sys.argv[1:])]
+    )
     size = max(args.batches)
     by_way = {
         name: phases(pairs, kernels, size=size, device=device)
         for name, kernels in ways(device).items()
     }
     result = {
-        "command": command.replace(os.environ.get("A2S_SHARED", "\0"), "$A2S_SHARED"),
+        "command": command,
         **describe_machine(),
         "measured_on": "CUDA" if device.type == "cuda" else "the CPU only: says nothing about GPUs",
         "cpu_threads": args.threads,

@@ -240,7 +240,8 @@ def main() -> None:
     record = json.loads(args.out.read_text()) if args.out.exists() else {"parts": {}}
     stages = {name: functools.partial(stage, name) for name in ("stage1", "stage2")}
     measure = {**stages, "quality": quality, "whole": whole}
-    command = shlex.join(["python", "benchmarks/gpu_train.py", *sys.argv[1:]])
+    words = ["FILE" if word in (str(args.out), args.weights) else word for word in sys.argv[1:]]
+    command = shlex.join(["python", "benchmarks/gpu_train.py", *words])
 
     def save(name: str, result: dict[str, Any]) -> None:
         record["parts"][name] = {"command": command, **describe_machine(), **result}

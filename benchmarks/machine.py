@@ -10,16 +10,20 @@ from pathlib import Path
 
 
 def describe_machine() -> dict[str, str]:
-    """Date, commit, hardware, and the versions that decide speed."""
+    """Date, commit, hardware, and the versions that decide speed.
+
+    A copy without its history is told its commit by A2S_COMMIT.
+    """
     import torch
 
     root = Path(__file__).resolve().parents[1]
-    git = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        # A copy without its history says where it comes from, or nothing.
-        commit = os.environ.get("A2S_COMMIT", "unknown")
+    commit = os.environ.get("A2S_COMMIT", "")
+    if not commit:
+        git = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
+        try:
+            commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            commit = "unknown"
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

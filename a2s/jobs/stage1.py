@@ -78,8 +78,8 @@ def _train(config: Stage1Config) -> int:
         judge = map_terms
         if config.compile:
             with distributed.together():
-                model.blocks.forward = compiled(model.blocks.forward, device)  # type: ignore[method-assign]
-                judge = compiled(map_terms, device)
+                model.blocks.forward = compiled(model.blocks.forward, device, replayed=True)  # type: ignore[method-assign]
+                judge = compiled(map_terms, device, replayed=True)
         blocks = accelerator.prepare(model.blocks)
         if config.tracker != "none":
             accelerator.init_trackers("stage1")
