@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from a2s.devicethread import DeviceThread
+from a2s.devicethread import DeviceThread, filled_up
 from a2s.errors import A2SError, DataError
 from a2s.gpumemory import MEMORY_SHARE, free_bytes
 from a2s.labelling import (
@@ -257,8 +257,5 @@ def _forward(place: _Device, image_BSS3: npt.NDArray[np.uint8]) -> npt.NDArray[n
         # Shapes without end, so kernels that need no plan.
         with torch.backends.cudnn.flags(enabled=False, allow_tf32=False):
             return activate(place.network, image_BSS3)
-    # Few shapes: a batch is filled up with copies, which change nothing for the others.
-    num_images = len(image_BSS3)
-    num_copies = min(place.batch_size, 1 << (num_images - 1).bit_length()) - num_images
-    filled_BSS3 = np.concatenate([image_BSS3, np.repeat(image_BSS3[-1:], num_copies, axis=0)])
-    return activate(place.network, filled_BSS3)[:num_images]
+    filled_BSS3 = filled_up(image_BSS3, largest=place.batch_size)
+    return activate(place.network, filled_BSS3)[: len(image_BSS3)]

@@ -175,16 +175,11 @@ def passed_on(chunk: Chunk, updated: Updated) -> Updated:
 @functools.cache
 def load_network(model: Path, device: str) -> nn.Module:
     """Load a detector for inference only, onto a device, once per process."""
-    from a2s.models.encoders import exact_on_gpu, fold_batchnorm, inference_format, use_onednn
+    from a2s.models.encoders import for_inference
 
-    exact_on_gpu()
     network, _ = checkpoint.load_model(model)
-    encoder = network.get_submodule("encoder")
-    fold_batchnorm(encoder)
-    memory_format = inference_format(network, device)
-    if device == "cpu":
-        use_onednn(encoder)
-    return network.to(device, memory_format=memory_format)  # type: ignore[call-overload,no-any-return]
+    for_inference(network, device)
+    return network
 
 
 def predict(network: nn.Module, image_BSS3: Tensor, *, batch_size: int) -> F32:
@@ -197,18 +192,14 @@ def predict(network: nn.Module, image_BSS3: Tensor, *, batch_size: int) -> F32:
     """
     import torch
 
-    from a2s.data.transforms import normalise
+    from a2s.models.encoders import as_input
 
-    weight, num_images = next(network.parameters()), len(image_BSS3)
+    num_images = len(image_BSS3)
     copy_BSS3 = image_BSS3[-1:].expand(-num_images % batch_size, -1, -1, -1)
     found = []
     with torch.inference_mode():
         for bytes_BSS3 in torch.split(torch.cat([image_BSS3, copy_BSS3]), batch_size):
-            image_B3SS = normalise(bytes_BSS3.permute(0, 3, 1, 2))
-            if weight.is_cuda and weight.is_contiguous():
-                # Else the images' own format, channels last, would decide.
-                image_B3SS = image_B3SS.contiguous()
-            found.append(network(image_B3SS)[:, 0].float().sigmoid())
+            found.append(network(as_input(network, bytes_BSS3))[:, 0].float().sigmoid())
         return torch.cat(found)[:num_images].cpu().numpy()
 
 

@@ -162,7 +162,7 @@ class PredictOptions(Settings):
     max_pixels: int = Field(178_956_970, ge=1)
     """Images with more pixels are refused as `pixel_bomb` before they are decoded."""
     batch_size: int = Field(8, ge=1, json_schema_extra=NO_IDENTITY)
-    """Images per forward pass."""
+    """Images per task, and on a GPU per forward pass."""
 
 
 class PredictConfig(PoolSettings, PredictOptions):

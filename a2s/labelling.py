@@ -150,16 +150,12 @@ def _header(model: Path) -> dict[str, str]:
 def load_network(model: Path, device: str = "cpu") -> ActivationNet:
     """Load a stage-1 model for labelling only, onto a device, once per process."""
     from a2s.models.activation import ActivationNet
-    from a2s.models.encoders import exact_on_gpu, fold_batchnorm, inference_format, use_onednn
+    from a2s.models.encoders import for_inference
 
-    exact_on_gpu()
     network, _ = checkpoint.load_model(model)
     assert isinstance(network, ActivationNet), model
-    fold_batchnorm(network.eval().encoder)
-    memory_format = inference_format(network, device)
-    if device == "cpu":
-        use_onednn(network)
-    return network.to(device, memory_format=memory_format)  # type: ignore[call-overload,no-any-return]
+    for_inference(network, device)
+    return network
 
 
 @functools.cache
@@ -207,17 +203,12 @@ def activate(network: ActivationNet, image_BSS3: npt.NDArray[np.uint8]) -> npt.N
     """
     import torch
 
-    from a2s.data.transforms import normalise
+    from a2s.models.encoders import as_input
 
-    weight = next(network.parameters())
+    is_cuda = next(network.parameters()).is_cuda
     with torch.inference_mode():
         bytes_BSS3 = torch.from_numpy(image_BSS3)
-        if weight.is_cuda:
-            bytes_BSS3 = bytes_BSS3.pin_memory().to(weight.device, non_blocking=True)
-        image_B3SS = normalise(bytes_BSS3.permute(0, 3, 1, 2))
-        if weight.is_cuda and weight.is_contiguous():
-            # Else the images' own format, channels last, would decide.
-            image_B3SS = image_B3SS.contiguous()
+        image_B3SS = as_input(network, bytes_BSS3.pin_memory() if is_cuda else bytes_BSS3)
         return network(image_B3SS).theta[:, 0].float().cpu().numpy()  # type: ignore[no-any-return]
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from a2s import rundir
 from a2s.data.images import BadImage, Image8, decode, encode_png, resize_rgb
 from a2s.data.keys import decode_key
+from a2s.devicethread import DeviceThread, filled_up
 from a2s.errors import CheckpointError, DataError
 
 _DECODERS_PER_GPU = 8
@@ -146,22 +147,16 @@ def _network_step(model: Path, max_pixels: int) -> Step:
 
     from a2s import checkpoint
     from a2s.boundary import sign
-    from a2s.data.transforms import normalise
-    from a2s.models.encoders import exact_on_gpu, fold_batchnorm, inference_format, use_onednn
+    from a2s.models.encoders import as_input, for_inference
 
-    exact_on_gpu()
     network, metadata = checkpoint.load_model(model)
     if "image_size" not in metadata:
         raise CheckpointError(f"model: {model} does not say for which image_size it was trained")
     side, resize_filter = int(metadata["image_size"]), metadata.get("resize_filter", "bilinear")
     sign_tie = int(metadata.get("sign_tie", "1"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    on_gpu = device.type == "cuda"
-    fold_batchnorm(network.get_submodule("encoder"))
-    memory_format = inference_format(network, device.type)
-    if not on_gpu:
-        use_onednn(network)
-    network = network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
+    on_gpu, on_device = device.type == "cuda", DeviceThread()
+    for_inference(network, device.type)
 
     def load(picture: Picture) -> tuple[Image8, int, int] | BadImage:
         image_HW3 = _decode(picture, max_pixels)
@@ -174,10 +169,7 @@ def _network_step(model: Path, max_pixels: int) -> Step:
     @torch.inference_mode()
     def forward(image_BSS3: Image8) -> NDArray[np.float32]:
         bytes_BSS3 = torch.from_numpy(image_BSS3)
-        if on_gpu:
-            bytes_BSS3 = bytes_BSS3.pin_memory().to(device, non_blocking=True)
-        image_B3SS = normalise(bytes_BSS3.permute(0, 3, 1, 2))
-        answer = network(image_B3SS.contiguous(memory_format=memory_format))
+        answer = network(as_input(network, bytes_BSS3.pin_memory() if on_gpu else bytes_BSS3))
         if metadata["kind"] == "activation":
             answer = answer.theta * sign(answer.theta, tie=sign_tie)
         return answer[:, 0].float().cpu().numpy()  # type: ignore[no-any-return]
@@ -189,9 +181,12 @@ def _network_step(model: Path, max_pixels: int) -> Step:
         else:
             loaded = [load(picture) for picture in pictures]
         good = [item[0] for item in loaded if not isinstance(item, BadImage)]
-        # One at a time on a CPU: faster, and no map depends on which images share its chunk.
-        batches = [good] if good and on_gpu else [[small_SS3] for small_SS3 in good]
-        maps = (values_hw for batch in batches for values_hw in forward(np.stack(batch)))
+        if good and on_gpu:
+            batch_BSS3 = filled_up(np.stack(good))
+            maps = iter(on_device(lambda: forward(batch_BSS3)))
+        else:
+            # One at a time on a CPU: faster, and no map depends on which images share its chunk.
+            maps = (forward(small_SS3[None])[0] for small_SS3 in good)
         return [
             item if isinstance(item, BadImage) else Logits(next(maps), item[1], item[2])
             for item in loaded

@@ -46,7 +46,8 @@ class TrainOptions(Settings):
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16` runs convolutions in bfloat16 autocast; `fp32` is exact, without TF32."""
     compile: bool = False
-    """torch.compile for network and loss: a minute or so at the start, then faster on a GPU."""
+    """torch.compile for network and loss, in one process: a minute or so at the start, then less
+    work for a GPU."""
     until_epoch: int | None = Field(None, ge=1, json_schema_extra=NO_IDENTITY)
     """Stop after the commit of this epoch; a later call with a larger number, or none, goes on."""
     commit_every: int = Field(0, ge=0, json_schema_extra=NO_IDENTITY)
