@@ -135,7 +135,16 @@ def marginals(
             logit_N = torch.cat([logit.reshape(-1).float() for logit in logits[part]])
             pixels = flat(images[part])
             assert len(logit_N) == len(pixels.rgb_N3), (len(logit_N), pixels.sizes)
-            s_N = mean_field(pixels, logit_N, params, packed, kernels=kernels, dtype=dtype)
+            try:
+                s_N = mean_field(pixels, logit_N, params, packed, kernels=kernels, dtype=dtype)
+            except RuntimeError as error:
+                # Said by Triton when it compiles a kernel; there is no class for it.
+                if "C compiler" not in str(error):
+                    raise
+                raise ConfigError(
+                    "refine.backend torch: Triton needs a C compiler for the kernels of a GPU; "
+                    "install gcc or clang, or name one in CC, or take --refine.backend numba"
+                ) from None
             whole = zip(torch.split(s_N, areas[part]), sizes[part], strict=True)
             results += [s.view(size) for s, size in whole]
     return results

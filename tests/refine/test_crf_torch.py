@@ -26,6 +26,7 @@ from a2s.refine.crf_torch import (
     marginals,
 )
 from a2s.refine.energy import hard_energy
+from a2s.refine.filter_torch import PLAIN
 from a2s.refine.lattice_torch import embed, group, neighbours, packing
 
 PARAMS = CrfParams()
@@ -116,6 +117,21 @@ def test_soft_energies_and_a_tie() -> None:
     tie = np.ones((2, 600), np.float32)
     assert not crf(image, tie, PARAMS).any()
     assert not crf_of("pydensecrf")(image, tie, PARAMS).any()
+
+
+def test_triton_without_a_compiler_is_told_in_one_line() -> None:
+    image, logit = tensors(*material("disc", 9, 11))
+
+    def fails(*args: object) -> tuple[Tensor, Tensor]:
+        raise RuntimeError(reason)
+
+    kernels = replace(PLAIN, corners=fails)
+    reason = "Failed to find C compiler. Please specify via CC environment variable"
+    with pytest.raises(ConfigError, match="gcc or clang"):
+        marginals([image], [logit], PARAMS, kernels=kernels)
+    reason = "something else"
+    with pytest.raises(RuntimeError, match="something else"):
+        marginals([image], [logit], PARAMS, kernels=kernels)
 
 
 def test_the_contract_of_a_backend() -> None:
