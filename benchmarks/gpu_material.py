@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,12 @@ def make_images(root: Path, *, count: int, side: int, num_scenes: int, seed: int
         (root / folder).mkdir(parents=True)
     num_scenes = min(num_scenes, count)
     make = functools.partial(_make_images, root, count, side, num_scenes, seed)
-    with multiprocessing.get_context("fork").Pool(len(os.sched_getaffinity(0))) as pool:
-        pool.map(make, range(num_scenes), chunksize=1)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        list(threads.map(make, range(num_scenes)))
 
 
 def _make_images(root: Path, count: int, side: int, num_scenes: int, seed: int, first: int) -> None:
     """A scene, and the images that are made from it."""
-    cv2.setNumThreads(1)
     scene = draw_scene(seed=seed, index=first, side_px=side)
     for number in range(first, count, num_scenes):
         image, mask = scene.image_HW3, scene.mask_HW
