@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from a2s.errors import ConfigError
-from a2s.refine import CrfParams, crf_of, positions_torch
+from a2s.refine import CrfParams, crf_of
 from a2s.refine.crf_torch import (
     BYTES_PER_PIXEL,
     crf,
@@ -141,35 +140,6 @@ def test_the_contract_of_a_backend() -> None:
     mask = crf_of("torch")(image, energy, PARAMS)
     assert mask.dtype == np.bool_
     np.testing.assert_array_equal(mask, crf_of("pydensecrf")(image, energy, PARAMS))
-
-
-def test_lattices_of_positions_are_the_same_built_alone_or_together() -> None:
-    sizes = [(40, 52), (1, 7), (33, 20), (1, 1), (200, 3), (52, 40)]
-    device, dtype = torch.device("cpu"), torch.float32
-    together = positions_torch.build(sizes, 3.0, device, dtype)
-    for size, lattice in zip(sizes, together, strict=True):
-        (alone,) = positions_torch.build([size], 3.0, device, dtype)
-        for name, tensor in vars(alone).items():
-            other = getattr(lattice, name)
-            if name == "piece_starts":
-                tensor = tensor[: len(other)]  # empty pieces follow
-            assert torch.equal(tensor, other), (size, name)
-        assert lattice.vertex_pieces[-1] == len(lattice.piece_starts) - 1
-
-
-def test_lattices_of_positions_are_kept_within_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(positions_torch, "_kept", OrderedDict())
-    device, dtype = torch.device("cpu"), torch.float32
-
-    def kept(*sizes: tuple[int, int]) -> list[tuple[int, int]]:
-        positions_torch.position_lattices(sizes, 3.0, device, dtype)
-        return [size for size, *_ in positions_torch._kept]
-
-    assert kept((9, 9), (8, 8)) == [(9, 9), (8, 8)]
-    assert kept((9, 9), (9, 9)) == [(8, 8), (9, 9)]
-    num_bytes = sum(map(positions_torch._num_bytes, positions_torch._kept.values()))
-    monkeypatch.setattr(positions_torch, "KEEP_BYTES", num_bytes)
-    assert kept((7, 7)) == [(9, 9), (7, 7)]
 
 
 @pytest.fixture(scope="module")
