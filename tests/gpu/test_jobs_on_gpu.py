@@ -77,6 +77,13 @@ def test_labels_are_those_of_a_cpu(work: Path, size: str) -> None:
         assert (mask != expected[name]).mean() < 0.02, name
 
 
+def test_an_estimate_counts_hours_of_the_gpu(work: Path) -> None:
+    about = ["--data", work / "data", "--model", work / "s1", "--images", 1000]
+    said = a2s("estimate", *about, "--workers", 0)
+    assert "GPU-hours" in said
+    assert "no GPU was found" not in said
+
+
 def test_what_does_not_fit_into_the_cache_is_computed_again(work: Path) -> None:
     command = ["stage1", "--data", work / "data", "--epochs", 2, "--lr", 0.01, *TRAINING]
     for gib in ("0", "1"):
