@@ -7,20 +7,21 @@ decode. Shapes: B images, S the network's input size, h w a map's, S T the CRF's
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from a2s.devicethread import DeviceThread, filled_up
+from a2s.devicethread import DeviceThread, device_thread, filled_up
 from a2s.errors import A2SError, DataError
-from a2s.gpumemory import MEMORY_SHARE, free_bytes
+from a2s.gpumemory import FULL, shrinking
 from a2s.labelling import (
     Activated,
     Chunk,
@@ -42,10 +43,8 @@ if TYPE_CHECKING:
 
 HELPERS = 8
 """Threads per GPU that read and decode."""
-_FULL = (
-    "label: the GPU's memory does not hold one image; free it, or label on the CPU "
-    "(CUDA_VISIBLE_DEVICES=) into another folder"
-)
+CRF_CHUNKS = 3
+"""Chunks whose images lie ready for the CRF: that memory is page-locked, and never given back."""
 
 
 @dataclass
@@ -59,6 +58,9 @@ class _Device:
     helpers: ThreadPoolExecutor
     one_size: bool
     """Whether the network sees all images at one size."""
+    refining: threading.BoundedSemaphore = field(
+        default_factory=lambda: threading.BoundedSemaphore(CRF_CHUNKS)
+    )
 
 
 def load_activation(
@@ -77,7 +79,7 @@ def load_activation(
     network = load_network(model, device.type)
     helpers = ThreadPoolExecutor(HELPERS, "a2s-helper")
     one_size = image_size is not None
-    place = _Device(network, device, batch_size, DeviceThread(), helpers, one_size)
+    place = _Device(network, device, batch_size, device_thread(), helpers, one_size)
     return functools.partial(activate_chunk, place, squash(model, image_size), recipe)
 
 
@@ -107,7 +109,8 @@ def activate_chunk(
         return done
     by_size = of_one_size({row: item[0] for row, item in good.items()})
     stacks = [np.stack([good[row][0] for row in rows]) for rows in by_size]
-
+    reduced = {row: item[1] for row, item in good.items()}
+    del loaded, good
     clock.restart()
 
     def thetas() -> list[npt.NDArray[np.float32]]:
@@ -118,23 +121,32 @@ def activate_chunk(
 
     for rows, theta_Bhw in zip(by_size, place.run(thetas), strict=True):
         done.thetas.update(zip(rows, theta_Bhw, strict=True))
-    if recipe is None:
-        return done
+    stacks.clear()
+    if recipe is not None:
+        with place.refining:
+            _refine_chunk(place, reduced, recipe, done, helped)
+        done.seconds["decode"] = sum(helped)
+    return done
+
+
+def _refine_chunk(
+    place: _Device, reduced: dict[int, U8], recipe: Recipe, done: Activated, helped: list[float]
+) -> None:
+    """Add the masks of the dense CRF to a chunk that has maps, from the very numbers of a CPU."""
+    clock = _Clock()
 
     def logit(row: int) -> F32:
         with _timed(helped):
-            height, width = good[row][1].shape[:2]
+            height, width = reduced[row].shape[:2]
             p_ST = probability(done.thetas[row], height=height, width=width, tie=recipe.sign_tie)
             background_N, foreground_N = recipe.energy(p_ST, recipe.params)
             logit_ST: F32 = np.subtract(background_N, foreground_N).reshape(height, width)
             return logit_ST
 
-    # The very numbers that the CPU's path starts from. Images of one size together: the lattice of
-    # their positions is made once.
-    order = sorted(good, key=lambda row: good[row][1].shape)
-    images = _pinned([good[row][1] for row in order], place.device)
+    # Images of one size together: the lattice of their positions is made once.
+    order = sorted(reduced, key=lambda row: reduced[row].shape)
+    images = _pinned([reduced[row] for row in order], place.device)
     logits = _pinned(list(place.helpers.map(logit, order)), place.device)
-    done.seconds["decode"] = sum(helped)
     clock.restart()
 
     def masks() -> list[Packed]:
@@ -144,7 +156,6 @@ def activate_chunk(
         return found
 
     done.masks.update(zip(order, place.run(masks), strict=True))
-    return done
 
 
 def of_one_size(image_by_row: Mapping[int, U8]) -> list[list[int]]:
@@ -181,24 +192,18 @@ def _refined(
 
     from a2s.refine.crf_torch import BYTES_PER_PIXEL, crf_batch
 
-    max_bytes = int(MEMORY_SHARE * free_bytes(place.device))
+    def masks(max_bytes: int) -> torch.Tensor:
+        found = crf_batch(
+            [image.to(place.device, non_blocking=True) for image in images],
+            [logit.to(place.device, non_blocking=True) for logit in logits],
+            recipe.params,
+            max_bytes=max_bytes,
+        )
+        return torch.cat([mask.flatten() for mask in found]).cpu()
+
     # A part has an image at least, however little it may take.
     least_bytes = BYTES_PER_PIXEL * min(logit.numel() for logit in logits)
-    while True:
-        try:
-            masks = crf_batch(
-                [image.to(place.device, non_blocking=True) for image in images],
-                [logit.to(place.device, non_blocking=True) for logit in logits],
-                recipe.params,
-                max_bytes=max_bytes,
-            )
-            flat = torch.cat([mask.flatten() for mask in masks]).cpu()
-            break
-        except torch.OutOfMemoryError:
-            if max_bytes < least_bytes:
-                raise A2SError(_FULL) from None
-            max_bytes //= 2
-            torch.cuda.empty_cache()
+    flat = shrinking(masks, place.device, least_bytes=least_bytes)
     parts = torch.split(flat, [logit.numel() for logit in logits])
     return [
         Packed.of(part.view(logit.shape).numpy()) for part, logit in zip(parts, logits, strict=True)
@@ -241,7 +246,7 @@ def in_batches(place: _Device, image_BSS3: npt.NDArray[np.uint8]) -> npt.NDArray
             maps.append(_forward(place, image_BSS3[first : first + place.batch_size]))
         except torch.OutOfMemoryError:
             if place.batch_size == 1:
-                raise A2SError(_FULL) from None
+                raise A2SError(FULL) from None
             place.batch_size //= 2
             torch.cuda.empty_cache()
             continue

@@ -22,8 +22,9 @@ import numpy.typing as npt
 from a2s import checkpoint, hma
 from a2s.data import images
 from a2s.data.tars import Index
-from a2s.devicethread import DeviceThread
+from a2s.devicethread import device_thread
 from a2s.errors import DataError, LabelError
+from a2s.gpumemory import shrinking
 from a2s.labelling import decode
 from a2s.labelrows import RowFile, quantise, read_header, row_file_name, write_rows
 from a2s.labelsource import LabelSource
@@ -163,7 +164,7 @@ def load_update(turn: Turn) -> Callable[[Chunk], Updated]:
     network = load_network(turn.model, device.type)
     # One at a time on a CPU: an image has the same label whatever shares its chunk.
     batch_size, crf_bytes = (GPU_BATCH, GPU_CRF_BYTES) if device.type == "cuda" else (1, 0)
-    place = _Place(network, device, DeviceThread(), helpers.map, batch_size, crf_bytes)
+    place = _Place(network, device, device_thread(), helpers.map, batch_size, crf_bytes)
     return functools.partial(_update, turn, place)
 
 
@@ -206,6 +207,8 @@ def predict(network: nn.Module, image_BSS3: Tensor, *, batch_size: int) -> F32:
 def marginals_of(image_BSS3: Tensor, run: Run, *, max_bytes: int) -> hma.Marginals:
     """The CRF in torch of images that lie on a device, together as far as `max_bytes` allow.
 
+    Of those that are free, if they are fewer. Raises: A2SError when not even one image fits.
+
     An image gets the same numbers, to the last bit, whatever its companions.
 
     Shape: B S S 3; 2 N of each -> S S of each. Range: 0..1.
@@ -220,10 +223,17 @@ def marginals_of(image_BSS3: Tensor, run: Run, *, max_bytes: int) -> hma.Margina
 
         def on_device() -> F32:
             there_BSS = logit_BSS.to(image_BSS3.device, non_blocking=True)
-            found = crf_torch.marginals(
-                image_BSS3.unbind(), there_BSS.unbind(), hma.CRF, max_bytes=max_bytes
+
+            def computed(max_bytes: int) -> F32:
+                found = crf_torch.marginals(
+                    image_BSS3.unbind(), there_BSS.unbind(), hma.CRF, max_bytes=max_bytes
+                )
+                return torch.stack(found).cpu().numpy()
+
+            least_bytes = crf_torch.BYTES_PER_PIXEL * there_BSS[0].numel()
+            return shrinking(
+                computed, image_BSS3.device, least_bytes=least_bytes, most_bytes=max_bytes
             )
-            return torch.stack(found).cpu().numpy()
 
         s_BSS: F32 = run(on_device)
         return np.float32(0.5) + np.float32(0.5) * s_BSS

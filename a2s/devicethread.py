@@ -7,6 +7,7 @@ may prepare work for a GPU, and one of them does it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -28,14 +29,17 @@ class DeviceThread:
         return self._executor.submit(function).result()
 
 
-def filled_up(
-    image_BSS3: npt.NDArray[np.uint8], *, largest: int | None = None
-) -> npt.NDArray[np.uint8]:
+@functools.cache
+def device_thread() -> DeviceThread:
+    """The thread of this process's GPU, whatever is done there."""
+    return DeviceThread()
+
+
+def filled_up(image_BSS3: npt.NDArray[np.uint8], *, largest: int) -> npt.NDArray[np.uint8]:
     """A batch with copies of its last image behind it: a power of two of images, or the `largest`.
 
     Copies change nothing for the others. Shape: B S S 3 -> C S S 3.
     """
     num_images = len(image_BSS3)
-    wanted = 1 << (num_images - 1).bit_length()
-    num_copies = min(wanted, largest or wanted) - num_images
+    num_copies = min(1 << (num_images - 1).bit_length(), largest) - num_images
     return np.concatenate([image_BSS3, np.repeat(image_BSS3[-1:], num_copies, axis=0)])

@@ -136,6 +136,11 @@ def training_processes(name: str, asked: int, sections: Mapping[str, TrainOption
                 f"{name}: {stage}.until_epoch is for a2s {stage} alone; what comes next wants all "
                 "of it"
             )
+        if section.compile and processes > 1:
+            raise ConfigError(
+                f"{name}: {stage}.compile works with one process; give --processes 1, or leave it "
+                "out"
+            )
         if section.batch_size % processes:
             raise ConfigError(
                 f"{name}: {stage}.batch_size {section.batch_size} is not divisible by the "

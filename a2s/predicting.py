@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from a2s import rundir
 from a2s.data.images import BadImage, Image8, decode, encode_png, resize_rgb
 from a2s.data.keys import decode_key
-from a2s.devicethread import DeviceThread, filled_up
+from a2s.devicethread import device_thread, filled_up
 from a2s.errors import CheckpointError, DataError
 
 _DECODERS_PER_GPU = 8
@@ -155,7 +155,7 @@ def _network_step(model: Path, max_pixels: int) -> Step:
     side, resize_filter = int(metadata["image_size"]), metadata.get("resize_filter", "bilinear")
     sign_tie = int(metadata.get("sign_tie", "1"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    on_gpu, on_device = device.type == "cuda", DeviceThread()
+    on_gpu = device.type == "cuda"
     for_inference(network, device.type)
 
     def load(picture: Picture) -> tuple[Image8, int, int] | BadImage:
@@ -182,8 +182,8 @@ def _network_step(model: Path, max_pixels: int) -> Step:
             loaded = [load(picture) for picture in pictures]
         good = [item[0] for item in loaded if not isinstance(item, BadImage)]
         if good and on_gpu:
-            batch_BSS3 = filled_up(np.stack(good))
-            maps = iter(on_device(lambda: forward(batch_BSS3)))
+            batch_BSS3 = filled_up(np.stack(good), largest=len(pictures))
+            maps = iter(device_thread()(lambda: forward(batch_BSS3)))
         else:
             # One at a time on a CPU: faster, and no map depends on which images share its chunk.
             maps = (forward(small_SS3[None])[0] for small_SS3 in good)

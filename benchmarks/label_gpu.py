@@ -29,7 +29,7 @@ from machine import describe_machine
 from a2s import checkpoint
 from a2s.labelling import activate, load_network
 from a2s.models.activation import ActivationNet
-from a2s.models.encoders import fold_batchnorm, inference_format
+from a2s.models.encoders import for_inference
 from a2s.models.weights import load_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,9 +83,8 @@ def activation(model: Path) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rates = {"the model": sweep(load_network(checkpoint.resolve_model(model), device), device)}
     torch.manual_seed(0)
-    network = ActivationNet(load_encoder("resnet50", "none"), fusion_stride=4).eval()
-    fold_batchnorm(network.encoder)
-    network.to(device, memory_format=inference_format(network, device))  # type: ignore[call-overload]
+    network = ActivationNet(load_encoder("resnet50", "none"), fusion_stride=4)
+    for_inference(network, device)
     rates["resnet50"] = sweep(network, device)
     return rates
 

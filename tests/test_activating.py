@@ -127,9 +127,9 @@ def test_all_work_of_a_device_is_done_in_one_thread() -> None:
     assert threading.get_ident() not in seen
 
 
-@pytest.mark.parametrize(("fits", "batch"), [(0, 1), (1, 1), (2, 1), (8, 256)])
+@pytest.mark.parametrize(("fits", "batch"), [(0, None), (1, 1), (2, 1), (8, 256)])
 def test_the_batch_of_a_gpu_that_others_fill(
-    fits: int, batch: int, monkeypatch: pytest.MonkeyPatch
+    fits: int, batch: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a GPU says is played: this much memory per image, and room for `fits` of them."""
     peaks: list[int] = []
@@ -149,7 +149,11 @@ def test_the_batch_of_a_gpu_that_others_fill(
         "mem_get_info": lambda: (2**40, 2**40),
     }.items():
         monkeypatch.setattr(torch.cuda, name, answer)
-    assert gpumemory.fitting_batch(Path("model"), 64, 64 * 64) == batch
+    if batch is None:
+        with pytest.raises(A2SError, match="does not hold one image"):
+            gpumemory.fitting_batch(Path("model"), 64, 64 * 64)
+    else:
+        assert gpumemory.fitting_batch(Path("model"), 64, 64 * 64) == batch
 
 
 def test_what_torch_keeps_for_later_is_free_too(monkeypatch: pytest.MonkeyPatch) -> None:

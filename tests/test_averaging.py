@@ -72,10 +72,10 @@ def test_a_chunk_as_a_gpu_does_it_has_the_same_bytes(
     monkeypatch.setattr(crf_torch, "marginals", counted)
     network = averaging.load_network(turn.model, "cpu")
     with ThreadPoolExecutor(2, "helper") as helpers:
-        place = averaging._Place(network, CPU, DeviceThread(), helpers.map, 1, 2**30)
+        place = averaging._Place(network, CPU, DeviceThread(), helpers.map, 1, 2**29)
         batch = dataclasses.replace(into(turn, tmp_path / "batch"), before=before)
         averaging._update(batch, place, chunk)
-    assert crfs == [(4, 2**30, "a2s-device")] * 2
+    assert crfs == [(4, 2**29, "a2s-device")] * 2
     assert readers == ["helper"] * 4
     for store in ("averages", "labels"):
         name = f"{store}/{chunk.file(1)}"

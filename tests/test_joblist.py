@@ -62,6 +62,10 @@ def test_batch_sizes_must_be_divisible_by_the_processes():
     assert training_processes("ablate", 2, sections) == 2
     with pytest.raises(ConfigError, match=r"ablate: stage2.batch_size 4 .* 3 training processes"):
         training_processes("ablate", 3, sections)
+    compiles = {"stage1": Stage1Options(compile=True)}
+    assert training_processes("run", 1, compiles) == 1
+    with pytest.raises(ConfigError, match=r"run: stage1.compile .* --processes 1"):
+        training_processes("run", 2, compiles)
 
 
 def test_training_starts_as_several_ranks(scenes, tmp_path, capfd):

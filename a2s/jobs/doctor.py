@@ -87,7 +87,7 @@ def _guarded(what: str, check: Callable[[], Finding]) -> Iterator[Finding]:
         yield check()
     except A2SError as error:
         yield Finding("fail", what, str(error).removeprefix(f"{what}: "))
-    except (ImportError, OSError, RuntimeError) as error:
+    except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
         # A package that is there and does not load: the reason is all there is to say.
         yield Finding("fail", what, f"{type(error).__name__}: {error}; reinstall the package")
 

@@ -36,6 +36,8 @@ from a2s.refine import Recipe
 TAR_BLOCK = 512
 PER_WORKER = 8
 """Images that each worker of the pool gets at least, so that the last ones weigh little."""
+GPU_CHUNK = 64
+"""Images that a GPU gets at once; from there on more hardly make it faster."""
 
 
 def run(config: EstimateConfig) -> int:
@@ -88,8 +90,11 @@ def measure(config: EstimateConfig, index: Index, *, num_images: int) -> Sample:
         list(_map(alone[:1], steps, workers=0, threads=1))
         singles = list(_map(alone, steps, workers=0, threads=1))
 
-        length = max(1, config.sample // (4 * count))
-        together = _chunks(index, max(config.sample, PER_WORKER * count), length=length)
+        num_images, length = max(config.sample, PER_WORKER * count), config.sample // (4 * count)
+        if "before" in steps and refine.backend == "torch":
+            # A GPU is given as many images at once as in a large job, or nearly.
+            num_images, length = max(num_images, 4 * GPU_CHUNK), GPU_CHUNK
+        together = _chunks(index, num_images, length=max(1, length))
         begun = time.monotonic()
         warm = list(_map(together[: 2 * count], steps, workers=workers, threads=count))
         warm_sec = time.monotonic() - begun - sum(_seconds(part) for part in warm) / count

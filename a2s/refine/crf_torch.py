@@ -9,6 +9,7 @@ Shapes: rgb_HW3 uint8; logit_HW float32; N pixels of all images; C, E, M as in `
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -113,7 +114,7 @@ def marginals(
     `images` (uint8 H W 3) and `logits` (unary energy of the background minus that of the
     foreground, H W) lie on one device, sizes may differ. Batches larger than `max_bytes` of device
     memory (`BYTES_PER_PIXEL`) are computed in parts; neither this nor an image's companions change
-    its result. The device is waited for once per part, and once per size not seen before.
+    its result. The device is waited for once per part, and twice more where sizes are new.
     `dtype` is that of what is stored on the lattice.
 
     Shape: H W 3, H W -> H W each. Range: -1..1. Raises: ConfigError.
@@ -137,13 +138,15 @@ def marginals(
             assert len(logit_N) == len(pixels.rgb_N3), (len(logit_N), pixels.sizes)
             try:
                 s_N = mean_field(pixels, logit_N, params, packed, kernels=kernels, dtype=dtype)
-            except RuntimeError as error:
-                # Said by Triton when it compiles a kernel; there is no class for it.
-                if "C compiler" not in str(error):
+            except (RuntimeError, subprocess.CalledProcessError) as error:
+                # From Triton when it compiles a kernel; there is no class for the first.
+                has_failed = isinstance(error, subprocess.CalledProcessError)
+                if not has_failed and "C compiler" not in str(error):
                     raise
                 raise ConfigError(
-                    "refine.backend torch: Triton needs a C compiler for the kernels of a GPU; "
-                    "install gcc or clang, or name one in CC, or take --refine.backend numba"
+                    "refine.backend torch: Triton needs a C compiler and Python's headers for the "
+                    "kernels of a GPU; install gcc or clang (or name one in CC) and python3-dev, "
+                    "or take --refine.backend numba"
                 ) from None
             whole = zip(torch.split(s_N, areas[part]), sizes[part], strict=True)
             results += [s.view(size) for s, size in whole]

@@ -122,13 +122,15 @@ def test_triton_without_a_compiler_is_told_in_one_line() -> None:
     image, logit = tensors(*material("disc", 9, 11))
 
     def fails(*args: object) -> tuple[Tensor, Tensor]:
-        raise RuntimeError(reason)
+        raise reason
 
-    kernels = replace(PLAIN, corners=fails)
-    reason = "Failed to find C compiler. Please specify via CC environment variable"
+    kernels, reason = replace(PLAIN, corners=fails), RuntimeError("Failed to find C compiler.")
     with pytest.raises(ConfigError, match="gcc or clang"):
         marginals([image], [logit], PARAMS, kernels=kernels)
-    reason = "something else"
+    reason = subprocess.CalledProcessError(1, ["gcc", "without-headers.c"])
+    with pytest.raises(ConfigError, match="headers"):
+        marginals([image], [logit], PARAMS, kernels=kernels)
+    reason = RuntimeError("something else")
     with pytest.raises(RuntimeError, match="something else"):
         marginals([image], [logit], PARAMS, kernels=kernels)
 
