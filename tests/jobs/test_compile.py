@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from accelerate.state import AcceleratorState
 from labelled import write_labels
 from launching import pack, run_ranks
 
-from a2s import checkpoint, distributed
+from a2s import checkpoint, comparison, distributed
 from a2s.__main__ import run
+
+FLAGS = ("--no-compile", "--compile")
 
 
 # torch.compile looks at the gradients of its inputs, and warns of its own look.
@@ -50,7 +53,7 @@ def test_compiled_training_is_the_same_training(
     command += ["--loader-workers", "0", "--log-every", "1", *flags]
     if stage == "stage2":
         command += ["--labels", str(labels)]
-    for flag in ("--no-compile", "--compile"):
+    for flag in FLAGS:
         AcceleratorState._reset_state(reset_partial_state=True)
         assert run([*command, "--out", str(tmp_path / flag), flag]) == 0
         lines = (tmp_path / flag / "metrics.jsonl").read_text().splitlines()
@@ -66,6 +69,57 @@ def test_compiled_training_is_the_same_training(
     # Training amplifies the last bits of every sum, and BatchNorm of few pixels amplifies more.
     assert losses[0] == pytest.approx(losses[1], abs=later)
     assert names[0] == names[1], "the compiled network's tensors have names of their own"
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_nobody_keeps_what_a_compiled_function_returned(
+    scenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """Where a GPU replays it, the next call overwrites it; here that is NaN."""
+    data = pack(scenes.train, tmp_path / "data")
+    labels = write_labels(data, tmp_path / "labels")
+    overwritten = []
+
+    def overwriting(function, **settings):
+        returned: list[torch.Tensor] = []
+
+        def call(*arguments, **named):
+            for tensor in returned:
+                tensor.data.fill_(math.nan)
+                overwritten.append(tensor.shape)
+            returned.clear()
+            result = function(*arguments, **named)
+            leaves = torch.utils._pytree.tree_leaves(result)
+            returned.extend(leaf for leaf in leaves if leaf.is_floating_point())
+            return result
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", overwriting)
+    monkeypatch.setattr(distributed, "recorded", lambda function: function)
+    # As on a GPU: a step is one call.
+    monkeypatch.setattr(comparison, "micro_batches", lambda count, **_: [slice(0, count)])
+    command = [stage, "--data", str(data), "--epochs", "3", "--encoder.name", "mobilenet_v2"]
+    command += ["--image-size", "32", "--batch-size", "4", "--loader-workers", "0"]
+    command += ["--log-every", "2", "--commit-every", "1"]
+    command += ["--labels", str(labels), "--warm-epochs", "1"] if stage == "stage2" else []
+    losses, weights = [], []
+    for flag in FLAGS:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        assert run([*command, "--out", str(tmp_path / flag), flag]) == 0
+        lines = (tmp_path / flag / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines])
+        commit = checkpoint.last_commit(tmp_path / flag)
+        assert commit is not None
+        weights.append(checkpoint.load(commit)[0])
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert len(overwritten) > 2 * len(losses[0])
+    assert losses[0] == losses[1]
+    for name, tensor in weights[0].items():
+        assert torch.equal(tensor, weights[1][name]), name
+    rectified = [sorted((tmp_path / flag).glob("rectified/*.tar")) for flag in FLAGS]
+    assert [path.read_bytes() for path in rectified[0]] == [p.read_bytes() for p in rectified[1]]
+    assert bool(rectified[0]) == (stage == "stage2")
 
 
 def test_several_ranks_are_told_that_they_cannot_compile(scenes, tmp_path: Path) -> None:
