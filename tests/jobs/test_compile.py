@@ -101,7 +101,7 @@ def test_nobody_keeps_what_a_compiled_function_returned(
     monkeypatch.setattr(comparison, "micro_batches", lambda count, **_: [slice(0, count)])
     command = [stage, "--data", str(data), "--epochs", "3", "--encoder.name", "mobilenet_v2"]
     command += ["--image-size", "32", "--batch-size", "4", "--loader-workers", "0"]
-    command += ["--log-every", "2", "--commit-every", "1"]
+    command += ["--log-every", "2"]
     command += ["--labels", str(labels), "--warm-epochs", "1"] if stage == "stage2" else []
     losses, weights = [], []
     for flag in FLAGS:
