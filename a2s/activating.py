@@ -87,7 +87,7 @@ def activate_chunk(
     place: _Device, squashed: Callable[[U8], U8], recipe: Recipe | None, chunk: Chunk
 ) -> Activated:
     """Make the activation maps (Eqn 3) of the images of a chunk, `squashed` for the network."""
-    clock, helped = _Clock(), list[float]()
+    helped = list[float]()
 
     def load(row: int) -> tuple[U8, U8, tuple[int, int]] | Failure:
         with _timed(helped):
@@ -111,7 +111,7 @@ def activate_chunk(
     stacks = [np.stack([good[row][0] for row in rows]) for rows in by_size]
     reduced = {row: item[1] for row, item in good.items()}
     del loaded, good
-    clock.restart()
+    clock = _Clock()
 
     def thetas() -> list[npt.NDArray[np.float32]]:
         clock.lap(done.seconds, "queue")
@@ -133,7 +133,6 @@ def _refine_chunk(
     place: _Device, reduced: dict[int, U8], recipe: Recipe, done: Activated, helped: list[float]
 ) -> None:
     """Add the masks of the dense CRF to a chunk that has maps, from the very numbers of a CPU."""
-    clock = _Clock()
 
     def logit(row: int) -> F32:
         with _timed(helped):
@@ -147,7 +146,7 @@ def _refine_chunk(
     order = sorted(reduced, key=lambda row: reduced[row].shape)
     images = _pinned([reduced[row] for row in order], place.device)
     logits = _pinned(list(place.helpers.map(logit, order)), place.device)
-    clock.restart()
+    clock = _Clock()
 
     def masks() -> list[Packed]:
         clock.lap(done.seconds, "queue")
@@ -221,9 +220,6 @@ def _timed(seconds: list[float]) -> Iterator[None]:
 
 class _Clock:
     def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
         self.last = time.perf_counter()
 
     def lap(self, seconds: dict[str, float], stage: str) -> None:

@@ -40,8 +40,6 @@ CHUNK = 32
 """Images per task, and so per row file: seconds of work on a core."""
 GPU_BATCH = 8
 """Images per forward pass on a GPU; training needs more memory for as many."""
-GPU_CRF_BYTES = 8 * 2**30
-"""Memory on a GPU for the CRFs that are computed at once: those of a chunk at 320 px need 3 GB."""
 HELPERS = 8
 """Threads per GPU that read, decode, and where the CRF is the CPU's, compute it."""
 STAGES = ("decode", "network", "crf", "write")
@@ -137,8 +135,9 @@ class _Place:
     run: Run
     each: hma.Each
     batch_size: int = 1
-    crf_bytes: int = 0
-    """Memory for CRFs that are computed together; 0: one at a time, on a CPU faster as well."""
+    crf_bytes: int | None = 0
+    """Memory for CRFs that are computed together; None: what is free; 0: one at a time, on a CPU
+    faster as well."""
 
 
 def update_chunk(chunk: Chunk, turn: Turn) -> Updated:
@@ -163,7 +162,7 @@ def load_update(turn: Turn) -> Callable[[Chunk], Updated]:
     helpers = ThreadPoolExecutor(HELPERS, "a2s-helper")
     network = load_network(turn.model, device.type)
     # One at a time on a CPU: an image has the same label whatever shares its chunk.
-    batch_size, crf_bytes = (GPU_BATCH, GPU_CRF_BYTES) if device.type == "cuda" else (1, 0)
+    batch_size, crf_bytes = (GPU_BATCH, None) if device.type == "cuda" else (1, 0)
     place = _Place(network, device, device_thread(), helpers.map, batch_size, crf_bytes)
     return functools.partial(_update, turn, place)
 
@@ -204,10 +203,11 @@ def predict(network: nn.Module, image_BSS3: Tensor, *, batch_size: int) -> F32:
         return torch.cat(found)[:num_images].cpu().numpy()
 
 
-def marginals_of(image_BSS3: Tensor, run: Run, *, max_bytes: int) -> hma.Marginals:
+def marginals_of(image_BSS3: Tensor, run: Run, *, max_bytes: int | None) -> hma.Marginals:
     """The CRF in torch of images that lie on a device, together as far as `max_bytes` allow.
 
-    Of those that are free, if they are fewer. Raises: A2SError when not even one image fits.
+    Of what is free, if that is less or no number is given. Raises: A2SError when not even one image
+    fits.
 
     An image gets the same numbers, to the last bit, whatever its companions.
 
@@ -236,7 +236,7 @@ def marginals_of(image_BSS3: Tensor, run: Run, *, max_bytes: int) -> hma.Margina
             )
 
         s_BSS: F32 = run(on_device)
-        return np.float32(0.5) + np.float32(0.5) * s_BSS
+        return crf_torch.as_probability(s_BSS)
 
     return marginals
 

@@ -97,8 +97,7 @@ def start(
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
-        # The loader's processes have the cores. Threads for the few small tensors of this one
-        # would wait for each other at every operation.
+        # The loader's processes have the cores, and few tensors of this one are on the CPU.
         torch.set_num_threads(1)
     accelerator = Accelerator(
         cpu=cpu,

@@ -205,10 +205,8 @@ def activate(network: ActivationNet, image_BSS3: npt.NDArray[np.uint8]) -> npt.N
 
     from a2s.models.encoders import as_input
 
-    is_cuda = next(network.parameters()).is_cuda
     with torch.inference_mode():
-        bytes_BSS3 = torch.from_numpy(image_BSS3)
-        image_B3SS = as_input(network, bytes_BSS3.pin_memory() if is_cuda else bytes_BSS3)
+        image_B3SS = as_input(network, torch.from_numpy(image_BSS3))
         return network(image_B3SS).theta[:, 0].float().cpu().numpy()  # type: ignore[no-any-return]
 
 

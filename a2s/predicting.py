@@ -168,8 +168,7 @@ def _network_step(model: Path, max_pixels: int) -> Step:
 
     @torch.inference_mode()
     def forward(image_BSS3: Image8) -> NDArray[np.float32]:
-        bytes_BSS3 = torch.from_numpy(image_BSS3)
-        answer = network(as_input(network, bytes_BSS3.pin_memory() if on_gpu else bytes_BSS3))
+        answer = network(as_input(network, torch.from_numpy(image_BSS3)))
         if metadata["kind"] == "activation":
             answer = answer.theta * sign(answer.theta, tie=sign_tie)
         return answer[:, 0].float().cpu().numpy()  # type: ignore[no-any-return]

@@ -134,10 +134,10 @@ def exact_on_gpu() -> None:
 
 
 def inference_format(module: nn.Module, device: str) -> torch.memory_format:
-    """Memory format in which a float32 network computes fastest on a device.
+    """Memory format of a network for inference in float32 on a device.
 
-    Channels last; but not for depthwise convolutions on CUDA, which in this format go to cuDNN, and
-    it compiles kernels for each of their shapes.
+    Channels last; but not with depthwise convolutions on CUDA, which in this format go to cuDNN,
+    and it compiles kernels for each of their shapes.
     """
     convs = [child for child in module.modules() if isinstance(child, nn.Conv2d)]
     depthwise = any(conv.groups > 1 and conv.groups == conv.in_channels for conv in convs)
@@ -220,8 +220,8 @@ def use_onednn(module: nn.Module) -> None:
 def for_inference(network: nn.Module, device: str) -> None:
     """Put a network with an encoder on a device, in place, ready for inference and nothing else.
 
-    The same function but for rounding: evaluation mode, BatchNorm of the encoder folded, the
-    fastest memory format (`as_input` gives images the same), on a CPU oneDNN's convolutions.
+    The same function but for rounding: evaluation mode, BatchNorm of the encoder folded, the memory
+    format of `inference_format` (`as_input` gives images the same), on a CPU oneDNN's convolutions.
     """
     exact_on_gpu()
     fold_batchnorm(network.eval().get_submodule("encoder"))
@@ -234,13 +234,14 @@ def for_inference(network: nn.Module, device: str) -> None:
 def as_input(network: nn.Module, image_BHW3: Tensor) -> Tensor:
     """Bytes of images on any device as what a network of `for_inference` takes.
 
-    They go to a GPU without the host waiting for it, where they lie in pinned memory.
+    They go to a GPU without the host waiting for it.
 
     Shape: uint8 B H W 3 -> float32 B 3 H W.
     """
     weight = next(network.parameters())
-    there_BHW3 = image_BHW3.to(weight.device, non_blocking=True)
-    image_B3HW = normalise(there_BHW3.permute(0, 3, 1, 2))
+    if weight.is_cuda and not image_BHW3.is_cuda:
+        image_BHW3 = image_BHW3.pin_memory().to(weight.device, non_blocking=True)
+    image_B3HW = normalise(image_BHW3.permute(0, 3, 1, 2))
     # In the weights' format; else the images' own, channels last, would decide.
     return image_B3HW.contiguous() if weight.is_cuda and weight.is_contiguous() else image_B3HW
 

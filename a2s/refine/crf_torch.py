@@ -18,7 +18,7 @@ from torch import Tensor
 
 from a2s.errors import ConfigError
 from a2s.refine.energy import F32, U8, CrfParams, Mask
-from a2s.refine.filter_torch import PLAIN, Kernels, Pixels, normalised, on_device
+from a2s.refine.filter_torch import PLAIN, Kernels, Pixels, layout, normalised
 from a2s.refine.lattice_torch import Packing, assemble, packing
 from a2s.refine.positions_torch import position_lattices
 
@@ -32,16 +32,8 @@ def flat(images: Sequence[Tensor]) -> Pixels:
     """Images of any sizes as one list of pixels."""
     device = images[0].device
     sizes = tuple((image.shape[0], image.shape[1]) for image in images)
-    areas = [height * width for height, width in sizes]
-    starts = [sum(areas[:index]) for index in range(len(areas))]
-    numbers_B = torch.arange(len(areas), dtype=torch.int32, device=device)
-    return Pixels(
-        torch.cat([image.reshape(-1, 3) for image in images]),
-        torch.repeat_interleave(numbers_B, on_device(areas, device), output_size=sum(areas)),
-        on_device(starts, device),
-        on_device([width for _, width in sizes], device),
-        sizes,
-    )
+    rgb_N3 = torch.cat([image.reshape(-1, 3) for image in images])
+    return Pixels(rgb_N3, *layout(sizes, device), sizes)
 
 
 def kernels_for(device: torch.device) -> Kernels:
@@ -178,7 +170,15 @@ def foreground_probability(image_HW3: U8, energy_2N: F32, params: CrfParams) -> 
 
     Shape: H W 3, 2 N -> H W. Range: 0..1.
     """
-    return np.float32(0.5) + np.float32(0.5) * _difference(image_HW3, energy_2N, params)
+    return as_probability(_difference(image_HW3, energy_2N, params))
+
+
+def as_probability(difference: F32) -> F32:
+    """Probability of foreground, from what it is more probable than background.
+
+    Range: -1..1 -> 0..1.
+    """
+    return np.float32(0.5) + np.float32(0.5) * difference
 
 
 def _difference(image_HW3: U8, energy_2N: F32, params: CrfParams) -> F32:

@@ -49,25 +49,33 @@ def divided(value_N: Tensor, sigma: float) -> Tensor:
     return value_N.float() / torch.full((1,), sigma, device=value_N.device)
 
 
-def places(sizes: Sequence[tuple[int, int]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Number of the image, x and y of every pixel of images of these (height, width).
+def layout(sizes: Sequence[tuple[int, int]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Image of every pixel, first pixel and width of every image, of these (height, width).
 
-    Shape: three of N (int32, int64, int64).
+    Shape: N (int32), B, B (int64).
     """
     areas = [height * width for height, width in sizes]
     starts = [sum(areas[:index]) for index in range(len(areas))]
     numbers_B = torch.arange(len(areas), dtype=torch.int32, device=device)
-    image_N = torch.repeat_interleave(numbers_B, on_device(areas, device), output_size=sum(areas))
-    inside_N = torch.arange(sum(areas), device=device) - on_device(starts, device)[image_N]
-    width_N = on_device([width for _, width in sizes], device)[image_N]
+    return (
+        torch.repeat_interleave(numbers_B, on_device(areas, device), output_size=sum(areas)),
+        on_device(starts, device),
+        on_device([width for _, width in sizes], device),
+    )
+
+
+def coordinates(image_N: Tensor, starts_B: Tensor, widths_B: Tensor) -> tuple[Tensor, Tensor]:
+    """X and y of every pixel of a `layout`. Shape: N (int64) each."""
+    inside_N = torch.arange(len(image_N), device=image_N.device) - starts_B[image_N]
+    width_N = widths_B[image_N]
     y_N = inside_N // width_N
-    return image_N, inside_N - y_N * width_N, y_N
+    return inside_N - y_N * width_N, y_N
 
 
 def corners(pixels: Pixels, params: CrfParams, packed: Packing) -> tuple[Tensor, Tensor]:
     """Keys and weights of the bilateral kernel's corners."""
-    _, x_N, y_N = places(pixels.sizes, pixels.rgb_N3.device)
-    features = [divided(axis, params.bilateral_sxy) for axis in (x_N, y_N)]
+    places = coordinates(pixels.image_N, pixels.starts_B, pixels.widths_B)
+    features = [divided(axis, params.bilateral_sxy) for axis in places]
     features += [divided(channel, params.bilateral_srgb) for channel in pixels.rgb_N3.unbind(1)]
     return embed(features, pixels.image_N, packed)
 

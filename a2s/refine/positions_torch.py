@@ -16,7 +16,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from a2s.refine.filter_torch import PLAIN, divided, normalised, on_device, places
+from a2s.refine.filter_torch import PLAIN, coordinates, divided, layout, normalised, on_device
 from a2s.refine.lattice_torch import Lattice, assemble, embed, packing
 
 KEEP_BYTES = 256 * 2**20
@@ -52,10 +52,10 @@ def build(
     sizes: Sequence[tuple[int, int]], sxy: float, device: torch.device, dtype: torch.dtype
 ) -> list[Lattice]:
     """Lattices of images of these sizes, each for itself."""
-    image_N, x_N, y_N = places(sizes, device)
+    image_N, starts_B, widths_B = layout(sizes, device)
     largest = [max(size[axis] for size in sizes) - 1 for axis in (1, 0)]
     packed = packing([length / sxy for length in largest])
-    features = [divided(x_N, sxy), divided(y_N, sxy)]
+    features = [divided(axis, sxy) for axis in coordinates(image_N, starts_B, widths_B)]
     lattice = normalised(assemble(*embed(features, image_N, packed), packed), PLAIN, dtype)
     return cut(lattice, [height * width for height, width in sizes])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from labelling_case import encoded, write_data, write_model
@@ -11,7 +12,8 @@ from labelling_case import encoded, write_data, write_model
 from a2s.config import EstimateConfig
 from a2s.errors import DataError
 from a2s.jobs import estimate
-from a2s.options import EncoderConfig
+from a2s.labelling import Chunk
+from a2s.options import EncoderConfig, RefineConfig
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,31 @@ def test_it_prints_hours_bytes_pool_and_mix_and_writes_nothing(
     assert "best pool  " in out
     assert sorted(path.name for path in data.iterdir()) == before
     assert list(tmp_path.iterdir()) == [model]
+
+
+def test_a_gpu_is_timed_with_as_many_images_as_a_large_job_gives_it(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A GPU in name: what runs there finds none and computes on the CPU."""
+    real, lengths = estimate._map, []
+
+    def noted(chunks: list[Chunk], *rest: Any, **settings: Any) -> Any:
+        lengths.append([len(chunk.part) for chunk in chunks])
+        return real(chunks, *rest, **settings)
+
+    monkeypatch.setattr(estimate, "has_gpu", lambda address: True)
+    monkeypatch.setattr(estimate, "_map", noted)
+    monkeypatch.setattr(estimate, "GPU_CHUNK", 5)
+    model = write_model(tmp_path / "model.safetensors")
+    settings = EstimateConfig(data=data, model=model, workers=0, sample=4, images=1000)
+    refine = RefineConfig(backend="torch")
+    assert estimate.run(settings.model_copy(update={"refine": refine})) == 0
+    assert lengths[-1][0] == 5
+    assert max(lengths[1]) == 1
+    assert "no GPU was found" not in capsys.readouterr().out
 
 
 def test_without_a_model_an_untrained_network_is_timed(
