@@ -28,7 +28,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from machine import describe_machine
+from machine import PRICE, describe_machine
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -52,8 +52,6 @@ SHARED = Path(os.environ.get("A2S_SHARED", ROOT.parent / "shared"))
 RESULT = ROOT / "benchmarks" / "results" / "label_factory.json"
 PREDICTED = 200
 BATCHES = {"cpu": (1, 2, 4, 8, 16), "cuda": (1, 4, 16, 64, 256)}
-PRICE = {"core_hour": 0.04, "gpu_hour": 2.5}
-"""Assumed, in dollars: what a rented core and a rented data-centre GPU cost about."""
 
 
 def folder_of_images(given: Path | None, count: int, into: Path) -> tuple[Path, str]:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import describe_machine
+from machine import PRICE, describe_machine
 
 from a2s import checkpoint
 from a2s.labelling import activate, load_network
@@ -89,6 +89,13 @@ def activation(model: Path) -> dict[str, Any]:
     return rates
 
 
+def per_million(images_per_sec: float) -> dict[str, float]:
+    """What a million labels take of this machine, its start aside, and cost at assumed prices."""
+    hours = 1e6 / images_per_sec / 3600
+    hourly = PRICE["gpu_hour"] + PRICE["core_hour"] * len(os.sched_getaffinity(0))
+    return {"machine_hours": round(hours, 2), "dollars": round(hours * hourly, 2), **PRICE}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=Path, required=True)
@@ -129,6 +136,8 @@ def main() -> None:
         )
         result["commands"]["predict"] = {"images_per_sec": round(count / sec, 2)}
         save()
+    rate = result["commands"]["label"]["job_images_per_sec"]
+    result["per_million_images"] = per_million(rate)
     result["activation, by batch size"] = activation(args.model)
     save()
     print(json.dumps(result["activation, by batch size"], indent=1))

@@ -8,6 +8,9 @@ import platform
 import subprocess
 from pathlib import Path
 
+PRICE = {"core_hour": 0.04, "gpu_hour": 2.5}
+"""Assumed, in dollars: what a rented core and a rented data-centre GPU cost about."""
+
 
 def describe_machine() -> dict[str, str]:
     """Date, commit, hardware, and the versions that decide speed.
