@@ -7,12 +7,11 @@ B images, S side of the network's square input, W words of bits.
 from __future__ import annotations
 
 import ctypes
+import math
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,18 +27,23 @@ from a2s.data.transforms import draw_flip, draw_keep_words
 from a2s.errors import A2SError, DataError
 
 PR_SET_PDEATHSIG = 1
+ALIGNED = 64
 
 LabelReader = Callable[[int, int], NDArray[np.float32]]
 """(row, epoch) -> label [S,S]; called in the loader's worker processes."""
 ImageFilter = Callable[[int, bool], bool]
 """(row, mirrored) -> whether the image itself is needed; called in the worker processes."""
+_Part = tuple[str, torch.dtype, tuple[int, ...]]
+"""A tensor of a batch: its name, and what its bytes are."""
 
 
-@dataclass
 class Batch:
     """One rank's part of a global batch; padding has row -1, valid False, and zeros.
 
     Beside images it shows the first of them again: BatchNorm must not learn from black squares.
+    All tensors lie in one piece of memory: it comes from a worker's process by one file descriptor
+    (each takes a connection of its own, and the interpreter from the training loop), is pinned at
+    once, and sent to a device by one copy.
 
     Shape: image uint8 `[B,3,S,S]` as stored (not mirrored), row int64 `[B]`, valid bool `[B]`,
     flip bool `[B]`, keep int32 `[B,W]` (`draw_keep_words`) or None, label float32 `[B,1,S,S]` or
@@ -53,22 +57,43 @@ class Batch:
     keep_BW: Tensor | None = None
     label_B1SS: Tensor | None = None
 
+    def __init__(self, bytes_N: Tensor, parts: Sequence[_Part]) -> None:
+        self._bytes_N, self._parts = bytes_N, tuple(parts)
+        for (name, dtype, shape), place in zip(self._parts, _places(self._parts), strict=True):
+            setattr(self, name, bytes_N[place].view(dtype).view(shape))
+
+    @classmethod
+    def of(cls, **tensors: Tensor | None) -> Batch:
+        """Put tensors of the CPU together, given by the names above."""
+        there = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        parts = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in there.items()]
+        batch = cls(torch.empty(_places(parts)[-1].stop, dtype=torch.uint8), parts)
+        for name, tensor in there.items():
+            getattr(batch, name).copy_(tensor)
+        return batch
+
+    def __reduce__(self) -> tuple[type[Batch], tuple[Tensor, tuple[_Part, ...]]]:
+        return Batch, (self._bytes_N, self._parts)
+
     def to(self, device: torch.device) -> Batch:
         """The batch on a device; images in the memory format that convolutions like."""
-        batch = self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        batch = Batch(self._bytes_N.to(device, non_blocking=True), self._parts)
         batch.image_B3SS = batch.image_B3SS.contiguous(memory_format=torch.channels_last)
         return batch
 
     def pin_memory(self) -> Batch:
         """Called by DataLoader so that copies to the GPU overlap with work."""
-        return self._each(lambda tensor: tensor.pin_memory() if tensor.numel() else tensor)
+        return Batch(self._bytes_N.pin_memory(), self._parts)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        changed: dict[str, Any] = {
-            name: tensor if tensor is None else change(tensor)
-            for name, tensor in vars(self).items()
-        }
-        return Batch(**changed)
+
+def _places(parts: Sequence[_Part]) -> list[slice]:
+    """Where in memory the parts lie, each where a fast kernel likes it to begin."""
+    places, stop = list[slice](), 0
+    for _, dtype, shape in parts:
+        start = -(-stop // ALIGNED) * ALIGNED
+        stop = start + math.prod(shape) * dtype.itemsize
+        places.append(slice(start, stop))
+    return places
 
 
 class Columns:
@@ -169,7 +194,14 @@ class Images(Dataset[Batch]):
                 image_B3SS[slot] = image_B3SS[0]
             if row >= 0 and self.read_label is not None and label_B1SS is not None:
                 label_B1SS[slot, 0] = torch.from_numpy(self.read_label(row, epoch))
-        return Batch(image_B3SS, row_B, row_B >= 0, flip_B, keep_BW, label_B1SS)
+        return Batch.of(
+            image_B3SS=image_B3SS,
+            row_B=row_B,
+            valid_B=row_B >= 0,
+            flip_B=flip_B,
+            keep_BW=keep_BW,
+            label_B1SS=label_B1SS,
+        )
 
     def image(self, row: int) -> Tensor:
         """Read one image. Shape: uint8 `[3,S,S]`."""

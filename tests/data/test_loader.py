@@ -11,7 +11,7 @@ from launching import pack
 
 from a2s.data import images
 from a2s.data.keys import key_hash
-from a2s.data.loader import Columns, Images, batches, make_loader
+from a2s.data.loader import Batch, Columns, Images, batches, make_loader
 from a2s.data.plan import make_plan
 from a2s.data.tar_index import Index
 from a2s.data.transforms import draw_flip, draw_keep_words
@@ -53,6 +53,27 @@ def test_ranks_together_read_the_global_batches(data: Path, workers: int) -> Non
                 labels = torch.cat([share.label_B1SS for share in shares])[:, 0, 0, 0]
                 expected = torch.where(valid, 100 * epoch + rows, 0)
                 assert labels.tolist() == expected.tolist()
+
+
+def test_a_batch_comes_from_its_worker_in_one_piece(data: Path) -> None:
+    index, sides = Index.load(data), [(32, 32), (4, 4)]
+    dataset = Images(index, image_size=32, seed=0, read_label=label_of, keep_sides=sides)
+    columns = Columns(rank=0, world=1)
+    columns.set(make_plan(index.shard_sizes, batch_size=3, seed=0, epoch=1), epoch=1)
+    requests = list(columns)
+    came = list(batches(make_loader(dataset, columns, workers=1)))
+    assert len(came) == len(requests)
+    for batch, request in zip(came, requests, strict=True):
+        expected = dataset.__getitems__(request)
+        tensors = {name: value for name, value in vars(batch).items() if name[0] != "_"}
+        assert set(tensors) == set(Batch.__annotations__)
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, getattr(expected, name)), name
+            assert tensor.data_ptr() % 64 == 0
+        assert len({tensor.untyped_storage().data_ptr() for tensor in tensors.values()}) == 1
+        on_device = batch.to(torch.device("cpu"))
+        assert torch.equal(on_device.image_B3SS, batch.image_B3SS)
+        assert on_device.image_B3SS.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_an_image_is_decoded_squashed_and_named(data: Path) -> None:
