@@ -40,6 +40,7 @@ __all__ = [
     "RowWriter",
     "clean",
     "collect",
+    "contents",
     "load_part",
     "publish",
     "publish_part",
@@ -47,6 +48,7 @@ __all__ = [
 
 VERSION = 1
 _NAME = r"generation-\d{5}(-s\d{8})?\.(json|table)|s\d{8}-r\d{4}-\d{5}\.rows"
+_FOLDER = re.compile(r"\d{5}")
 _OURS = re.compile(rf"({_NAME})|\.({_NAME})\..*\.tmp")
 Table = npt.NDArray[np.int32]
 
@@ -201,11 +203,18 @@ def publish(
     return name
 
 
-def clean(folder: Path, *, keep: Iterable[str]) -> int:
+def contents(folder: Path) -> list[Path]:
+    """What lies in the store now: its files and folders."""
+    return sorted(folder.rglob("*"))
+
+
+def clean(folder: Path, *, keep: Iterable[str], found: Sequence[Path] | None = None) -> int:
     """Remove every file of the store that the kept manifests do not name; return how many.
 
-    Call it only when a commit naming these manifests is durable, and while no rank writes.
+    Call it only when a commit naming these manifests is durable, and while no rank writes; or with
+    what was `found` (`contents`) while none did.
     """
+    found = contents(folder) if found is None else found
     kept: set[str] = set()
     for name in keep:
         manifest = _read_manifest(folder / name)
@@ -214,13 +223,14 @@ def clean(folder: Path, *, keep: Iterable[str]) -> int:
         if "table" in manifest:
             kept.add(manifest["table"]["name"])
     num_removed = 0
-    for path in sorted(folder.rglob("*")):
+    for path in found:
         name = path.relative_to(folder).as_posix()
         if path.is_file() and _OURS.fullmatch(path.name) and name not in kept:
             path.unlink()
             num_removed += 1
-    for path in folder.glob("[0-9]" * 5):
-        if path.is_dir() and not any(path.iterdir()):
+    for path in found:
+        ours = path.parent == folder and _FOLDER.fullmatch(path.name) and path.is_dir()
+        if ours and not any(path.iterdir()):
             path.rmdir()
     return num_removed
 

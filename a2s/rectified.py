@@ -138,12 +138,20 @@ def kept_manifests(run: Path) -> set[str]:
     return names
 
 
-def clean_stores(run: Path) -> None:
-    """Remove from a run's labels, and averages if it has any, what none of its commits needs."""
-    kept = kept_manifests(run)
-    for store in (run / "labels", run / AVERAGES):
-        if store.is_dir():
-            labelstore.clean(store, keep=kept)
+def cleaning(run: Path) -> Callable[[], None]:
+    """List a run's labels, and averages if it has any, while no rank writes there.
+
+    Returns what removes of these, whenever it is called, those that no commit needs then.
+    """
+    stores = [store for store in (run / "labels", run / AVERAGES) if store.is_dir()]
+    found = {store: labelstore.contents(store) for store in stores}
+
+    def clean() -> None:
+        kept = kept_manifests(run)
+        for store, paths in found.items():
+            labelstore.clean(store, keep=kept, found=paths)
+
+    return clean
 
 
 def write_rectified(

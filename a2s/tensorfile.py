@@ -84,4 +84,4 @@ def to_bytes(tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | Non
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + file[8 + length :]
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(file)[8 + length :]))

@@ -51,6 +51,7 @@ LAYERS = {
     "a2s.rayhost": SERVICE,
     "a2s.distributed": SERVICE,
     "a2s.checkpoint": SERVICE,
+    "a2s.committing": SERVICE,
     "a2s.tensorfile": SERVICE,
     "a2s.curves": SERVICE,
     "a2s.sheet": SERVICE,

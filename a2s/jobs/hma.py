@@ -39,7 +39,7 @@ from a2s.labelschedule import generation_after
 from a2s.labelsetup import has_gpu
 from a2s.labelsource import Bools, LabelSource, read_unlabelled
 from a2s.progress import Progress
-from a2s.rectified import AVERAGES, clean_stores
+from a2s.rectified import AVERAGES, cleaning
 from a2s.refine import marginal_of
 
 
@@ -121,7 +121,7 @@ def _make_generation(
             store, generation=number, files=written, keep_N=keep_N, height=side, width=side
         )
     checkpoint.save_again(run, commit, state={**commit.state, "generation": number})
-    clean_stores(run)
+    cleaning(run)()
     wall_sec = time.monotonic() - started
     folder.log(
         event="hma",

@@ -43,6 +43,7 @@ def run(config: Stage1Config) -> int:
 def _train(config: Stage1Config) -> int:
     import torch
 
+    from a2s.committing import Commits
     from a2s.data.feature_cache import STRIDES
     from a2s.data.loader import Columns, Images, batches, make_loader
     from a2s.losses import adb_loss, map_terms
@@ -56,6 +57,7 @@ def _train(config: Stage1Config) -> int:
     )
     world, device, seed = distributed.world(), accelerator.device, config.seed
     size = config.image_size
+    durable = Commits()
     with ExitStack() as stack:
         # All ranks read the same data and the same commit; one of them owns the folder.
         with distributed.together():
@@ -68,6 +70,7 @@ def _train(config: Stage1Config) -> int:
                 inputs = {"data": index.fingerprint}
                 claim = rundir.claim(config.out, command="stage1", config=config, inputs=inputs)
                 run_dir = stack.enter_context(claim)
+                stack.enter_context(durable)
         with distributed.together():
             commit = checkpoint.last_commit(config.out)
         distributed.check_same("last commit in --out", str(commit.number if commit else 0))
@@ -191,7 +194,7 @@ def _train(config: Stage1Config) -> int:
                     number += 1
                     with distributed.together():
                         if distributed.is_main():
-                            checkpoint.save(
+                            durable.begin(
                                 config.out,
                                 number,
                                 model=model.state_dict(),
@@ -207,6 +210,8 @@ def _train(config: Stage1Config) -> int:
                                 },
                             )
                 meter.wait_for_data()
+        with distributed.together():
+            durable.wait()
         # What a call that goes on will need again stays.
         rest = features.close(keep=last < config.epochs)
         if progress and rest:

@@ -57,12 +57,13 @@ def _train(config: Stage2Config) -> int:
     import torch
 
     from a2s import labelsource
+    from a2s.committing import Commits
     from a2s.comparison import LOSS_OF, compare, means, micro_batches
     from a2s.data.loader import Columns, Images, batches, make_loader
     from a2s.data.transforms import flip_where, normalise
     from a2s.models.encoders import set_batchnorm
     from a2s.olr import to_u16_bits
-    from a2s.rectified import NextGeneration, clean_stores, write_rectified
+    from a2s.rectified import NextGeneration, cleaning, write_rectified
     from a2s.starting import batch_statistics, start_stage2
     from a2s.stepping import Readings, compiled, copy_to_host, stop_not_finite
 
@@ -74,6 +75,7 @@ def _train(config: Stage2Config) -> int:
     world, device, seed = distributed.world(), accelerator.device, config.seed
     size, store = config.image_size, config.out / "labels"
     seen_as = {"image_size": str(size), "resize_filter": config.resize_filter}
+    durable = Commits()
     with ExitStack() as stack:
         # All ranks read the same data, labels and commit; one of them owns the folder.
         with distributed.together():
@@ -87,9 +89,10 @@ def _train(config: Stage2Config) -> int:
             if distributed.is_main():
                 claim = rundir.claim(config.out, command="stage2", config=config, inputs=inputs)
                 run_dir = stack.enter_context(claim)
+                stack.enter_context(durable)
                 store.mkdir(exist_ok=True)
                 # What no commit names was written by a run that was killed.
-                clean_stores(config.out)
+                cleaning(config.out)()
         with distributed.together():
             commit = checkpoint.last_commit(config.out)
             state = dict(commit.state) if commit else dict(NOTHING_DONE)
@@ -240,7 +243,8 @@ def _train(config: Stage2Config) -> int:
                 if progress:
                     progress.update(num_valid)
 
-                # Model, optimizer and labels become durable together, by one commit file.
+                # Model, optimizer and labels become durable together, by one commit file, which
+                # is written while the next steps run.
                 if commits:
                     number += 1
                     read_next = epoch if at_end and written is not None else epoch - 1
@@ -260,16 +264,19 @@ def _train(config: Stage2Config) -> int:
                         state["part"] = written.commit_part(step)
                     with distributed.together():
                         if distributed.is_main():
-                            checkpoint.save(
+                            durable.begin(
                                 config.out,
                                 number,
                                 model=model.state_dict(),
                                 metadata={**model.spec(), **seen_as},
                                 optimizer=checkpoint.pack_momentum(optimizer, parameters),
                                 state=state,
+                                then=cleaning(config.out),
                             )
-                            clean_stores(config.out)
                 meter.wait_for_data()
+
+        with distributed.together():
+            durable.wait()
 
         # The final labels leave as ordinary label shards, at the images' own size.
         paused = state["epoch"] < config.epochs or turns.lacks_labels(config, state)

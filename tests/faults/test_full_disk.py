@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launching import environment
+from launching import environment, pack
 
 from a2s.data.scenes import render_folder
 
@@ -59,3 +59,42 @@ def test_shard_on_a_full_disk_says_so_and_goes_on_with_room(
     assert len(list(out.glob("shard-*.json"))) == 4
     for name, content in finished.items():
         assert (out / name).read_bytes() == content
+
+
+def _stage1(data: Path, out: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "a2s", "stage1", "--data", str(data), "--out", str(out)),
+            *("--encoder.name", "mobilenet_v2", "--image-size", "32", "--batch-size", "4"),
+            *("--epochs", "3", "--loader-workers", "0", "--cache-gib", "0", *flags),
+        ],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_a_commit_that_finds_no_room_is_heard_of_and_the_last_one_stays(
+    scenes, tmp_path: Path, small_disk: Path
+) -> None:
+    """Commits are written while training goes on; it ends where the next one would begin."""
+    data, out = pack(scenes.train, tmp_path / "data"), small_disk / "stage1"
+    subprocess.run(["mount", "-o", "remount,size=256m", str(small_disk)], check=True)
+    assert _stage1(data, out, "--until-epoch", "1").returncode == 0
+    used = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    size = f"remount,size={used * 3 // 2 // 1024}k"
+    subprocess.run(["mount", "-o", size, str(small_disk)], check=True)
+    done = _stage1(data, out)
+    assert done.returncode == 2, done.stderr
+    assert "No space left on device" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in (out / "commits").iterdir()] == ["00001.json"]
+
+    subprocess.run(["mount", "-o", "remount,size=256m", str(small_disk)], check=True)
+    done = _stage1(data, out)
+    assert done.returncode == 0, done.stderr
+    assert "from epoch 2" in done.stderr
+    assert _stage1(data, tmp_path / "at once").returncode == 0
+    model = Path("checkpoints", "00003", "model.safetensors")
+    assert (out / model).read_bytes() == (tmp_path / "at once" / model).read_bytes()

@@ -1,0 +1,147 @@
+"""Commits that are written beside the training: the same commits, and nobody else's files."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from labelled import write_labels
+from launching import pack
+
+from a2s import checkpoint, distributed
+from a2s.__main__ import run
+from a2s.committing import Commits
+
+WEIGHTS = {"w": torch.zeros(2, 3)}
+
+
+def begin(commits: Commits, out: Path, number: int, **more) -> None:
+    commits.begin(
+        out,
+        number,
+        model=WEIGHTS,
+        metadata={"kind": "none"},
+        optimizer={"momentum_buffer/w": WEIGHTS["w"]},
+        state={"epoch": number},
+        **more,
+    )
+
+
+def held(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Keep commits from being written until the event is set."""
+    go, save = threading.Event(), checkpoint.save
+
+    def later(*args, **named):
+        assert go.wait(60)
+        return save(*args, **named)
+
+    monkeypatch.setattr(checkpoint, "save", later)
+    return go
+
+
+def test_what_is_committed_is_what_was_there_when_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, durable = held(monkeypatch), []
+    with Commits() as commits:
+        WEIGHTS["w"].fill_(1)
+        begin(commits, tmp_path, 1, then=lambda: durable.append(checkpoint.last_commit(tmp_path)))
+        WEIGHTS["w"].fill_(2)
+        assert checkpoint.last_commit(tmp_path) is None, "it should be held up"
+        go.set()
+    commit = checkpoint.last_commit(tmp_path)
+    assert durable == [commit]
+    assert commit is not None
+    model, optimizer, state = checkpoint.load(commit)
+    assert torch.equal(model["w"], torch.ones(2, 3))
+    assert torch.equal(optimizer["momentum_buffer/w"], torch.ones(2, 3))
+    assert state == {"epoch": 1}
+
+
+def test_one_commit_comes_after_the_other(tmp_path: Path) -> None:
+    with Commits() as commits:
+        for number in range(1, 6):
+            begin(commits, tmp_path, number)
+    assert sorted(path.name for path in (tmp_path / "commits").iterdir()) == [
+        "00004.json",
+        "00005.json",
+    ]
+
+
+def test_what_was_begun_is_finished_when_training_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = held(monkeypatch)
+    threading.Timer(0.3, go.set).start()
+
+    def train() -> None:
+        with Commits() as commits:
+            begin(commits, tmp_path, 1)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert checkpoint.last_commit(tmp_path) is not None
+
+
+@pytest.mark.parametrize("when", ["next", "wait", "end"])
+def test_a_commit_that_cannot_be_written_is_heard_of(tmp_path: Path, when: str) -> None:
+    (tmp_path / "commits").write_text("a file where a folder should be")
+    reached = []
+
+    def train() -> None:
+        with Commits() as commits:
+            begin(commits, tmp_path, 1)
+            if when == "next":
+                begin(commits, tmp_path, 2)
+            elif when == "wait":
+                commits.wait()
+            reached.append("end")
+
+    with pytest.raises(FileExistsError):
+        train()
+    assert bool(reached) == (when == "end")
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("every", ["0", "1"])
+def test_labels_written_meanwhile_stay(
+    scenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: str
+) -> None:
+    """A commit that takes until the next labels are being written removes none of them."""
+    data = pack(scenes.train, tmp_path / "data")
+    labels = write_labels(data, tmp_path / "labels")
+    command = ["stage2", "--data", str(data), "--labels", str(labels), "--epochs", "4"]
+    command += ["--encoder.name", "mobilenet_v2", "--image-size", "32", "--batch-size", "2"]
+    command += ["--loader-workers", "0", "--warm-epochs", "1", "--commit-every", every]
+    monkeypatch.setattr(distributed, "recorded", lambda function: function)
+    assert run([*command, "--out", str(tmp_path / "plain")]) == 0
+    save, waited = checkpoint.save, []
+
+    def slow(out: Path, number: int, **named):
+        before = set(out.glob("labels/*/*.rows"))
+        commit = save(out, number, **named)
+        # Training goes on until it comes to its own next commit; the last one waits in vain.
+        deadline = time.monotonic() + 0.5
+        while not (new := set(out.glob("labels/*/*.rows")) - before):
+            if time.monotonic() > deadline:
+                return commit
+            time.sleep(0.001)
+        waited.append(new)
+        return commit
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    assert run([*command, "--out", str(tmp_path / "slow")]) == 0
+    assert len(waited) >= 2
+    results = []
+    for name in ("plain", "slow"):
+        out = tmp_path / name
+        commit = checkpoint.last_commit(out)
+        assert commit is not None
+        files = sorted(out.glob("rectified/*")) + sorted(out.glob("labels/**/*.*"))
+        read = {str(path.relative_to(out)): path.read_bytes() for path in files if path.is_file()}
+        results.append((commit.sha256, read))
+    assert results[0] == results[1]
