@@ -6,8 +6,8 @@
   as tensors, each with a file descriptor of its own, and as the one piece that `Batch` is; of
   images and labels at 320 px, and without images, as where features are cached.
 - `commit`: milliseconds until training goes on after an epoch of stage 2: written in place, and
-  written by a thread while training goes on. `durable` is when the latter is on the disk. `--folder`
-  says which disk.
+  written by a thread while training goes on. `durable` is when the latter is on the disk, which
+  `--folder` chooses.
 
 Rounds take turns; medians. Writes `benchmarks/results/host_pauses.json`.
 """

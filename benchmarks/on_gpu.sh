@@ -16,7 +16,11 @@ while [ $# -gt 0 ]; do
     case $1 in
         --seconds) seconds=$2; shift 2 ;;
         --out) out=$2; shift 2 ;;
-        -*) sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "$0" >&2; exit 2 ;;
+        -*)
+            sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "$0"
+            [ "$1" = --help ]
+            exit $((2 * $?))
+            ;;
         *) pattern=$1; shift ;;
     esac
 done

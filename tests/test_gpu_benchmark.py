@@ -50,3 +50,40 @@ def test_plain_loops_and_counts_are_of_the_same_networks(
     # Backward costs twice the forward pass, so the trained detector more than three encoders.
     assert counts["stage2"] > 3 * counts["encoder_forward"] > 0
     assert counts["stage1_blocks"] > 0
+
+
+def test_all_that_needs_a_gpu_is_run_in_order_as_far_as_time_allows(tmp_path: Path) -> None:
+    log, python = tmp_path / "log", tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\necho "$*" >>{log}\ncase $* in *gpu_step*) exit 3 ;; esac\n', encoding="utf-8"
+    )
+    python.chmod(0o755)
+
+    def run(*flags: str, python: Path = python) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(BENCHMARKS / "on_gpu.sh"), "--out", str(tmp_path / "results"), *flags],
+            env=environment(PYTHON=str(python)),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    done = run()
+    names = ["tests", "step", "stage2", "whole", "stage1", "quality", "crf"]
+    summary = done.stdout.partition("== summary\n")[2].splitlines()
+    assert [line.partition(":")[0] for line in summary] == names
+    assert [" 3 " in line for line in summary] == [name == "step" for name in names]
+    assert all("exit code" in line for line in summary)
+    ran = log.read_text().splitlines()[1:]
+    assert len(ran) == len(names)
+    for line in ran[1:]:
+        assert (BENCHMARKS.parent / line.split()[0]).is_file(), line
+        assert f"--out {tmp_path}/results/" in line
+    assert "no time left" in run("--seconds", "20").stdout
+    only = run("^stage").stdout.partition("== summary\n")[2].splitlines()
+    assert [line.partition(":")[0] for line in only] == ["stage2", "stage1"]
+    assert run("--unknown").returncode == 2
+    blind = run(python=Path(sys.executable))
+    assert blind.returncode == 2
+    assert "sees no GPU" in blind.stderr
