@@ -33,7 +33,7 @@ SETTINGS = {
     "stage2": config.Stage2Config,
 }
 # Files that are at work before the loop and at commits; building a network and saving it may wait.
-AROUND_IT = {"checkpoint.py", "feature_cache.py", "module.py", "weights.py", "encoders.py"}
+AROUND_IT = {"committing.py", "feature_cache.py", "module.py", "weights.py", "encoders.py"}
 
 
 def peak() -> dict[str, float]:
