@@ -240,11 +240,16 @@ def _write(run: Path, commit: int, contents: dict[str, bytes], state: dict[str, 
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
     contents = {**contents, "state.json": json.dumps(state, indent=1, sort_keys=True).encode()}
-    for name in FILES:
-        with open(temporary / name, "wb") as file:
-            file.write(contents[name])
-            file.flush()
-            os.fsync(file.fileno())
+    try:
+        for name in FILES:
+            with open(temporary / name, "wb") as file:
+                file.write(contents[name])
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError:
+        # On a full disk others need the room.
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     rundir.fsync_dir(temporary)
     temporary.rename(folder)
     rundir.fsync_dir(folder.parent)

@@ -25,6 +25,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 TIMEOUT_SEC = 1800
+unfinished: list[Callable[[], None]] = []
+"""What waits for something that a rank still writes, and does not fail."""
 CPU_COMMAND = (
     "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N --num_machines 1 "
     "--mixed_precision no --dynamo_backend no -m a2s …"
@@ -226,6 +228,10 @@ def together() -> Iterator[None]:
     first = next((index for index, value in enumerate(codes) if value), None)
     if first is None:
         return
+    # A launcher ends all ranks when the first one leaves.
+    for finish in unfinished:
+        finish()
+    all_gather(torch.tensor([code]))
     if error is not None and first == rank():
         raise error
     raise SystemExit(int(codes[first])) from None

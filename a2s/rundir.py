@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from a2s.errors import A2SError, ConfigError
 
 _RECORDS = {".lock", ".lock-setup", ".lock-shards", "config.yaml", "environment.json"}
 """What `claim` itself puts into a folder."""
+_asking = threading.Lock()
 
 
 def fsync_dir(path: Path) -> None:
@@ -70,9 +72,15 @@ def read_json(path: Path) -> Any:
 
 
 def append_jsonl(path: Path, value: Mapping[str, object]) -> None:
-    """Append one line in one write, so that a crash leaves at most the last line short."""
+    """Append one line in one write, so that a crash leaves at most the last line short.
+
+    What comes after such a line begins one of its own.
+    """
     line = json.dumps(value, ensure_ascii=False) + "\n"
-    with path.open("ab") as file:
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else f"\n{line}"
         file.write(line.encode())
 
 
@@ -274,6 +282,8 @@ def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    # Two threads that ask at once would read each other's question.
+    with _asking:
+        mask = os.umask(0)
+        os.umask(mask)
     return mask

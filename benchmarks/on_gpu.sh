@@ -1,50 +1,66 @@
 #!/usr/bin/env bash
 # Tests and benchmarks that need a GPU, what matters most first, each with a limit of its own.
 #
-#   benchmarks/on_gpu.sh [--seconds N] [--out DIR] [PATTERN]
+#   benchmarks/on_gpu.sh [--seconds N] [--out DIR] [--images DIR --model RUN] [PATTERN]
 #
 # --seconds   time there is; what does not fit any more is named at the end
 # --out       where results go; default: benchmarks/results
+# --images    photographs, and --model, a run of stage 1: labelling is measured as well
 # PATTERN     only steps whose name matches this extended regular expression
 #
 # Needs neither Ray nor a network, nor an environment: PYTHON says which interpreter (default:
 # .venv/bin/python if there is one, else python3). Results that are there are kept and added to.
+# Exit code: 0 when all steps ended well, 1 when one did not or had no time, 2 for wrong arguments.
 set -u
-cd "$(dirname "$0")/.." || exit 1
-seconds=86400 out=benchmarks/results pattern=.
+script=$(realpath "$0")
+root=${script%/*/*}
+usage() {
+    sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "$script"
+    exit "$1"
+}
+seconds=86400 out=$root/benchmarks/results images='' model='' pattern=.
 while [ $# -gt 0 ]; do
     case $1 in
-        --seconds) seconds=$2; shift 2 ;;
-        --out) out=$2; shift 2 ;;
-        -*)
-            sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "$0"
-            [ "$1" = --help ]
-            exit $((2 * $?))
+        --help) usage 0 ;;
+        --seconds | --out | --images | --model)
+            [ $# -gt 1 ] || usage 2
+            [ "$1" = --seconds ] || set -- "$1" "$(realpath -m "$2")" "${@:3}"
+            printf -v "${1#--}" %s "$2"
+            shift 2
             ;;
+        -*) usage 2 ;;
         *) pattern=$1; shift ;;
     esac
 done
-python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
-export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
-mkdir -p "$out"
+[ -z "$images" ] || [ -n "$model" ] || usage 2
+if [ -z "${PYTHON:-}" ]; then
+    PYTHON=python3
+    [ ! -x "$root/.venv/bin/python" ] || PYTHON=$root/.venv/bin/python
+fi
+python=$(realpath -s "$(command -v "$PYTHON")")
+cd "$root" || exit 1
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || {
     echo "on_gpu: $python sees no GPU (nvidia-smi; a build of torch for CUDA)" >&2
     exit 2
 }
+mkdir -p "$out" || exit 2
 
-summary=()
+trap 'exit 130' INT
+summary=() failed=0
 step() { # NAME LIMIT COMMAND…
-    local name=$1 limit=$2 start=$SECONDS code
+    local name=$1 limit=$2 start=$SECONDS left=$((seconds - SECONDS)) code
     shift 2
     [[ $name =~ $pattern ]] || return 0
-    local left=$((seconds - SECONDS))
     if [ "$left" -lt 30 ]; then
-        summary+=("$name: no time left")
+        summary+=("$name: no time left") failed=1
         return 0
     fi
     echo "== $name: $*"
-    timeout --signal=INT --kill-after=10 $((limit < left ? limit : left)) "$python" "$@"
+    timeout --foreground --signal=INT --kill-after=10 $((limit < left ? limit : left)) \
+        "$python" "$@"
     code=$?
+    [ "$code" -eq 0 ] || failed=1
     summary+=("$name: exit code $code after $((SECONDS - start)) s")
 }
 train=(benchmarks/gpu_train.py --encoders resnet50 --out "$out/gpu_train.json")
@@ -55,4 +71,9 @@ step whole 600 "${train[@]}" --parts whole
 step stage1 400 "${train[@]}" --images 512 --parts stage1
 step quality 900 "${train[@]}" --parts quality
 step crf 300 benchmarks/crf_gpu.py --out "$out/crf_gpu.json"
+if [ -n "$images" ]; then
+    step label 300 benchmarks/label_gpu.py --images "$images" --model "$model" \
+        --out "$out/label_gpu.json"
+fi
 printf '%s\n' "== summary" "${summary[@]}"
+exit "$failed"

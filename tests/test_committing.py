@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from launching import pack
 from a2s import checkpoint, distributed
 from a2s.__main__ import run
 from a2s.committing import Commits
+from a2s.errors import DataError
 
 WEIGHTS = {"w": torch.zeros(2, 3)}
 
@@ -46,9 +48,13 @@ def test_what_is_committed_is_what_was_there_when_it_began(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go, durable = held(monkeypatch), []
+
+    def look() -> None:
+        durable.append(checkpoint.last_commit(tmp_path))
+
     with Commits() as commits:
         WEIGHTS["w"].fill_(1)
-        begin(commits, tmp_path, 1, then=lambda: durable.append(checkpoint.last_commit(tmp_path)))
+        begin(commits, tmp_path, 1, cleaning=lambda: look)
         WEIGHTS["w"].fill_(2)
         assert checkpoint.last_commit(tmp_path) is None, "it should be held up"
         go.set()
@@ -71,6 +77,23 @@ def test_one_commit_comes_after_the_other(tmp_path: Path) -> None:
     ]
 
 
+def test_what_is_to_be_cleaned_is_listed_when_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, seen = held(monkeypatch), []
+
+    def listing():
+        commit = checkpoint.last_commit(tmp_path)
+        seen.append(commit and commit.number)
+        return lambda: None
+
+    with Commits() as commits:
+        begin(commits, tmp_path, 1, cleaning=listing)
+        threading.Timer(0.3, go.set).start()
+        begin(commits, tmp_path, 2, cleaning=listing)
+    assert seen == [None, 1]
+
+
 def test_what_was_begun_is_finished_when_training_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,7 +110,45 @@ def test_what_was_begun_is_finished_when_training_fails(
     assert checkpoint.last_commit(tmp_path) is not None
 
 
-@pytest.mark.parametrize("when", ["next", "wait", "end"])
+def test_what_was_begun_is_finished_before_any_rank_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = held(monkeypatch)
+    with Commits() as commits:
+        begin(commits, tmp_path, 1)
+        threading.Timer(0.3, go.set).start()
+        with pytest.raises(DataError, match="the news"), distributed.together():
+            raise DataError("the news")
+        assert checkpoint.last_commit(tmp_path) is not None
+    assert distributed.unfinished == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), DataError("the news")])
+def test_a_commit_that_fails_does_not_hide_why_training_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], error: BaseException
+) -> None:
+    (tmp_path / "commits").write_text("a file where a folder should be")
+
+    def train() -> None:
+        with Commits() as commits:
+            begin(commits, tmp_path, 1)
+            raise error
+
+    with pytest.raises(type(error)):
+        train()
+    assert "the commit that was being written failed as well" in capsys.readouterr().err
+
+
+def test_to_check_is_not_to_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go = held(monkeypatch)
+    with Commits() as commits:
+        begin(commits, tmp_path, 1)
+        commits.check()
+        assert checkpoint.last_commit(tmp_path) is None
+        go.set()
+
+
+@pytest.mark.parametrize("when", ["check", "next", "wait", "end"])
 def test_a_commit_that_cannot_be_written_is_heard_of(tmp_path: Path, when: str) -> None:
     (tmp_path / "commits").write_text("a file where a folder should be")
     reached = []
@@ -95,6 +156,9 @@ def test_a_commit_that_cannot_be_written_is_heard_of(tmp_path: Path, when: str) 
     def train() -> None:
         with Commits() as commits:
             begin(commits, tmp_path, 1)
+            deadline = time.monotonic() + 60
+            while when == "check" and time.monotonic() < deadline:
+                commits.check()
             if when == "next":
                 begin(commits, tmp_path, 2)
             elif when == "wait":
@@ -105,6 +169,28 @@ def test_a_commit_that_cannot_be_written_is_heard_of(tmp_path: Path, when: str) 
         train()
     assert bool(reached) == (when == "end")
     assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_training_ends_soon_after_a_commit_failed(
+    scenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    data, out = pack(scenes.train, tmp_path / "data"), tmp_path / "out"
+    command = [stage, "--data", str(data), "--out", str(out), "--epochs", "3", "--log-every", "1"]
+    command += ["--encoder.name", "mobilenet_v2", "--image-size", "32", "--batch-size", "1"]
+    command += ["--loader-workers", "0"]
+    if stage == "stage2":
+        command += ["--labels", str(write_labels(data, tmp_path / "labels"))]
+
+    def full(*args, **named) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    monkeypatch.setattr(distributed, "recorded", lambda function: function)
+    with pytest.raises(OSError, match="No space left"):
+        run(command)
+    steps = (out / "metrics.jsonl").read_text().splitlines()
+    assert 8 <= len(steps) < 16, "one epoch, and not to the end of the next"
 
 
 @pytest.mark.parametrize("every", ["0", "1"])
@@ -124,18 +210,21 @@ def test_labels_written_meanwhile_stay(
     def slow(out: Path, number: int, **named):
         before = set(out.glob("labels/*/*.rows"))
         commit = save(out, number, **named)
-        # Training goes on until it comes to its own next commit; the last one waits in vain.
-        deadline = time.monotonic() + 0.5
-        while not (new := set(out.glob("labels/*/*.rows")) - before):
-            if time.monotonic() > deadline:
-                return commit
-            time.sleep(0.001)
-        waited.append(new)
+        state = named["state"]
+        if state["finished"] or not state["epoch"]:
+            # No step follows, or one of the warm epoch, and neither writes labels.
+            return commit
+        # Training goes on until it comes to its own next commit, labels written.
+        deadline = time.monotonic() + 60
+        while not set(out.glob("labels/*/*.rows")) - before:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        waited.append(number)
         return commit
 
     monkeypatch.setattr(checkpoint, "save", slow)
     assert run([*command, "--out", str(tmp_path / "slow")]) == 0
-    assert len(waited) >= 2
+    assert len(waited) >= 3
     results = []
     for name in ("plain", "slow"):
         out = tmp_path / name

@@ -69,8 +69,9 @@ def test_all_that_needs_a_gpu_is_run_in_order_as_far_as_time_allows(tmp_path: Pa
             check=False,
         )
 
-    done = run()
-    names = ["tests", "step", "stage2", "whole", "stage1", "quality", "crf"]
+    done = run("--images", "photographs", "--model", "run")
+    assert done.returncode == 1, "a step failed"
+    names = ["tests", "step", "stage2", "whole", "stage1", "quality", "crf", "label"]
     summary = done.stdout.partition("== summary\n")[2].splitlines()
     assert [line.partition(":")[0] for line in summary] == names
     assert [" 3 " in line for line in summary] == [name == "step" for name in names]
@@ -80,10 +81,15 @@ def test_all_that_needs_a_gpu_is_run_in_order_as_far_as_time_allows(tmp_path: Pa
     for line in ran[1:]:
         assert (BENCHMARKS.parent / line.split()[0]).is_file(), line
         assert f"--out {tmp_path}/results/" in line
-    assert "no time left" in run("--seconds", "20").stdout
-    only = run("^stage").stdout.partition("== summary\n")[2].splitlines()
-    assert [line.partition(":")[0] for line in only] == ["stage2", "stage1"]
-    assert run("--unknown").returncode == 2
+    late = run("--seconds", "20")
+    assert (late.returncode, late.stdout.count("no time left")) == (1, 7)
+    only = run("^stage")
+    assert only.returncode == 0
+    summary = only.stdout.partition("== summary\n")[2].splitlines()
+    assert [line.partition(":")[0] for line in summary] == ["stage2", "stage1"]
+    for wrong in (["--unknown"], ["--seconds"], ["--images", "photographs"]):
+        assert run(*wrong).returncode == 2
+    assert run("--help").returncode == 0
     blind = run(python=Path(sys.executable))
     assert blind.returncode == 2
     assert "sees no GPU" in blind.stderr

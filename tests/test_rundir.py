@@ -245,3 +245,13 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
     data = file.read_bytes()
     assert len(data) == 200_000
     assert len(set(data)) == 1
+
+
+def test_what_is_logged_after_a_line_that_was_cut_short_can_be_read(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    rundir.append_jsonl(log, {"step": 1})
+    with log.open("ab") as file:
+        file.write(b'{"step": 2, "lo')
+    for step in (3, 4):
+        rundir.append_jsonl(log, {"step": step})
+    assert log.read_bytes() == b'{"step": 1}\n{"step": 2, "lo\n{"step": 3}\n{"step": 4}\n'

@@ -1,7 +1,9 @@
 """Finds where a loop asks for a number that a device may still be computing.
 
-On a CPU nothing waits, so everything that derives from given tensors (weights) is taken for a
-device's: to read it is what would let a GPU's queue run dry.
+On a CPU nothing waits, so what derives from given tensors (weights), and what is sent with
+`non_blocking`, is taken for a device's: to read it is what would let a GPU's queue run dry. What a
+CPU cannot show: a copy to the device from memory that is not pinned, and one back that is asked for
+with a `torch.device`, which looks like one to where the tensor is.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ class Waits(TorchDispatchMode):
         self._kept: dict[int, Tensor] = {}
         for name in READING:
             monkeypatch.setattr(Tensor, name, self._noticing(getattr(Tensor, name)))
+        monkeypatch.setattr(Tensor, "to", self._sending(Tensor.to))
 
     def follow(self, tensors: Iterable[Tensor]) -> None:
         """Take these, and what will be computed from them, for a device's."""
@@ -81,6 +84,28 @@ class Waits(TorchDispatchMode):
             return method(tensor, *args, **named)
 
         return read
+
+    def _sending(self, method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def to(tensor: Tensor, *args: Any, **named: Any) -> Tensor:
+            result = method(tensor, *args, **named)
+            if not self._active or threading.get_ident() != self._thread:
+                return result
+            flags = [arg for arg in args if isinstance(arg, bool)]
+            non_blocking = named.get("non_blocking", any(flags[:1]))
+            # A device would compare equal to nothing, a tensor element by element.
+            places = [place for place in (*args, *named.values()) if isinstance(place, str)]
+            if non_blocking and not self._follows(tensor):
+                self.follow([result := result.clone()])
+            elif "cpu" in places and self._follows(tensor):
+                self._note()
+            return result
+
+        return to
+
+    def close(self) -> None:
+        """Leave, if an error has come between enter and exit."""
+        if self._active:
+            self.__exit__(None, None, None)
 
     def _note(self) -> None:
         lines = [frame for frame in traceback.extract_stack() if "/torch/" not in frame.filename]

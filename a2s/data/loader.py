@@ -41,9 +41,9 @@ class Batch:
     """One rank's part of a global batch; padding has row -1, valid False, and zeros.
 
     Beside images it shows the first of them again: BatchNorm must not learn from black squares.
-    All tensors lie in one piece of memory: it comes from a worker's process by one file descriptor
+    All tensors lie in one piece of memory. It comes from a worker's process by one file descriptor
     (each takes a connection of its own, and the interpreter from the training loop), is pinned at
-    once, and sent to a device by one copy.
+    once, and `to` sends it by one copy.
 
     Shape: image uint8 `[B,3,S,S]` as stored (not mirrored), row int64 `[B]`, valid bool `[B]`,
     flip bool `[B]`, keep int32 `[B,W]` (`draw_keep_words`) or None, label float32 `[B,1,S,S]` or

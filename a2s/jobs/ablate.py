@@ -40,6 +40,7 @@ def run(config: AblateConfig) -> int:
         if code:
             return code
         print(entry.finish(material, rows))
+        folder.log(event="written", table=config.name)
     print(f"ablate: {entry.title} is in {config.out}/{config.name}.*")
     return 0
 

@@ -168,6 +168,7 @@ def _train(config: Stage1Config) -> int:
                 commits = at_end or bool(config.commit_every and step % config.commit_every == 0)
                 if commits or step % config.log_every == 0:
                     with distributed.together():
+                        durable.check()
                         features.check()
                     for at, (value, *finite) in readings.read():
                         last_loss = float(value)

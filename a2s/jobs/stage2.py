@@ -224,6 +224,8 @@ def _train(config: Stage2Config) -> int:
                 at_end = step == plan.num_steps
                 commits = at_end or bool(config.commit_every and step % config.commit_every == 0)
                 if commits or step % config.log_every == 0:
+                    with distributed.together():
+                        durable.check()
                     for at, measured_GF in readings.read():
                         rows_G, where = plan.batch(at - 1), f"epoch {epoch} step {at}"
                         measured_VF = measured_GF[torch.from_numpy(rows_G >= 0)].double()
@@ -271,7 +273,7 @@ def _train(config: Stage2Config) -> int:
                                 metadata={**model.spec(), **seen_as},
                                 optimizer=checkpoint.pack_momentum(optimizer, parameters),
                                 state=state,
-                                then=cleaning(config.out),
+                                cleaning=partial(cleaning, config.out),
                             )
                 meter.wait_for_data()
 

@@ -30,7 +30,7 @@ from a2s.standing.shards import (
     parse_work,
     shards_standing,
 )
-from a2s.standing.text import describe
+from a2s.standing.text import counted, describe, few
 from a2s.standing.training import Training, parse_log, parse_pause, training_standing
 from a2s.standing.whole import Plain, Standing, Step, Whole, whole_standing
 
@@ -48,7 +48,11 @@ RUN_STEPS: tuple[tuple[str, str, set[str]], ...] = (
     ("scores/detector", "evaluate", {"truth"}),
 )
 """What `a2s run` fills, in order: folder, command, and the settings that it takes to be there."""
-LAST_FILE = {"predict": "failures.jsonl", "evaluate": "scores.json"}
+LAST_FILE = {
+    "predict": "failures.jsonl",
+    "evaluate": "scores.json",
+    "snapshot": "snapshot.json",
+}
 """What the commands without manifests write when they are through."""
 _SHARD = re.compile(r"shard-\d{6,}\.json")
 _COMMIT = re.compile(r"\d{5,}\.json")
@@ -87,14 +91,15 @@ def standing_of(folder: Folder, *, now_sec: float) -> Standing:
         return _training(folder, command, record[command], problems, now_sec=now_sec)
     if command == "run":
         return _whole(folder, record["run"], problems, now_sec=now_sec)
-    if command in LAST_FILE:
+    if command == "ablate" or command in LAST_FILE:
         return _plain(folder, command, problems, now_sec=now_sec)
     if command in ("shard", "label") or any(map(_SHARD.fullmatch, folder.entries)):
         settings = digest(identity) if identity else None
         return _shards(folder, command, settings, problems, now_sec=now_sec)
     raise ConfigError(
         f"status: {folder.url} holds nothing that a2s has written (looked for config.yaml and "
-        "shard-*.json); give the --out of shard, stage1, label, stage2, predict, evaluate or run"
+        "shard-*.json); give the --out of shard, stage1, label, stage2, snapshot, predict, "
+        "evaluate, run or ablate"
     )
 
 
@@ -132,18 +137,18 @@ def _shards(
         except ValueError:
             damaged.append(name)
     if damaged:
-        problems.append(f"{_count(damaged, 'manifest')} damaged: {_few(damaged)}")
+        problems.append(f"{counted(damaged, 'manifest')} damaged: {few(damaged)}")
     manifests, others = of_one_kind(manifests, settings)
     if others:
         problems.append(
-            f"{_count(others, 'manifest')} made with other settings, not counted: {_few(others)}"
+            f"{counted(others, 'manifest')} made with other settings, not counted: {few(others)}"
         )
     if torn := _torn(folder, manifests):
         torn = _torn(folder.again(), [m for m in manifests if m.name in torn])
     if torn:
         problems.append(
-            f"{_count(torn, 'manifest')} without the tar or table of their size, not counted: "
-            f"{_few(torn)}; the same command makes them again"
+            f"{counted(torn, 'manifest')} without the tar or table of their size, not counted: "
+            f"{few(torn)}; the same command makes them again"
         )
         manifests = [manifest for manifest in manifests if manifest.name not in torn]
     listed: int | None = None
@@ -231,12 +236,19 @@ def _last_commit(folder: Folder, problems: list[str]) -> dict[str, Any] | None:
 
 
 def _plain(folder: Folder, command: str, problems: list[str], *, now_sec: float) -> Plain:
-    """The last file says that the command is through; predictions write theirs every time."""
+    """The last file says that the command is through; predictions write theirs every time.
+
+    A folder may take many tables, so of them the log says it.
+    """
     start_sec = folder.written_sec("environment.json")
-    last_sec = folder.written_sec(LAST_FILE[command])
-    finished = LAST_FILE[command] in folder.entries
-    if command == "predict" and start_sec is not None and last_sec is not None:
-        finished = last_sec >= start_sec
+    if command == "ablate":
+        finished = _last_record(folder).get("event") == "written"
+        problems += _stop(folder)
+    else:
+        last_sec = folder.written_sec(LAST_FILE[command])
+        finished = LAST_FILE[command] in folder.entries
+        if command == "predict" and start_sec is not None and last_sec is not None:
+            finished = last_sec >= start_sec
     silent = None if start_sec is None else max(0.0, now_sec - start_sec)
     return Plain(command, "finished" if finished else "running", silent, problems)
 
@@ -267,11 +279,10 @@ def _step(folder: Folder, command: str, *, now_sec: float) -> Shards | Training 
 
 def _stop(folder: Folder) -> list[str]:
     """Why the last attempt ended early, when the run has not been started again since."""
-    lines = (folder.read_one("metrics.jsonl") or b"").splitlines()
+    last = _last_record(folder)
     try:
-        last = json.loads(lines[-1])
         code, job, stopped_sec = last["exit_code"], last["job"], float(last["time_unix_sec"])
-    except (IndexError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return []
     started_sec = folder.written_sec("environment.json")
     if not code or (started_sec is not None and started_sec > stopped_sec):
@@ -279,9 +290,11 @@ def _stop(folder: Folder) -> list[str]:
     return [f"it stopped after {job} (exit code {code}); the same command continues with it"]
 
 
-def _count(names: list[str], what: str) -> str:
-    return f"{len(names):,} {what}{'' if len(names) == 1 else 's'}"
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+def _last_record(folder: Folder) -> dict[str, Any]:
+    """The last line of a folder's log; {} without a readable one."""
+    lines = (folder.read_one("metrics.jsonl") or b"").splitlines()
+    try:
+        record = json.loads(lines[-1])
+    except (IndexError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}

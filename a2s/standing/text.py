@@ -61,6 +61,16 @@ def clock(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
 
 
+def counted(names: list[str], what: str) -> str:
+    """A number of things: `2 manifests`."""
+    return f"{len(names):,} {what}{'' if len(names) == 1 else 's'}"
+
+
+def few(names: list[str]) -> str:
+    """The first three names."""
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
 def _state(standing: Standing, *, now_sec: float) -> str:
     state: State = standing.state
     if isinstance(standing, Whole):

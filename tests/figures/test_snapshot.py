@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from figures.cells import cells_of, is_empty, read_png, shows
+from standings import ask
 
 from a2s import checkpoint
 from a2s.__main__ import run as run_command
@@ -143,6 +144,8 @@ def test_the_command(
     assert f"3 images after epoch 2 in {out}" in printed
     for path in taken.glob("*.png"):
         assert (out / path.name).read_bytes() == path.read_bytes()
+    found = ask(out, capsys)
+    assert (found["command"], found["state"]) == ("snapshot", "finished")
     assert run_command([*command, "--keys", *keys]) == 0
     with pytest.raises(ConfigError, match="keys"):
         run_command([*command, "--keys", keys[0]])

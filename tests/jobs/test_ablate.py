@@ -5,6 +5,7 @@ import json
 import time
 
 import pytest
+from standings import ask
 
 from a2s.ablations.catalogue import CATALOGUE
 from a2s.ablations.gathering import gather
@@ -152,7 +153,7 @@ def test_again_changes_nothing_and_prints(finished, flags, more_of, capsys):
     assert "| 0.6 | lambda 0.6 |" in capsys.readouterr().out
 
 
-def test_half_finished_table_resumes_with_its_time(flags, tmp_path, monkeypatch):
+def test_half_finished_table_resumes_with_its_time(flags, tmp_path, monkeypatch, capsys):
     from a2s.jobs import evaluate
 
     score, calls = evaluate.run, []
@@ -168,17 +169,25 @@ def test_half_finished_table_resumes_with_its_time(flags, tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         ablated("tab5", out, *flags, *rows)
     assert not (out / "tab5.md").exists()
+    found = ask(out, capsys)
+    assert (found["command"], found["state"]) == ("ablate", "running")
     trained = (out / "rows/stage1-alpha-0.3/stage1/commits/00002.json").stat().st_mtime_ns
     assert ablated("tab5", out, *flags, *rows) == 0
     assert (out / "rows/stage1-alpha-0.3/stage1/commits/00002.json").stat().st_mtime_ns == trained
+    assert ask(out, capsys)["state"] == "finished"
     shown, _ = table_of(out, "tab5")
     assert shown["0.2"][1:3] == ["–", "0.862"]
     log = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    attempts = [r for r in log if r["out"] == "shared/stage1" and "elapsed_sec" in r]
+    attempts = [r for r in log if r.get("out") == "shared/stage1" and "elapsed_sec" in r]
     assert len(attempts) == 2
     assert float(shown["0.1"][-1].removesuffix(" |")) == pytest.approx(
         attempts[0]["elapsed_sec"] / 3600, abs=6e-5
     )
+    # Another table, or more rows, in the same folder.
+    monkeypatch.setattr("a2s.jobs.stage1.run", lambda config: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        ablated("tab5", out, *flags, *rows)
+    assert ask(out, capsys)["state"] == "running"
 
 
 def test_shards_are_used_where_they_are_unless_some_of_them_are_wanted(finished, tmp_path):

@@ -24,6 +24,8 @@ from a2s.meter import Meter
         lambda x: x[x > 0],
         lambda x: x.nonzero(),
         lambda x: (x + 1).cpu(),
+        lambda x: x.to("cpu"),
+        lambda x: x.to("cpu", copy=True),
         lambda x: x.detach().tolist(),
         lambda x: 1 / x.mean().item(),
     ],
@@ -40,6 +42,16 @@ def test_what_reads_is_found(read, monkeypatch: pytest.MonkeyPatch) -> None:
         read(computed)
     assert waits.found
     assert all("test_steps_wait_for_nothing.py" in where for where in waits.found)
+
+
+def test_what_was_sent_is_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits, here = Waits(monkeypatch), torch.ones(3)
+    with waits:
+        there = here.to(torch.device("cpu"), non_blocking=True)
+        here.tolist()
+        assert not waits.found
+        there.tolist()
+    assert waits.found
 
 
 @pytest.mark.parametrize(
@@ -86,7 +98,10 @@ def test_a_step_reads_nothing_of_the_device(
     command += ["--loader-workers", "0", "--log-every", "2", *flags]
     if stage == "stage2":
         command += ["--labels", str(write_labels(data, tmp_path / "labels"))]
-    assert run(command) == 0
+    try:
+        assert run(command) == 0
+    finally:
+        waits.close()
     assert len(steps) == 6
     assert waits.num_followed > 100 * len(steps)
     assert waits.found == []
