@@ -4,8 +4,8 @@
 
 Photographs of the reference material ($A2S_SHARED) at their own sizes, else drawn scenes, with
 rough label maps. Each way of working takes a turn per round: processes for both backends, as Ray
-starts them, and for numba also threads of one process, as of `--workers 0`. Wall time, start-up left out; the best round, and all of them. Writes
-`benchmarks/results/crf_cores.json`.
+starts them, and for numba also threads of one process, as of `--workers 0`. Wall time,
+start-up left out; the best round, and all of them. Writes `benchmarks/results/crf_cores.json`.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ def test_again_changes_nothing_and_prints(finished, flags, more_of, capsys):
     assert "| 0.6 | lambda 0.6 |" in capsys.readouterr().out
 
 
-def test_half_finished_table_resumes_with_its_time(flags, tmp_path, monkeypatch, capsys):
+def test_half_finished_table_resumes_with_its_time(flags, tmp_path, monkeypatch, capfd):
     from a2s.jobs import evaluate
 
     score, calls = evaluate.run, []
@@ -169,12 +169,12 @@ def test_half_finished_table_resumes_with_its_time(flags, tmp_path, monkeypatch,
     with pytest.raises(KeyboardInterrupt):
         ablated("tab5", out, *flags, *rows)
     assert not (out / "tab5.md").exists()
-    found = ask(out, capsys)
+    found = ask(out, capfd)
     assert (found["command"], found["state"]) == ("ablate", "running")
     trained = (out / "rows/stage1-alpha-0.3/stage1/commits/00002.json").stat().st_mtime_ns
     assert ablated("tab5", out, *flags, *rows) == 0
     assert (out / "rows/stage1-alpha-0.3/stage1/commits/00002.json").stat().st_mtime_ns == trained
-    assert ask(out, capsys)["state"] == "finished"
+    assert ask(out, capfd)["state"] == "finished"
     shown, _ = table_of(out, "tab5")
     assert shown["0.2"][1:3] == ["–", "0.862"]
     log = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -187,7 +187,7 @@ def test_half_finished_table_resumes_with_its_time(flags, tmp_path, monkeypatch,
     monkeypatch.setattr("a2s.jobs.stage1.run", lambda config: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         ablated("tab5", out, *flags, *rows)
-    assert ask(out, capsys)["state"] == "running"
+    assert ask(out, capfd)["state"] == "running"
 
 
 def test_shards_are_used_where_they_are_unless_some_of_them_are_wanted(finished, tmp_path):
