@@ -214,7 +214,8 @@ def together() -> Iterator[None]:
     """Make a failure inside the block, on any rank, the failure of all ranks.
 
     The lowest failing rank raises its own error; the others leave silently with the same exit code,
-    so the user reads one message and nobody waits in a collective for a rank that is gone.
+    so the user reads one message and nobody waits in a collective for a rank that is gone. Before
+    any of them leaves, all wait for what is `unfinished`.
     """
     import torch
 
