@@ -5,7 +5,8 @@
 
 Parts, each of which fits into ten minutes; results of other parts in the file are kept:
 - `stage1`, `stage2`: images/s, share of time waiting for data, device memory and MFU of the jobs,
-  eager and compiled, with and without cached features, and of `plain_train.py` (with PyTorch's
+  eager and compiled (stage 2 also replayed, which the job does not do by itself), with and without
+  cached features, and of `plain_train.py` (with PyTorch's
   default, TF32 convolutions, and in strict float32). Also how often a step waits for the device.
   Written down cell by cell, those that matter most first; one that fails is written down as such.
 - `quality`: adaptive F of stage 2 on drawn scenes, bf16 and compiled against fp32 and eager.
@@ -37,7 +38,7 @@ from machine import describe_machine
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "gpu_train.json"
 PARTS = ("stage1", "stage2", "quality", "whole")
-PLAIN = "plain, TF32 convolutions"
+PLAIN, REPLAYED = "plain, TF32 convolutions", "compiled and replayed"
 BATCH = 8
 # Dense bfloat16 peak of the SXM cards, FLOP/s (data sheets).
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
@@ -81,15 +82,15 @@ def cells_of(
     plain |= {"workers": args.workers, "images": root / "images", "masks": root / "masks"}
     cells: dict[str, dict[str, Any]] = {PLAIN: {**plain, "tf32": True}}
     syncs: dict[str, dict[str, Any]] = {}
-    for precision, compiled, cached in variants(name, args):
-        parts = [precision, "compiled" if compiled else "eager"]
+    for precision, way, cached in variants(name, args):
+        parts = [precision, way]
         parts += [] if cached is None else ["cached" if cached else "not cached"]
         label = ", ".join(parts)
         settings = common(args, encoder) | {
             "data": root / "data",
             "out": root / f"{encoder} {label}",
             "precision": precision,
-            "compile": compiled,
+            "compile": way != "eager",
             # Until nearly every (image, flip) was seen, for the steady state of the cache.
             "epochs": 2 if args.quick else 6 if cached else 3,
         }
@@ -98,21 +99,29 @@ def cells_of(
             settings["cache_dir"] = root / f"cache {encoder} {label}"
         else:
             settings |= {"labels": root / "labels", "warm_epochs": 0}
-        cells[label] = {"kind": "job", "job": name, "settings": settings}
-        if (precision, compiled) == ("bf16", False) and cached is not False:
+        cells[label] = {
+            "kind": "job",
+            "job": name,
+            "settings": settings,
+            "replayed": way == REPLAYED,
+        }
+        if (precision, way) == ("bf16", "eager") and cached is not False:
             once = settings | {"out": root / f"{encoder} syncs", "epochs": 1}
             counted = {"kind": "job", "job": name, "settings": once, "count_syncs": True}
             syncs[f"{label}: calls that wait for the device"] = counted
     return cells | {"plain, strict fp32": {**plain, "tf32": False}} | syncs
 
 
-def variants(name: str, args: argparse.Namespace) -> list[tuple[str, bool, bool | None]]:
-    """(precision, compiled, features cached) of the cells of a stage."""
-    kinds = [("bf16", False), ("bf16", True), ("fp32", False)]
+def variants(name: str, args: argparse.Namespace) -> list[tuple[str, str, bool | None]]:
+    """(precision, way, features cached) of the cells of a stage."""
+    kinds = [("bf16", "eager"), ("bf16", "compiled"), ("bf16", REPLAYED), ("fp32", "eager")]
     if args.quick:
         kinds = kinds[-1:]
+    if name == "stage1":
+        # What it compiles it replays.
+        kinds = [kind for kind in kinds if kind[1] != REPLAYED]
     caching = (True, False) if name == "stage1" else (None,)
-    return [(precision, compiled, cached) for cached in caching for precision, compiled in kinds]
+    return [(precision, way, cached) for cached in caching for precision, way in kinds]
 
 
 def add_rates(cells: dict[str, dict[str, Any]], counts: dict[str, Any], name: str) -> None:
@@ -163,7 +172,9 @@ def quality(
                 "encoder_lr_scale": 1.0 if args.weights == "none" else 0.1,
                 **changed,
             }
-            cell(kind="job", job="stage2", settings=settings)
+            cell(
+                kind="job", job="stage2", settings=settings, replayed=args.replay and bool(changed)
+            )
             truth = {name: root / "truth" / name for name in ("images", "masks")}
             found[label].append(cell(kind="scores", model=settings["out"], **truth))
             print("quality", label, seed, found[label][-1], flush=True)
@@ -195,7 +206,7 @@ def whole(
     for command, settings in commands:
         if command == "stage2":
             settings = {k: v for k, v in settings.items() if not k.startswith("cache")}
-        steps[command] = cell(kind="job", job=command, settings=settings)
+        steps[command] = cell(kind="job", job=command, settings=settings, replayed=args.replay)
         print("whole", command, steps[command], flush=True)
         save({"images": count, "steps": steps})
     total = sum(step["wall_sec"] for step in steps.values())
@@ -230,6 +241,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=max(2, min(12, cores - 2)))
     parser.add_argument("--precision", default="bf16", help="of the fast side of quality and whole")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--replay", action="store_true", help="stage 2 of quality and whole too")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()

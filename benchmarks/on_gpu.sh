@@ -68,6 +68,7 @@ step tests 300 -m pytest -q -m gpu -p no:cacheprovider
 step step 300 benchmarks/gpu_step.py --out "$out/gpu_step.json"
 step stage2 300 "${train[@]}" --images 512 --parts stage2
 step whole 600 "${train[@]}" --parts whole
+step whole-replayed 600 "${train[@]:0:3}" --out "$out/gpu_train_replayed.json" --parts whole --replay
 step stage1 400 "${train[@]}" --images 512 --parts stage1
 step quality 900 "${train[@]}" --parts quality
 step crf 300 benchmarks/crf_gpu.py --out "$out/crf_gpu.json"

@@ -71,7 +71,17 @@ def test_all_that_needs_a_gpu_is_run_in_order_as_far_as_time_allows(tmp_path: Pa
 
     done = run("--images", "photographs", "--model", "run")
     assert done.returncode == 1, "a step failed"
-    names = ["tests", "step", "stage2", "whole", "stage1", "quality", "crf", "label"]
+    names = [
+        "tests",
+        "step",
+        "stage2",
+        "whole",
+        "whole-replayed",
+        "stage1",
+        "quality",
+        "crf",
+        "label",
+    ]
     summary = done.stdout.partition("== summary\n")[2].splitlines()
     assert [line.partition(":")[0] for line in summary] == names
     assert [" 3 " in line for line in summary] == [name == "step" for name in names]
@@ -82,7 +92,7 @@ def test_all_that_needs_a_gpu_is_run_in_order_as_far_as_time_allows(tmp_path: Pa
         assert (BENCHMARKS.parent / line.split()[0]).is_file(), line
         assert f"--out {tmp_path}/results/" in line
     late = run("--seconds", "20")
-    assert (late.returncode, late.stdout.count("no time left")) == (1, 7)
+    assert (late.returncode, late.stdout.count("no time left")) == (1, 8)
     only = run("^stage")
     assert only.returncode == 0
     summary = only.stdout.partition("== summary\n")[2].splitlines()
