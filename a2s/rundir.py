@@ -23,7 +23,7 @@ from a2s.errors import A2SError, ConfigError
 
 _RECORDS = {".lock", ".lock-setup", ".lock-shards", "config.yaml", "environment.json"}
 """What `claim` itself puts into a folder."""
-_asking = threading.Lock()
+_umask_lock = threading.Lock()
 
 
 def fsync_dir(path: Path) -> None:
@@ -283,7 +283,7 @@ def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
 
 def _umask() -> int:
     # Two threads that ask at once would read each other's question.
-    with _asking:
+    with _umask_lock:
         mask = os.umask(0)
         os.umask(mask)
     return mask
