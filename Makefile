@@ -53,7 +53,7 @@ $(STAMP): requirements.txt pyproject.toml
 
 demo: setup
 ifeq ($(strip $(IMAGES)),)
-	@$(BIN)/python -m a2s.data.scenes $(DEMO)/scenes
+	@$(BIN)/python -m a2s.data.synthetic $(DEMO)/scenes
 	@$(BIN)/python -m a2s run $(DEMO)/scenes/train --out $(DEMO)/$(DEMO_NAME) $(DEMO_FLAGS) \
 		--test $(DEMO)/scenes/test/images --truth $(DEMO)/scenes/test/masks
 else

@@ -69,14 +69,14 @@ def run(arguments: list[str]) -> int:
         return 0
     command = arguments[0]
     if command not in COMMANDS:
-        from a2s.settings import nearest
+        from a2s.config.parse import nearest
 
         print(f"a2s: no command {command!r}{nearest(command, COMMANDS)}", file=sys.stderr)
         return 2
-    from a2s.settings import parse
+    from a2s.config.parse import parse
 
     config = parse(command, arguments[1:])
-    job = importlib.import_module(f"a2s.jobs.{command.replace('-', '_')}")
+    job = importlib.import_module(f"a2s.commands.{command.replace('-', '_')}")
     code: int = job.run(config)
     return code
 

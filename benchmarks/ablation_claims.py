@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 from machine import describe_machine
 
-from a2s.rundir import write_json
+from a2s.storage.files import write_json
 
 RESULT = Path(__file__).parent / "ablations" / "claims.json"
 RESAMPLINGS = 10_000

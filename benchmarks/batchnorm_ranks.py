@@ -23,8 +23,8 @@ import numpy as np
 from machine import describe_machine
 from safetensors.numpy import load_file
 
-from a2s.data.scenes import render_folder
-from a2s.labelstore import Generation
+from a2s.data.synthetic import render_folder
+from a2s.labels.store.generations import Generation
 
 RESULT = Path(__file__).parent / "results" / "batchnorm_ranks.json"
 BATCH = 6

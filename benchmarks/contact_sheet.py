@@ -11,7 +11,7 @@ import argparse
 import os
 from pathlib import Path
 
-from a2s.sheet import write_sheet
+from a2s.evaluation.pictures.contact_sheet import write_sheet
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("A2S_SHARED", ROOT.parent / "shared"))

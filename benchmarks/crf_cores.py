@@ -21,9 +21,9 @@ import cv2
 from crf_material import pictures
 from machine import describe_machine
 
-from a2s.refine import CrfParams, crf_of
-from a2s.refine.energy import F32, U8, hard_energy
-from a2s.rundir import write_json
+from a2s.labels.crf.backends import crf_of
+from a2s.labels.crf.energy import F32, U8, CrfParams, hard_energy
+from a2s.storage.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("A2S_SHARED", ROOT.parent / "shared"))

@@ -23,10 +23,11 @@ import cv2
 import numpy as np
 from machine import describe_machine
 
-from a2s.refine import CrfParams, crf_numba, crf_pydensecrf
-from a2s.refine.energy import hard_energy
-from a2s.refine.median import median
-from a2s.rundir import read_json, write_json
+from a2s.labels.crf import pydensecrf_backend
+from a2s.labels.crf.energy import CrfParams, hard_energy
+from a2s.labels.crf.numba_backend import inference
+from a2s.labels.refine import median_filter
+from a2s.storage.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("A2S_SHARED", ROOT.parent / "shared"))
@@ -99,7 +100,7 @@ def compare(count: int, size: tuple[int, int] | None) -> dict[str, float]:
     material = list(photographs(count, size))
     for first in range(0, len(material), TURN):
         masks: list[list[np.ndarray]] = [[], []]
-        for which, crf in enumerate((crf_pydensecrf.crf, crf_numba.crf)):
+        for which, crf in enumerate((pydensecrf_backend.crf, inference.crf)):
             for image, energy in material[first : first + TURN]:
                 mask, cpu_sec, wall_sec = timed(lambda: crf(image, energy, PARAMS))  # noqa: B023
                 masks[which].append(mask)
@@ -160,7 +161,7 @@ def threads() -> float:
     def work(part: list[tuple[np.ndarray, ...]]) -> None:
         for _ in range(4):
             for image, energy in part:
-                crf_numba.crf(image, energy, PARAMS)
+                inference.crf(image, energy, PARAMS)
 
     ratios = []
     for _ in range(5):
@@ -186,7 +187,7 @@ def compare_median(size: tuple[int, int] | None) -> dict[str, float]:
         image_size = size or (energy.shape[1], 1)
         mask = (energy[0] > energy[1]).astype(np.uint8).reshape(image_size[::-1])
         expected, general_sec, _ = timed(lambda: cv2.medianBlur(mask, 7))  # noqa: B023
-        counted, counted_sec, _ = timed(lambda: median(mask, ksize=7))  # noqa: B023
+        counted, counted_sec, _ = timed(lambda: median_filter(mask, ksize=7))  # noqa: B023
         assert (expected == counted).all()
         cpu += general_sec, counted_sec
     general_ms, counted_ms = (1e3 * float(sec) / len(material) for sec in cpu)
@@ -200,7 +201,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     for image, energy in photographs(1, (320, 320)):
-        crf_numba.crf(image, energy, PARAMS)
+        inference.crf(image, energy, PARAMS)
     sizes = {"320x320": (320, 320), "400x300": (400, 300), "own": None}
     result = {**describe_machine(), "command": " ".join(["python", *sys.argv])}
     # Other work on the machine slows the compiled code more than the library.

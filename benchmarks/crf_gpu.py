@@ -36,8 +36,8 @@ from crf_phases import PARAMS, Pair, finish, on_device, phases
 from machine import describe_machine
 from numpy.typing import NDArray
 
-from a2s.refine import crf_torch
-from a2s.refine.filter_torch import PLAIN, Kernels
+from a2s.labels.crf.torch_backend.filter import PLAIN, Kernels
+from a2s.labels.crf.torch_backend.inference import marginals
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "crf_gpu.json"
@@ -51,7 +51,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def ways(device: torch.device) -> dict[str, Kernels]:
     found = {"torch": PLAIN}
     if device.type == "cuda":
-        from a2s.refine import filter_triton
+        from a2s.labels.crf.torch_backend import filter_triton
 
         found["triton"] = filter_triton.KERNELS
     return found
@@ -78,9 +78,7 @@ def speed(
                     before = torch.cuda.memory_allocated()
                 finish(device)
                 start = time.perf_counter()
-                crf_torch.marginals(
-                    images, logits, PARAMS, dtype=dtype, kernels=kernels, max_bytes=2**36
-                )
+                marginals(images, logits, PARAMS, dtype=dtype, kernels=kernels, max_bytes=2**36)
                 finish(device)
                 if repeat:  # the first turn compiles, and fills the cache of positions
                     times[key].append(time.perf_counter() - start)
@@ -124,7 +122,7 @@ def other_backends() -> dict[str, Callable[..., NDArray[np.bool_]]]:
     found = {}
     for name in ("pydensecrf", "numba"):
         try:
-            found[name] = importlib.import_module(f"a2s.refine.crf_{name}").crf
+            found[name] = importlib.import_module(f"a2s.labels.crf.{name}_backend").crf
         except ImportError as error:
             print(f"skipped {name}: {error}")
     return found
@@ -136,7 +134,7 @@ def variants(pairs: list[Pair], device: torch.device) -> dict[str, list[NDArray[
     return {
         f"{way} {name}": [
             s.float().cpu().numpy()
-            for s in crf_torch.marginals(images, logits, PARAMS, dtype=dtype, kernels=kernels)
+            for s in marginals(images, logits, PARAMS, dtype=dtype, kernels=kernels)
         ]
         for way, kernels in ways(device).items()
         for name, dtype in DTYPES.items()

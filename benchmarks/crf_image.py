@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from machine import describe_machine
 
-from a2s import checkpoint
+from a2s.config.base import RefineConfig
 from a2s.data import images
-from a2s.data.tars import Index
+from a2s.data.index import Index
 from a2s.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from a2s.labelling import activate, input_size, squash
-from a2s.labelsetup import recipe_of
-from a2s.metrics import score
-from a2s.options import RefineConfig
-from a2s.refine import refine
+from a2s.evaluation.metrics import score
+from a2s.labels.making.chunk import activate, input_size, squash
+from a2s.labels.recipe import recipe_of
+from a2s.labels.refine import refine
+from a2s.models import saved
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -44,8 +44,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    model, index = checkpoint.resolve_model(args.model), Index.load(args.data)
-    network, _ = checkpoint.load_model(model)
+    model, index = saved.resolve_model(args.model), Index.load(args.data)
+    network, _ = saved.load_model(model)
     squashed = squash(model, input_size(model))
     recipe = recipe_of(RefineConfig(backend="numba", max_side=None))
     rows: dict[str, dict[str, list[float]]] = {}

@@ -45,7 +45,7 @@ def pictures(
             found.append((image, truth.astype(np.float32)))
         return f"{len(found)} photographs", found
     try:
-        from a2s.data.scenes import draw_scene
+        from a2s.data.synthetic import draw_scene
     except ImportError as error:
         print(f"no scenes: {error}; textured noise instead")
         return "textured noise", [textured(i, side) for i in range(num_images)]

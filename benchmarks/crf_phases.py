@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from a2s.refine import CrfParams, crf_torch, lattice_torch
-from a2s.refine.filter_torch import Kernels
+from a2s.labels.crf.energy import CrfParams
+from a2s.labels.crf.torch_backend import inference, lattice
+from a2s.labels.crf.torch_backend.filter import Kernels
 
 PARAMS = CrfParams()
 Pair = tuple[NDArray[np.uint8], NDArray[np.float32]]
@@ -69,13 +70,13 @@ def phases(
     with ExitStack() as stack:
         seconds, timed = stack.enter_context(clocks(device))
         named = {
-            "sort and number": (lattice_torch, "group"),
-            "pieces": (lattice_torch, "pieces"),
-            "neighbours": (lattice_torch, "neighbours"),
-            "normalisation": (crf_torch, "normalised"),
-            "positions, joined": (crf_torch, "position_lattices"),
+            "sort and number": (lattice, "group"),
+            "pieces": (lattice, "pieces"),
+            "neighbours": (lattice, "neighbours"),
+            "normalisation": (inference, "normalised"),
+            "positions, joined": (inference, "position_lattices"),
         }
-        crf_torch.marginals(images[:1], logits[:1], PARAMS, kernels=kernels)
+        inference.marginals(images[:1], logits[:1], PARAMS, kernels=kernels)
         for name, (module, function) in named.items():
             inner = getattr(module, function)
             stack.enter_context(patch.object(module, function, timed(name, inner)))
@@ -94,7 +95,7 @@ def phases(
             update=timed("slice and update", noted),
         )
         start = time.perf_counter()
-        crf_torch.marginals(images, logits, PARAMS, kernels=watched, max_bytes=2**36)
+        inference.marginals(images, logits, PARAMS, kernels=watched, max_bytes=2**36)
         finish(device)
         total = time.perf_counter() - start
     shares = {name: round(sec / total, 3) for name, sec in seconds.items()}

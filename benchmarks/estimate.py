@@ -18,11 +18,11 @@ from pathlib import Path
 
 from machine import describe_machine
 
-from a2s.config import EstimateConfig
-from a2s.data.tars import Index
-from a2s.forecast import forecast
-from a2s.jobs import estimate
-from a2s.rundir import write_json
+from a2s.commands import estimate
+from a2s.config.commands import EstimateConfig
+from a2s.data.index import Index
+from a2s.labels.making.forecast import forecast
+from a2s.storage.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 0.25

@@ -23,13 +23,13 @@ import torch
 from machine import describe_machine
 from torch import Tensor
 
-from a2s.boundary import adaptive_boundary
-from a2s.data.feature_cache import FeatureCache
 from a2s.data.transforms import draw_keep_words, normalise
-from a2s.losses import adb_loss, map_terms
-from a2s.models.activation import ActivationMaps, ActivationNet
+from a2s.models.activation_net import ActivationMaps, ActivationNet
 from a2s.models.blocks import upsample
+from a2s.models.boundary import adaptive_boundary
 from a2s.models.encoders import build_encoder
+from a2s.training.features.file_cache import FeatureCache
+from a2s.training.losses import adb_loss, map_terms
 
 RESULT = Path(__file__).parent / "results" / "feature_cache.json"
 WEIGHTS = torch.tensor([1.0, 0.1, 0.3, 0.5])

@@ -20,18 +20,21 @@ import numpy as np
 import plain_train
 import torch
 
-from a2s import checkpoint, config, metrics, stepping
+from a2s.config import commands
 from a2s.data.transforms import normalise
-from a2s.losses import detection_loss_per_image, map_terms
-from a2s.models.activation import ActivationNet
+from a2s.evaluation import metrics
+from a2s.models import saved
+from a2s.models.activation_net import ActivationNet
 from a2s.models.detector import Detector
-from a2s.models.weights import load_encoder
+from a2s.models.encoder_weights import load_encoder
+from a2s.training import step
+from a2s.training.losses import detection_loss_per_image, map_terms
 
 SETTINGS = {
-    "shard": config.ShardConfig,
-    "stage1": config.Stage1Config,
-    "label": config.LabelConfig,
-    "stage2": config.Stage2Config,
+    "shard": commands.ShardConfig,
+    "stage1": commands.Stage1Config,
+    "label": commands.LabelConfig,
+    "stage2": commands.Stage2Config,
 }
 # Files that are at work before the loop and at commits; building a network and saving it may wait.
 AROUND_IT = {"committing.py", "feature_cache.py", "module.py", "weights.py", "encoders.py"}
@@ -47,14 +50,14 @@ def job(cell: dict[str, Any]) -> dict[str, Any]:
     """Run a job of a2s, with its command's settings; rates are those of its last epoch."""
     command, settings = cell["job"], cell["settings"]
     if cell.get("replayed"):
-        stepping.compiled = functools.partial(stepping.compiled, replayed=True)  # type: ignore[assignment]
+        step.compiled = functools.partial(step.compiled, replayed=True)  # type: ignore[assignment]
     found: collections.Counter[str] = collections.Counter()
     if cell.get("count_syncs") and torch.cuda.is_available():
         torch.cuda.set_sync_debug_mode("warn")
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        code = importlib.import_module(f"a2s.jobs.{command}").run(SETTINGS[command](**settings))
+        code = importlib.import_module(f"a2s.commands.{command}").run(SETTINGS[command](**settings))
     elapsed = time.perf_counter() - start
     assert code == 0, f"{command} ended with {code}"
     for warning in caught:
@@ -107,7 +110,7 @@ def flops(cell: dict[str, Any]) -> dict[str, Any]:
 @torch.no_grad()
 def scores(cell: dict[str, Any]) -> dict[str, Any]:
     """Score the last commit of a run on images with masks."""
-    model, metadata = checkpoint.load_model(Path(cell["model"]))
+    model, metadata = saved.load_model(Path(cell["model"]))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     side, found = int(metadata["image_size"]), []

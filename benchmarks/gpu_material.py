@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 
 from a2s.data.images import encode_png
-from a2s.data.scenes import draw_scene
-from a2s.data.tars import Index, ShardWriter
+from a2s.data.index import Index
+from a2s.data.shards import ShardWriter
+from a2s.data.synthetic import draw_scene
 
 HERE = Path(__file__).parent
 

@@ -25,14 +25,15 @@ from machine import describe_machine
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from a2s.comparison import LOSS_OF, compare
 from a2s.data.transforms import flip_where, normalise
-from a2s.losses import adb_loss, map_terms
-from a2s.models.activation import ActivationNet
+from a2s.models.activation_net import ActivationNet
 from a2s.models.detector import Detector
+from a2s.models.encoder_weights import load_encoder
 from a2s.models.encoders import set_batchnorm
-from a2s.models.weights import load_encoder
-from a2s.stepping import GuardedSGD, compiled
+from a2s.training.losses import adb_loss, map_terms
+from a2s.training.optimizer import GuardedSGD
+from a2s.training.stage2_loss import LOSS_OF, compare
+from a2s.training.step import compiled
 
 RESULT = Path(__file__).resolve().parent / "results" / "gpu_step.json"
 BATCH, AGREE = 8, 8

@@ -27,13 +27,13 @@ from machine import describe_machine
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from a2s import checkpoint
-from a2s.committing import Commits
 from a2s.data.loader import Batch
 from a2s.models.detector import Detector
-from a2s.models.weights import load_encoder
-from a2s.rundir import write_json
-from a2s.stepping import GuardedSGD
+from a2s.models.encoder_weights import load_encoder
+from a2s.storage import checkpoints
+from a2s.storage.files import write_json
+from a2s.training.async_checkpoint import Commits
+from a2s.training.optimizer import GuardedSGD, pack_momentum
 
 RESULT = Path(__file__).resolve().parent / "results" / "host_pauses.json"
 BATCH, COUNT = 8, 300
@@ -95,13 +95,13 @@ def commits(encoder: str, folder: Path, rounds: int) -> dict[str, list[float]]:
         for number in range(1, rounds + 2):
             for way in ("in place", "beside training"):
                 started = time.perf_counter()
-                save = checkpoint.save if way == "in place" else durable.begin
+                save = checkpoints.save if way == "in place" else durable.begin
                 save(
                     Path(root, way),
                     number,
                     model=model.state_dict(),
                     metadata=model.spec(),
-                    optimizer=checkpoint.pack_momentum(optimizer, parameters),
+                    optimizer=pack_momentum(optimizer, parameters),
                     state={"finished": False},
                 )
                 found[way].append(1000 * (time.perf_counter() - started))

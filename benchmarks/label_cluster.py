@@ -16,12 +16,13 @@ from pathlib import Path
 
 from machine import describe_machine
 
-from a2s import checkpoint, pool, rayhost
-from a2s.data.tars import Index
-from a2s.labelling import chunks, input_size, label_chunk, load_network
-from a2s.labelsetup import recipe_of
-from a2s.options import RefineConfig
-from a2s.rundir import write_json
+from a2s.config.base import RefineConfig
+from a2s.data.index import Index
+from a2s.labels.making.chunk import chunks, input_size, label_chunk, load_network
+from a2s.labels.recipe import recipe_of
+from a2s.models import saved
+from a2s.parallel import pool, ray_session, tasks
+from a2s.storage.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 CHUNK = 4
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     arguments = parser.parse_args()
     index = Index.load(arguments.data.resolve()).head(arguments.images)
-    model = checkpoint.resolve_model(arguments.model).resolve()
+    model = saved.resolve_model(arguments.model).resolve()
     recipe = recipe_of(RefineConfig(backend="numba"))
     common = (model, input_size(model), recipe)
     load_network(model)
@@ -67,12 +68,12 @@ def main() -> None:
         for key, label in done.labels.items()
     }
 
-    rayhost.private_token()
+    ray_session.private_token()
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **STORE})
     arrived: list[float] = []
     labels: dict[str, bytes] = {}
     notes: list[str] = []
-    tally = pool.Tally()
+    tally = tasks.Tally()
     num_chunks = sum(-(-shard.count // CHUNK) for shard in index.shards)
     joins, leaves = num_chunks // 5, 4 * num_chunks // 5
     second = None

@@ -32,20 +32,21 @@ from machine import PRICE, describe_machine
 from PIL import Image
 from safetensors.torch import save_file
 
-from a2s import checkpoint
-from a2s.boundary import adaptive_boundary
 from a2s.data import images
-from a2s.data.scenes import draw_scene
-from a2s.data.tars import Index
+from a2s.data.index import Index
+from a2s.data.synthetic import draw_scene
 from a2s.data.transforms import normalise
-from a2s.labelling import activate, input_size
-from a2s.models.activation import ActivationNet
+from a2s.labels.crf.backends import crf_of
+from a2s.labels.crf.energy import CrfParams, hard_energy
+from a2s.labels.making.chunk import activate, input_size
+from a2s.labels.refine import probability, reduce
+from a2s.models import saved
+from a2s.models.activation_net import ActivationNet
 from a2s.models.blocks import upsample
+from a2s.models.boundary import adaptive_boundary
 from a2s.models.detector import Detector
-from a2s.models.weights import load_encoder
-from a2s.refine import CrfParams, crf_of, probability, reduce
-from a2s.refine.energy import hard_energy
-from a2s.rundir import write_json
+from a2s.models.encoder_weights import load_encoder
+from a2s.storage.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("A2S_SHARED", ROOT.parent / "shared"))
@@ -194,8 +195,8 @@ def main() -> None:
         paths = sorted(folder.iterdir())
         count = len(paths)
         model = arguments.model or untrained(arguments.encoder, work)
-        file = checkpoint.resolve_model(model)
-        network, _ = checkpoint.load_model(file)
+        file = saved.resolve_model(model)
+        network, _ = saved.load_model(file)
         network = network.eval()
         assert input_size(file) == 320, "the loops assume 320 px"
 

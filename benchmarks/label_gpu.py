@@ -26,11 +26,11 @@ import numpy as np
 import torch
 from machine import PRICE, describe_machine
 
-from a2s import checkpoint
-from a2s.labelling import activate, load_network
-from a2s.models.activation import ActivationNet
-from a2s.models.encoders import for_inference
-from a2s.models.weights import load_encoder
+from a2s.labels.making.chunk import activate, load_network
+from a2s.models import saved
+from a2s.models.activation_net import ActivationNet
+from a2s.models.encoder_weights import load_encoder
+from a2s.models.inference import for_inference
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "label_gpu.json"
@@ -81,7 +81,7 @@ def sweep(network: torch.nn.Module, device: str) -> dict[str, Any]:
 def activation(model: Path) -> dict[str, Any]:
     """Both networks as labels use them."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rates = {"the model": sweep(load_network(checkpoint.resolve_model(model), device), device)}
+    rates = {"the model": sweep(load_network(saved.resolve_model(model), device), device)}
     torch.manual_seed(0)
     network = ActivationNet(load_encoder("resnet50", "none"), fusion_stride=4)
     for_inference(network, device)

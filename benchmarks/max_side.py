@@ -27,14 +27,14 @@ import numpy.typing as npt
 import torch
 from machine import describe_machine
 
-from a2s import checkpoint
 from a2s.data import images
-from a2s.data.tars import Index
+from a2s.data.index import Index
 from a2s.data.transforms import normalise
-from a2s.metrics import score
-from a2s.refine import CrfParams, Recipe, crf_of, energy_of, refine
-from a2s.refine.crf import Backend, Crf
-from a2s.refine.label import probability
+from a2s.evaluation.metrics import score
+from a2s.labels.crf.backends import Backend, Crf, crf_of
+from a2s.labels.crf.energy import CrfParams, energy_of
+from a2s.labels.refine import Recipe, probability, refine
+from a2s.models import saved
 
 RESULTS = Path(__file__).parent / "results"
 U8 = npt.NDArray[np.uint8]
@@ -120,7 +120,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    network, metadata = checkpoint.load_model(args.model)
+    network, metadata = saved.load_model(args.model)
     index = Index.load(args.data)
     longest = args.enlarge * int(max(index.width_N.max(), index.height_N.max()))
     reducing = [side for side in args.sides if side < longest]

@@ -23,10 +23,10 @@ from machine import describe_machine, tree_pss_kib
 from PIL import Image
 from safetensors.torch import save_file
 
-from a2s.models.activation import ActivationNet
+from a2s.models.activation_net import ActivationNet
 from a2s.models.detector import Detector
 from a2s.models.encoders import build_encoder
-from a2s.rundir import write_json
+from a2s.storage.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 HEIGHT, WIDTH = 150, 200

@@ -29,7 +29,7 @@ from machine import describe_machine
 
 from a2s.models.detector import DETECTORS, Detector
 from a2s.models.encoders import build_encoder
-from a2s.rundir import write_json
+from a2s.storage.files import write_json
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "minet.json"

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from a2s.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from a2s.losses import adb_loss, adb_terms, binarise, detection_loss_per_image
-from a2s.models.activation import ActivationNet
+from a2s.models.activation_net import ActivationNet
 from a2s.models.blocks import upsample
 from a2s.models.detector import Detector
-from a2s.models.weights import load_encoder
+from a2s.models.encoder_weights import load_encoder
+from a2s.training.losses import adb_loss, adb_terms, binarise, detection_loss_per_image
 
 WEIGHTS = (1.0, 0.1, 0.3, 0.5)
 

@@ -73,8 +73,8 @@ def peak_gb() -> float:
 
 def measure(folder: Path, ranks: int) -> dict[str, float]:
     """What one rank does, timed; then the check over all ranks."""
-    from a2s.data.plan import make_plan
-    from a2s.data.tars import Index
+    from a2s.data.epoch_plan import make_plan
+    from a2s.data.index import Index
 
     wall = [time.perf_counter()]
     cpu = [time.process_time()]

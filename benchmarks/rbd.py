@@ -25,12 +25,12 @@ import numpy as np
 import numpy.typing as npt
 from machine import describe_machine
 
-from a2s.baselines import rbd
-from a2s.baselines.superpixels import AREA_PX, Superpixels, area_for, segment
-from a2s.config import EvaluateConfig, PredictConfig
+from a2s.commands import evaluate, predict
+from a2s.config.commands import EvaluateConfig, PredictConfig
 from a2s.data.images import decode, decode_mask, resize_rgb
-from a2s.jobs import evaluate, predict
-from a2s.metrics import BETA_SQUARE, score
+from a2s.evaluation.metrics import BETA_SQUARE, score
+from a2s.models import rbd
+from a2s.models.superpixels import AREA_PX, MAX_SIDE_PX, Float, Superpixels, area_for, segment
 
 RESULT = Path(__file__).parent / "results" / "rbd.json"
 SMALL_PX = 128
@@ -73,7 +73,7 @@ class Row:
         }
 
 
-def as_printed(superpixels: Superpixels) -> tuple[rbd.Float, rbd.Float]:
+def as_printed(superpixels: Superpixels) -> tuple[Float, Float]:
     """Weighted contrast and saliency with the paper's constants and nothing that it leaves out."""
     colour_NN = rbd.distances(superpixels.lab_N3)
     adjacent_NN, border_N = superpixels.adjacent_NN, superpixels.on_border_N
@@ -116,7 +116,7 @@ def main() -> None:
         image_HW3 = decode(file.read_bytes())
         clock.append(time.thread_time())
         height, width = image_HW3.shape[:2]
-        assert max(height, width) <= rbd.MAX_SIDE_PX, f"{file.name} would be reduced"
+        assert max(height, width) <= MAX_SIDE_PX, f"{file.name} would be reduced"
         superpixels = segment(image_HW3, area_px=area_for(height, width))
         clock.append(time.thread_time())
         steps = rbd.steps(superpixels)

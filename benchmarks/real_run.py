@@ -19,7 +19,7 @@ from pathlib import Path
 
 from machine import describe_machine, tree_pss_kib
 
-from a2s.settings import parse
+from a2s.config.parse import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("A2S_SHARED", ROOT.parent / "shared"))

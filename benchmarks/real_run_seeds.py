@@ -18,7 +18,7 @@ from pathlib import Path
 
 from machine import describe_machine
 
-from a2s.rundir import write_json
+from a2s.storage.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("A2S_SHARED", ROOT.parent / "shared"))

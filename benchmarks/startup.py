@@ -2,11 +2,11 @@
 
     python benchmarks/startup.py [--rounds 7]
 
-`torchvision` are its classifiers as they are, `a2s.models.classifiers` the same without torch's
-compiler; the first two lines are in all of them. `a2s label` is all that the command imports, with
-the garbage collector set as `a2s.__main__` sets it; `collected` as Python does. Modules come from
-bytecode on the disk; `from source` is how a command starts where none could be written, as in a
-container that was built without it. Writes `benchmarks/results/startup.json`.
+`torchvision` are its classifiers as they are, `a2s.models.torchvision_nets` the same without
+torch's compiler; the first two lines are in all of them. `a2s label` is all that the command
+imports, with the garbage collector set as `a2s.__main__` sets it; `collected` as Python does.
+Modules come from bytecode on the disk; `from source` is how a command starts where none could be
+written, as in a container that was built without it. Writes `benchmarks/results/startup.json`.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from pathlib import Path
 
 from machine import describe_machine
 
-from a2s.rundir import write_json
+from a2s.storage.files import write_json
 
 RESULT = Path(__file__).parent / "results" / "startup.json"
-LABEL = "import a2s.models.encoders, a2s.jobs.label, a2s.refine.crf_numba"
+LABEL = "import a2s.models.encoders, a2s.commands.label, a2s.labels.crf.numba_backend.inference"
 COMMAND = f"import gc; gc.set_threshold(5_000); {LABEL}; gc.freeze()"
 IMPORTS = {
     "python": "pass",
     "torch": "import torch",
     "torchvision": "import torchvision.models",
-    "a2s.models.classifiers": "import a2s.models.classifiers",
-    "a2s.jobs.label, torchvision first": "import torchvision.models, a2s.jobs.label",
-    "a2s.jobs.label": "import a2s.models.encoders, a2s.jobs.label",
-    "a2s.jobs.predict": "import a2s.models.encoders, a2s.jobs.predict",
+    "a2s.models.torchvision_nets": "import a2s.models.torchvision_nets",
+    "a2s.commands.label, torchvision first": "import torchvision.models, a2s.commands.label",
+    "a2s.commands.label": "import a2s.models.encoders, a2s.commands.label",
+    "a2s.commands.predict": "import a2s.models.encoders, a2s.commands.predict",
     "a2s label": COMMAND,
     "a2s label, collected": LABEL,
     "a2s label, from source": COMMAND,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 
+from repository import REPO
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -16,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-REPO = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -65,7 +65,7 @@ class SceneFolders:
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> SceneFolders:
     """Eight training and four test scenes of 96 px, rendered once; treat them as read-only."""
-    from a2s.data.scenes import render_folder
+    from a2s.data.synthetic import render_folder
 
     root = tmp_path_factory.mktemp("scenes")
     render_folder(root, num_train=8, num_test=4, side_px=96, seed=7)

@@ -9,19 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from house import (
-    CALLERS_OF_JOBS,
-    CONFIG,
-    CONFIGURATION,
+from layers import (
+    CALLERS_OF_COMMANDS,
     FORBIDDEN_CALLS,
-    JOB,
-    LAYERS,
-    MAIN,
     ONLY,
     PICKLERS,
+    PURE,
+    ROOMS,
+    ROOMS_WITH_SETTINGS,
+    SEE_SETTINGS,
 )
+from repository import REPO
 
-REPO = Path(__file__).resolve().parents[1]
 MAX_LINES = 300
 
 
@@ -48,25 +47,43 @@ def imports(tree: ast.AST, module: str, *, is_package: bool, known: set[str]) ->
             for alias in node.names:
                 inner = f"{base}.{alias.name}"
                 ours = base.split(".")[0] == "a2s"
-                yield inner if not ours or inner in known or base == "a2s.jobs" else base
+                is_module = inner in known or base == "a2s.commands"
+                yield inner if not ours or is_module else base
 
 
-def layer(module: str) -> int:
-    """Layer of a module: that of its longest known prefix below the package itself."""
-    parts = module.split(".")
-    for end in range(len(parts), 1, -1):
-        if (name := ".".join(parts[:end])) in LAYERS:
-            return LAYERS[name]
-    if module == "a2s":
-        return MAIN
-    raise AssertionError(f"{module} has no layer; give it one in tests/test_layers.py")
+def room_of(module: str) -> str:
+    """Room of a module: the folder or file of a2s/ that it is in; "a2s" is the package itself."""
+    return [*module.split("."), "a2s"][1] if module != "a2s" else "a2s"
+
+
+def is_pure(module: str) -> bool:
+    """Whether a module is mathematics, by its own name or that of a folder that it lies in."""
+    parts = module.split(".")[1:]
+    return any(".".join(parts[:end]) in PURE for end in range(1, len(parts) + 1))
+
+
+def complaint_about(module: str, name: str) -> str | None:
+    """What is wrong with `module` importing our module `name`, if anything."""
+    room, other = room_of(module), room_of(name)
+    if room == "a2s":
+        return None if other == "a2s" else f"{module} imports {name}; the package imports no room"
+    if other == "commands" and name not in (module, "a2s.commands"):
+        return f"{module} imports the command {name}; only {sorted(CALLERS_OF_COMMANDS)} may"
+    if other not in {room, *ROOMS[room]}:
+        return f"{module} imports {name}; {room} may not import {other}"
+    takes_settings = room in ROOMS_WITH_SETTINGS or module.removeprefix("a2s.") in SEE_SETTINGS
+    if other == "config" and not takes_settings:
+        return f"{module} imports {name}; it takes plain values"
+    if is_pure(module) and not is_pure(name) and other != "errors":
+        return f"{module} is pure and imports {name}, which is not"
+    return None
 
 
 def violations(source: str, module: str, *, is_package: bool = False) -> list[str]:
-    """What the source does that its place in the house does not allow."""
+    """What the source does that its place does not allow."""
     tree = ast.parse(source)
     found = []
-    names = set(imports(tree, module, is_package=is_package, known=set(SOURCES) | set(LAYERS)))
+    names = set(imports(tree, module, is_package=is_package, known=set(SOURCES)))
     for name in sorted(names):
         top = name.split(".")[0]
         if top in PICKLERS:
@@ -74,20 +91,14 @@ def violations(source: str, module: str, *, is_package: bool = False) -> list[st
         for package, owner in ONLY.items():
             if (name == package or name.startswith(package + ".")) and module != owner:
                 found.append(f"{module} imports {package}; only {owner} may")
-        if top != "a2s" or name in {"a2s", "a2s.__version__"}:
-            continue
-        is_job = name.startswith("a2s.jobs.") and name != module
-        if is_job and layer(module) == JOB and module not in CALLERS_OF_JOBS:
-            found.append(f"{module} imports the job {name}; only {sorted(CALLERS_OF_JOBS)} may")
-        if name in CONFIGURATION and layer(module) < CONFIG:
-            found.append(f"{module} imports {name}; below the jobs take plain values")
-        elif layer(name) > layer(module):
-            found.append(f"{module} imports {name}, which is above it")
+        if top == "a2s" and name not in {"a2s", "a2s.__version__"}:
+            complaint = complaint_about(module, name)
+            found += [complaint] if complaint else []
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             found += [f"{module}:{node.lineno} {text}" for text in bad_call(node)]
-            if module not in CALLERS_OF_JOBS and "a2s.jobs." in imported_by_call(node):
-                found.append(f"{module}:{node.lineno} imports a job by its name")
+            if module not in CALLERS_OF_COMMANDS and "a2s.commands." in imported_by_call(node):
+                found.append(f"{module}:{node.lineno} imports a command by its name")
         if isinstance(node, ast.ExceptHandler) and node.type is None:
             found.append(f"{module}:{node.lineno} bare except")
     return found
@@ -147,11 +158,24 @@ def test_imports_have_no_cycle() -> None:
     assert not graph, f"modules import each other in a circle: {graph}"
 
 
-def test_all_modules_are_seen() -> None:
-    for module in LAYERS:
-        assert (REPO / Path(*module.split("."))).with_suffix(".py").is_file() or (
-            REPO / Path(*module.split(".")) / "__init__.py"
-        ).is_file(), f"{module} is listed in LAYERS and does not exist"
+def test_rooms_are_those_on_disk() -> None:
+    rooms = {room_of(module) for module in SOURCES} - {"a2s"}
+    assert rooms == set(ROOMS)
+    for name in PURE | SEE_SETTINGS:
+        path = REPO / "a2s" / Path(*name.split("."))
+        assert path.with_suffix(".py").is_file() or path.is_dir(), f"{name} does not exist"
+
+
+def test_rooms_import_downwards() -> None:
+    seen: set[str] = set()
+    for room, below in ROOMS.items():
+        assert below <= seen, f"{room} may import {below - seen}, which stand below it in the list"
+        seen.add(room)
+
+
+def test_the_top_of_the_package_is_small() -> None:
+    entries = [path for path in (REPO / "a2s").iterdir() if path.name != "__pycache__"]
+    assert len(entries) <= 16, sorted(path.name for path in entries)
 
 
 def test_files_stay_readable() -> None:
@@ -166,7 +190,14 @@ def test_files_stay_readable() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["a2s", "a2s.config", "a2s.errors", "a2s.rundir", "a2s.progress"]
+    "module",
+    [
+        "a2s",
+        "a2s.config.commands",
+        "a2s.errors",
+        "a2s.storage.run_folder",
+        "a2s.parallel.progress",
+    ],
 )
 def test_import_is_light(module: str) -> None:
     heavy = ("torch", "ray", "accelerate", "cv2", "matplotlib", "pyarrow")
@@ -180,45 +211,50 @@ def test_import_is_light(module: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source", "complaint"),
     [
-        ("a2s.losses", "import ray", "only a2s.pool may"),
-        ("a2s.jobs.label", "from ray.util import x", "only a2s.pool may"),
-        ("a2s.jobs.stage1", "from accelerate import Accelerator", "only a2s.distributed may"),
-        ("a2s.jobs.stage1", "import torch.distributed as dist", "only a2s.distributed may"),
-        ("a2s.jobs.stage1", "from torch import distributed", "only a2s.distributed may"),
-        ("a2s.refine.median", "import pydensecrf.densecrf", "only a2s.refine.crf_pydensecrf may"),
-        ("a2s.refine.crf_torch", "import triton.language as tl", "only a2s.refine.filter_triton"),
-        ("a2s.refine.crf_numba", "from numba import njit", "only a2s.refine.lattice.jit may"),
-        ("a2s.jobs.label", "from a2s.jobs import predict", "only"),
-        ("a2s.jobs.label", "from .predict import run", "only"),
-        ("a2s.jobs.run", "from a2s.jobs import label", "only"),
-        ("a2s.jobs.run", "importlib.import_module(f'a2s.jobs.{name}')", "imports a job"),
-        ("a2s.losses", "from a2s.rundir import atomic_write", "above it"),
-        ("a2s.losses", "def f():\n    from a2s import rundir", "above it"),
-        ("a2s.data.plan", "from . import tars", "above it"),
-        ("a2s.data.loader", "from a2s.config import ShardConfig", "plain values"),
-        ("a2s.errors", "from a2s import losses", "above it"),
-        ("a2s.jobs.run", "import pickle", "pickles"),
-        ("a2s.checkpoint", "torch.load(path)", "weights_only"),
-        ("a2s.checkpoint", "torch.load(path, weights_only=flag)", "weights_only"),
-        ("a2s.checkpoint", "np.load(path)", "allow_pickle"),
-        ("a2s.jobs.run", "subprocess.run(text, shell=True)", "shell"),
-        ("a2s.jobs.run", "try:\n    f()\nexcept:\n    pass", "bare except"),
+        ("a2s.training.losses", "import ray", "only a2s.parallel.pool may"),
+        ("a2s.commands.label", "from ray.util import x", "only a2s.parallel.pool may"),
+        ("a2s.training.stage1", "from accelerate import Accelerator", "only a2s.parallel.ranks"),
+        ("a2s.training.stage1", "import torch.distributed as dist", "only a2s.parallel.ranks"),
+        ("a2s.training.stage1", "from torch import distributed", "only a2s.parallel.ranks"),
+        ("a2s.labels.refine", "import pydensecrf.densecrf", "only a2s.labels.crf.pydensecrf"),
+        ("a2s.labels.crf.energy", "import triton.language as tl", "torch_backend.filter_triton"),
+        ("a2s.labels.crf.energy", "from numba import njit", "only a2s.labels.crf.numba_backend"),
+        ("a2s.commands.label", "from a2s.commands import predict", "only"),
+        ("a2s.commands.label", "from .predict import run", "only"),
+        ("a2s.pipeline", "from a2s.commands import label", "only"),
+        ("a2s.commands.run", "importlib.import_module(f'a2s.commands.{name}')", "by its name"),
+        ("a2s.training.losses", "from a2s.storage.files import atomic_write", "is pure"),
+        ("a2s.training.losses", "def f():\n    from a2s.storage import files", "is pure"),
+        ("a2s.data.epoch_plan", "from . import shards", "is pure"),
+        ("a2s.data.loader", "from a2s.config.commands import ShardConfig", "may not import"),
+        ("a2s.labels.quality", "from a2s.config.base import Settings", "plain values"),
+        ("a2s.data.loader", "from a2s.parallel import pool", "data may not import parallel"),
+        ("a2s.evaluation.pairs", "from a2s.training import losses", "may not import training"),
+        ("a2s.training.losses", "from a2s.evaluation import metrics", "may not import evaluation"),
+        ("a2s.errors", "from a2s.training import losses", "may not import"),
+        ("a2s", "from a2s.errors import A2SError", "imports no room"),
+        ("a2s.commands.run", "import pickle", "pickles"),
+        ("a2s.models.saved", "torch.load(path)", "weights_only"),
+        ("a2s.models.saved", "torch.load(path, weights_only=flag)", "weights_only"),
+        ("a2s.models.saved", "np.load(path)", "allow_pickle"),
+        ("a2s.commands.run", "subprocess.run(text, shell=True)", "shell"),
+        ("a2s.commands.run", "try:\n    f()\nexcept:\n    pass", "bare except"),
     ],
 )
 def test_the_rules_bite(module: str, source: str, complaint: str) -> None:
-    found = violations(source, module)
+    found = violations(source, module, is_package=module == "a2s")
     assert any(complaint in text for text in found), found
 
 
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("a2s.pool", "import ray"),
-        ("a2s.joblist", "from a2s.jobs import label\nimport_module(f'a2s.jobs.{name}')"),
-        ("a2s.jobs.label", "from a2s.config import LabelConfig\nfrom a2s import rundir"),
-        ("a2s.rundir", "from a2s import __version__\nfrom a2s.errors import ConfigError"),
-        ("a2s.data.loader", "from .plan import make_plan\nfrom ..errors import DataError"),
-        ("a2s.checkpoint", "torch.load(path, weights_only=True)"),
+        ("a2s.parallel.pool", "import ray"),
+        ("a2s.pipeline", "import_module(f'a2s.commands.{name}')"),
+        ("a2s.commands.label", "from a2s.config.commands import LabelConfig"),
+        ("a2s.storage.run_folder", "from a2s import __version__\nfrom a2s.errors import A2SError"),
+        ("a2s.data.loader", "from .epoch_plan import make_plan\nfrom ..errors import DataError"),
+        ("a2s.models.saved", "torch.load(path, weights_only=True)"),
     ],
 )
 def test_the_rules_let_good_code_pass(module: str, source: str) -> None:

@@ -1,6 +1,5 @@
 """Keys: one name per image, safe as a tar member, as a file name and inside a URL."""
 
-import hashlib
 import re
 
 from a2s.errors import DataError
@@ -48,15 +47,6 @@ def decode_key(key: str) -> str:
     if encode_key(path) != key:
         raise DataError(f"key {key!r} escapes a character that needs no escape; re-create it")
     return path
-
-
-def key_hash(key: str) -> int:
-    """Hash a key to the integer that seeds its random draws, equal on every machine.
-
-    Range: 0 .. 2**63 - 1.
-    """
-    digest = hashlib.blake2b(key.encode("utf-8"), digest_size=8).digest()
-    return int.from_bytes(digest, "little") & (2**63 - 1)
 
 
 def _refuse_unsafe(path: str) -> None:

@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from a2s.data import images
-from a2s.data.keys import key_hash
-from a2s.data.plan import Plan
-from a2s.data.tars import Index
+from a2s.data.epoch_plan import Plan
+from a2s.data.index import Index
 from a2s.data.transforms import draw_flip, draw_keep_words
 from a2s.errors import A2SError, DataError
+from a2s.storage.hashing import key_hash
 
 PR_SET_PDEATHSIG = 1
 ALIGNED = 64

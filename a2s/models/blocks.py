@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from a2s.boundary import weighted_sum
+from a2s.models.boundary import weighted_sum
 
 Size = tuple[int, int]
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import torch
 
-from a2s.boundary import BOUNDARIES
 from a2s.errors import CheckpointError
-from a2s.models.activation import FUSION_STRIDES, ActivationNet
+from a2s.models.activation_net import FUSION_STRIDES, ActivationNet
+from a2s.models.boundary import BOUNDARIES
 from a2s.models.detector import DETECTORS, Detector
 from a2s.models.encoders import VARIANTS, build_encoder
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from a2s.data.keys import decode_key, encode_key, key_hash
+from a2s.data.keys import decode_key, encode_key
 from a2s.errors import DataError
+from a2s.storage.hashing import key_hash
 
 segments = (
     st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1)

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from launching import pack
+from processes import pack
 
 from a2s.data import images
-from a2s.data.keys import key_hash
+from a2s.data.epoch_plan import make_plan
+from a2s.data.index import Index
 from a2s.data.loader import Batch, Columns, Images, batches, make_loader
-from a2s.data.plan import make_plan
-from a2s.data.tar_index import Index
 from a2s.data.transforms import draw_flip, draw_keep_words
 from a2s.errors import DataError
+from a2s.storage.hashing import key_hash
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launching import environment, pack
+from processes import environment, pack
 
-from a2s.data.scenes import render_folder
+from a2s.data.synthetic import render_folder
 
 
 @pytest.fixture

@@ -6,11 +6,13 @@ import time
 from pathlib import Path
 
 import pytest
-from hma_case import Case, contents, pack_photographs, train_until_it_waits
-from launching import start_ranks
+from moving_average_run import Case, contents, pack_photographs, train_until_it_waits
+from processes import start_ranks
 
-from a2s import averaging, checkpoint, labelstore
-from a2s.labelrows import read_header
+from a2s.labels.store import generations
+from a2s.labels.store.rows import read_header
+from a2s.paper.hma import chunk
+from a2s.storage import checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def test_interrupted_between_rows_and_commit(
 ) -> None:
     case, whole = waiting.copied(tmp_path / "run"), waiting.copied(tmp_path / "whole")
     before = case.state()
-    owner = labelstore if at == "publish" else checkpoint
+    owner = generations if at == "publish" else checkpoints
 
     def stop(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
@@ -63,7 +65,7 @@ def test_interrupted_between_rows_and_commit(
             case.averaging()
     assert case.state() == before
     updated = []
-    monkeypatch.setattr(averaging, "write_rows", lambda *args: updated.append(args))
+    monkeypatch.setattr(chunk, "write_rows", lambda *args: updated.append(args))
     assert case.averaging().code == 0
     assert not updated
     monkeypatch.undo()

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from labelled import write_labels
-from launching import pack, run_ranks, start_ranks
-from zygote import Process
+from forkserver import Process
+from label_shards import write_labels
+from processes import pack, run_ranks, start_ranks
 
 EPOCHS, STEPS = 3, 4
 

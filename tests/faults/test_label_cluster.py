@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labelling_case import config, encoded, shard_bytes, write_data, write_model
+from labelling_run import config, encoded, shard_bytes, write_data, write_model
 
-from a2s import rayhost
-from a2s.jobs import label
+from a2s.commands import label
+from a2s.labels.making import timing
+from a2s.parallel import ray_session
 
 NUM_SHARDS = 24
 
@@ -29,17 +30,17 @@ def test_nodes_come_and_go_and_the_labels_are_those_of_one_process(
     whole = tmp_path / "whole"
     assert label.run(config(model, data, whole)) == 0
 
-    rayhost.private_token()
+    ray_session.private_token()
     store = {"object_store_memory": 80 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **store})
     try:
         second = cluster.add_node(num_cpus=1, **store)
-        seen: list[label.Totals] = []
+        seen: list[timing.Totals] = []
         written: list[int] = []
         removed_at: list[int] = []
-        write_shard = label.write_shard
+        write_shard = shards.write_shard
 
-        class Watched(label.Totals):
+        class Watched(timing.Totals):
             def __init__(self) -> None:
                 super().__init__()
                 seen.append(self)

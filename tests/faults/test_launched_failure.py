@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from launching import environment, pack
+from processes import environment, pack
 
 SLOW = """
 import time

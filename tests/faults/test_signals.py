@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from launching import environment, pack, run_ranks
-from zygote import Process
+from forkserver import Process
+from processes import environment, pack, run_ranks
 
-from a2s.data.scenes import render_folder
+from a2s.data.synthetic import render_folder
 
 WAIT_SEC = 120
 

@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from a2s import averaging, labelling, predicting
-from a2s.models.activation import ActivationNet
+from a2s.labels.making import chunk
+from a2s.models import predict
+from a2s.models.activation_net import ActivationNet
 from a2s.models.detector import Detector
-from a2s.models.encoders import build_encoder, fold_batchnorm, settle, use_onednn
+from a2s.models.encoders import build_encoder, settle
+from a2s.models.inference import fold_batchnorm, use_onednn
 
 
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
@@ -89,11 +91,11 @@ def test_what_a_training_set_does_not_change_what_inference_gives(
     try:
         flags[0].allow_tf32 = flags[0].benchmark = flags[1].allow_tf32 = True
         if load == "label":
-            labelling.load_network(path)
+            chunk.load_network(path)
         elif load == "hma":
-            averaging.load_network(path, "cpu")
+            chunk.load_network(path, "cpu")
         else:
-            predicting.load_step(path, 10**6)
+            predict.load_step(path, 10**6)
         after = flags[0].allow_tf32, flags[0].benchmark, flags[1].allow_tf32
         assert after == (False, False, False)
     finally:

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from a2s.models.detector import Detector
+from a2s.models.encoder_weights import load_encoder
 from a2s.models.encoders import set_batchnorm
 from a2s.models.minet import AggregateInteraction, Gather, SelfInteraction, halve
-from a2s.models.weights import load_encoder
 
 
 @pytest.fixture(autouse=True)

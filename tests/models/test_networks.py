@@ -6,18 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from a2s.boundary import adaptive_boundary
 from a2s.errors import CheckpointError, ConfigError
-from a2s.models.activation import ActivationNet
+from a2s.models.activation_net import ActivationNet
 from a2s.models.blocks import upsample
+from a2s.models.boundary import adaptive_boundary
 from a2s.models.build import build_from_spec
 from a2s.models.detector import DETECTORS, Detector
-from a2s.models.encoders import (
-    build_encoder,
-    set_batchnorm,
-    settle,
-)
-from a2s.models.weights import load_encoder
+from a2s.models.encoder_weights import load_encoder
+from a2s.models.encoders import build_encoder, set_batchnorm, settle
 
 RESNET50 = 23_508_032
 # Held and never used by the authors' code: the encoder's classifier and four GroupNorms.

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from a2s.errors import WeightsError
+from a2s.models.encoder_weights import load_encoder
 from a2s.models.encoders import build_encoder
-from a2s.models.weights import load_encoder
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model"])

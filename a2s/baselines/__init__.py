@@ -1,1 +1,0 @@
-"""Saliency without training: what a trained network has to beat."""

@@ -1,0 +1,51 @@
+"""A table or figure of the paper: its rows as runs, their numbers beside the paper's.
+
+    a2s ablate tab4 --data images/ --truth train=masks/ --out runs/ablations
+    a2s ablate tab6 --data images/ --test ecssd=e/images --truth ecssd=e/masks --out runs/ablations
+
+OUT/ tab4.md tab4.csv tab4.svg …
+     shared/  data tests/NAME cache stage1 labels/ stage2 maps/ scores/    the settings as given
+     rows/STAGE-SETTING-VALUE/                                             what a row changes
+"""
+
+from __future__ import annotations
+
+import functools
+
+from a2s.config.ablate import AblateConfig
+from a2s.paper.catalogue import find, pick
+from a2s.paper.material import gather, quick_form
+from a2s.paper.tables.rows import merged
+from a2s.pipeline import run_jobs, training_processes
+from a2s.storage.run_folder import RunDir, claim
+
+
+def run(config: AblateConfig) -> int:
+    """Run the rows that are not done, then write and print the table.
+
+    Raises:
+        ConfigError: no such table or row, something that it needs is not given, or as the single
+            commands do.
+    """
+    entry = find(config.name)
+    config = quick_form(config) if config.quick else config
+    material = gather(config, entry.needs)
+    rows = entry.rows(material)
+    jobs = merged(pick(rows, config.rows, table=config.name))
+    sections = {"stage1": config.stage1, "stage2": config.stage2}
+    processes = training_processes("ablate", config.processes, sections)
+    with claim(config.out, command="ablate", config=config) as folder:
+        log = functools.partial(_log, folder)
+        code = run_jobs(jobs, name="ablate", processes=processes, log=log)
+        if code:
+            return code
+        print(entry.finish(material, rows))
+        folder.log(event="written", table=config.name)
+    print(f"ablate: {entry.title} is in {config.out}/{config.name}.*")
+    return 0
+
+
+def _log(folder: RunDir, **fields: object) -> None:
+    """As `run` does, with folders relative to the output folder, which may move."""
+    out = str(fields.pop("out")).removeprefix(f"{folder.path}/")
+    folder.log(**fields, out=out)

@@ -1,0 +1,295 @@
+"""What works on this machine and what does not: one line per check, with what to do.
+
+a2s doctor
+a2s doctor --encoder.name mobilenet_v2 --encoder.weights FILE --out runs/
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from a2s.config.base import DetectorName
+from a2s.config.commands import DoctorConfig
+from a2s.errors import A2SError
+
+GIB = 2**30
+PYTHONS = ((3, 11), (3, 12), (3, 13))
+PACKAGES = (
+    *("torch", "torchvision", "accelerate", "webdataset", "pyarrow", "pysodmetrics"),
+    *("safetensors", "numpy", "opencv-python-headless", "pillow", "pydantic", "tyro"),
+)
+MIN_MEMORY_GIB = 4
+MIN_SHM_GIB = 0.5
+FULL_DISK_GIB, LOW_DISK_GIB = 1, 10
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check."""
+
+    status: Literal["ok", "warn", "fail"]
+    what: str
+    detail: str
+    """What was found and, unless it is ok, what to do."""
+
+    def __str__(self) -> str:
+        return f"{self.status:<4}  {self.what:<12}  {self.detail}"
+
+
+def run(config: DoctorConfig) -> int:
+    """Print every finding; 2 when something that is needed is broken, else 0."""
+    findings = []
+    for finding in checks(config):
+        print(finding, flush=True)
+        findings.append(finding)
+    broken = [finding.what for finding in findings if finding.status == "fail"]
+    warned = [finding.what for finding in findings if finding.status == "warn"]
+    if broken:
+        print(f"doctor: broken: {', '.join(broken)}; nothing is sure to work before they are")
+        return 2
+    print("doctor: all that is needed works" + (f"; see {', '.join(warned)}" if warned else ""))
+    return 0
+
+
+def checks(config: DoctorConfig) -> Iterator[Finding]:
+    """Every check, cheap ones first; a check that raises is a failed check."""
+    yield python_version(sys.version_info[:2])
+    yield packages()
+    yield from _guarded("torch", torch_pair)
+    yield from _guarded("devices", devices)
+    yield cpu_and_memory()
+    yield shared_memory(Path("/dev/shm"))
+    yield from _guarded("CRF", crf)
+    yield from _guarded("CRF/GPU", crf_on_gpu)
+    yield from _guarded("Ray", ray)
+    yield launch(os.environ)
+    yield disk(config.out or Path.cwd())
+    name, weights = config.encoder.name, config.encoder.weights
+    yield from _guarded("encoder", lambda: encoder(name, weights))
+    yield from _guarded("detector", lambda: detector(name, config.detector))
+    yield from _guarded("weights", cached_weights)
+
+
+def _guarded(what: str, check: Callable[[], Finding]) -> Iterator[Finding]:
+    try:
+        yield check()
+    except A2SError as error:
+        yield Finding("fail", what, str(error).removeprefix(f"{what}: "))
+    except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+        # A package that is there and does not load: the reason is all there is to say.
+        yield Finding("fail", what, f"{type(error).__name__}: {error}; reinstall the package")
+
+
+def python_version(version: tuple[int, ...]) -> Finding:
+    """Versions for which all packages have been installed and tried."""
+    found = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    if tuple(version) not in PYTHONS:
+        return Finding("fail", "python", f"{found}; use Python 3.11, 3.12 or 3.13")
+    return Finding("ok", "python", found)
+
+
+def packages() -> Finding:
+    """Every package that a2s needs is installed."""
+    versions, missing = [], []
+    for name in PACKAGES:
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        return Finding("fail", "packages", f"missing: pip install {' '.join(missing)}")
+    return Finding("ok", "packages", ", ".join(versions))
+
+
+def torch_pair() -> Finding:
+    """Torch multiplies, and torchvision is built for this torch."""
+    import torch
+
+    ones = torch.ones(2, 2)
+    assert torch.equal(ones @ ones, ones * 2)
+    try:
+        import torchvision
+    except (ImportError, RuntimeError, OSError) as error:
+        line = (str(error).strip().splitlines() or ["it does not load"])[0]
+        detail = (
+            f"torch {torch.__version__} works, torchvision does not ({line}): they are a pair, "
+            "install both of one release and from the same index"
+        )
+        return Finding("fail", "torch", detail)
+    return Finding(
+        "ok", "torch", f"torch {torch.__version__}, torchvision {torchvision.__version__}"
+    )
+
+
+def devices() -> Finding:
+    """GPUs with their memory."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return Finding("ok", "devices", "no GPU; everything runs on the CPU, training is slow")
+    names = []
+    for number in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(number)
+        names.append(f"{properties.name} ({properties.total_memory / GIB:.0f} GiB)")
+    torch.zeros(1, device="cuda").add_(1)
+    return Finding("ok", "devices", ", ".join(names))
+
+
+def cpu_and_memory() -> Finding:
+    """Cores this process may use and memory that is free."""
+    from a2s.parallel.pool import num_cpus
+
+    free_gib = free_memory_bytes() / GIB
+    found = f"{num_cpus()} CPU core(s), {free_gib:.1f} GiB of memory free"
+    if free_gib < MIN_MEMORY_GIB:
+        return Finding("warn", "machine", f"{found}; training wants {MIN_MEMORY_GIB} GiB or more")
+    return Finding("ok", "machine", found)
+
+
+def free_memory_bytes() -> int:
+    """Available memory, cut to what the container has left."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    free = kib * 1024
+    limits = Path("/sys/fs/cgroup")
+    try:
+        limit = (limits / "memory.max").read_text().strip()
+        used = int((limits / "memory.current").read_text())
+    except (OSError, ValueError):
+        return free
+    return free if limit == "max" else min(free, max(0, int(limit) - used))
+
+
+def shared_memory(folder: Path) -> Finding:
+    """Ray's object store and the data loader live in shared memory; Docker gives 64 MiB of it."""
+    if not folder.is_dir():
+        return Finding("warn", "shm", f"no {folder}; use --workers 0 and --loader-workers 0")
+    free_gib = shutil.disk_usage(folder).free / GIB
+    found = f"{free_gib:.1f} GiB in {folder}"
+    if free_gib < MIN_SHM_GIB:
+        return Finding(
+            "warn", "shm", f"{found}; in Docker give --shm-size 2g, else use --workers 0"
+        )
+    return Finding("ok", "shm", found)
+
+
+def crf() -> Finding:
+    """The dense CRF turns a rough square into a mask."""
+    from a2s.labels.crf.self_test import mask_of
+
+    mask = mask_of("numba")
+    if mask is None:
+        return Finding("fail", "CRF", "numba runs but its mask is wrong; reinstall numba")
+    works = f"numba {importlib.metadata.version('numba')} works"
+    if importlib.util.find_spec("pydensecrf") is None:
+        return Finding("ok", "CRF", f"{works}; pydensecrf, the reference, is not installed")
+    if mask_of("pydensecrf") != mask:
+        return Finding("warn", "CRF", f"{works}, but pydensecrf makes another mask")
+    return Finding("ok", "CRF", f"{works}; pydensecrf makes the same mask")
+
+
+def crf_on_gpu() -> Finding:
+    """Triton compiles the CRF's kernels, for which it calls a C compiler."""
+    import torch
+
+    from a2s.labels.crf.self_test import mask_of
+
+    if not torch.cuda.is_available():
+        return Finding("ok", "CRF/GPU", "no GPU; the CRF runs on the CPU")
+    if mask_of("torch") is None:
+        return Finding("fail", "CRF/GPU", "runs but its mask is wrong; reinstall torch")
+    return Finding("ok", "CRF/GPU", "Triton's kernels work")
+
+
+def ray() -> Finding:
+    """Ray imports. In a process of its own, because only the pool imports it."""
+    code = "import ray; print(ray.__version__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    if done.returncode:
+        line = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return Finding(
+            "warn", "Ray", f"does not import ({line}); pip install 'ray>=2.52', or --workers 0"
+        )
+    return Finding("ok", "Ray", f"ray {done.stdout.strip()}")
+
+
+def launch(environ: Mapping[str, str]) -> Finding:
+    """The environment does not pretend to be a rank of something that was not started."""
+    from a2s.parallel.ranks import check_launch
+
+    try:
+        check_launch(environ)
+    except A2SError as error:
+        return Finding("fail", "launch", str(error).removeprefix("launch: "))
+    world = environ.get("WORLD_SIZE", "1")
+    if "RAY_ADDRESS" in environ:
+        detail = "RAY_ADDRESS is set and ignored; a cluster is joined only with --ray-address"
+        return Finding("warn", "launch", detail)
+    return Finding("ok", "launch", f"{world} process(es)")
+
+
+def disk(folder: Path) -> Finding:
+    """There is room, files can be written, and locks work (some network disks refuse them)."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    free_gib = shutil.disk_usage(existing).free / GIB
+    found = f"{free_gib:.1f} GiB free in {existing}"
+    try:
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b"a2s")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return Finding("fail", "disk", f"{existing}: {error.strerror}; choose another --out")
+    if free_gib < FULL_DISK_GIB:
+        return Finding("fail", "disk", f"{found}; make room or choose another --out")
+    if free_gib < LOW_DISK_GIB:
+        return Finding("warn", "disk", f"{found}; the stage-1 feature cache alone may take more")
+    return Finding("ok", "disk", found)
+
+
+def encoder(name: str, weights: str) -> Finding:
+    """The weights file covers every tensor of the encoder."""
+    from a2s.models.encoder_weights import load_encoder
+
+    built = load_encoder(name, weights)
+    if weights == "none":
+        detail = f"{name} builds, untrained; give --encoder.weights FILE or a name to check it"
+        return Finding("warn", "encoder", detail)
+    count = len(built.state_dict())
+    return Finding("ok", "encoder", f"{name}: {weights} covers all {count} tensors")
+
+
+def detector(name: str, chosen: DetectorName) -> Finding:
+    """The network of stage 2 builds."""
+    from a2s.models.detector import Detector
+    from a2s.models.encoders import build_encoder
+
+    net = Detector(build_encoder(name), detector=chosen)
+    millions = sum(parameter.numel() for parameter in net.parameters()) / 1e6
+    return Finding("ok", "detector", f"{chosen} on {name}: {millions:.2f} M parameters")
+
+
+def cached_weights() -> Finding:
+    """Which registered weights are already on this machine."""
+    from a2s.models.encoder_weights import REGISTRY, cache_folder
+
+    folder = cache_folder()
+    here = [name for name, source in REGISTRY.items() if (folder / source.file_name).is_file()]
+    away = [name for name in REGISTRY if name not in here]
+    found = f"cached in {folder}: {', '.join(here) or 'none'}"
+    return Finding(
+        "ok", "weights", f"{found}; downloaded when asked for: {', '.join(away) or 'none'}"
+    )

@@ -1,0 +1,228 @@
+"""What labelling a dump will take, from a sample of it: every stage timed here, then the pool.
+
+Nothing is written. The sample goes through the very functions that `a2s label` runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from a2s.config.commands import EstimateConfig
+from a2s.data.index import Index
+from a2s.errors import DataError
+from a2s.labels.making.chunk import (
+    STAGES,
+    Chunk,
+    Labelled,
+    input_size,
+    label_chunk,
+    refine_chunk,
+    sign_tie,
+)
+from a2s.labels.making.forecast import Sample, describe, forecast
+from a2s.labels.recipe import has_gpu, recipe_of, with_backend
+from a2s.labels.refine import Recipe
+from a2s.models import saved
+from a2s.parallel import model_actors, pool
+
+TAR_BLOCK = 512
+PER_WORKER = 8
+"""Images that each worker of the pool gets at least, so that the last ones weigh little."""
+GPU_CHUNK = 64
+"""Images that a GPU gets at once; from there on more hardly make it faster."""
+
+
+def run(config: EstimateConfig) -> int:
+    """Print the forecast.
+
+    Raises:
+        DataError: the data folder is missing, unfinished or empty, or no image can be read.
+        CheckpointError: the model is missing, or is not a stage-1 model.
+    """
+    index = Index.load(config.data.resolve())
+    num_images = config.images or len(index)
+    sample = measure(config, index, num_images=num_images)
+    print(f"estimate: {num_images:,} images like those of {config.data}")
+    device = "GPU" if sample.device_sec else "CPU"
+    for line in describe(sample, forecast(sample, num_images), device=device):
+        print(f"  {line}")
+    print(f"next: a2s label --model RUN --data {config.data} --out labels/{config.data.name}")
+    return 0
+
+
+def measure(config: EstimateConfig, index: Index, *, num_images: int) -> Sample:
+    """Time a sample of the images: alone, one by one, then with the pool that `num_images` get.
+
+    Raises: as `run`.
+    """
+    if len(index) == 0:
+        raise DataError(f"estimate: {config.data} holds no images; nothing can be timed")
+    if config.workers == 0:
+        config = config.model_copy(update={"ray_address": None})
+    workers = pool.resolve_workers(config.workers, num_images, ray_address=config.ray_address)
+    around: Any = nullcontext()
+    if workers != 0:
+        around = pool.session(workers=workers, ray_address=config.ray_address)
+    begun = time.monotonic()
+    with around, _model(config) as model:
+        session_sec = time.monotonic() - begun
+        # The cluster's devices decide where there is one, else those of this machine.
+        refine = with_backend(config.refine, ray_address=config.ray_address)
+        steps = _steps(
+            config,
+            model,
+            recipe_of(refine, sign_tie=sign_tie(model)),
+            on_gpu=has_gpu(config.ray_address),
+            on_device=refine.backend == "torch",
+        )
+        count = pool.num_cluster_cpus() if workers is None else workers or pool.num_cpus()
+        alone = _chunks(index, config.sample, length=1)
+        _say(f"estimate: timing {len(alone)} of {len(index):,} images, CRF by {refine.backend}")
+        # One thread alone, after a first image that nobody times: imports, compiled code.
+        list(_map(alone[:1], steps, workers=0, threads=1))
+        singles = list(_map(alone, steps, workers=0, threads=1))
+
+        num_images, length = max(config.sample, PER_WORKER * count), config.sample // (4 * count)
+        if "before" in steps and refine.backend == "torch":
+            # A GPU is given as many images at once as in a large job, or nearly.
+            num_images, length = max(num_images, 4 * GPU_CHUNK), GPU_CHUNK
+        together = _chunks(index, num_images, length=max(1, length))
+        begun = time.monotonic()
+        warm = list(_map(together[: 2 * count], steps, workers=workers, threads=count))
+        warm_sec = time.monotonic() - begun - sum(_seconds(part) for part in warm) / count
+        begun = time.monotonic()
+        results = list(_map(together, steps, workers=workers, threads=count))
+        pool_sec = time.monotonic() - begun
+    return _sample(
+        singles,
+        results,
+        index,
+        workers=count,
+        pool_sec=pool_sec,
+        start_sec=session_sec + max(0.0, warm_sec),
+    )
+
+
+@contextmanager
+def _model(config: EstimateConfig) -> Iterator[Path]:
+    """The stage-1 model, or an untrained one of the same shape in a temporary folder."""
+    if config.model is not None:
+        yield saved.resolve_model(config.model).resolve()
+        return
+    from safetensors.torch import save_file
+
+    from a2s.models.activation_net import ActivationNet
+    from a2s.models.encoder_weights import load_encoder
+
+    network = ActivationNet(
+        load_encoder(config.encoder.name, config.encoder.weights), fusion_stride=4
+    )
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    with tempfile.TemporaryDirectory(prefix="a2s-estimate-") as folder:
+        path = Path(folder) / "model.safetensors"
+        save_file(tensors, path, {**network.spec(), "image_size": str(config.image_size)})
+        yield path
+
+
+def _steps(
+    config: EstimateConfig, model: Path, recipe: Recipe, *, on_gpu: bool, on_device: bool
+) -> dict[str, Any]:
+    """Arguments of `map_shards` that `a2s label` gives as well."""
+    image_size = input_size(model) if config.network_size == "trained" else None
+    if not on_gpu:
+        return {"fn": label_chunk, "common": (model, image_size, recipe)}
+    from a2s.labels.making.batch_size import LARGEST_BATCH
+    from a2s.labels.making.gpu import load_activation
+
+    batch = LARGEST_BATCH if config.batch_size == "auto" else config.batch_size
+    load = functools.partial(
+        load_activation, model, image_size, batch, recipe if on_device else None
+    )
+    return {"fn": refine_chunk, "common": (recipe,), "before": model_actors.Before(load)}
+
+
+def _map(
+    chunks: list[Chunk], steps: dict[str, Any], *, workers: int | None, threads: int
+) -> Iterator[Labelled]:
+    return pool.map_shards(
+        steps["fn"],
+        chunks,
+        workers=workers,
+        common=steps["common"],
+        before=steps.get("before"),
+        threads=threads if workers == 0 else 0,
+    )
+
+
+def _chunks(index: Index, count: int, *, length: int) -> list[Chunk]:
+    """About `count` images, in chunks of `length` taken evenly from the whole folder."""
+    starts = np.linspace(0, max(0, len(index) - length), max(1, count // length)).astype(int)
+    chunks = []
+    for number, start in enumerate(np.unique(starts)):
+        shard = int(index.shard_N[start])
+        stop = min(int(start) + length, index.shard_rows(shard).stop)
+        chunks.append(Chunk(shard, number, index.part(range(int(start), stop))))
+    return chunks
+
+
+def _seconds(part: Labelled) -> float:
+    return sum(part.seconds.values())
+
+
+def _sample(
+    singles: list[Labelled],
+    results: list[Labelled],
+    index: Index,
+    *,
+    workers: int,
+    pool_sec: float,
+    start_sec: float,
+) -> Sample:
+    good = [part for part in singles if part.labels]
+    num_good = len(good)
+    if not num_good:
+        first = singles[0].failures[0]
+        raise DataError(
+            f"estimate: none of {len(singles)} sampled images can be read; the first: "
+            f"{first['key']} in {first['path']}: {first['detail']}"
+        )
+    # At least one, for a sample whose second half is all damaged.
+    num_pooled = max(1, sum(len(part.labels) for part in results))
+    # On a GPU a batch counts, not an image alone; a damaged chunk was only read.
+    device_stages = {stage for part in [*results, *good] for stage in part.device_seconds}
+    device_stages -= {"decode", "queue"}
+    stage_sec = {
+        stage: sum(part.seconds[stage] + part.device_seconds.get(stage, 0.0) for part in good)
+        / num_good
+        for stage in STAGES
+    }
+    device_sec = 0.0
+    for stage in sorted(device_stages):
+        seconds = sum(part.device_seconds.get(stage, 0.0) for part in results)
+        stage_sec[stage] = seconds / num_pooled
+        device_sec += stage_sec[stage]
+    labels = [label for part in good for label in part.labels.values()]
+    sizes = [TAR_BLOCK + -(-len(label.png) // TAR_BLOCK) * TAR_BLOCK for label in labels]
+    return Sample(
+        cpu_sec_N=[_seconds(part) + part.device_seconds.get("decode", 0.0) for part in good],
+        stage_sec=stage_sec,
+        device_sec=device_sec,
+        read_bytes=float(index.size_N.mean()),
+        label_bytes=sum(sizes) / len(sizes),
+        workers=workers,
+        pool_images_per_sec=num_pooled / pool_sec,
+        start_sec=start_sec,
+    )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,46 @@
+"""`a2s import-weights`: a checkpoint of the paper's authors becomes a model of ours."""
+
+from __future__ import annotations
+
+from a2s.config.commands import ImportWeightsConfig
+from a2s.errors import WeightsError
+from a2s.models import saved
+from a2s.storage import hashing, tensors
+
+
+def run(config: ImportWeightsConfig) -> int:
+    """Import one checkpoint, or find that it has been; return 0.
+
+    Raises:
+        WeightsError: it cannot be read, or is not whole and nothing but a network of the authors.
+        ConfigError: the output is there and was made from something else.
+    """
+    file, out = config.file, config.out
+    if not file.is_file():
+        raise WeightsError(f"weights: {file} is not a file")
+    provenance = {"preset": "official", "source_sha256": hashing.sha256_file(file)}
+    if tensors.is_written(out, provenance):
+        kind = tensors.read_metadata(out)["kind"]
+        print(f"import-weights: done already: {out} was made from {file}")
+    else:
+        # Here, so that a finished import is recognised without torch.
+        from a2s.models.authors_checkpoint import IMAGE_SIZE, from_released
+        from a2s.models.encoder_weights import read_held
+
+        released = from_released(read_held(file), told=str(file))
+        state, spec = released.network.state_dict(), released.network.spec()
+        kind = spec["kind"]
+        unused = {saved.UNUSED + name: value for name, value in released.unused.items()}
+        # Pillow's default, by which the authors' code squashes images.
+        seen_as = {"image_size": str(IMAGE_SIZE), "resize_filter": "bicubic"}
+        metadata = {**spec, **seen_as, **provenance}
+        tensors.write(out, state | unused, metadata=metadata)
+        print(
+            f"import-weights: {out} holds the {kind} network of {file}, {len(state)} tensors; not "
+            f"read by it, kept for the way back: {', '.join(released.unused)}"
+        )
+    if kind == "activation":
+        print(f"next: a2s label --model {out} --data DATA --out labels/{out.stem}")
+    else:
+        print(f"next: a2s predict IMAGES --model {out} --out preds/{out.stem}")
+    return 0

@@ -1,0 +1,132 @@
+"""Pseudo labels for every image of a data folder: activation, sign, CRF, median (Eqn 5, 6).
+
+A chunk of one shard is the unit of work. On CPUs a task does all of it; where there are GPUs, a
+model per GPU makes its activation maps and a task on any CPU refines them. When all chunks of a
+shard are in, the label shard is written, its manifest last. S is the network's input size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack
+
+from a2s.config.base import shard_ranges
+from a2s.config.commands import LabelConfig
+from a2s.data.index import Index
+from a2s.data.shards import remove_leftovers, shard_done
+from a2s.errors import ConfigError
+from a2s.labels.making.all_shards import Work, _label_shards
+from a2s.labels.making.chunk import (
+    input_size,
+)
+from a2s.labels.making.shards import take_stock
+from a2s.labels.recipe import with_backend
+from a2s.models import saved
+from a2s.parallel import pool
+from a2s.storage import files, hashing, run_folder
+
+
+def run(config: LabelConfig) -> int:
+    """Label all shards that have no finished label shard yet; 3 when too many images failed.
+
+    Raises:
+        CheckpointError: the model is missing, or is not a stage-1 model.
+        DataError: the data folder is missing or unfinished.
+        ConfigError: the output folder is in use or was made with other settings.
+    """
+    if config.workers == 0:
+        # This process does it all: no device but its own counts.
+        config = config.model_copy(update={"ray_address": None})
+    index = Index.load(config.data.resolve())
+    model = saved.resolve_model(config.model).resolve()
+    image_size = input_size(model)
+    inputs = {"data": index.fingerprint, **saved.inputs_of(model)}
+    if config.limit is not None:
+        index = index.head(config.limit)
+    parts = _parts(config, index)
+    with ExitStack() as stack:
+        if config.ray_address is not None:
+            # The cluster's devices decide, not those of the machine that the command runs on.
+            stack.enter_context(pool.session(workers=None, ray_address=config.ray_address))
+        refine = with_backend(
+            config.refine,
+            ray_address=config.ray_address,
+            recorded=run_folder.recorded(config.out, "refine", "backend"),
+        )
+        config = config.model_copy(update={"refine": refine})
+        settings = run_folder.settings_of("label", config, inputs)
+
+        def todo(settings_hash: str) -> list[int]:
+            wanted = range(len(index.shards)) if parts is None else sorted({*_flat(parts)})
+            return [
+                number
+                for number in wanted
+                if shard_done(config.out, index.shards[number].name, settings=settings_hash) is None
+            ]
+
+        if config.dry_run:
+            settings = run_folder.compare(config.out, settings, run_folder.unnamed(config))
+            _announce(Work(config, index, model, image_size, todo(hashing.digest(settings))))
+            return 0
+        claim = run_folder.claim(
+            config.out, command="label", config=config, inputs=inputs, parts=parts
+        )
+        folder = stack.enter_context(claim)
+        work = Work(config, index, model, image_size, todo(folder.settings_hash))
+        if work.todo:
+            remove_leftovers(folder.path, {index.shards[number].name for number in work.todo})
+            _label_shards(work, folder)
+        return _conclude(config, folder, index, num_new=len(work.todo))
+
+
+def _parts(config: LabelConfig, index: Index) -> list[range] | None:
+    if config.shards is None:
+        return None
+    parts, last = shard_ranges(config.shards), len(index.shards) - 1
+    beyond = [part for part in parts if part.start > last]
+    if beyond:
+        raise ConfigError(f"label: --shards {config.shards}: {config.data} has shards 0-{last}")
+    return [range(part.start, min(part.stop, last + 1)) for part in parts]
+
+
+def _flat(parts: Collection[range]) -> Iterator[int]:
+    for part in parts:
+        yield from part
+
+
+def _announce(work: Work) -> None:
+    """What `--dry-run` says."""
+    config, num_shards = work.config, len(work.index.shards)
+    print(
+        f"label: would label {work.num_images:,} images in {len(work.todo)} of {num_shards} shards "
+        f"of {config.data} into {config.out}, CRF by {config.refine.backend}; nothing was done"
+    )
+
+
+def _conclude(config: LabelConfig, folder: run_folder.RunDir, index: Index, *, num_new: int) -> int:
+    """Sum up the manifests, list the failures, name the next command."""
+    # Whoever comes last finds all shards; an older list must not replace its list.
+    with folder.one_at_a_time():
+        stock = take_stock(folder.path, index, settings=folder.settings_hash)
+        assert stock.num_missing == 0 or config.shards is not None, stock
+        lines = [json.dumps(failure, ensure_ascii=False) + "\n" for failure in stock.failures]
+        files.atomic_write(folder.path / "failures.jsonl", "".join(lines))
+    state = "" if num_new else "already done: "
+    num_shards, num_failed = len(index.shards), len(stock.failures)
+    done = f"{num_shards - stock.num_missing} of " if stock.num_missing else ""
+    print(
+        f"label: {state}{folder.path} holds {stock.num_labels:,} labels in {done}{num_shards} "
+        f"shards; {stock.num_empty:,} of them without a salient pixel, {num_failed:,} images failed"
+    )
+    if num_failed > config.max_failure_rate * stock.num_images:
+        print(
+            f"label: {num_failed:,} of {stock.num_images:,} images failed, over the limit of "
+            f"{config.max_failure_rate:.2%}: {folder.path / 'failures.jsonl'}"
+        )
+        return 3
+    if stock.num_missing:
+        print(f"next: the other {stock.num_missing} shards, with other --shards or without")
+    else:
+        print(f"next: a2s stage2 --data {config.data} --labels {config.out} --out runs/s2")
+    return 0

@@ -1,0 +1,272 @@
+"""`a2s predict`: saliency maps, cut-outs and overlays at the images' own size.
+
+A map is written after its cut-out and overlay, so an image whose map is there is done.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from a2s.config.commands import PredictConfig
+from a2s.data.images import BadImage, decode, encode_png
+from a2s.data.inputs import collect
+from a2s.data.keys import decode_key
+from a2s.errors import DataError
+from a2s.models import saved
+from a2s.models.predict import Answer, Logits, Model, Picture, Shares, load_step, to_map
+from a2s.parallel import model_actors, pool
+from a2s.parallel.progress import Progress
+from a2s.storage import files, run_folder
+from a2s.storage.remote import is_remote
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_COLUMNS = ["key", "path", "member", "offset", "size"]
+_SCAN_ROWS = 4096
+
+
+def run(config: PredictConfig) -> int:
+    """Predict every image that has no map yet; return 0, or 3 when too many failed.
+
+    Raises:
+        CheckpointError: the model is missing or damaged.
+        DataError: an input holds no image.
+        ConfigError: an input does not exist, or the folder was made with other settings.
+    """
+    model, inputs = _model(config)
+    with run_folder.claim(config.out, command="predict", config=config, inputs=inputs) as folder:
+        outputs = Outputs(
+            config.out.resolve(), config.cutout, config.overlay, max_pixels=config.max_pixels
+        )
+        found = collect(_with_shards_opened(config.images), masks=None, out=config.out)
+        failures = list(found.failures)
+        todo = []
+        for first in range(0, len(found.images), _SCAN_ROWS):
+            for offset, picture in enumerate(_pictures(found.images.slice(first, _SCAN_ROWS))):
+                if config.cutout and decode_key(picture.key).endswith(".cutout"):
+                    detail = "with --cutout this name is that of another image's cut-out"
+                    failures.append(_failure(picture, "reserved_name", detail))
+                elif not _is_done(picture, outputs):
+                    todo.append(first + offset)
+        num_new = 0
+        if todo:
+            failed = _predict(config, folder, model, outputs, found.images, todo)
+            failures += failed
+            num_new = len(todo) - len(failed)
+        lines = [json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures]
+        files.atomic_write(config.out / "failures.jsonl", "".join(lines))
+        num_images = len(found.images) + len(found.failures)
+        return _conclude(config, num_images=num_images, num_new=num_new, failed=len(failures))
+
+
+def _model(config: PredictConfig) -> tuple[Model, dict[str, str]]:
+    """The model, and what identifies it."""
+    if config.model == "rbd":
+        return "rbd", {"baseline": "rbd"}
+    file = saved.resolve_model(config.model).resolve()
+    return file, saved.inputs_of(file)
+
+
+def _with_shards_opened(images: tuple[str, ...]) -> list[str]:
+    """Put the tars of a shard folder in the folder's place."""
+    opened: list[str] = []
+    for source in images:
+        remote = is_remote(source)
+        manifests = [] if remote else sorted(Path(source).glob("shard-*.json"))
+        opened += [str(path.with_suffix(".tar")) for path in manifests] or [source]
+    return opened
+
+
+def _pictures(rows: pa.Table) -> list[Picture]:
+    return [
+        Picture(
+            row["key"],
+            row["path"],
+            row["member"] or row["path"].decode("utf-8", "backslashreplace"),
+            row["offset"],
+            row["size"],
+        )
+        for row in rows.select(_COLUMNS).to_pylist()
+    ]
+
+
+def _is_done(picture: Picture, outputs: Outputs) -> bool:
+    """Whether the map is there and not older than the image (a tar's members have no date)."""
+    try:
+        written = outputs.paths(picture.key)["map"].stat().st_mtime_ns
+        return picture.offset >= 0 or Path(picture.shown).stat().st_mtime_ns <= written
+    except OSError:
+        return False
+
+
+def _predict(
+    config: PredictConfig,
+    folder: run_folder.RunDir,
+    model: Model,
+    outputs: Outputs,
+    images: pa.Table,
+    todo: list[int],
+) -> list[dict[str, str]]:
+    """Predict the rows `todo`; return the failures."""
+
+    def chunks() -> Iterator[list[Picture]]:
+        for first in range(0, len(todo), config.batch_size):
+            yield _pictures(images.take(todo[first : first + config.batch_size]))
+
+    start = time.monotonic()
+    workers = pool.resolve_workers(config.workers, len(todo), ray_address=config.ray_address)
+    failures: list[dict[str, str]] = []
+    with Progress(
+        len(images), unit="images", name="predict", done=len(images) - len(todo)
+    ) as progress:
+        fn: Callable[..., Written] = predict_chunk
+        common: tuple[object, ...] = (model, outputs)
+        before = None
+        if workers != 0 and model != "rbd" and _has_gpu():
+            # On CPUs the network is the work and every worker has its own. Here networks live on
+            # the GPUs, and the workers enlarge, draw and compress.
+            fn, common = write_chunk, (outputs,)
+            before = model_actors.Before(functools.partial(load_step, model, config.max_pixels))
+        results = pool.map_shards(
+            fn,
+            chunks(),
+            workers=workers,
+            common=common,
+            before=before,
+            ray_address=config.ray_address,
+            name=lambda pictures: f"predict: images from {pictures[0].key}",
+            note=progress.note,
+        )
+        with closing(results):
+            for written in results:
+                failures += written.failures
+                progress.update(written.num_written + len(written.failures))
+    seconds = time.monotonic() - start
+    folder.log(
+        event="predicted",
+        num_images=len(todo),
+        failures=len(failures),
+        workers=workers,
+        wall_sec=round(seconds, 3),
+        images_per_sec=round(len(todo) / seconds, 3),
+    )
+    return failures
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _failure(picture: Picture, reason: str, detail: str) -> dict[str, str]:
+    return {"key": picture.key, "path": picture.shown, "reason": reason, "detail": detail}
+
+
+def _conclude(config: PredictConfig, *, num_images: int, num_new: int, failed: int) -> int:
+    kinds = ["maps", *(["cut-outs"] if config.cutout else []), *(["overlays"] * config.overlay)]
+    done = num_images - failed
+    state = f"{num_new:,} new" if num_new or failed else "done already, nothing new"
+    print(f"predict: {done:,} images in {config.out} ({', '.join(kinds)}; {state})")
+    if failed:
+        print(
+            f"predict: {failed:,} of {num_images:,} images failed ({failed / num_images:.2%}):"
+            f" {config.out}/failures.jsonl; the same command retries them"
+        )
+    print(f"next: a2s evaluate --pred {config.out} --truth DIR --out scores/{config.out.name}")
+    return 3 if failed > config.max_failure_rate * num_images else 0
+
+
+# What a file system answers to a name that it cannot hold; anything else concerns the whole run.
+_NAME_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EILSEQ)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where to write, and what besides the map."""
+
+    folder: Path
+    cutout: bool
+    overlay: bool
+    max_pixels: int
+
+    def paths(self, key: str) -> dict[str, Path]:
+        """Files of a key; the map comes last, so that it means that all are there.
+
+        Raises:
+            DataError: the key is not a safe name.
+        """
+        name = decode_key(key)
+        kinds = {"overlay": ".overlay.jpg", "cutout": ".cutout.png", "map": ".png"}
+        wanted = {"overlay": self.overlay, "cutout": self.cutout, "map": True}
+        return {
+            kind: self.folder / f"{name}{suffix}" for kind, suffix in kinds.items() if wanted[kind]
+        }
+
+
+@dataclass
+class Written:
+    """What became of a chunk."""
+
+    num_written: int = 0
+    failures: list[dict[str, str]] = field(default_factory=list)
+
+
+def predict_chunk(pictures: list[Picture], model: Model, outputs: Outputs) -> Written:
+    """Do both halves in one process, which loads a network once."""
+    step = load_step(model, outputs.max_pixels)
+    return write_chunk(pictures, step(pictures), outputs)
+
+
+def write_chunk(pictures: list[Picture], answers: list[Answer], outputs: Outputs) -> Written:
+    """Write the files of a chunk; an image that fails is reported, not raised."""
+    written = Written()
+    for picture, answer in zip(pictures, answers, strict=True):
+        reason = ""
+        try:
+            if isinstance(answer, BadImage):
+                raise answer
+            _write(picture, answer, outputs)
+            written.num_written += 1
+        except BadImage as error:
+            reason, detail = error.reason, error.detail
+        except DataError as error:
+            reason, detail = "unsafe_name", str(error)
+        except OSError as error:
+            if error.errno not in _NAME_ERRORS:
+                raise
+            reason, detail = "unwritable_name", f"{error.strerror}: {error.filename}"
+        if reason:
+            written.failures.append(
+                {"key": picture.key, "path": picture.shown, "reason": reason, "detail": detail}
+            )
+    return written
+
+
+def _write(picture: Picture, answer: Logits | Shares, outputs: Outputs) -> None:
+    paths = outputs.paths(picture.key)
+    map_HW = to_map(answer)
+    paths["map"].parent.mkdir(parents=True, exist_ok=True)
+    if outputs.cutout or outputs.overlay:
+        from PIL import Image
+
+        from a2s.evaluation.pictures.overlay import cutout, overlay
+
+        # Decoded again rather than kept: a batch of large photographs would fill the memory.
+        image_HW3 = decode(picture.read(), max_pixels=outputs.max_pixels)
+        if outputs.overlay:
+            with files.atomic_path(paths["overlay"]) as temporary:
+                Image.fromarray(overlay(image_HW3, map_HW)).save(temporary, "JPEG", quality=90)
+        if outputs.cutout:
+            with files.atomic_path(paths["cutout"]) as temporary:
+                Image.fromarray(cutout(image_HW3, map_HW)).save(temporary, "PNG", compress_level=3)
+    files.atomic_write(paths["map"], encode_png(map_HW))

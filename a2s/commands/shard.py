@@ -1,0 +1,163 @@
+"""`a2s shard`: images in, WebDataset shards with an index out; what is damaged is quarantined.
+
+The inputs are listed once into ``work.parquet`` (row group i = shard i), so that a resumed run cuts
+the same shards. Each shard is one task that writes its own files, the manifest last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from a2s.config.commands import ShardConfig
+from a2s.data.index import Index
+from a2s.data.inputs import collect
+from a2s.data.packing import Work, pack
+from a2s.data.shards import shard_done, shard_name
+from a2s.errors import DataError
+from a2s.parallel import pool
+from a2s.parallel.progress import Progress
+from a2s.storage.files import atomic_path, read_json, write_json
+from a2s.storage.run_folder import RunDir, claim
+
+SECONDS_PER_IMAGE = 5.0
+
+
+def run(config: ShardConfig) -> int:
+    """Pack the images; 3 when too many of them could not be used.
+
+    Raises:
+        ConfigError: an input does not exist, or the folder belongs to another run.
+        DataError: an input holds no image or cannot be read.
+    """
+    with claim(config.out, command="shard", config=config) as folder:
+        frozen = _frozen_work(config, folder)
+        work = Work(
+            out=Path(os.path.abspath(config.out)),
+            settings=folder.settings_hash,
+            num_shards=frozen["num_shards"],
+            max_side=config.max_side,
+            max_pixels=config.max_pixels,
+        )
+        manifests = {
+            number: manifest
+            for number in range(work.num_shards)
+            if (manifest := shard_done(work.out, shard_name(number), settings=work.settings))
+        }
+        pending = [number for number in range(work.num_shards) if number not in manifests]
+        if pending:
+            _pack_all(config, folder, work, pending, frozen["num_images"])
+        elif (work.out / "failures.jsonl").exists():
+            print(f"shard: {config.out} is done already")
+        return _finish(config, work, frozen)
+
+
+def _frozen_work(config: ShardConfig, folder: RunDir) -> dict[str, Any]:
+    """List the inputs, or read the list that an earlier attempt has frozen."""
+    path = folder.path / "work.json"
+    if path.exists():
+        frozen: dict[str, Any] = read_json(path)
+        return frozen
+    _remove_leftovers(folder.path)
+    found = collect(config.images, masks=config.masks, out=Path(os.path.abspath(folder.path)))
+    images_wanted = found.images.slice(0, config.limit)
+    num_images = len(images_wanted)
+    with atomic_path(folder.path / "work.parquet") as temporary:
+        pq.write_table(images_wanted, temporary, row_group_size=config.shard_size)
+    frozen = {
+        "num_images": num_images,
+        "num_shards": -(-num_images // config.shard_size),
+        "failures": found.failures,
+        "stray_masks": found.stray_masks,
+        "skipped": found.skipped,
+        "without_mask": images_wanted["mask_path"].null_count,
+    }
+    write_json(path, frozen)
+    return frozen
+
+
+def _pack_all(
+    config: ShardConfig, folder: RunDir, work: Work, pending: list[int], num_images: int
+) -> None:
+    _remove_leftovers(work.out)
+    left = min(num_images, len(pending) * config.shard_size)
+    failed = 0
+    with Progress(num_images, unit="images", name="shard", done=num_images - left) as progress:
+        for result in pool.map_shards(
+            pack,
+            pending,
+            workers=pool.resolve_workers(config.workers, left, ray_address=config.ray_address),
+            common=(work,),
+            ray_address=config.ray_address,
+            deadline_sec=max(900.0, SECONDS_PER_IMAGE * config.shard_size),
+            name=shard_name,
+            note=progress.note,
+        ):
+            failed += result["quarantined"]
+            progress.update(result["count"] + result["quarantined"], quarantined=failed)
+            folder.log(**result)
+
+
+def _finish(config: ShardConfig, work: Work, frozen: dict[str, Any]) -> int:
+    """Collect the failures of all shards into one file, and say what there is now."""
+    reasons: Counter[str] = Counter()
+    failed = 0
+    with atomic_path(work.out / "failures.jsonl") as temporary, temporary.open("w") as file:
+        for line in _failures(work, frozen):
+            file.write(json.dumps(line, sort_keys=True) + "\n")
+            failed += 1
+            reasons[line["reason"]] += 1
+        for line in frozen["stray_masks"]:
+            file.write(json.dumps(line, sort_keys=True) + "\n")
+    shutil.rmtree(work.out / ".staging", ignore_errors=True)
+    total = frozen["num_images"] + len(frozen["failures"])
+    kept = total - failed
+    if kept:
+        content = Index.load(work.out).column("content")
+        equal = len(content) - len(np.unique(content))
+        if equal:
+            print(f"shard: {equal} images have the same content as another one (kept)")
+    if frozen["skipped"]:
+        listed = ", ".join(f"{count} {suffix}" for suffix, count in frozen["skipped"].items())
+        print(
+            f"shard: left out {sum(frozen['skipped'].values())} files that are no images: {listed}"
+        )
+    if config.masks:
+        print(
+            f"shard: {frozen['without_mask']} images without a mask,"
+            f" {len(frozen['stray_masks'])} masks without an image"
+        )
+    too_many = failed > config.max_failure_rate * total
+    if failed:
+        listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+        print(
+            f"shard: {failed} of {total:,} images quarantined ({failed / total:.2%}, limit"
+            f" {config.max_failure_rate:.2%}): {listed}; see {config.out / 'failures.jsonl'}"
+        )
+    if not kept:
+        raise DataError(f"{config.out}: not one of the {total} images could be used")
+    print(
+        f"shard: wrote {kept:,} images in {work.num_shards} shards to {config.out}; next:"
+        f" a2s stage1 --data {config.out} --out runs/s1"
+    )
+    return 3 if too_many else 0
+
+
+def _failures(work: Work, frozen: dict[str, Any]) -> Iterator[dict[str, str]]:
+    yield from frozen["failures"]
+    for number in range(work.num_shards):
+        yield from read_json(work.out / f"{shard_name(number)}.json")["failures"]
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Delete the temporary files of a run that was killed; the lock says that nobody writes."""
+    for path in out.glob(".*.tmp"):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,300 @@
+"""How far a job is, read from its folder while it runs or afterwards; nothing is locked or written.
+
+    a2s status labels/x
+    a2s status s3://bucket/labels/x --json
+
+Shards count by their manifests, training by its commits and its log. When a manifest was written is
+what the storage says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import time
+from typing import Any
+
+import yaml
+
+from a2s.config.commands import StatusConfig
+from a2s.errors import ConfigError
+from a2s.storage.hashing import digest
+from a2s.storage.listing import Folder
+from a2s.storage.status.pipeline import Plain, Standing, Step, Whole, whole_standing
+from a2s.storage.status.shards import (
+    Manifest,
+    Shards,
+    failures_elsewhere,
+    of_one_kind,
+    parse_manifest,
+    parse_work,
+    shards_standing,
+)
+from a2s.storage.status.text import counted, describe, few
+from a2s.storage.status.training import Training, parse_log, parse_pause, training_standing
+
+RUN_STEPS: tuple[tuple[str, str, set[str]], ...] = (
+    ("data", "shard", set()),
+    ("test-data", "shard", {"test"}),
+    ("stage1", "stage1", set()),
+    ("labels", "label", set()),
+    ("stage2", "stage2", set()),
+    ("preds", "predict", set()),
+    ("test-maps", "predict", {"truth"}),
+    ("test-labels", "label", {"test", "truth"}),
+    ("scores/maps", "evaluate", {"truth"}),
+    ("scores/labels", "evaluate", {"truth"}),
+    ("scores/detector", "evaluate", {"truth"}),
+)
+"""What `a2s run` fills, in order: folder, command, and the settings that it takes to be there."""
+LAST_FILE = {
+    "predict": "failures.jsonl",
+    "evaluate": "scores.json",
+    "snapshot": "snapshot.json",
+}
+"""What the commands without manifests write when they are through."""
+_SHARD = re.compile(r"shard-\d{6,}\.json")
+_COMMIT = re.compile(r"\d{5,}\.json")
+
+
+def run(config: StatusConfig) -> int:
+    """Say how far the job in a folder is.
+
+    Raises:
+        ConfigError: no such folder, or nothing of a2s in it.
+        DataError: a URL whose scheme is not allowed.
+    """
+    now_sec = time.time()
+    standing = standing_of(Folder.open(config.out), now_sec=now_sec)
+    if config.as_json:
+        values = {"out": config.out, **dataclasses.asdict(standing)}
+        print(json.dumps(values, ensure_ascii=False))
+    else:
+        print(describe(config.out, standing, now_sec=now_sec))
+    return 0
+
+
+def standing_of(folder: Folder, *, now_sec: float) -> Standing:
+    """How far the job of a folder is, whatever command it belongs to.
+
+    Raises:
+        ConfigError: nothing in it is of a2s, or a file cannot be read.
+    """
+    if set(folder.entries) <= {".lock", ".lock-setup", ".lock-shards"}:
+        return Plain("", "empty")
+    problems: list[str] = []
+    record = _record(folder, problems)
+    identity = record.get("identity", {})
+    command = identity.get("command", "")
+    if command in ("stage1", "stage2"):
+        return _training(folder, command, record[command], problems, now_sec=now_sec)
+    if command == "run":
+        return _whole(folder, record["run"], problems, now_sec=now_sec)
+    if command == "ablate" or command in LAST_FILE:
+        return _plain(folder, command, problems, now_sec=now_sec)
+    if command in ("shard", "label") or any(map(_SHARD.fullmatch, folder.entries)):
+        settings = digest(identity) if identity else None
+        return _shards(folder, command, settings, problems, now_sec=now_sec)
+    raise ConfigError(
+        f"status: {folder.url} holds nothing that a2s has written (looked for config.yaml and "
+        "shard-*.json); give the --out of shard, stage1, label, stage2, snapshot, predict, "
+        "evaluate, run or ablate"
+    )
+
+
+def _record(folder: Folder, problems: list[str]) -> dict[str, Any]:
+    """`config.yaml`: the command, its settings and its identity; {} without it."""
+    data = folder.read_one("config.yaml")
+    if data is None:
+        return {}
+    try:
+        record = yaml.safe_load(data)
+        command = record["identity"]["command"]
+        if isinstance(record[command], dict):
+            return dict(record)
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        pass
+    problems.append("config.yaml is damaged, or not written by a2s")
+    return {}
+
+
+def _shards(
+    folder: Folder, command: str, settings: str | None, problems: list[str], *, now_sec: float
+) -> Shards:
+    names = sorted(filter(_SHARD.fullmatch, folder.entries))
+    # The list of work knows of failures before the first shard; the last file repeats all of them.
+    listing = next((name for name in ("work.json", "failures.jsonl") if name in folder.entries), "")
+    contents = folder.read([*names, listing])
+    manifests: list[Manifest] = []
+    damaged: list[str] = []
+    for name in names:
+        data = contents[name]
+        if data is None:
+            continue
+        try:
+            manifests.append(parse_manifest(name, data, written_sec=folder.written_sec(name)))
+        except ValueError:
+            damaged.append(name)
+    if damaged:
+        problems.append(f"{counted(damaged, 'manifest')} damaged: {few(damaged)}")
+    manifests, others = of_one_kind(manifests, settings)
+    if others:
+        problems.append(
+            f"{counted(others, 'manifest')} made with other settings, not counted: {few(others)}"
+        )
+    if torn := _torn(folder, manifests):
+        torn = _torn(folder.again(), [m for m in manifests if m.name in torn])
+    if torn:
+        problems.append(
+            f"{counted(torn, 'manifest')} without the tar or table of their size, not counted: "
+            f"{few(torn)}; the same command makes them again"
+        )
+        manifests = [manifest for manifest in manifests if manifest.name not in torn]
+    listed: int | None = None
+    before: list[dict[str, str]] = []
+    try:
+        if (work := contents.get("work.json")) is not None:
+            listed, before = parse_work(work)
+        elif command != "label" and (lines := contents.get("failures.jsonl")) is not None:
+            before = failures_elsewhere(lines, manifests)
+    except ValueError:
+        problems.append(f"{listing} is damaged")
+    if not command and any(manifest.num_empty is not None for manifest in manifests):
+        command = "label"
+    return shards_standing(
+        manifests,
+        command=command or ("shard" if listing == "work.json" else ""),
+        start_sec=folder.written_sec("environment.json"),
+        now_sec=now_sec,
+        listed=listed,
+        failed_before=before,
+        problems=problems,
+    )
+
+
+def _torn(folder: Folder, manifests: list[Manifest]) -> list[str]:
+    """Manifests that vouch for files which are not there; a copy of manifests alone is fine."""
+    if not any(name.endswith(".tar") for name in folder.entries):
+        return []
+    torn = []
+    for manifest in manifests:
+        stem = manifest.name.removesuffix(".json")
+        tar = folder.entries.get(f"{stem}.tar")
+        size = tar.size_bytes if tar else -1
+        if size not in (manifest.tar_bytes, None) or f"{stem}.parquet" not in folder.entries:
+            torn.append(manifest.name)
+    return torn
+
+
+def _training(
+    folder: Folder, command: str, settings: dict[str, Any], problems: list[str], *, now_sec: float
+) -> Training:
+    log = folder.read_one("metrics.jsonl") or b""
+    records, damaged = parse_log(log)
+    if damaged:
+        problems.append(f"metrics.jsonl: lines that cannot be read: {damaged}")
+    standing = training_standing(
+        records,
+        _last_commit(folder, problems),
+        command=command,
+        num_epochs=int(settings["epochs"]),
+        batch_size=int(settings["batch_size"]),
+        start_sec=folder.written_sec("environment.json"),
+        now_sec=now_sec,
+        problems=problems,
+        pause=parse_pause(log),
+    )
+    if command == "stage2" and standing.state == "finished":
+        rectified = folder.sub("rectified")
+        part = _shards(rectified, "label", None, [], now_sec=now_sec) if rectified else None
+        if part is None or part.state != "finished":
+            written = f"{part.shards_done} of {part.num_shards} shards" if part else "no shard yet"
+            problem = f"its rectified labels are not all written ({written})"
+            return dataclasses.replace(standing, state="running", problems=[*problems, problem])
+    return standing
+
+
+def _last_commit(folder: Folder, problems: list[str]) -> dict[str, Any] | None:
+    """The newest commit that can be read; one that was just dropped is passed over."""
+    commits = folder.sub("commits")
+    if commits is None:
+        return None
+    names = sorted(filter(_COMMIT.fullmatch, commits.entries), key=lambda name: int(name[:-5]))
+    for name, data in reversed(commits.read(names).items()):
+        if data is None:
+            continue
+        try:
+            record: dict[str, Any] = json.loads(data)
+            state = record["state"]
+            bool(state["finished"])
+            numbers = {name: int(state[name]) for name in ("epoch", "step")}
+            return {"commit": int(record["commit"]), "state": {**state, **numbers}}
+        except (ValueError, KeyError, TypeError):
+            problems.append(f"commits/{name} is damaged")
+    return None
+
+
+def _plain(folder: Folder, command: str, problems: list[str], *, now_sec: float) -> Plain:
+    """The last file says that the command is through; predictions write theirs every time.
+
+    A folder may take many tables, so of them the log says it.
+    """
+    start_sec = folder.written_sec("environment.json")
+    if command == "ablate":
+        finished = _last_record(folder).get("event") == "written"
+        problems += _stop(folder)
+    else:
+        last_sec = folder.written_sec(LAST_FILE[command])
+        finished = LAST_FILE[command] in folder.entries
+        if command == "predict" and start_sec is not None and last_sec is not None:
+            finished = last_sec >= start_sec
+    silent = None if start_sec is None else max(0.0, now_sec - start_sec)
+    return Plain(command, "finished" if finished else "running", silent, problems)
+
+
+def _whole(
+    folder: Folder, settings: dict[str, Any], problems: list[str], *, now_sec: float
+) -> Standing:
+    given = {name for name in ("test", "truth") if settings.get(name) is not None}
+    steps = []
+    for name, command, needs in RUN_STEPS:
+        sub = folder.sub(name)
+        if sub is None and not needs <= given:
+            continue
+        steps.append(Step(name, command, _step(sub, command, now_sec=now_sec) if sub else None))
+    problems += _stop(folder)
+    return whole_standing(steps, problems=problems)
+
+
+def _step(folder: Folder, command: str, *, now_sec: float) -> Shards | Training | Plain:
+    try:
+        standing = standing_of(folder, now_sec=now_sec)
+    except ConfigError as error:
+        return Plain(command, "started", problems=[str(error)])
+    if isinstance(standing, Whole):
+        return Plain(command, "started", problems=["it holds another run"])
+    return standing
+
+
+def _stop(folder: Folder) -> list[str]:
+    """Why the last attempt ended early, when the run has not been started again since."""
+    last = _last_record(folder)
+    try:
+        code, job, stopped_sec = last["exit_code"], last["job"], float(last["time_unix_sec"])
+    except (ValueError, KeyError, TypeError):
+        return []
+    started_sec = folder.written_sec("environment.json")
+    if not code or (started_sec is not None and started_sec > stopped_sec):
+        return []
+    return [f"it stopped after {job} (exit code {code}); the same command continues with it"]
+
+
+def _last_record(folder: Folder) -> dict[str, Any]:
+    """The last line of a folder's log; {} without a readable one."""
+    lines = (folder.read_one("metrics.jsonl") or b"").splitlines()
+    try:
+        record = json.loads(lines[-1])
+    except (IndexError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}

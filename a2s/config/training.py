@@ -1,0 +1,155 @@
+"""What may be set about training, in both stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from a2s.config.base import LATER, NO_IDENTITY, DetectorName, EncoderConfig, Settings
+from a2s.config.schedules import STAGE1, STAGE2, Schedule, ScheduleName, scaled_milestones
+
+Milestones = tuple[int, ...] | None
+
+MIN_SIZE_OF_STATISTICS = 64
+"""The smallest input of which E5, at stride 32, has more than one pixel."""
+
+
+class TrainOptions(Settings):
+    """What both training stages share (Sec. IV-A)."""
+
+    SCHEDULES: ClassVar[Mapping[ScheduleName, Schedule]]
+
+    encoder: EncoderConfig = EncoderConfig()
+    """Backbone and weights."""
+    image_size: int = Field(320, ge=32, multiple_of=32)
+    """Side in pixels to which images are squashed."""
+    resize_filter: Literal["bilinear", "bicubic", "nearest"] = Field(
+        "bilinear", json_schema_extra=LATER
+    )
+    """How they are squashed, also when the model is used; Pillow's default, which the authors' code
+    takes, is `bicubic` since version 7, `nearest` before."""
+    batch_size: int = Field(8, ge=1)
+    """Images per optimizer step, over all ranks; the learning rate is never rescaled."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """SGD momentum."""
+    weight_decay: float = Field(5e-4, ge=0)
+    """SGD weight decay."""
+    nesterov: bool = True
+    """Nesterov momentum."""
+    seed: int = Field(0, ge=0)
+    """Decides initial weights, sample order, flips, and dropped pixels."""
+    window: int = Field(16, ge=1)
+    """Samples are shuffled within a window of this many (shuffled) shards."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16` runs convolutions in bfloat16 autocast; `fp32` is exact, without TF32."""
+    compile: bool = False
+    """torch.compile for network and loss, in one process: a minute or so at the start, then less
+    work for a GPU."""
+    until_epoch: int | None = Field(None, ge=1, json_schema_extra=NO_IDENTITY)
+    """Stop after the commit of this epoch; a later call with a larger number, or none, goes on."""
+    commit_every: int = Field(0, ge=0, json_schema_extra=NO_IDENTITY)
+    """Also commit after this many steps within an epoch; 0 commits at epoch ends only."""
+    log_every: int = Field(20, ge=1, json_schema_extra=NO_IDENTITY)
+    """Steps per line of the log."""
+    loader_workers: int = Field(2, ge=0, json_schema_extra=NO_IDENTITY)
+    """Processes per rank that read and decode images."""
+    tracker: Literal["none", "tensorboard"] = Field("none", json_schema_extra=NO_IDENTITY)
+    """Also log through Accelerate's tracker of this name."""
+
+    @field_validator("milestones", check_fields=False)
+    @classmethod
+    def _resolved(cls, milestones: Milestones, info: ValidationInfo) -> Milestones:
+        """The given milestones, or those of the named schedule for this number of epochs."""
+        given = info.data
+        # Where `epochs` or `schedule` is wrong, pydantic complains about that.
+        if milestones is None and {"epochs", "schedule"} <= given.keys():
+            return scaled_milestones(cls.SCHEDULES[given["schedule"]], epochs=given["epochs"])
+        return milestones
+
+
+class Stage1Options(TrainOptions):
+    """What may be set about stage 1."""
+
+    SCHEDULES = STAGE1
+
+    epochs: int = Field(20, ge=1)
+    """Passes over the data."""
+    lr: float = Field(1.0, ge=0)
+    """Learning rate."""
+    schedule: ScheduleName = Field("paper", json_schema_extra=NO_IDENTITY)
+    """Whose milestones: the paper's text, or what the authors' code does."""
+    milestones: Milestones = Field(None, validate_default=True)
+    """Epochs after which the learning rate falls to a tenth; default: those of `schedule`, scaled
+    to `epochs`."""
+    alpha: float = Field(0.1, ge=0)
+    """Weight of the L1 distance in Eqn 4 (Table V)."""
+    map_weights: tuple[float, float, float, float] = (1.0, 0.1, 0.3, 0.5)
+    """Loss weights of the maps F, F3, F4, F5."""
+    drop_pixels: bool = True
+    """Leave half of the pixels out of the loss at each iteration (Sec. III-A)."""
+    fusion_stride: Literal[2, 4, 8] = 4
+    """Stride at which F3, F4, F5 are fused."""
+    encoder_mode: Literal["frozen", "batch_statistics", "trained"] = Field(
+        "frozen", json_schema_extra=LATER
+    )
+    """`batch_statistics`: weights stand still, but BatchNorm normalises with the statistics of each
+    rank's batch and remembers them (the authors' code); `trained`: it learns at the same rate."""
+    boundary: Literal["adb", "db1", "db2", "db3", "db4"] = Field("adb", json_schema_extra=LATER)
+    """Decision boundary: `adb` is the adaptive one (Eqn 3), the others are those of Fig. 9."""
+    e5_scale: bool = Field(False, json_schema_extra=LATER)
+    """Multiply E5 by a fixed random factor per channel (the authors' code), drawn from the seed."""
+    sign_tie: Literal[1, 0] = Field(1, json_schema_extra=LATER)
+    """Sign (Eqn 5) where both sides are equal: 1 in the paper, 0 in the authors' code."""
+    cache_dir: Path | None = Field(None, json_schema_extra=NO_IDENTITY)
+    """On a CPU: node-local folder for encoder features; default: one in the temporary directory."""
+    cache_dtype: Literal["float16", "float32"] = "float16"
+    """Precision to which encoder features are rounded, cached or not."""
+    cache_gib: float = Field(16.0, ge=0, json_schema_extra=NO_IDENTITY)
+    """Budget of the feature cache in GiB, a file per node or memory per GPU; beyond it features are
+    recomputed."""
+
+    @model_validator(mode="after")
+    def _room_for_statistics(self) -> Stage1Options:
+        if self.encoder_mode != "frozen" and self.image_size < MIN_SIZE_OF_STATISTICS:
+            raise ValueError(
+                f"encoder_mode {self.encoder_mode} needs an image_size of at least "
+                f"{MIN_SIZE_OF_STATISTICS}: one pixel per channel has no batch statistics"
+            )
+        return self
+
+
+class Stage2Options(TrainOptions):
+    """What may be set about stage 2."""
+
+    SCHEDULES = STAGE2
+
+    epochs: int = Field(25, ge=1)
+    """Passes over the data."""
+    lr: float = Field(0.005, ge=0)
+    """Learning rate of the decoder."""
+    schedule: ScheduleName = Field("paper", json_schema_extra=NO_IDENTITY)
+    """Whose milestones: the paper's text, or what the authors' code does."""
+    milestones: Milestones = Field(None, validate_default=True)
+    """Epochs after which the learning rate falls to a tenth; default: those of `schedule`, scaled
+    to `epochs`."""
+    encoder_lr_scale: float = Field(0.1, ge=0)
+    """Encoder learning rate as a share of `lr` (the authors' code; the paper names one rate)."""
+    rectify: Literal["olr", "hma"] = Field("olr", json_schema_extra=LATER)
+    """`olr`: the detector corrects labels as it trains (Eqn 13); `hma`: `a2s hma` makes new labels
+    between epochs (historical moving average, Table VIII), and stage 2 waits for them."""
+    lam: float = Field(0.4, ge=0, le=1)
+    """OLR: share of the old label that is kept (Eqn 14)."""
+    warm_epochs: int = Field(2, ge=0)
+    """Epochs before labels are rectified."""
+    binarise: bool = True
+    """Targets are label > 0.5 (the authors' code); otherwise soft labels."""
+    batchnorm: Literal["frozen", "train"] = "frozen"
+    """`frozen` keeps the encoder's running statistics: the only choice where N ranks equal one."""
+    detector: DetectorName = "ram"
+    """The paper's network, the same with a convolution for RAM, or MINet (Table VII). MINet has a
+    loss of its own (BCE, consistency) and BatchNorm that always trains, on each rank's images."""
+    flip: Literal["epoch", "once"] = Field("epoch", json_schema_extra=LATER)
+    """Whether an image is mirrored is drawn in every epoch, or (the authors' code) once per run."""

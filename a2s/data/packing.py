@@ -1,0 +1,139 @@
+"""Pack one shard of images: read, check, quarantine, write. The worker half of `a2s shard`."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from a2s.data import images
+from a2s.data.inputs import failure
+from a2s.data.shards import MASK, ShardWriter, shard_name
+
+MAX_FILE_BYTES = 2**30
+
+
+EXTENSIONS = {
+    "JPEG": "jpg",
+    "MPO": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "BMP": "bmp",
+    "TIFF": "tif",
+}
+
+
+COLUMNS = {
+    "width": "int32",
+    "height": "int32",
+    "orientation": "int8",
+    # Hash of the bytes as they came, to find equal images under different keys.
+    "content": "uint64",
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every task of one run needs to know."""
+
+    out: Path
+    settings: str
+    num_shards: int
+    max_side: int | None
+    max_pixels: int
+
+
+class _Unusable(Exception):
+    """An image that goes to the failure list."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def pack(number: int, work: Work) -> dict[str, Any]:
+    """Read, verify and write the images of one shard."""
+    rows = pq.ParquetFile(work.out / "work.parquet").read_row_group(number).to_pylist()
+    failures: list[dict[str, str]] = []
+    name = shard_name(number)
+    with ShardWriter(
+        work.out, name, columns=COLUMNS, settings=work.settings, num_shards=work.num_shards
+    ) as writer:
+        for row in rows:
+            try:
+                members, values = _sample(row, work)
+            except _Unusable as why:
+                shown = row["member"] or os.fsdecode(row["path"])
+                failures.append(failure(row["key"], shown, why.reason, why.detail))
+            else:
+                writer.add(row["key"], members, **values)
+        writer.extra["failures"] = failures
+    return {"shard": name, "count": len(rows) - len(failures), "quarantined": len(failures)}
+
+
+def _sample(row: dict[str, Any], work: Work) -> tuple[dict[str, bytes], dict[str, object]]:
+    """Members and columns of one image; the pixels are decoded once, to know that they can be."""
+    data = _read(row["path"], row["offset"], row["size"])
+    try:
+        info = images.probe(data, max_pixels=work.max_pixels)
+        extension = EXTENSIONS[info.format]
+        content = images.content_hash(data)
+        before = (info.width, info.height)
+        if work.max_side and max(before) > work.max_side:
+            data, extension = images.shrink(
+                data, max_side=work.max_side, max_pixels=work.max_pixels
+            )
+            info = images.probe(data)
+    except images.BadImage as error:
+        raise _Unusable(error.reason, error.detail) from error
+    members = {extension: data}
+    if row["mask_path"] is not None:
+        members[MASK] = _mask(row, before=before, after=(info.width, info.height))
+    values: dict[str, object] = {
+        "width": info.width,
+        "height": info.height,
+        "orientation": info.orientation,
+        "content": content,
+    }
+    return members, values
+
+
+def _mask(row: dict[str, Any], *, before: tuple[int, int], after: tuple[int, int]) -> bytes:
+    """The mask as PNG: its bytes as they came unless another format or size is needed."""
+    data = _read(row["mask_path"], row["mask_offset"], row["mask_size"])
+    try:
+        mask_HW = images.decode_mask(data)
+    except images.BadImage as error:
+        raise _Unusable(f"mask_{error.reason}", error.detail) from error
+    size = (mask_HW.shape[1], mask_HW.shape[0])
+    if size != before:
+        detail = f"the mask has {size[0]} x {size[1]} pixels, the image {before[0]} x {before[1]}"
+        raise _Unusable("mask_size", detail)
+    if before == after and data.startswith(b"\x89PNG"):
+        return data
+    return images.encode_png(images.resize_mask(mask_HW, height=after[1], width=after[0]))
+
+
+def _read(path: bytes, offset: int, size: int) -> bytes:
+    """A whole file, or (offset at least 0) a member of a tar."""
+    try:
+        # Without O_NONBLOCK, opening a named pipe would wait for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise _Unusable("unreadable", "not a regular file")
+            num_bytes = size if offset >= 0 else status.st_size
+            if num_bytes > MAX_FILE_BYTES:
+                detail = f"{num_bytes} bytes are over the limit of {MAX_FILE_BYTES}"
+                raise _Unusable("too_large", detail)
+            return os.pread(descriptor, num_bytes, max(offset, 0))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _Unusable("unreadable", error.strerror or str(error)) from error

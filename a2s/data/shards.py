@@ -1,0 +1,202 @@
+"""Tar shards: writing them, and streaming any tar; reading by address is in ``tar_index``.
+
+A shard is ``NAME.tar`` + ``NAME.parquet`` (one row per key) + ``NAME.json`` (written last: it
+means that the shard is done). Any WebDataset reader can read the tars.
+"""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from a2s.errors import DataError
+from a2s.storage.files import atomic_path, read_json, write_json
+
+MASK = "mask.png"
+
+_BLOCK = 512
+
+
+def shard_name(number: int) -> str:
+    """Name of a shard, the stem of its three files."""
+    return f"shard-{number:06d}"
+
+
+def shard_done(out: Path, name: str, *, settings: str) -> dict[str, Any] | None:
+    """The manifest of a finished shard made with these settings, else None."""
+    path = out / f"{name}.json"
+    try:
+        manifest: dict[str, Any] = read_json(path)
+        tar_bytes = (out / f"{name}.tar").stat().st_size
+        complete = manifest["settings"] == settings and manifest["tar_bytes"] == tar_bytes
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return manifest if complete and (out / f"{name}.parquet").exists() else None
+
+
+def remove_leftovers(out: Path, names: Collection[str]) -> None:
+    """Delete what killed writers of these shards left; nobody may be writing them now."""
+    for path in out.glob(".*.tmp"):
+        if path.name.split(".")[1] in names:
+            path.unlink(missing_ok=True)
+
+
+class ShardWriter:
+    """Write one shard; the same input gives the same bytes.
+
+    Several may write the same shard from the same input at once: whoever renames last, what is
+    there is whole.
+
+    Use as a context manager: all three files appear on success, the manifest last, and none after
+    an exception. ``columns`` names the values of each sample, as Arrow types or their aliases
+    (``{"width": "int32"}``); key, offset, size and crc32 (and those of the mask) are always there.
+    ``settings`` is the hash of what made the shard, ``num_shards`` how many the folder will hold
+    when complete.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        name: str = "shard-000000",
+        *,
+        columns: Mapping[str, Any] | None = None,
+        settings: str = "",
+        num_shards: int | None = None,
+    ) -> None:
+        self.out = out
+        self.name = name
+        self.extra: dict[str, object] = {}
+        """More entries for the manifest, to be filled before the writer is left."""
+        self._settings = settings
+        self._num_shards = num_shards
+        fields = {
+            "key": pa.string(),
+            "offset": pa.int64(),
+            "size": pa.int64(),
+            "crc32": pa.uint32(),
+            "mask_offset": pa.int64(),
+            "mask_size": pa.int64(),
+            "mask_crc32": pa.uint32(),
+        }
+        for column, kind in (columns or {}).items():
+            assert column not in fields, column
+            fields[column] = pa.type_for_alias(kind) if isinstance(kind, str) else kind
+        self._schema = pa.schema(list(fields.items()))
+        self._rows: dict[str, list[object]] = {column: [] for column in fields}
+
+    def __enter__(self) -> "ShardWriter":
+        # Here and not above: it imports torch, which readers of shards need not pay for.
+        from webdataset.writer import TarWriter
+
+        self._stack = ExitStack()
+        temporary = self._stack.enter_context(atomic_path(self.out / f"{self.name}.tar"))
+        self._file = _HashingFile(self._stack.enter_context(temporary.open("wb")))
+        self._tar = TarWriter(
+            self._file,
+            user="a2s",
+            group="a2s",
+            mode=0o644,
+            compress=False,
+            encoder=False,
+            mtime=0,
+            format="GNU_FORMAT",
+        )
+        return self
+
+    def add(self, key: str, members: Mapping[str, bytes], **values: object) -> None:
+        """Append a sample: its main member first, then perhaps ``mask.png``.
+
+        ``members`` maps the extension, without its first dot, to bytes; ``values`` are the columns.
+        """
+        main, *others = members
+        assert others in ([], [MASK]), others
+        offset, size, crc32 = self._append(key, main, members[main])
+        mask_offset, mask_size, mask_crc32 = -1, -1, 0
+        if others:
+            mask_offset, mask_size, mask_crc32 = self._append(key, MASK, members[MASK])
+        row = {
+            "key": key,
+            "offset": offset,
+            "size": size,
+            "crc32": crc32,
+            "mask_offset": mask_offset,
+            "mask_size": mask_size,
+            "mask_crc32": mask_crc32,
+            **values,
+        }
+        assert row.keys() == self._rows.keys(), sorted(row.keys() ^ self._rows.keys())
+        for column, value in row.items():
+            self._rows[column].append(value)
+
+    def _append(self, key: str, extension: str, data: bytes) -> tuple[int, int, int]:
+        self._tar.write({"__key__": key, extension: data})
+        padded = -(-len(data) // _BLOCK) * _BLOCK
+        return self._tar.tarstream.offset - padded, len(data), zlib.crc32(data)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            with suppress(OSError):
+                self._tar.close()
+            self._stack.__exit__(kind, error, trace)
+            return
+        with self._stack:
+            self._tar.close()
+            manifest = {
+                "name": self.name,
+                "count": len(self._rows["key"]),
+                "tar_bytes": self._file.num_bytes,
+                "tar_sha256": self._file.sha256.hexdigest(),
+                "settings": self._settings,
+                "num_shards": self._num_shards,
+                **self.extra,
+            }
+            # A manifest of an earlier attempt must not vouch for the new tar; an equal one does.
+            path = self.out / f"{self.name}.json"
+            if not _holds(path, manifest):
+                path.unlink(missing_ok=True)
+        with atomic_path(self.out / f"{self.name}.parquet") as temporary:
+            pq.write_table(pa.table(self._rows, schema=self._schema), temporary)
+        write_json(path, manifest)
+
+
+def _holds(path: Path, value: Mapping[str, object]) -> bool:
+    try:
+        return bool(read_json(path) == json.loads(json.dumps(value)))
+    except (OSError, ValueError):
+        return False
+
+
+class _HashingFile:
+    """A file that is only written, and hashed on the way."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+        self.num_bytes = 0
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        self.num_bytes += len(data)
+        return self._file.write(data)
+
+
+def refuse_unsafe_member(name: str, *, source: str) -> None:
+    """Refuse a member whose name would lead out of a folder.
+
+    Raises:
+        DataError: the name is absolute, has a ``..`` segment or a NUL.
+    """
+    if name.startswith("/") or ".." in name.split("/") or "\0" in name:
+        raise DataError(f"{source}: member {name!r} leads out of the folder; refused")

@@ -1,0 +1,1 @@
+"""Judge labels and masks, by numbers and by eye."""

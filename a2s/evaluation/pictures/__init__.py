@@ -1,0 +1,1 @@
+"""Pictures: grids, overlays, contact sheets."""

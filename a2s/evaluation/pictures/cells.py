@@ -1,0 +1,158 @@
+"""Where a figure's pictures come from: by key, out of folders of files or of shards.
+
+A picture that is missing or damaged becomes an empty cell that says so, and `Drawn` names it.
+Shape suffixes: H W an image's own size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from a2s.data.images import BadImage, Image8, decode, decode_mask
+from a2s.data.keys import decode_key
+from a2s.errors import DataError
+from a2s.evaluation.pairs import Side
+from a2s.evaluation.pictures.grid import Cell, grid, write_png
+
+NUM_IMAGES = 8
+_NAMED_CELLS = 10
+Size = tuple[int, int]
+
+
+class Drawn(NamedTuple):
+    """A figure on disk, and which of its cells are empty, `column, row: reason`."""
+
+    path: Path
+    empty: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.empty:
+            return str(self.path)
+        more = len(self.empty) - _NAMED_CELLS
+        named = "; ".join(self.empty[:_NAMED_CELLS]) + (f"; and {more} more" if more > 0 else "")
+        return f"{self.path} ({len(self.empty)} empty cells: {named})"
+
+
+def choose(
+    keys: Collection[str], *, num_images: int, given: Sequence[str] | None = None
+) -> list[str]:
+    """Choose images: those `given`, else `num_images` spread evenly over the sorted keys.
+
+    Raises:
+        DataError: a given key is not among `keys`.
+    """
+    assert num_images >= 1, "a figure shows an image"
+    if given is not None:
+        known = frozenset(keys)
+        unknown = [key for key in given if key not in known]
+        if unknown:
+            raise DataError(
+                f"figure: there is no image with the key {unknown[0]}; keys look like {min(known)}"
+            )
+        return list(given)
+    ordered = sorted(keys)
+    places = np.linspace(0, len(ordered) - 1, min(num_images, len(ordered)))
+    return [ordered[int(place)] for place in places.round()]
+
+
+def image_cell(images: Side, key: str) -> Cell:
+    """A photograph."""
+    try:
+        return Cell(decode(images.locate(key).read()))
+    except DataError as error:
+        return Cell(None, _reason(error))
+
+
+def map_cell(maps: Side, key: str, *, like: Cell) -> Cell:
+    """A map, label or truth, enlarged or reduced to the size of its image when it has another."""
+    if key not in maps.keys:
+        return Cell(None, "missing")
+    try:
+        picture_HW = decode_mask(maps.locate(key).read())
+    except DataError as error:
+        return Cell(None, _reason(error))
+    if like.picture is None:
+        return Cell(picture_HW)
+    return Cell(resized(picture_HW, (like.picture.shape[0], like.picture.shape[1])))
+
+
+def file_cell(folder: Path, key: str, *, suffix: str) -> Cell:
+    """The map in a file `KEY` + `suffix` of a folder."""
+    path = folder / f"{decode_key(key)}{suffix}"
+    if not path.is_file():
+        return Cell(None, "missing")
+    try:
+        return Cell(decode_mask(path.read_bytes()))
+    except DataError as error:
+        return Cell(None, _reason(error))
+
+
+def grey(values_hw: NDArray[np.floating], size: Size) -> Image8:
+    """Stretch a map to black and white and enlarge it, as a picture.
+
+    Shape: [h, w] -> [*size]
+    """
+    values_HW = resized(normalised(values_hw).astype(np.float32), size)
+    picture_HW: Image8 = np.rint(values_HW.clip(0, 1) * 255).astype(np.uint8)
+    return picture_HW
+
+
+def coloured(values_hw: NDArray[np.floating], size: Size) -> Image8:
+    """Do the same in colours from blue to yellow: neither end of the map is foreground yet.
+
+    Shape: [h, w] -> [*size, 3], RGB
+    """
+    bgr_HW3 = cv2.applyColorMap(grey(values_hw, size), cv2.COLORMAP_VIRIDIS)
+    return np.asarray(bgr_HW3[..., ::-1], dtype=np.uint8)
+
+
+def resized(values_hw: NDArray[Any], size: Size) -> NDArray[Any]:
+    """Resize bilinearly to (height, width). Shape: [h, w] -> [*size]."""
+    if values_hw.shape == size:
+        return values_hw
+    return np.asarray(cv2.resize(values_hw, (size[1], size[0]), interpolation=cv2.INTER_LINEAR))
+
+
+def write_grid(
+    path: Path,
+    rows: Sequence[Sequence[Cell]],
+    *,
+    titles: Sequence[str],
+    row_names: Sequence[str],
+    row_titles: Sequence[str] = (),
+    note: str = "",
+) -> Drawn:
+    """Write a grid as PNG; `row_names` tell what a row shows, also where it has no title."""
+    empty = [
+        f"{title}, {name}: {cell.caption}"
+        for row, name in zip(rows, row_names, strict=True)
+        for cell, title in zip(row, titles, strict=True)
+        if cell.picture is None and cell.caption
+    ]
+    write_png(path, grid(rows, titles=titles, row_titles=row_titles, note=note))
+    return Drawn(path, tuple(empty))
+
+
+def _reason(error: DataError) -> str:
+    return error.reason if isinstance(error, BadImage) else "damaged"
+
+
+Map = NDArray[np.floating[Any]]
+
+
+def normalised(values: Map) -> NDArray[np.float64]:
+    """Stretch a map to 0..1; a flat one becomes 0. Equal for M and theta, which differ by a number.
+
+    Range: 0..1
+    """
+    low, high = float(values.min()), float(values.max())
+    if high <= low:
+        return np.zeros(values.shape)
+    stretched: NDArray[np.float64] = (values.astype(np.float64) - low) / (high - low)
+    return stretched

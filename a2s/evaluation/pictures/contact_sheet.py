@@ -1,0 +1,73 @@
+"""A contact sheet: photographs beside what the stages made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from a2s.data.images import decode, decode_mask
+from a2s.data.index import Index
+from a2s.data.keys import decode_key
+from a2s.evaluation.pairs import find_truths
+from a2s.evaluation.pictures.grid import Cell, grid, write_png
+
+
+def write_sheet(
+    path: Path,
+    *,
+    data: Path,
+    maps: Path | None,
+    labels: Path | None,
+    preds: Path,
+    truth: Path | None,
+    max_rows: int = 8,
+) -> bool:
+    """Write a PNG of images spread over `data`: image, map, label, detector, truth.
+
+    Columns whose folder is None are left out, and so are images that one of them lacks.
+    False, and no file, when no image is left.
+    """
+    index = Index.load(data)
+    columns: dict[str, Callable[[str], bytes | None]] = {}
+    if maps is not None:
+        columns["activation map"] = _files(maps)
+    if labels is not None:
+        columns["pseudo label"] = _labels(labels)
+    columns["detector"] = _files(preds)
+    if truth is not None:
+        known = find_truths(truth)
+        columns["truth"] = lambda key: known.locate(key).read() if key in known.keys else None
+
+    rows: list[list[Cell]] = []
+    # More candidates than rows, because some may lack a column.
+    for row in np.unique(np.linspace(0, len(index) - 1, 4 * max_rows).astype(int)):
+        key = index.key(int(row))
+        found = [read(key) for read in columns.values()]
+        if all(data is not None for data in found):
+            pictures = [decode_mask(data) for data in found if data is not None]
+            rows.append([Cell(picture) for picture in (decode(index.read(int(row))), *pictures)])
+    if not rows:
+        return False
+    chosen = np.unique(np.linspace(0, len(rows) - 1, max_rows).astype(int))
+    write_png(path, grid([rows[int(row)] for row in chosen], titles=["image", *columns]))
+    return True
+
+
+def _files(folder: Path) -> Callable[[str], bytes | None]:
+    def read(key: str) -> bytes | None:
+        path = folder / f"{decode_key(key)}.png"
+        return path.read_bytes() if path.is_file() else None
+
+    return read
+
+
+def _labels(folder: Path) -> Callable[[str], bytes | None]:
+    index = Index.load(folder)
+
+    def read(key: str) -> bytes | None:
+        row = int(index.rows_of([key])[0])
+        return index.read(row) if row >= 0 else None
+
+    return read

@@ -1,1 +1,0 @@
-"""The paper's figures and Table I: from folders to one picture (or a table) each."""

@@ -1,1 +1,0 @@
-"""The commands: one file each, same name; `run(config) -> exit code`."""

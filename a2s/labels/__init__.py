@@ -1,0 +1,1 @@
+"""Pseudo labels: made, refined, scored, stored and corrected."""

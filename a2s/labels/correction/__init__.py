@@ -1,0 +1,1 @@
+"""Rules by which stage 2 corrects its labels."""

@@ -1,0 +1,5 @@
+"""Dense CRF in torch: batches of images of any sizes on a GPU, or slowly on a CPU."""
+
+from a2s.labels.crf.torch_backend.inference import crf, foreground_probability
+
+__all__ = ["crf", "foreground_probability"]

@@ -1,0 +1,1 @@
+"""Make pseudo labels for whole data folders."""

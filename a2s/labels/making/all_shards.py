@@ -1,0 +1,188 @@
+"""Label every shard of a data folder with a pool of workers.
+
+A chunk of one shard is the unit of work. On CPUs a task does all of it; where there are GPUs, an
+actor per GPU computes activation maps and a task on any CPU refines them. When all chunks of a
+shard are in, the label shard is written, its manifest last.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from a2s.config.commands import LabelConfig
+from a2s.data.index import Index
+from a2s.labels.making.chunk import (
+    Labelled,
+    chunks,
+    label_chunk,
+    load_network,
+    refine_chunk,
+    sign_tie,
+)
+from a2s.labels.making.shards import write_shard
+from a2s.labels.making.timing import Totals
+from a2s.labels.recipe import has_gpu, recipe_of
+from a2s.parallel import bottleneck, model_actors, pool
+from a2s.parallel.progress import Progress
+from a2s.storage import run_folder
+
+CPU_CHUNK = 32
+"""Images per task on CPUs, at most: seconds of work, so that nobody waits long for the last."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What to label, with what."""
+
+    config: LabelConfig
+    index: Index
+    model: Path
+    image_size: int
+    """Side of the squares that the network was trained with."""
+    todo: list[int]
+
+    @property
+    def num_images(self) -> int:
+        """Images of the shards that are to be done."""
+        return sum(self.index.shards[number].count for number in self.todo)
+
+    @property
+    def network_size(self) -> int | None:
+        """Side at which the network sees images; None is their own size."""
+        return self.image_size if self.config.network_size == "trained" else None
+
+    @property
+    def most_pixels(self) -> int:
+        """Pixels of the largest image that the network sees."""
+        if self.network_size is not None:
+            return self.network_size**2
+        pixels_N = self.index.height_N.astype(np.int64) * self.index.width_N
+        return int(pixels_N.max(initial=1))
+
+
+def _label_shards(work: Work, folder: run_folder.RunDir) -> None:
+    config, index = work.config, work.index
+    workers = pool.resolve_workers(config.workers, work.num_images, ray_address=config.ray_address)
+    threads = pool.num_cpus() if workers == 0 else 0
+    on_gpu = has_gpu(config.ray_address)
+    size = _chunk_size(work, folder, workers=workers, on_gpu=on_gpu)
+    recipe, before = recipe_of(config.refine, sign_tie=sign_tie(work.model)), None
+    fn: Callable[..., Labelled] = label_chunk
+    common: tuple[object, ...] = (work.model, work.network_size, recipe)
+    if on_gpu:
+        from a2s.labels.making.gpu import load_activation
+
+        on_device = recipe if config.refine.backend == "torch" else None
+        load = functools.partial(load_activation, work.model, work.network_size, size, on_device)
+        fn, common, before = refine_chunk, (recipe,), model_actors.Before(load)
+    elif threads:
+        # Before the threads start: torch is imported and the file read once.
+        load_network(work.model)
+
+    totals, started = Totals(), time.monotonic()
+    done = len(index) - work.num_images
+    with Progress(len(index), unit="images", name="label", done=done) as bar:
+        bar.note(
+            f"{work.num_images:,} images in {len(work.todo)} shards; "
+            f"{_hands(workers, threads, on_gpu)}; CRF by {config.refine.backend}; "
+            f"{size} images at a time"
+        )
+        results = pool.map_shards(
+            fn,
+            chunks(index, todo=work.todo, size=size),
+            workers=workers,
+            common=common,
+            before=before,
+            threads=threads,
+            ray_address=config.ray_address,
+            note=bar.note,
+            tally=totals.tally,
+        )
+        for number in work.todo:
+            # All images of a shard may have been quarantined when it was packed.
+            if index.shards[number].count == 0:
+                write_shard(folder.path, index, number, [], settings=folder.settings_hash)
+        # Chunks come in any order; a shard is held until its last one is in.
+        pending: dict[int, dict[int, Labelled]] = {}
+        with closing(results):
+            for result in results:
+                totals.add(result)
+                totals.wall_sec = time.monotonic() - started
+                arrived = pending.setdefault(result.shard, {})
+                arrived[result.number] = result
+                if len(arrived) == -(-index.shards[result.shard].count // size):
+                    in_order = [part for _, part in sorted(pending.pop(result.shard).items())]
+                    write_shard(
+                        folder.path, index, result.shard, in_order, settings=folder.settings_hash
+                    )
+                held_up = bottleneck.bottleneck(totals.sides(threads))
+                bar.update(len(result.labels) + len(result.failures), bottleneck=held_up)
+    assert not pending, sorted(pending)
+    totals.wall_sec = time.monotonic() - started
+    _report(totals, work, threads=threads, folder=folder)
+
+
+def _hands(workers: int | None, threads: int, on_gpu: bool) -> str:
+    who = f"{workers} Ray workers" if workers else "all CPUs of the Ray cluster"
+    who = f"{threads} threads of this process" if threads else who
+    return f"network on the GPU, the rest by {who}" if on_gpu else who
+
+
+def _chunk_size(work: Work, folder: run_folder.RunDir, *, workers: int | None, on_gpu: bool) -> int:
+    """Images per task; on a GPU also per forward pass, so that all runs here make equal maps."""
+    if work.config.batch_size != "auto":
+        return work.config.batch_size
+    share = work.num_images // (8 * (workers or pool.num_cpus()))
+    if not on_gpu:
+        return max(1, min(CPU_CHUNK, share))
+
+    def fitting() -> int:
+        from a2s.labels.making.batch_size import fitting_batch
+
+        probe = functools.partial(fitting_batch, work.model, work.image_size, work.most_pixels)
+        if workers == 0:
+            # With the CRF on the GPU too, the rest is little work: a few parts keep all busy.
+            part = work.num_images // 16 if work.config.refine.backend == "torch" else share
+            return min(probe(), max(8, part))
+        before = model_actors.Before(functools.partial(_constant, probe))
+        asked = pool.map_shards(
+            _second, [0], workers=1, before=before, ray_address=work.config.ray_address
+        )
+        return min(*asked, max(8, share))
+
+    return int(folder.remember("batch_size", fitting))
+
+
+def _constant(probe: Callable[[], int]) -> Callable[[object], int]:
+    return lambda item: probe()
+
+
+def _second(item: object, found: int) -> int:
+    return found
+
+
+def _report(totals: Totals, work: Work, *, threads: int, folder: run_folder.RunDir) -> None:
+    """Say how fast each stage was, who waited, and for whom."""
+    sides, tally = totals.sides(threads), totals.tally
+    for line in bottleneck.describe(work.num_images, totals.wall_sec, sides):
+        print(f"label: {line}")
+    if len(tally.node_sec) > 1:
+        total = sum(tally.node_sec.values())
+        shares = ", ".join(f"{sec / total:.0%}" for sec in tally.node_sec.values())
+        print(f"label: shares of {len(tally.node_sec)} nodes in the work: {shares}")
+    folder.log(
+        event="labelled",
+        backend=work.config.refine.backend,
+        **bottleneck.record(work.num_images, totals.wall_sec, sides),
+        work_sec_by_node=tally.node_sec,
+        workers_crashed=tally.crashed,
+        tasks_timed_out=tally.timed_out,
+        tasks_copied=tally.copied,
+    )

@@ -1,0 +1,74 @@
+"""Label shards: written from finished chunks, and summed up from their manifests."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from a2s.data.index import Index
+from a2s.data.shards import ShardWriter, shard_done
+from a2s.labels.making.chunk import Failure, Labelled
+
+COLUMNS = {
+    "width": "int32",
+    "height": "int32",
+    "area_share": "float",
+    "border_contact": "float",
+    "decision_margin": "float",
+    "sign_margin": "float",
+    "crf_agreement": "float",
+    "num_components": "int32",
+    "inverted": "bool",
+}
+
+
+def write_shard(
+    out: Path, index: Index, number: int, in_order: list[Labelled], *, settings: str
+) -> None:
+    """Write one label shard from its chunks, in the order of the data shard."""
+    shard = index.shards[number]
+    num_shards = len(index.shards)
+    with ShardWriter(
+        out,
+        shard.name,
+        columns=COLUMNS,
+        settings=settings,
+        num_shards=num_shards,
+    ) as writer:
+        for key, label in ((key, label) for part in in_order for key, label in part.labels.items()):
+            row = dataclasses.asdict(label.quality)
+            writer.add(key, {"png": label.png}, width=label.width, height=label.height, **row)
+        everything = [label for part in in_order for label in part.labels.values()]
+        writer.extra["data_sha256"] = shard.sha256
+        writer.extra["num_images"] = shard.count
+        writer.extra["num_images_total"] = len(index)
+        writer.extra["num_empty"] = sum(label.quality.area_share == 0 for label in everything)
+        writer.extra["failures"] = [failure for part in in_order for failure in part.failures]
+
+
+@dataclass
+class Stock:
+    """What a folder of label shards holds."""
+
+    num_labels: int = 0
+    num_images: int = 0
+    num_empty: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    num_missing: int = 0
+    """Shards that are not finished."""
+
+
+def take_stock(out: Path, index: Index, *, settings: str) -> Stock:
+    """Sum up the manifests of the shards that an index has."""
+    stock = Stock()
+    for shard in index.shards:
+        manifest = shard_done(out, shard.name, settings=settings)
+        if manifest is None:
+            stock.num_missing += 1
+            continue
+        stock.num_labels += manifest["count"]
+        stock.num_images += manifest["num_images"]
+        stock.num_empty += manifest["num_empty"]
+        stock.failures += manifest["failures"]
+    return stock

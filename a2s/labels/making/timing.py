@@ -1,0 +1,49 @@
+"""Where the time of labelling went: seconds of all chunks, by who spent them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from a2s.labels.making.chunk import STAGES, Labelled
+from a2s.labels.making.gpu import HELPERS
+from a2s.parallel import tasks
+from a2s.parallel.bottleneck import Side
+
+
+@dataclass
+class Totals:
+    """What a run did; shards finished earlier are not in it."""
+
+    wall_sec: float = 0.0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    device_seconds: dict[str, float] = field(default_factory=dict)
+    tally: tasks.Tally = field(default_factory=tasks.Tally)
+
+    def add(self, labelled: Labelled) -> None:
+        """Count a finished chunk."""
+        for ours, theirs in (
+            (self.seconds, labelled.seconds),
+            (self.device_seconds, labelled.device_seconds),
+        ):
+            for stage, sec in theirs.items():
+                ours[stage] = ours.get(stage, 0.0) + sec
+
+    def sides(self, threads: int) -> list[Side]:
+        """The CPUs' processes or `threads` threads, and those that hold a GPU."""
+        tally, device = self.tally, dict(self.device_seconds)
+        workers = Side(
+            "CPU workers",
+            threads or max(tally.max_workers, 1),
+            dict(self.seconds),
+            tally.worker_sec,
+        )
+        if not device:
+            return [workers]
+        num_devices = max(tally.num_before, 1)
+        device_sec = tally.before_sec or self.wall_sec
+        # Where all images were damaged nothing but reading was done.
+        reading = {"decode": device.pop("decode", 0.0)}
+        readers = Side("readers", HELPERS * num_devices, reading, HELPERS * device_sec)
+        device.pop("queue", None)
+        device.setdefault("network", 0.0)
+        return [Side("GPU processes", num_devices, device, device_sec), readers, workers]

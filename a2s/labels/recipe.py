@@ -1,0 +1,45 @@
+"""What `label` and `estimate` decide before they start: who computes the CRF, with what recipe."""
+
+from __future__ import annotations
+
+from a2s.config.base import RefineConfig
+from a2s.labels.crf.backends import crf_of
+from a2s.labels.crf.energy import CrfParams, energy_of
+from a2s.labels.refine import Recipe
+from a2s.parallel import pool
+
+
+def has_gpu(ray_address: str | None) -> bool:
+    """Whether networks can live on a GPU: of the cluster that was joined, or of this machine."""
+    if ray_address is not None:
+        return pool.num_gpus() > 0
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def with_backend(
+    refine: RefineConfig, *, ray_address: str | None, recorded: str | None = None
+) -> RefineConfig:
+    """Settings in which `auto` is what was `recorded`, else what fits the device."""
+    backend: str = refine.backend
+    if backend == "auto":
+        backend = recorded or ("torch" if has_gpu(ray_address) else "numba")
+    return refine.model_copy(update={"backend": backend})
+
+
+def recipe_of(settings: RefineConfig, *, sign_tie: int = 1) -> Recipe:
+    """What refines a map, from resolved settings and the sign rule of its model.
+
+    Raises:
+        ConfigError: the backend's library is not installed.
+    """
+    assert settings.backend != "auto"
+    return Recipe(
+        energy=energy_of(settings.crf_input),
+        crf=crf_of(settings.backend),
+        params=CrfParams(iterations=settings.iterations),
+        median=settings.median,
+        max_side=settings.max_side,
+        sign_tie=sign_tie,
+    )

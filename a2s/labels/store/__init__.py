@@ -1,0 +1,1 @@
+"""Labels that training reads and writes."""

@@ -1,0 +1,231 @@
+"""Generations of labels: an epoch reads generation g and writes generation g + 1 (Eqn 13, 14).
+
+    labels/00003/s00000000-r0001-00000.rows    rows of one rank from one step on
+    labels/generation-00003-s00000412.json     part: the row files of the steps before 412
+    labels/generation-00003.json               whole: every row file, and the checksum of the table
+    labels/generation-00003.table              int32[2, index rows]: file and position of a row
+
+Rank 0 writes the manifests. A run's commit names at most one whole and one part; what no kept
+commit names is an orphan of a crash or history, and `clean` removes it. Nothing is overwritten.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from a2s.errors import LabelError
+from a2s.labels.store.fixed_point import from_u16
+from a2s.labels.store.rows import (
+    DTYPE,
+    RowFile,
+    read_header,
+    read_row,
+    row_file_name,
+)
+from a2s.storage.files import atomic_write, read_json, write_json
+from a2s.storage.hashing import sha256_file
+
+VERSION = 1
+_NAME = r"generation-\d{5}(-s\d{8})?\.(json|table)|s\d{8}-r\d{4}-\d{5}\.rows"
+_FOLDER = re.compile(r"\d{5}")
+_OURS = re.compile(rf"({_NAME})|\.({_NAME})\..*\.tmp")
+Table = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A whole generation: where the label of every row of the index lies.
+
+    Shape: table_2N int32: file number and position in it, -1 for a row without a label.
+    """
+
+    folder: Path
+    number: int
+    height: int
+    width: int
+    files: tuple[RowFile, ...]
+    table_2N: Table
+
+    @classmethod
+    def load(cls, folder: Path, number: int) -> Generation:
+        """Open a published generation.
+
+        Raises: LabelError when manifest or table is missing or damaged.
+        """
+        path = folder / generation_name(number)
+        manifest = _read_manifest(path)
+        try:
+            files = tuple(RowFile(**file) for file in manifest["files"])
+            name, sha256 = manifest["table"]["name"], manifest["table"]["sha256"]
+            shape = (2, int(manifest["num_rows"]))
+            height, width = int(manifest["height"]), int(manifest["width"])
+        except (KeyError, TypeError) as error:
+            raise LabelError(f"{path} is not a manifest of labels: {error!r}") from error
+        table_path = folder / name
+        try:
+            found = sha256_file(table_path)
+        except OSError as error:
+            raise LabelError(f"{table_path}, named by {path.name}, cannot be read") from error
+        if found != sha256:
+            raise LabelError(f"{table_path} is damaged (sha256 differs from {path.name})")
+        table_2N = np.memmap(table_path, dtype="<i4", mode="r", shape=shape)
+        return cls(folder, number, height, width, files, table_2N)
+
+    @property
+    def has_label_N(self) -> npt.NDArray[np.bool_]:
+        """Which rows of the index have a label."""
+        return np.asarray(self.table_2N[0] >= 0)
+
+    def read_u16(self, row_index: int) -> npt.NDArray[np.uint16]:
+        """Return the label of a row as stored.
+
+        Raises: LabelError when the row has no label or its file is damaged.
+        """
+        file, position = (int(value) for value in self.table_2N[:, row_index])
+        if file < 0:
+            raise LabelError(f"{self.folder}: generation {self.number} has no row {row_index}")
+        return read_row(self.folder, self.files[file], position, row_index=row_index)
+
+    def read(self, row_index: int) -> npt.NDArray[np.float32]:
+        """Return the label of a row.
+
+        Shape: float32[height, width]. Range: [0, 1].
+        Raises: LabelError when the row has no label or its file is damaged.
+        """
+        return from_u16(self.read_u16(row_index))
+
+
+def collect(
+    folder: Path, *, generation: int, step: int, num_files_by_rank: Sequence[int]
+) -> list[RowFile]:
+    """Return the row files that all ranks wrote from `step` on, knowing how many each wrote.
+
+    Raises: LabelError when one of them is missing or damaged.
+    """
+    names = (
+        row_file_name(generation=generation, step=step, rank=rank, number=number)
+        for rank, num_files in enumerate(num_files_by_rank)
+        for number in range(num_files)
+    )
+    return [read_header(folder, name).file for name in names]
+
+
+def generation_name(generation: int) -> str:
+    """Return the name of the manifest of a whole generation."""
+    return f"generation-{generation:05d}.json"
+
+
+def part_name(generation: int, *, step: int) -> str:
+    """Return the name of the manifest of a generation's labels before `step`."""
+    return f"generation-{generation:05d}-s{step:08d}.json"
+
+
+def publish_part(folder: Path, *, generation: int, step: int, files: Sequence[RowFile]) -> str:
+    """Write the manifest of the steps before `step` and return its name (for a commit to keep)."""
+    name = part_name(generation, step=step)
+    write_json(folder / name, {"version": VERSION, "files": [asdict(file) for file in files]})
+    return name
+
+
+def load_part(folder: Path, name: str) -> list[RowFile]:
+    """Return the row files that a part names.
+
+    Raises: LabelError when it is missing or damaged.
+    """
+    return [RowFile(**file) for file in _read_manifest(folder / name)["files"]]
+
+
+def publish(
+    folder: Path,
+    *,
+    generation: int,
+    files: Sequence[RowFile],
+    keep_N: npt.NDArray[np.bool_],
+    height: int,
+    width: int,
+) -> str:
+    """Write table and manifest of a whole generation and return its name.
+
+    `keep_N` tells which rows of the index must have a label, each exactly once.
+    Raises: LabelError when a row is missing, there twice, or of another size.
+    """
+    table_2N = np.full((2, len(keep_N)), -1, "<i4")
+    num_labels = 0
+    for number, file in enumerate(files):
+        header = read_header(folder, file.name)
+        if header.file != file or (header.height, header.width) != (height, width):
+            raise LabelError(f"{folder / file.name} is not the file that this run wrote")
+        table_2N[0, header.rows_N] = number
+        table_2N[1, header.rows_N] = np.arange(file.count)
+        num_labels += file.count
+    wrong_N = (table_2N[0] >= 0) != keep_N
+    if wrong_N.any() or num_labels != int(keep_N.sum()):
+        raise LabelError(
+            f"{folder}: generation {generation} is not one label per image ({num_labels} labels "
+            f"for {int(keep_N.sum())} images, {int(wrong_N.sum())} rows differ): not published"
+        )
+    table_name = f"generation-{generation:05d}.table"
+    atomic_write(folder / table_name, table_2N.tobytes())
+    name = generation_name(generation)
+    manifest = {
+        "version": VERSION,
+        "generation": generation,
+        "height": height,
+        "width": width,
+        "dtype": DTYPE,
+        "num_rows": len(keep_N),
+        "num_labels": num_labels,
+        "table": {"name": table_name, "sha256": sha256_file(folder / table_name)},
+        "files": [asdict(file) for file in files],
+    }
+    write_json(folder / name, manifest)
+    return name
+
+
+def contents(folder: Path) -> list[Path]:
+    """What lies in the store now: its files and folders."""
+    return sorted(folder.rglob("*"))
+
+
+def clean(folder: Path, *, keep: Iterable[str], found: Sequence[Path] | None = None) -> int:
+    """Remove every file of the store that the kept manifests do not name; return how many.
+
+    Call it only when a commit naming these manifests is durable, and while no rank writes; or with
+    what was `found` (`contents`) while none did.
+    """
+    found = contents(folder) if found is None else found
+    kept: set[str] = set()
+    for name in keep:
+        manifest = _read_manifest(folder / name)
+        kept.add(name)
+        kept.update(file["name"] for file in manifest["files"])
+        if "table" in manifest:
+            kept.add(manifest["table"]["name"])
+    num_removed = 0
+    for path in found:
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and _OURS.fullmatch(path.name) and name not in kept:
+            path.unlink()
+            num_removed += 1
+    for path in found:
+        ours = path.parent == folder and _FOLDER.fullmatch(path.name) and path.is_dir()
+        if ours and not any(path.iterdir()):
+            path.rmdir()
+    return num_removed
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = read_json(path)
+    except (OSError, ValueError) as error:
+        raise LabelError(f"{path}: a manifest of labels cannot be read: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
+        raise LabelError(f"{path} is not a manifest of labels of version {VERSION}")
+    return manifest

@@ -1,0 +1,150 @@
+"""Labels as stage 2 reads them: from label shards while lambda is 1, then from generations.
+
+Also which images have a usable label at all.
+H, W an image's own size; S side of the network's square input; N rows of the data's index.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+from PIL import Image
+
+from a2s.data.images import RESIZE_FILTERS, decode_mask
+from a2s.data.index import Index
+from a2s.errors import DataError, LabelError
+from a2s.labels.store.generations import Generation
+from a2s.parallel import ranks
+from a2s.storage import files
+
+UNLABELLED = "unlabelled.jsonl"
+MISSING, UNREADABLE = "no_label", "unreadable_label"
+
+Label = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass
+class LabelSource:
+    """Read the label of a row in an epoch; safe in forked loader processes.
+
+    `generation_by_epoch[e - 1]` is the generation that epoch e reads; 0 means the label shards.
+    """
+
+    labels: Index
+    label_row_N: npt.NDArray[np.int64]
+    store: Path
+    image_size: int
+    generation_by_epoch: Sequence[int]
+    resize_filter: str = "bilinear"
+    _open: Generation | None = field(default=None, repr=False)
+
+    def __call__(self, row: int, epoch: int) -> Label:
+        """Return one label in the image's own orientation.
+
+        Shape: float32[S, S]. Range: [0, 1].
+        Raises: LabelError when the label cannot be read.
+        """
+        number = self.generation_by_epoch[epoch - 1]
+        if number:
+            # A worker process outlives epochs, so it opens each generation when it first needs it.
+            if self._open is None or self._open.number != number:
+                self._open = Generation.load(self.store, number)
+            return self._open.read(row)
+        mask_HW = _decode(self.labels, int(self.label_row_N[row]))
+        label_HW = mask_HW.astype(np.float32) / np.float32(255)
+        size = self.image_size
+        return resize(label_HW, height=size, width=size, resize_filter=self.resize_filter)
+
+
+def resize(label_HW: Label, *, height: int, width: int, resize_filter: str = "bilinear") -> Label:
+    """Resize a label by one of `RESIZE_FILTERS`, antialiased (but `nearest`) when it shrinks.
+
+    Shape: float32[H, W] -> float32[height, width]. Range: [0, 1].
+    """
+    if label_HW.shape == (height, width):
+        return label_HW
+    image = Image.fromarray(label_HW).resize((width, height), RESIZE_FILTERS[resize_filter])
+    # A bilinear filter's weights add up to one only within rounding; a bicubic one overshoots.
+    return np.asarray(image, dtype=np.float32).clip(0, 1)
+
+
+def labelled_rows(
+    folder: Path, index: Index, labels: Index, label_row_N: npt.NDArray[np.int64]
+) -> Bools:
+    """Find out, all ranks together, which images have a usable label; list the others.
+
+    The list in the run folder is made once per run, so a resumed run keeps its plan.
+    Shape: bool[N].
+    Raises: LabelError when none has, or when these are shards of images.
+    """
+    with ranks.together():
+        # Images decode as masks too; a detector trained on them would look fine.
+        table = pq.read_schema(labels.folder / f"{labels.shards[0].name}.parquet")
+        if "orientation" in table.names:
+            raise LabelError(
+                f"stage2: {labels.folder} holds images, not labels; give --labels the --out of "
+                "a2s label"
+            )
+        exists = (folder / UNLABELLED).exists()
+    if not exists:
+        _list_unlabelled(folder, index, labels, label_row_N)
+    with ranks.together():
+        return read_unlabelled(folder, index)
+
+
+def _list_unlabelled(
+    folder: Path, index: Index, labels: Index, label_row_N: npt.NDArray[np.int64]
+) -> None:
+    rank, world = ranks.rank(), ranks.world()
+    parts = [folder / f".{UNLABELLED}.r{number:04d}" for number in range(world)]
+    with ranks.together():
+        lines = []
+        for row in np.array_split(np.arange(len(index)), world)[rank].tolist():
+            reason, detail = MISSING, f"no such key in {labels.folder}"
+            if label_row_N[row] >= 0:
+                try:
+                    _decode(labels, int(label_row_N[row]))
+                    continue
+                except LabelError as error:
+                    reason, detail = UNREADABLE, str(error)
+            lines.append({"key": index.key(row), "reason": reason, "detail": detail})
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        files.atomic_write(parts[rank], text)
+    with ranks.together():
+        if ranks.is_main():
+            joined = b"".join(part.read_bytes() for part in parts)
+            files.atomic_write(folder / UNLABELLED, joined)
+            for part in parts:
+                part.unlink()
+
+
+def read_unlabelled(folder: Path, index: Index) -> Bools:
+    """Which images have a usable label, as the list in the run folder says.
+
+    Shape: bool[N].
+    Raises: LabelError when none has.
+    """
+    lines = (folder / UNLABELLED).read_text(encoding="utf-8").splitlines()
+    keep_N = np.ones(len(index), bool)
+    if lines:
+        keep_N[index.rows_of([json.loads(line)["key"] for line in lines])] = False
+    if not keep_N.any():
+        raise LabelError(
+            f"stage2: none of the {len(index)} images has a usable label; {folder / UNLABELLED} "
+            "tells why (are --data and --labels a pair?)"
+        )
+    return keep_N
+
+
+def _decode(labels: Index, label_row: int) -> npt.NDArray[np.uint8]:
+    try:
+        return decode_mask(labels.read(label_row))
+    except DataError as error:
+        raise LabelError(f"labels: key {labels.key(label_row)}: {error}") from error

@@ -1,0 +1,265 @@
+"""Encoder weights: from a file or a registered download, and every key accounted for."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import shutil
+import sys
+import urllib.request
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from a2s.errors import WeightsError
+from a2s.models.encoders import Encoder, build_encoder, settle
+from a2s.storage.files import atomic_path
+
+DOWNLOAD_TIMEOUT_SEC = 30.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """Published weights: where they are, how to know them, and under what terms."""
+
+    encoder: str
+    url: str
+    algorithm: str
+    digest_prefix: str
+    licence: str
+    trained_on: str
+
+    @property
+    def file_name(self) -> str:
+        """Name in the cache; it carries the digest."""
+        return self.url.rsplit("/", 1)[1]
+
+
+_TORCHVISION = "https://download.pytorch.org/models"
+_BSD = "torchvision, BSD-3-Clause; trained on ImageNet, whose images have terms of their own"
+REGISTRY = {
+    "resnet50/moco_v2_800ep": Source(
+        encoder="resnet50",
+        url="https://dl.fbaipublicfiles.com/moco/moco_checkpoints/"
+        "moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar",
+        algorithm="md5",
+        digest_prefix="a04e12f8",
+        licence="unclear: facebookresearch/moco says CC-BY-NC 4.0 in its README and MIT in its "
+        "LICENSE file; take it as non-commercial unless you have cleared it",
+        trained_on="ImageNet images without labels",
+    ),
+    "resnet50/imagenet": Source(
+        encoder="resnet50",
+        url=f"{_TORCHVISION}/resnet50-0676ba61.pth",
+        algorithm="sha256",
+        digest_prefix="0676ba61",
+        licence=_BSD,
+        trained_on="ImageNet labels",
+    ),
+    "mobilenet_v2/imagenet": Source(
+        encoder="mobilenet_v2",
+        url=f"{_TORCHVISION}/mobilenet_v2-b0353104.pth",
+        algorithm="sha256",
+        digest_prefix="b0353104",
+        licence=_BSD,
+        trained_on="ImageNet labels",
+    ),
+}
+
+# The heads of the published files, which encoders leave out; every other key must fit.
+_HEADS = frozenset(
+    f"{layer}.{part}"
+    for layer in ("fc", "fc.0", "fc.2", "classifier.1")
+    for part in ("weight", "bias")
+)
+# A MoCo checkpoint holds two encoders and a queue; the query encoder is the trained one.
+_MOCO_ENCODER = "module.encoder_q."
+# Under these training scripts keep the tensors, beside epochs and optimizers.
+_WRAPPERS = ("state_dict", "model")
+_NAMED_KEYS = 10
+
+
+def load_encoder(name: str, weights: str | None) -> Encoder:
+    """Build an encoder with the given weights: a file, a registered name, or none.
+
+    Raises:
+        WeightsError: the weights cannot be had, are damaged, or do not fit this encoder.
+    """
+    if weights is None or weights == "none":
+        encoder = build_encoder(name)
+        settle(encoder)
+        return encoder
+    source = REGISTRY.get(weights)
+    if source is None:
+        path = Path(weights).expanduser()
+        if not path.is_file():
+            known = ", ".join(REGISTRY)
+            raise WeightsError(
+                f"weights: {weights} is neither a file nor a registered name ({known})"
+            )
+    else:
+        if source.encoder != name:
+            raise WeightsError(f"weights: {weights} are weights of {source.encoder}, not of {name}")
+        print(
+            f"weights: {weights}, trained on {source.trained_on}; licence {source.licence}",
+            file=sys.stderr,
+        )
+        path = fetch(weights, source)
+    return fill_encoder(name, read_state(path), told=str(path))
+
+
+def cache_folder() -> Path:
+    """Where downloaded weights are kept: $A2S_CACHE/weights or ~/.cache/a2s/weights."""
+    return Path(os.environ.get("A2S_CACHE") or Path.home() / ".cache" / "a2s") / "weights"
+
+
+def fetch(name: str, source: Source) -> Path:
+    """Return the cached file of registered weights, downloaded first if need be, and verified.
+
+    Raises:
+        WeightsError: no network, or the bytes are not the published ones.
+    """
+    path = cache_folder() / source.file_name
+    if path.exists():
+        _verify(path, source, advice=f"delete {path} to download it again")
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            reply = urllib.request.urlopen(source.url, timeout=DOWNLOAD_TIMEOUT_SEC)
+            with reply, temporary.open("wb") as file:
+                shutil.copyfileobj(reply, file, 1 << 20)
+            _verify(temporary, source, advice=f"try again, or put {source.url} at {path}")
+    except (OSError, http.client.HTTPException) as error:
+        raise WeightsError(
+            f"weights: {name} could not be downloaded ({error}). Put the file at {path} "
+            "or pass --encoder.weights PATH."
+        ) from None
+    return path
+
+
+def _verify(path: Path, source: Source, *, advice: str) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, source.algorithm).hexdigest()
+    if not found.startswith(source.digest_prefix):
+        raise WeightsError(
+            f"weights: {source.file_name} is not the published file ({source.algorithm} "
+            f"{found[:16]}…, expected {source.digest_prefix}…); {advice}"
+        )
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a .safetensors file, or of a torch file without running its pickle code.
+
+    Raises:
+        WeightsError: the file is neither, or holds no tensors by name.
+    """
+    return {key: value for key, value in read_held(path).items() if isinstance(value, Tensor)}
+
+
+def read_held(path: Path) -> dict[str, object]:
+    """Read what such a file holds by name, out of its wrapper, tensors or not.
+
+    Raises:
+        WeightsError: the file is neither, is damaged, or holds nothing by name.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        # The format before torch 1.6 is no archive; it can be neither mapped nor verified.
+        is_archive = zipfile.is_zipfile(path)
+        held: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+        damaged = _damaged_member(path) if is_archive else None
+    except Exception as error:  # foreign bytes make these parsers fail in any way
+        if type(error).__name__ == "UnpicklingError":
+            raise WeightsError(
+                f"weights: {path} is damaged, or holds Python objects beside tensors, which may "
+                "run code and are refused; give tensors by name, best as .safetensors"
+            ) from None
+        reason = str(error).strip().partition("\n")[0] or "nothing there to read"
+        raise WeightsError(
+            f"weights: {path} cannot be read as {path.suffix or 'a torch file'} "
+            f"({type(error).__name__}: {reason[:120]})"
+        ) from None
+    if damaged:
+        raise WeightsError(f"weights: {path} is damaged (checksum of its {damaged}); get it again")
+    for wrapper in _WRAPPERS:
+        if isinstance(held, Mapping) and isinstance(held.get(wrapper), Mapping):
+            held = held[wrapper]
+            break
+    if not isinstance(held, Mapping):
+        raise WeightsError(f"weights: {path} holds a {type(held).__name__}, not tensors by name")
+    return {str(key): value for key, value in held.items()}
+
+
+def _damaged_member(path: Path) -> str | None:
+    """First member of an archive whose checksum fails; torch does not look at them."""
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
+
+
+def fill_encoder(name: str, state: Mapping[str, Tensor], *, told: str) -> Encoder:
+    """Build the encoder whose tensors are in `state`, in any published layout.
+
+    Raises:
+        WeightsError: a tensor is missing, left over, or of another shape.
+    """
+    if any(key.startswith(_MOCO_ENCODER) for key in state):
+        state = {
+            key.removeprefix(_MOCO_ENCODER): value
+            for key, value in state.items()
+            if key.startswith(_MOCO_ENCODER)
+        }
+    if name == "mobilenet_v2":  # files of the bare `features` start at the block number
+        state = {f"features.{k}" if k[:1].isdigit() else k: v for k, v in state.items()}
+    state = {key: value for key, value in state.items() if key not in _HEADS}
+    is_onnx_zoo = name == "mobilenet_v2" and "features.1.0.0.weight" in state
+    encoder = build_encoder(name, variant="onnx_zoo" if is_onnx_zoo else "torchvision")
+    require_coverage(
+        {key: str(list(value.shape)) for key, value in state.items()},
+        {key: str(list(value.shape)) for key, value in encoder.state_dict().items()},
+        told=told,
+        whole=name,
+    )
+    encoder.load_state_dict(dict(state), strict=False)
+    return encoder
+
+
+def require_coverage(
+    found: Mapping[str, str], wanted: Mapping[str, str], *, told: str, whole: str
+) -> None:
+    """Compare tensors by name and by a description, such as their shape.
+
+    Raises:
+        WeightsError: a tensor is missing, left over, or described differently.
+    """
+    # This counter only serves averaging without momentum, which nobody uses; some files lack it.
+    needed = [key for key in wanted if not key.endswith("num_batches_tracked")]
+    missing = [key for key in needed if key not in found]
+    unexpected = [key for key in found if key not in wanted]
+    misfits = [key for key in wanted if key in found and found[key] != wanted[key]]
+    if missing or unexpected or misfits:
+        covered = len(needed) - len(missing) - len(set(needed).intersection(misfits))
+        raise WeightsError(
+            f"weights: {told} covers {covered} of the {len(needed)} tensors of {whole}"
+            + _listed("missing", missing)
+            + _listed("unexpected", unexpected)
+            + _listed(
+                "of wrong shape or type",
+                [f"{key} {found[key]} instead of {wanted[key]}" for key in misfits],
+            )
+        )
+
+
+def _listed(what: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    more = f", … {len(names) - _NAMED_KEYS} more" if len(names) > _NAMED_KEYS else ""
+    return f"; {len(names)} {what}: {', '.join(names[:_NAMED_KEYS])}{more}"

@@ -1,0 +1,98 @@
+"""Table I: how well three thresholds part activation maps before training, and what they cost."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from a2s.data.images import decode
+from a2s.data.index import Index
+from a2s.errors import DataError
+from a2s.paper.figures.activator import Activator
+from a2s.paper.figures.thresholds import READINGS, STRATEGIES, inter_class_variance
+from a2s.storage.files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Table1:
+    """Means over the images of V (Eqn 2), by reading and strategy, and the median time per image.
+
+    `failed` are the keys of images that could not be read; no number counts them.
+    """
+
+    num_images: int
+    variance: dict[str, dict[str, float]]
+    time_per_image_sec: dict[str, float]
+    failed: tuple[str, ...]
+
+
+def measure(data: Path, *, activator: Activator) -> Table1:
+    """Measure on all images of data shards, one at a time.
+
+    Each map is at the network's own resolution. Times are those on the min-max map.
+
+    Raises:
+        DataError: `data` holds no shards, or no image of them can be read.
+    """
+    index = Index.load(data)
+    count = len(index)
+    sums = {reading: dict.fromkeys(STRATEGIES, 0.0) for reading in READINGS}
+    seconds: dict[str, list[float]] = {name: [] for name in STRATEGIES}
+    failed = []
+    for row in range(count):
+        try:
+            theta_hw = activator(decode(index.read(row)))
+        except DataError:
+            failed.append(index.key(row))
+            continue
+        for name, strategy in STRATEGIES.items():
+            for reading, to_unit in READINGS.items():
+                values_hw = to_unit(theta_hw)
+                start = time.perf_counter()
+                threshold = strategy(values_hw)
+                if reading == "min-max":
+                    seconds[name].append(time.perf_counter() - start)
+                sums[reading][name] += inter_class_variance(values_hw, threshold)
+    measured = count - len(failed)
+    if not measured:
+        raise DataError(f"{data}: none of {count} images can be read")
+    return Table1(
+        measured,
+        {
+            reading: {name: total / measured for name, total in totals.items()}
+            for reading, totals in sums.items()
+        },
+        {name: float(np.median(times)) for name, times in seconds.items()},
+        tuple(failed),
+    )
+
+
+def write(
+    out: Path,
+    *,
+    data: Path,
+    made_from: Mapping[str, str | int],
+    activator: Callable[[], Activator],
+) -> Table1:
+    """Measure all images and write the numbers to `tab1.json` in `out`, unless they are there.
+
+    `made_from` says of which network they are; `activator` makes it.
+
+    Raises:
+        DataError: as `measure` does.
+    """
+    origin = {"data": Index.load(data).fingerprint, **made_from}
+    file = out / "tab1.json"
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        known = read_json(file)
+        if known.pop("made_from", None) == origin:
+            return Table1(**{**known, "failed": tuple(known["failed"])})
+    table = measure(data, activator=activator())
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(file, {**asdict(table), "made_from": origin})
+    return table

@@ -1,0 +1,1 @@
+"""Historical moving average of labels (DeepUSPS), the alternative of Table VIII."""

@@ -1,0 +1,173 @@
+"""One label generation by a historical moving average: all images of a run, then a commit."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+from a2s.config.commands import HmaConfig
+from a2s.data.index import Index
+from a2s.errors import ConfigError
+from a2s.labels.crf.backends import marginal_of
+from a2s.labels.recipe import has_gpu
+from a2s.labels.store import generations
+from a2s.labels.store.reader import Bools, LabelSource, read_unlabelled
+from a2s.labels.store.writer import AVERAGES, cleaning
+from a2s.models import saved
+from a2s.paper.hma.chunk import (
+    STAGES,
+    Chunk,
+    Turn,
+    Updated,
+    chunks,
+    load_network,
+    load_update,
+    passed_on,
+    row_files,
+    update_chunk,
+)
+from a2s.parallel import model_actors, pool
+from a2s.parallel.progress import Progress
+from a2s.storage import checkpoints, run_folder
+from a2s.storage.checkpoints import Commit
+
+
+def _make_generation(
+    config: HmaConfig,
+    run: Path,
+    commit: Commit,
+    number: int,
+    index: Index,
+    labels: Index,
+    *,
+    started: float,
+) -> int:
+    """Make generation `number` of averages and labels, and commit it; the number of images."""
+    folder = run_folder.RunDir(run, settings_hash="")
+    ray_address = None if config.workers == 0 else config.ray_address
+    keep_N = read_unlabelled(run, index)
+    with ExitStack() as stack:
+        if ray_address is not None:
+            # The cluster's devices decide, not those of the machine that the command runs on.
+            stack.enter_context(pool.session(workers=None, ray_address=ray_address))
+        on_gpu = has_gpu(ray_address)
+        side = int(run_folder.recorded(run, "image_size"))
+        resize_filter = str(run_folder.recorded(run, "resize_filter"))
+        averages, label_row_N = run / AVERAGES, labels.rows_of(index.keys)
+        averages.mkdir(exist_ok=True)
+        turn = Turn(
+            model=saved.resolve_model(run),
+            side=side,
+            resize_filter=resize_filter,
+            backend=_backend(config, folder, on_gpu=on_gpu),
+            before=LabelSource(
+                labels, label_row_N, averages, side, [number - 1], resize_filter=resize_filter
+            ),
+            averages=averages,
+            labels=run / "labels",
+            generation=number,
+        )
+        work = _update_all(config, turn, index, keep_N, ray_address=ray_address, on_gpu=on_gpu)
+
+    files = [row_files(turn, chunk) for chunk in chunks(index, keep_N)]
+    for position, store in enumerate((turn.averages, turn.labels)):
+        written = [pair[position] for pair in files if pair is not None]
+        generations.publish(
+            store, generation=number, files=written, keep_N=keep_N, height=side, width=side
+        )
+    checkpoints.save_again(run, commit, state={**commit.state, "generation": number})
+    cleaning(run)()
+    wall_sec = time.monotonic() - started
+    folder.log(
+        event="hma",
+        epoch=commit.state["epoch"],
+        generation=number,
+        wall_sec=round(wall_sec, 3),
+        backend=turn.backend,
+        then=_next(config),
+        **work,
+    )
+    return int(keep_N.sum())
+
+
+def _backend(config: HmaConfig, folder: run_folder.RunDir, *, on_gpu: bool) -> Any:
+    """Who computes the CRF in all passes of a run; `auto` is decided by the first one's device."""
+    chosen = config.backend if config.backend != "auto" else "torch" if on_gpu else "numba"
+    marginal_of(chosen)
+    backend = folder.remember("hma_backend", lambda: chosen)
+    if config.backend not in ("auto", backend):
+        raise ConfigError(
+            f"hma: --backend {config.backend}, but {config.out} began with {backend}; leave it out"
+        )
+    return backend
+
+
+def _update_all(
+    config: HmaConfig,
+    turn: Turn,
+    index: Index,
+    keep_N: Bools,
+    *,
+    ray_address: str | None,
+    on_gpu: bool,
+) -> dict[str, object]:
+    """Have every chunk done that is not; numbers for the log."""
+    num_images, num_new = int(keep_N.sum()), 0
+    seconds = dict.fromkeys(STAGES, 0.0)
+    workers = pool.resolve_workers(config.workers, num_images, ray_address=ray_address)
+    fn: Callable[..., Updated] = update_chunk
+    common: tuple[object, ...] = (turn,)
+    before = None
+    if on_gpu:
+        fn, common, before = (
+            passed_on,
+            (),
+            model_actors.Before(functools.partial(load_update, turn)),
+        )
+    elif workers == 0:
+        # Before the threads start: torch is imported and the file read once.
+        load_network(turn.model, "cpu")
+    with Progress(num_images, unit="images", name="hma") as bar:
+
+        def left() -> Any:
+            for chunk in chunks(index, keep_N):
+                if row_files(turn, chunk) is None:
+                    yield chunk
+                else:
+                    bar.update(len(chunk.rows))
+
+        results = pool.map_shards(
+            fn,
+            left(),
+            workers=workers,
+            common=common,
+            before=before,
+            threads=pool.num_cpus() if workers == 0 else 0,
+            ray_address=ray_address,
+            name=_named,
+            note=bar.note,
+        )
+        with closing(results):
+            for done in results:
+                num_new += done.num_images
+                for stage, sec in done.seconds.items():
+                    seconds[stage] += sec
+                bar.update(done.num_images)
+    return {
+        "num_images": num_images,
+        "num_new": num_new,
+        "workers": workers,
+        "stage_sec": {stage: round(sec, 3) for stage, sec in seconds.items()},
+    }
+
+
+def _named(chunk: Chunk) -> str:
+    return f"hma: {chunk}"
+
+
+def _next(config: HmaConfig) -> str:
+    return f"Next: the a2s stage2 command of {config.out} again"

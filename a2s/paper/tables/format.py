@@ -1,0 +1,183 @@
+"""Our numbers beside the paper's: Markdown, CSV, and what differs between the two. Pure."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+from a2s.paper import numbers
+from a2s.paper.numbers import Score
+
+METRICS = (
+    "adaptive_f",
+    "mae",
+    "mean_f",
+    "max_f",
+    "max_f_official",
+    "weighted_f",
+    "s_measure",
+    "e_measure",
+    "e_adaptive",
+    "num_images",
+)
+"""What of a scores.json goes into the CSV file."""
+EXTRAS = {"parameters_m": "parameters, M", "hours": "hours"}
+"""Columns that not every table has, with their titles."""
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row: by name of the set our scores and the paper's; `x` is its place on a curve."""
+
+    name: str
+    title: str
+    ours: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    paper: Mapping[str, Score] = field(default_factory=dict)
+    extras: Mapping[str, float] = field(default_factory=dict)
+    paper_extras: Mapping[str, float] = field(default_factory=dict)
+    x: float | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper, made again; `sets` in the order of the columns.
+
+    `paper_sets` are those of the paper that are not among ours.
+    """
+
+    title: str
+    sets: tuple[str, ...]
+    lines: tuple[Line, ...]
+    paper_sets: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    x_name: str = ""
+
+    def paper_knows(self, name: str) -> bool:
+        """Whether the paper has a number for this set in any row."""
+        return any(name in line.paper for line in self.lines)
+
+    def extras(self) -> list[str]:
+        """The extra columns that some row has."""
+        return [e for e in EXTRAS if any(e in line.extras for line in self.lines)]
+
+
+def markdown(table: Table) -> str:
+    """The table for people, its notes below it."""
+    header = ["row", ""]
+    for name in table.sets:
+        known = ["paper"] if table.paper_knows(name) else []
+        header += [f"{name} F", *known, "MAE", *known]
+    header += [f"{name} {what}, paper" for name in table.paper_sets for what in ("F", "MAE")]
+    extras = table.extras()
+    for extra in extras:
+        known = ["paper"] if any(extra in line.paper_extras for line in table.lines) else []
+        header += [EXTRAS[extra], *known]
+    rows = [header, ["---"] * len(header)]
+    for line in table.lines:
+        cells = [line.name, line.title]
+        for name in table.sets:
+            ours, theirs = line.ours.get(name), line.paper.get(name)
+            for number, metric in enumerate(("adaptive_f", "mae")):
+                cells.append(_cell(ours[metric] if ours else None, 3))
+                if table.paper_knows(name):
+                    cells.append(_cell(theirs[number] if theirs else None, 3))
+        for name in table.paper_sets:
+            cells += [_cell(value, 3) for value in line.paper.get(name, (None, None))]
+        for extra in extras:
+            cells.append(amount(line.extras.get(extra)))
+            if any(extra in other.paper_extras for other in table.lines):
+                cells.append(amount(line.paper_extras.get(extra)))
+        rows.append(cells)
+    return page(table.title, rows, table.notes)
+
+
+def page(title: str, rows: Iterable[Sequence[str]], notes: Iterable[str]) -> str:
+    """A title, a table (header, rule, rows) and a list of notes, in Markdown."""
+    lines = [f"# {title}", "", *("| " + " | ".join(row) + " |" for row in rows), ""]
+    return "\n".join([*lines, *(f"- {note}" for note in notes)]) + "\n"
+
+
+def csv_text(table: Table) -> str:
+    """The table for programs: one line per row and set, all metrics, the paper's beside them."""
+    extras = table.extras()
+    header = ["row", "title", "set", *METRICS, "paper_adaptive_f", "paper_mae"]
+    header += [name for extra in extras for name in (extra, f"paper_{extra}")]
+    lines: list[list[object]] = []
+    for line in table.lines:
+        for name in (*table.sets, *table.paper_sets):
+            ours: Mapping[str, Any] = line.ours.get(name, {})
+            cells: list[object] = [line.name, line.title, name]
+            cells += [ours.get(metric, "") for metric in METRICS]
+            cells += line.paper.get(name, ("", ""))
+            for extra in extras:
+                cells += [line.extras.get(extra, ""), line.paper_extras.get(extra, "")]
+            lines.append(cells)
+    return csv_of(header, lines)
+
+
+def csv_of(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """Lines of cells as CSV."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(lines)
+    return buffer.getvalue()
+
+
+def differences(
+    settings: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    num_train: int | None,
+    num_test: Mapping[str, int],
+) -> str:
+    """In one line what separates these runs from the paper's, from their resolved settings.
+
+    `settings` holds by stage those of every run, `num_test` the scored images by set.
+    """
+    parts = []
+    encoders = _distinct(
+        (s["encoder"]["name"], s["encoder"]["weights"]) for runs in settings.values() for s in runs
+    )
+    if encoders and encoders != [numbers.ENCODER]:
+        here = " and ".join(f"{name} {_weights(weights)}" for name, weights in encoders)
+        parts.append(f"encoder {here} (paper: {numbers.ENCODER[0]} with {numbers.ENCODER[1]})")
+    if num_train is not None and num_train != numbers.NUM_TRAIN:
+        parts.append(f"{num_train:,} images to learn from (paper: {numbers.NUM_TRAIN:,})")
+    for stage, runs in settings.items():
+        for name, theirs in numbers.SETTINGS[stage].items():
+            values = _distinct(run[name] for run in runs)
+            if values and values != [theirs]:
+                here = " and ".join(map(str, values))
+                parts.append(f"{stage} {name} {here} (paper: {theirs})")
+    for name, count in num_test.items():
+        known = numbers.set_name(name)
+        if known is not None and count != numbers.NUM_IMAGES[known]:
+            parts.append(f"{name}: {count:,} images (paper: {numbers.NUM_IMAGES[known]:,})")
+    if not parts:
+        return "Encoder, images, epochs and image size are the paper's."
+    return f"Differs from the paper: {'; '.join(parts)}."
+
+
+def _weights(weights: str) -> str:
+    # Of a file the name: a path says nothing on another machine.
+    is_file = PurePath(weights).is_absolute()
+    shown = PurePath(weights).name if is_file else weights
+    return "UNTRAINED" if weights == "none" else f"with {shown}"
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys(values))
+
+
+def amount(value: float | None) -> str:
+    """A number of hours, or of millions; small ones need more digits."""
+    return _cell(value, 2 if value is None or value >= 0.1 else 4)
+
+
+def _cell(value: float | None, digits: int) -> str:
+    return NONE if value is None else f"{value:.{digits}f}"

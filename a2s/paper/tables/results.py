@@ -1,0 +1,163 @@
+"""From the folders that the jobs of a table have left to its files: Markdown, CSV, SVG."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from a2s.data.index import Index
+from a2s.paper import numbers
+from a2s.paper.tables.charts import bars, curve
+from a2s.paper.tables.format import Line, Table, csv_text, differences, markdown
+from a2s.paper.tables.hours import wall_sec
+from a2s.paper.tables.rows import Material, Row
+from a2s.storage.checkpoints import last_commit
+from a2s.storage.files import atomic_write, read_json
+
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "e5_scale_C")
+_WITH_PARAMETERS = ("tab7",)
+
+
+def write_table(
+    material: Material, rows: Sequence[Row], *, name: str, title: str, x_name: str = ""
+) -> str:
+    """Write NAME.md, NAME.csv and NAME.svg; return the first."""
+    log = read_log(material.out)
+    sets = [s.name for s in material.scored if any(s.name in row.scores for row in rows)]
+    ours = {row.name: scores_of(row.scores) for row in rows}
+    table = Table(
+        title,
+        tuple(sets),
+        tuple(_line(material, row, ours[row.name], sets, log, table=name) for row in rows),
+        notes=notes_of(material, rows, [s for row in ours.values() for s in row.items()], name),
+        paper_sets=_paper_sets(sets, table=name),
+        x_name=x_name,
+    )
+    text = markdown(table)
+    write_if_new(material.out / f"{name}.md", text)
+    write_if_new(material.out / f"{name}.csv", csv_text(table))
+    write_if_new(material.out / f"{name}.svg", curve(table) if x_name else bars(table))
+    return text
+
+
+def notes_of(
+    material: Material,
+    rows: Sequence[Row],
+    scores: Sequence[tuple[str, Mapping[str, Any]]],
+    name: str,
+) -> tuple[str, ...]:
+    """Which F this is, what differs from the paper, and what is to be known about its numbers.
+
+    `scores` are (set, content of a scores.json).
+    """
+    settings: dict[str, list[dict[str, Any]]] = {}
+    for stage, run in dict.fromkeys(run for row in rows for run in row.trained):
+        if (resolved := read_settings(run, stage)) is not None:
+            settings.setdefault(stage, []).append(resolved)
+    data = material.data
+    num_train = len(Index.load(data)) if data and any(data.glob("shard-*.json")) else None
+    num_test = {set_: values["num_images"] for set_, values in scores}
+    which_f = dict.fromkeys(f"F is adaptive F. {v['which_f']}." for _, v in scores)
+    apart = differences(settings, num_train=num_train, num_test=num_test)
+    return (*which_f, apart, *numbers.NOTES.get(name, ()))
+
+
+def scores_of(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """By set what `a2s evaluate` has found; sets that it has not scored yet are left out."""
+    files = {name: folder / "scores.json" for name, folder in folders.items()}
+    return {name: read_json(file) for name, file in files.items() if file.is_file()}
+
+
+def read_settings(run: Path, command: str) -> dict[str, Any] | None:
+    """The resolved settings of a run; None: nothing of that command is there."""
+    try:
+        record = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    except (FileNotFoundError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    settings = record.get(command) if isinstance(record, dict) and "identity" in record else None
+    return settings if isinstance(settings, dict) else None
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """Records of `metrics.jsonl`; the line that a kill cut short is left out."""
+    records = []
+    path = folder / "metrics.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def hours_of(
+    material: Material, folders: Sequence[Path], log: Sequence[Mapping[str, Any]]
+) -> float:
+    """Hours of the jobs that wrote these folders, all attempts together."""
+    total = 0.0
+    for folder in folders:
+        alive = [float(record["time_unix_sec"]) for record in read_log(folder)]
+        out = folder.relative_to(material.out).as_posix()
+        total += wall_sec(log, out, alive_sec=alive) or 0.0
+    return total / 3600
+
+
+def num_parameters(run: Path) -> int | None:
+    """Parameters of a run's last committed network, from its header; None before the first."""
+    commit = last_commit(run)
+    if commit is None:
+        return None
+    with (commit.folder / "model.safetensors").open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    header.pop("__metadata__", None)
+    return sum(
+        int(math.prod(entry["shape"]))
+        for name, entry in header.items()
+        if name.rpartition(".")[2] not in _BUFFERS
+    )
+
+
+def write_if_new(path: Path, text: str) -> None:
+    """Write a file unless it says that already."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        atomic_write(path, text)
+
+
+def _line(
+    material: Material,
+    row: Row,
+    ours: Mapping[str, Mapping[str, Any]],
+    sets: Sequence[str],
+    log: Sequence[Mapping[str, Any]],
+    *,
+    table: str,
+) -> Line:
+    known = numbers.SCORES.get(table, {}).get(row.paper, {})
+    names = {name: numbers.set_name(name) for name in sets}
+    theirs = {name: known[title] for name, title in names.items() if title in known}
+    extras: dict[str, float] = {}
+    if row.timed and (hours := hours_of(material, row.timed, log)):
+        extras["hours"] = hours
+    if table in _WITH_PARAMETERS and row.timed and (count := num_parameters(row.timed[0])):
+        extras["parameters_m"] = count / 1e6
+    return Line(
+        row.name,
+        row.title,
+        ours=ours,
+        paper={**known, **theirs},
+        extras=extras,
+        paper_extras=numbers.EXTRAS.get(table, {}).get(row.paper, {}),
+        x=row.x,
+    )
+
+
+def _paper_sets(sets: Sequence[str], *, table: str) -> tuple[str, ...]:
+    """The paper's sets, when none of ours is among them: its numbers are shown all the same."""
+    scored = [name for row in numbers.SCORES.get(table, {}).values() for name in row]
+    known = tuple(dict.fromkeys(scored))
+    return () if {numbers.set_name(name) for name in sets} & {*known} else known

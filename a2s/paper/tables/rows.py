@@ -1,0 +1,197 @@
+"""What rows are made of: data, runs and scores, as jobs whose folders are shared where they can be.
+
+OUT/shared holds what the settings as given make; OUT/rows/STAGE-SETTING-VALUE what a row changes.
+So two tables in one OUT share every run that both have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from a2s.errors import ConfigError
+from a2s.pipeline import Job, stage2_jobs
+
+Changes = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Images whose masks are known: data shards, and a folder of masks or shards that hold them."""
+
+    name: str
+    data: Path
+    truth: Path
+
+
+@dataclass(frozen=True)
+class Material:
+    """What all rows are made from; sections hold every setting of a command but its folders."""
+
+    out: Path
+    data: Path | None
+    packing: tuple[Job, ...]
+    train: Scored | None
+    tests: tuple[Scored, ...]
+    stage1: dict[str, Any]
+    label: dict[str, Any]
+    stage2: dict[str, Any]
+    pooled: dict[str, Any]
+    maps: Mapping[str, Mapping[str, Path]]
+    """By method and test set."""
+    runs: tuple[Path, ...]
+
+    @property
+    def shared(self) -> Path:
+        """Folder of what several rows need."""
+        return self.out / "shared"
+
+    @property
+    def scored(self) -> tuple[Scored, ...]:
+        """The training images, where their masks are known, and all test sets."""
+        return (*([self.train] if self.train else []), *self.tests)
+
+    def needed_data(self) -> Path:
+        """The training shards.
+
+        Raises:
+            ConfigError: there is no --data.
+        """
+        if self.data is None:
+            raise ConfigError("ablate: give --data, a folder of images or shards to learn from")
+        return self.data
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: its jobs in order, where its scores are, which runs it is made of.
+
+    `scores` are folders by set; `trained` run folders by stage, whose settings the notes are about;
+    `timed` folders whose hours are the row's. `paper` is the row's key in the paper's table.
+    """
+
+    name: str
+    title: str
+    jobs: tuple[Job, ...] = ()
+    scores: Mapping[str, Path] = field(default_factory=dict)
+    trained: tuple[tuple[str, Path], ...] = ()
+    timed: tuple[Path, ...] = ()
+    paper: str = ""
+    x: float | None = None
+
+
+def merged(rows: Sequence[Row]) -> list[Job]:
+    """The jobs of all rows, those that several rows have only once."""
+    jobs: list[Job] = []
+    for row in rows:
+        # Within a row the same job may come again: it does something else then.
+        jobs += [job for job in row.jobs if job not in jobs]
+    return jobs
+
+
+def differing(section: Changes, changes: Changes) -> dict[str, Any]:
+    """The changes that are none: what the section says already is left out."""
+    return {k: v for k, v in changes.items() if k not in section or section[k] != v}
+
+
+def home(material: Material, stage: str, changes: Changes) -> Path:
+    """Folder of the run with these changes: the shared one without any, else named after them."""
+    if not changes:
+        return material.shared
+    parts = [f"{name}-{_text(value)}" for name, value in sorted(changes.items())]
+    return material.out / "rows" / "-".join([stage, *parts])
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return "-".join(map(_text, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).lower()
+
+
+def stage1_job(material: Material, out: Path, **changes: Any) -> Job:
+    """Train the activation network in `out`/stage1."""
+    paths = {"data": material.needed_data(), "out": out / "stage1"}
+    return Job("stage1", {**paths, **material.stage1, **changes})
+
+
+def label_job(material: Material, out: Path, name: str, data: Path) -> Job:
+    """Label a set with the network of `out`/stage1."""
+    paths = {"model": out / "stage1", "data": data, "out": out / "labels" / name}
+    return Job("label", {**paths, **material.label, **material.pooled})
+
+
+def stage2_job(material: Material, out: Path, **changes: Any) -> Job:
+    """Train the detector in `out`/stage2 on the shared labels."""
+    labels = {"labels": material.shared / "labels" / "train"}
+    paths = {"data": material.needed_data(), **labels, "out": out / "stage2"}
+    return Job("stage2", {**paths, **material.stage2, **changes})
+
+
+def predict_job(material: Material, model: Path | str, scored: Scored, out: Path) -> Job:
+    """Write a model's maps of a set."""
+    images = {"images": (str(scored.data),)}
+    return Job("predict", {**images, "model": model, "out": out, **material.pooled})
+
+
+def evaluate_job(material: Material, pred: Path, scored: Scored, out: Path) -> Job:
+    """Score maps or labels of a set."""
+    pair = {"pred": pred, "truth": scored.truth, "out": out}
+    return Job("evaluate", {**pair, **material.pooled})
+
+
+def ground_jobs(material: Material) -> list[Job]:
+    """What every detector learns from: shards, the shared stage 1, its labels."""
+    shared, data = material.shared, material.needed_data()
+    label = label_job(material, shared, "train", data)
+    return [*material.packing, stage1_job(material, shared), label]
+
+
+def labels_row(material: Material, name: str, title: str, changes: Changes, **more: Any) -> Row:
+    """A row about stage 1: pseudo labels of every set whose masks are known, scored."""
+    changes = differing(material.stage1, changes)
+    out = home(material, "stage1", changes)
+    jobs = [*material.packing, stage1_job(material, out, **changes)]
+    scores = {}
+    for scored in material.scored:
+        label = label_job(material, out, scored.name, scored.data)
+        scores[scored.name] = out / "scores" / f"labels-{scored.name}"
+        jobs += [label, evaluate_job(material, label.out, scored, scores[scored.name])]
+    run = out / "stage1"
+    return Row(name, title, tuple(jobs), scores, (("stage1", run),), (run,), **more)
+
+
+def detector_row(
+    material: Material,
+    name: str,
+    title: str,
+    changes: Changes,
+    **more: Any,
+) -> Row:
+    """A row about stage 2: the detector's maps of every test set, scored."""
+    changes = differing(material.stage2, changes)
+    out = home(material, "stage2", changes)
+    run = out / "stage2"
+    training = stage2_job(material, out, **changes)
+    jobs = ground_jobs(material) + stage2_jobs(training, workers=material.pooled["workers"])
+    scoring, scores = scored_maps(material, run, out, "detector", material.tests)
+    trained = (("stage1", material.shared / "stage1"), ("stage2", run))
+    return Row(name, title, (*jobs, *scoring), scores, trained, (run,), **more)
+
+
+def scored_maps(
+    material: Material, model: Path | str, out: Path, kind: str, sets: Sequence[Scored]
+) -> tuple[list[Job], dict[str, Path]]:
+    """Predict and score a model's maps of some sets: jobs, and the folders of scores by set."""
+    jobs, scores = [], {}
+    for scored in sets:
+        pred = out / "maps" / f"{kind}-{scored.name}"
+        scores[scored.name] = out / "scores" / f"{kind}-{scored.name}"
+        jobs += [
+            predict_job(material, model, scored, pred),
+            evaluate_job(material, pred, scored, scores[scored.name]),
+        ]
+    return jobs, scores

@@ -1,0 +1,226 @@
+"""A list of (command, settings), run in order: how `run` and `ablate` call the other commands.
+
+Every entry resumes by itself, so a list needs no state of its own. Training entries are started as
+ranks when there is more than one process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from a2s.config.commands import RunConfig
+from a2s.config.parse import MODELS
+from a2s.config.training import TrainOptions
+from a2s.errors import ConfigError
+from a2s.parallel.pool import num_cpus
+from a2s.parallel.ranks import cpu_asked_for
+from a2s.storage.files import atomic_write
+from a2s.storage.hashing import digest
+
+STDERR = 2
+TRAINING = ("stage1", "stage2")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One entry of a job list: a command and the settings that differ from its defaults."""
+
+    command: str
+    settings: dict[str, Any]
+
+    @property
+    def out(self) -> Path:
+        """Where the job writes."""
+        return Path(self.settings["out"])
+
+    @property
+    def key(self) -> str:
+        """What tells two entries for the same folder apart."""
+        return digest([self.command, {k: v for k, v in self.settings.items() if k != "out"}])[:12]
+
+
+def chosen(section: BaseModel) -> dict[str, Any]:
+    """The settings of a section, as those of a job."""
+    return {name: getattr(section, name) for name in type(section).model_fields}
+
+
+def stage2_jobs(job: Job, *, workers: int | str) -> list[Job]:
+    """Stage 2 as one entry; where `a2s hma` makes its labels, in turns with it.
+
+    No entry does work twice, so the list may begin anew wherever it was stopped.
+    """
+    if job.settings.get("rectify") != "hma":
+        return [job]
+    paths = {name: job.settings[name] for name in ("out", "data", "labels")}
+    hma = Job("hma", {**paths, "workers": workers})
+    turns = []
+    for epoch in range(job.settings["warm_epochs"] + 1, job.settings["epochs"] + 1):
+        turns += [Job("stage2", {**job.settings, "until_epoch": epoch}), hma]
+    return [*turns, job]
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    *,
+    name: str = "run",
+    processes: int = 1,
+    log: Callable[..., None] | None = None,
+) -> int:
+    """Call the jobs in order; stop at the first one that does not return 0 and return its code.
+
+    `name` is the command that speaks. `log` gets a record when a job begins and one when it ends,
+    the latter also when it was interrupted (its exit code is then null).
+    """
+    times: Counter[str] = Counter()
+    for number, job in enumerate(jobs, start=1):
+        say(f"{name}: [{number}/{len(jobs)}] {job.command} -> {job.out}")
+        config = MODELS[job.command](**job.settings)
+        # A list may hold a job twice, because another one has changed its input meanwhile.
+        times[key := f"{job.out} {job.key}"] += 1
+        fields = {"job": job.command, "out": str(job.out), "key": f"{job.key}-{times[key]}"}
+        if log is not None:
+            log(event="begins", **fields)
+        start = time.monotonic()
+        code: int | None = None
+        try:
+            if job.command in TRAINING and processes > 1:
+                code = _launch(job, processes)
+            else:
+                # Standard output is for the caller's own table; each job's last lines are progress.
+                with contextlib.redirect_stdout(sys.stderr):
+                    code = int(importlib.import_module(f"a2s.commands.{job.command}").run(config))
+        finally:
+            if log is not None:
+                log(**fields, exit_code=code, elapsed_sec=round(time.monotonic() - start, 3))
+        if code:
+            say(
+                f"{name}: stopped after {job.command} (exit code {code}); the same command "
+                "continues with it"
+            )
+            return code
+    return 0
+
+
+def training_processes(name: str, asked: int, sections: Mapping[str, TrainOptions]) -> int:
+    """Training processes: as asked for, else (0) one per GPU, else one.
+
+    `name` is the command that speaks, `sections` are its settings of the training commands.
+
+    Raises:
+        ConfigError: more processes than GPUs, or a batch size that they cannot share equally.
+    """
+    import torch
+
+    num_gpus = torch.cuda.device_count()
+    on_cpu = cpu_asked_for(os.environ) or num_gpus == 0
+    processes = asked or (1 if on_cpu else num_gpus)
+    if not on_cpu and processes > num_gpus:
+        raise ConfigError(
+            f"{name}: --processes {processes} but this machine has {num_gpus} GPU(s); give at most "
+            f"{num_gpus}, or set ACCELERATE_USE_CPU=true to train on the CPU"
+        )
+    for stage, section in sections.items():
+        if section.until_epoch is not None:
+            raise ConfigError(
+                f"{name}: {stage}.until_epoch is for a2s {stage} alone; what comes next wants all "
+                "of it"
+            )
+        if section.compile and processes > 1:
+            raise ConfigError(
+                f"{name}: {stage}.compile works with one process; give --processes 1, or leave it "
+                "out"
+            )
+        if section.batch_size % processes:
+            raise ConfigError(
+                f"{name}: {stage}.batch_size {section.batch_size} is not divisible by the "
+                f"{processes} training processes; change one of them (--processes)"
+            )
+    return processes
+
+
+def say(text: str) -> None:
+    """Tell people, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _launch(job: Job, processes: int) -> int:
+    """Start a training stage as several ranks and wait for them."""
+    import torch
+
+    file = job.out.parent / f"{job.command}.launch.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    settings = MODELS[job.command](**job.settings).model_dump(mode="json")
+    atomic_write(file, yaml.safe_dump({job.command: settings}, sort_keys=False))
+    environment = dict(os.environ)
+    if not torch.cuda.is_available():
+        environment["ACCELERATE_USE_CPU"] = "true"
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, num_cpus() // processes)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node", str(processes)]
+    command += ["-m", "a2s", job.command, "--config", str(file)]
+    child = subprocess.Popen(command, env=environment, stdout=STDERR)
+    try:
+        code = child.wait()
+    except BaseException:
+        # Ctrl-C and SIGTERM: the ranks commit or drop what they do before this process ends.
+        child.terminate()
+        child.wait()
+        raise
+    # The launcher reports any failure of a rank as 1; the rank itself has said what it was.
+    return code if code >= 0 else 128 - code
+
+
+def job_list(config: RunConfig) -> list[Job]:
+    """The commands that make up a run, with their settings, in order."""
+    out = config.out
+    test_data = out / "data" if config.test is None else out / "test-data"
+    failures = {"max_failure_rate": config.max_failure_rate}
+    pooled = {"workers": config.workers, **failures}
+    seed = {} if config.seed is None else {"seed": config.seed}
+    shard, label = chosen(config.shard), chosen(config.label)
+    stage1 = {**chosen(config.stage1), **seed}
+    stage2 = {**chosen(config.stage2), **seed}
+    predict = chosen(config.predict)
+    # Raw activation maps are for scoring; cut-outs and overlays are made of the detector's masks.
+    maps = {**predict, "cutout": False, "overlay": False}
+
+    def jobs() -> Iterator[Job]:
+        yield Job("shard", {"images": config.images, "out": out / "data", **shard, **pooled})
+        if config.test is not None:
+            sources = {"images": (str(config.test),), "out": test_data}
+            yield Job("shard", {**sources, **shard, **pooled})
+        yield Job("stage1", {"data": out / "data", "out": out / "stage1", **stage1})
+        made_by = {"model": out / "stage1", **label, **pooled}
+        yield Job("label", {"data": out / "data", "out": out / "labels", **made_by})
+        data = {"data": out / "data", "labels": out / "labels"}
+        training = Job("stage2", {**data, "out": out / "stage2", **stage2})
+        yield from stage2_jobs(training, workers=config.workers)
+        test_images = {"images": (str(test_data),)}
+        detector = {"model": out / "stage2", **predict, **pooled}
+        yield Job("predict", {**test_images, "out": out / "preds", **detector})
+        if config.truth is None:
+            return
+        activation = {"model": out / "stage1", **maps, **pooled}
+        yield Job("predict", {**test_images, "out": out / "test-maps", **activation})
+        scored = {"maps": out / "test-maps", "labels": out / "labels", "detector": out / "preds"}
+        if config.test is not None:
+            scored["labels"] = out / "test-labels"
+            yield Job("label", {"data": test_data, "out": out / "test-labels", **made_by})
+        for name, pred in scored.items():
+            pair = {"pred": pred, "truth": config.truth, "out": out / "scores" / name}
+            yield Job("evaluate", {**pair, **pooled})
+
+    return list(jobs())

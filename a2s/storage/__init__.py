@@ -1,0 +1,1 @@
+"""Bytes at rest: files, run folders, checkpoints."""

@@ -1,0 +1,179 @@
+"""Checkpoints that are whole or absent, and the commit files that make them count.
+
+`checkpoints/00003/{model,optimizer}.safetensors, state.json` are written to a temporary folder,
+flushed and renamed; `commits/00003.json`, with their checksums, comes last. Readers trust commits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from a2s.errors import CheckpointError
+from a2s.storage import files, hashing, tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+KEPT_COMMITS = 2
+_OURS = re.compile(r"\d{5,}|\.\d{5,}\.tmp")
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One durable point of a run: its number, checkpoint folder, checksums and `state`."""
+
+    number: int
+    folder: Path
+    path: Path
+    sha256: dict[str, str]
+    state: dict[str, Any]
+
+
+def save(
+    run: Path,
+    commit: int,
+    *,
+    model: dict[str, Tensor],
+    metadata: dict[str, str],
+    optimizer: dict[str, Tensor],
+    state: dict[str, Any],
+) -> Commit:
+    """Write checkpoint and commit number `commit`, then drop all but the last two.
+
+    `metadata` is the network's `spec()` and whatever its users must know, such as `image_size`.
+    `state` is JSON: epoch, step, seed, world size and whatever else the caller must find again.
+    """
+    contents = {
+        "model.safetensors": tensors.to_bytes(model, metadata=metadata),
+        "optimizer.safetensors": tensors.to_bytes(optimizer),
+    }
+    return _write(run, commit, contents, state)
+
+
+def save_again(run: Path, commit: Commit, *, state: dict[str, Any]) -> Commit:
+    """Commit the weights of the last commit once more, with the state that now goes with them.
+
+    Raises:
+        CheckpointError: they are missing or damaged.
+    """
+    verify(commit)
+    contents = {name: (commit.folder / name).read_bytes() for name in FILES[:2]}
+    return _write(run, commit.number + 1, contents, state)
+
+
+def last_commit(run: Path) -> Commit | None:
+    """The newest commit of a run folder, or None before the first. Imports no torch.
+
+    Raises:
+        CheckpointError: the commit file cannot be read.
+    """
+    numbers = _commit_numbers(run)
+    if not numbers:
+        return None
+    path = _commit_path(run, numbers[-1])
+    try:
+        record = json.loads(path.read_bytes())
+        sha256, state = dict(record["sha256"]), dict(record["state"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"checkpoint: {path} is damaged ({error}). {_way_out(path)}"
+        ) from None
+    return Commit(numbers[-1], _checkpoint_folder(run, numbers[-1]), path, sha256, state)
+
+
+def load(commit: Commit) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+    """Model tensors, optimizer tensors and state of a commit, checksums verified.
+
+    Raises:
+        CheckpointError: a file is missing or not the one that was committed.
+    """
+    from safetensors.torch import load_file
+
+    verify(commit)
+    model = load_file(commit.folder / "model.safetensors")
+    return model, load_file(commit.folder / "optimizer.safetensors"), commit.state
+
+
+def verify(commit: Commit, names: Iterable[str] = FILES) -> None:
+    """Compare the files of a commit with its checksums.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    for name in names:
+        path = commit.folder / name
+        if not path.is_file():
+            raise CheckpointError(f"checkpoint: {path} is missing. {_way_out(commit.path)}")
+        if hashing.sha256_file(path) != commit.sha256.get(name):
+            raise CheckpointError(
+                f"checkpoint: {path} is damaged (its sha256 is not the one in {commit.path}). "
+                f"{_way_out(commit.path)}"
+            )
+
+
+def _write(run: Path, commit: int, contents: dict[str, bytes], state: dict[str, Any]) -> Commit:
+    folder, path = _checkpoint_folder(run, commit), _commit_path(run, commit)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    for leftover in (temporary, folder):
+        # Present without a commit: an interrupted attempt at this very number.
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    contents = {**contents, "state.json": json.dumps(state, indent=1, sort_keys=True).encode()}
+    try:
+        for name in FILES:
+            with open(temporary / name, "wb") as file:
+                file.write(contents[name])
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError:
+        # On a full disk others need the room.
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    files.fsync_dir(temporary)
+    temporary.rename(folder)
+    files.fsync_dir(folder.parent)
+    sha256 = {name: hashing.sha256_file(folder / name) for name in FILES}
+    files.write_json(path, {"commit": commit, "sha256": sha256, "state": state})
+    _drop_old(run)
+    return Commit(commit, folder, path, sha256, state)
+
+
+def _checkpoint_folder(run: Path, number: int) -> Path:
+    return run / "checkpoints" / f"{number:05d}"
+
+
+def _commit_path(run: Path, number: int) -> Path:
+    return run / "commits" / f"{number:05d}.json"
+
+
+def _commit_numbers(run: Path) -> list[int]:
+    return sorted(int(p.stem) for p in (run / "commits").glob("*.json") if p.stem.isdigit())
+
+
+def _way_out(path: Path) -> str:
+    return (
+        f"Restore it from a copy, or delete {path} and run the same command again: it continues "
+        "from the commit before"
+    )
+
+
+def _drop_old(run: Path) -> None:
+    """Remove all but the last two commits, each commit file before the files it vouches for."""
+    kept = _commit_numbers(run)[-KEPT_COMMITS:]
+    for number in _commit_numbers(run)[:-KEPT_COMMITS]:
+        _commit_path(run, number).unlink()
+    files.fsync_dir(run / "commits")
+    kept_names = {f"{number:05d}" for number in kept}
+    for folder in (run / "checkpoints").iterdir():
+        # A folder of another name is the user's own, a copy of a good checkpoint perhaps.
+        if _OURS.fullmatch(folder.name) and folder.name not in kept_names:
+            shutil.rmtree(folder)

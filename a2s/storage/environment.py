@@ -1,0 +1,59 @@
+"""What a run was made with: versions, machine, git state."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    "a2s",
+    "accelerate",
+    "numba",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "pydensecrf2",
+    "pysodmetrics",
+    "ray",
+    "torch",
+    "torchvision",
+    "webdataset",
+)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine, and git state of the running code."""
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {
+        "argv": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "cpu_count": len(os.sched_getaffinity(0)),
+        "packages": versions,
+        "git": _git(),
+    }
+
+
+def _git() -> dict[str, object] | None:
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+
+    def ask(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip()
+
+    return {"commit": ask("rev-parse", "HEAD"), "modified": ask("status", "--porcelain") != ""}

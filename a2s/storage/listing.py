@@ -1,0 +1,161 @@
+"""A folder seen from outside: local or by URL, listed once, never locked, never written to."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from a2s.errors import ConfigError
+
+_TIMES = ("LastModified", "mtime", "updated", "last_modified", "created")
+"""Where the file systems of fsspec say when a file was written."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file or folder; size and time are None where the storage does not tell them."""
+
+    name: str
+    path: str
+    is_folder: bool
+    size_bytes: int | None
+    written_sec: float | None
+
+
+class Folder:
+    """The entries of one folder by name, and their contents on request."""
+
+    def __init__(self, url: str, file_system: Any, path: str) -> None:
+        self.url = url
+        self._file_system = file_system
+        self._path = path
+        self.entries = self._list()
+
+    @staticmethod
+    def open(url: str) -> Folder:
+        """List a folder.
+
+        Raises:
+            ConfigError: it does not exist, is a file, or cannot be listed.
+            DataError: a scheme that is not allowed.
+        """
+        if "://" in url or "::" in url:
+            from a2s.storage.remote import is_remote
+
+            is_remote(url)
+        from fsspec.core import url_to_fs
+
+        try:
+            file_system, path = url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise ConfigError(f"{url}: cannot be opened ({_one_line(error)})") from None
+        try:
+            folder = Folder(url, file_system, path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise ConfigError(f"{url}: no such folder") from None
+        entries = list(folder.entries.values())
+        if len(entries) == 1 and _same(entries[0].path, path) and not entries[0].is_folder:
+            raise ConfigError(f"{url}: is a file; give the folder that it lies in")
+        return folder
+
+    def again(self) -> Folder:
+        """The same folder as it is now."""
+        return Folder(self.url, self._file_system, self._path)
+
+    def sub(self, name: str) -> Folder | None:
+        """A folder below this one, or None when there is none.
+
+        Raises:
+            ConfigError: it cannot be listed.
+        """
+        if name.split("/")[0] not in self.entries:
+            return None
+        try:
+            return Folder(
+                f"{self.url.rstrip('/')}/{name}",
+                self._file_system,
+                f"{self._path.rstrip('/')}/{name}",
+            )
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def read(self, names: Iterable[str]) -> dict[str, bytes | None]:
+        """Contents by name, fetched concurrently; None for a file that has gone by now.
+
+        Raises:
+            ConfigError: a file is there and cannot be read.
+        """
+        wanted = [name for name in names if name in self.entries]
+        paths = [self.entries[name].path for name in wanted]
+        # Not `cat`, to which brackets in a path are a pattern.
+        contents = self._file_system.cat_ranges(paths, None, None, on_error="return")
+        found: dict[str, bytes | None] = {}
+        for name, content in zip(wanted, contents, strict=True):
+            if isinstance(content, FileNotFoundError):
+                found[name] = None
+            elif isinstance(content, BaseException):
+                where = f"{self.url.rstrip('/')}/{name}"
+                raise ConfigError(f"{where}: cannot be read ({_one_line(content)})")
+            else:
+                found[name] = bytes(content)
+        return found
+
+    def read_one(self, name: str) -> bytes | None:
+        """Content of a file, or None without it.
+
+        Raises:
+            ConfigError: as `read`.
+        """
+        return self.read([name]).get(name)
+
+    def written_sec(self, name: str) -> float | None:
+        """When a file was written, or None."""
+        entry = self.entries.get(name)
+        return entry.written_sec if entry else None
+
+    def _list(self) -> dict[str, Entry]:
+        self._file_system.invalidate_cache()
+        # Drivers raise classes of their own besides OSError, and here all of them mean the same.
+        try:
+            infos = self._file_system.ls(self._path, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except Exception as error:
+            raise ConfigError(f"{self.url}: cannot be listed ({_one_line(error)})") from None
+        return {
+            entry.name: entry
+            for entry in map(_entry, infos)
+            if entry.name and not (entry.is_folder and _same(entry.path, self._path))
+        }
+
+
+def _entry(info: Mapping[str, Any]) -> Entry:
+    path = str(info["name"])
+    size = info.get("size")
+    return Entry(
+        name=path.rstrip("/").rpartition("/")[2],
+        path=path,
+        is_folder=info.get("type") == "directory",
+        size_bytes=None if size is None else int(size),
+        written_sec=next((_seconds(info[key]) for key in _TIMES if info.get(key)), None),
+    )
+
+
+def _seconds(time: object) -> float | None:
+    if isinstance(time, str):
+        time = datetime.datetime.fromisoformat(time)
+    if isinstance(time, datetime.datetime):
+        aware = time if time.tzinfo else time.replace(tzinfo=datetime.UTC)
+        return aware.timestamp()
+    return float(time) if isinstance(time, int | float) else None
+
+
+def _same(path: str, other: str) -> bool:
+    return path.rstrip("/") == other.rstrip("/")
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0]

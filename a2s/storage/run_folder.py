@@ -1,0 +1,209 @@
+"""Output folders: one writer at a time, resolved settings, environment record, atomic files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from a2s.config import renamed
+from a2s.errors import A2SError, ConfigError
+from a2s.storage import lock
+from a2s.storage.environment import environment
+from a2s.storage.files import append_jsonl, atomic_write, read_json, write_json
+from a2s.storage.hashing import digest
+
+_RECORDS = {".lock", ".lock-setup", ".lock-shards", "config.yaml", "environment.json"}
+"""What `claim` itself puts into a folder."""
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """A claimed output folder."""
+
+    path: Path
+    settings_hash: str
+    """SHA-256 of the identity settings and the inputs."""
+    shared: bool = False
+    """Whether other processes may work on other parts of it at the same time."""
+
+    def one_at_a_time(self) -> contextlib.AbstractContextManager[None]:
+        """Hold off the other processes while what all of them write is read and written."""
+        return _one_at_a_time(self.path, shared=self.shared)
+
+    def log(self, **fields: object) -> None:
+        """Append one record to `metrics.jsonl`."""
+        append_jsonl(
+            self.path / "metrics.jsonl", {"time_unix_sec": round(time.time(), 3), **fields}
+        )
+
+    def remember(self, name: str, find_out: Callable[[], Any]) -> Any:
+        """What was found out about the first machine, so that another one goes on like it."""
+        path = self.path / "resolved.json"
+        with self.one_at_a_time():
+            known = read_json(path) if path.exists() else {}
+            if name not in known:
+                write_json(path, known := {**known, name: find_out()})
+            return known[name]
+
+
+def _one_at_a_time(out: Path, *, shared: bool) -> contextlib.AbstractContextManager[None]:
+    # Whoever holds the whole folder is alone.
+    return lock.one_at_a_time(out) if shared else contextlib.nullcontext()
+
+
+def identity(config: BaseModel) -> dict[str, Any]:
+    """The settings that decide what a run writes, as plain values.
+
+    Shape: nested like the configuration; fields marked `identity: False` are left out.
+    """
+    values: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("identity") is False:
+            continue
+        value = getattr(config, name)
+        values[name] = identity(value) if isinstance(value, BaseModel) else value
+    # Through JSON, so that tuples and paths compare equal to what YAML gives back.
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return plain
+
+
+def unnamed(config: BaseModel) -> dict[str, Any]:
+    """What folders were made with that do not name a setting, because it came later: its default.
+
+    Shape: nested like the configuration; the fields marked `later`
+    """
+    values: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        value, extra = getattr(config, name), field.json_schema_extra
+        if isinstance(value, BaseModel):
+            values[name] = unnamed(value)
+        elif isinstance(extra, dict) and extra.get("later"):
+            values[name] = field.default
+    return values
+
+
+def settings_of(
+    command: str, config: BaseModel, inputs: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What must not change when a folder is written to again."""
+    return {"command": command, **identity(config), "inputs": dict(inputs or {})}
+
+
+def recorded(out: Path, *keys: str) -> Any:
+    """What a folder was made with, by the names of a setting; None where it does not say."""
+    try:
+        value = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))["identity"]
+        for key in keys:
+            value = value[key]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return None
+    return value
+
+
+@contextlib.contextmanager
+def claim(
+    out: Path,
+    *,
+    command: str,
+    config: BaseModel,
+    inputs: Mapping[str, str] | None = None,
+    parts: Sequence[range] | None = None,
+) -> Iterator[RunDir]:
+    """Hold an output folder for the length of a job, or only the shards numbered in `parts`.
+
+    `inputs` names what the job reads by content (for example the fingerprint of the data).
+
+    Raises:
+        ConfigError: another process holds the folder, it belongs to another command, or it was
+            made with other settings or inputs.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(f"{command}: {out} is a file; --out must be a folder") from None
+    except PermissionError as error:
+        raise ConfigError(f"{command}: cannot create {out} ({error.strerror})") from None
+    shared = parts is not None
+    with lock.hold(out, command, parts=parts) as is_last:
+        settings = settings_of(command, config, inputs)
+        # Processes that start together must not all find the folder without settings.
+        with _one_at_a_time(out, shared=shared):
+            recorded_settings = compare(out, settings, unnamed(config))
+            if not (out / "config.yaml").exists():
+                # `identity` is stored as it was compared, so a later default cannot change it.
+                record = {command: json.loads(config.model_dump_json()), "identity": settings}
+                atomic_write(out / "config.yaml", yaml.safe_dump(record, sort_keys=False))
+        write_json(out / "environment.json", environment())
+        try:
+            yield RunDir(out, digest(recorded_settings), shared)
+        except A2SError:
+            # Settings that were wrong from the start must not bar the corrected command.
+            if {path.name for path in out.iterdir()} <= _RECORDS and is_last():
+                (out / "config.yaml").unlink(missing_ok=True)
+                (out / "environment.json").unlink(missing_ok=True)
+            raise
+
+
+def compare(out: Path, settings: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """Refuse a folder that was made with other settings; return them as it has them recorded.
+
+    `later` is what those settings were that it may not name (`unnamed`).
+
+    Raises:
+        ConfigError: it says what differs.
+    """
+    path = out / "config.yaml"
+    if not path.exists():
+        return settings
+    try:
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recorded_settings: dict[str, Any] = record["identity"]
+        old, old_command = renamed.as_named_now(recorded_settings), recorded_settings["command"]
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError):
+        raise ConfigError(
+            f"{path} is not a configuration written by a2s; use another --out"
+        ) from None
+    if old_command != settings["command"]:
+        raise ConfigError(
+            f"{settings['command']}: {out} belongs to a2s {old_command}; use another --out"
+        )
+    # What is said of a model beside its checksum came later as well, and follows from it.
+    described = {k: v for k, v in settings["inputs"].items() if k.startswith("model.")}
+    differing = sorted(_differences(_filled(old, {**later, "inputs": described}), settings))
+    if differing:
+        listed = "; ".join(differing)
+        raise ConfigError(
+            f"{settings['command']}: {out} was made with other settings ({listed}); "
+            "use another --out, or the old settings"
+        )
+    return recorded_settings
+
+
+def _filled(old: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    nested = {
+        key: _filled(value, later[key])
+        for key, value in old.items()
+        if isinstance(value, dict) and isinstance(later.get(key), dict)
+    }
+    return {**{k: v for k, v in later.items() if not isinstance(v, dict)}, **old, **nested}
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from _differences(
+                old.get(key, "unset"), new.get(key, "unset"), f"{prefix}.{key}" if prefix else key
+            )
+    elif old != new and prefix.startswith("inputs.") and len(str(old)) == len(digest("")):
+        yield f"{prefix}: its content is not what it was"
+    elif old != new:
+        yield f"{prefix}: {old} there, {new} now"

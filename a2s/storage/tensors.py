@@ -1,0 +1,87 @@
+"""`.safetensors` files: whole or absent, and equal contents make equal bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from a2s.errors import CheckpointError, ConfigError
+from a2s.storage import files
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def read(file: Path) -> dict[str, Tensor]:
+    """Tensors of a file, on the CPU.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"model: {file} cannot be read as safetensors: {error}") from None
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """Metadata of a file, from its header alone. Imports no torch.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np") as handle:
+            return dict(handle.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"model: {file} cannot be read as safetensors: {error}") from None
+
+
+def is_written(file: Path, metadata: Mapping[str, str]) -> bool:
+    """Whether a file with these entries is there. Imports no torch.
+
+    Raises:
+        ConfigError: something else is.
+    """
+    if not file.exists():
+        return False
+    found = read_metadata(file) if file.is_file() else {}
+    if metadata.items() <= found.items():
+        return True
+    raise ConfigError(f"{file} is there and was made from something else; use another --out")
+
+
+def write(file: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str]) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        ConfigError: its folder cannot be one.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(f"{file.parent} is a file, or lies in one; use another --out") from None
+    files.atomic_write(file, to_bytes(tensors, metadata=metadata))
+
+
+def to_bytes(tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Contents of a file, its metadata in order: the library's order is random."""
+    from safetensors.torch import save
+
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    file = save(plain, dict(metadata) if metadata else None)
+    if not metadata:
+        return file
+    length = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(file)[8 + length :]))

@@ -1,0 +1,109 @@
+"""What the blocks of stage 1 learn from: E3, E4, E5 of every batch.
+
+A frozen encoder's features are the same in every epoch and come from a cache. Those of an encoder
+that changes are computed at every step. Which of them it is is decided once; both are called alike.
+B images of one rank, S side of the network's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from a2s.data.loader import Batch
+from a2s.data.transforms import flip_where, normalise
+from a2s.training.features.file_cache import Encode, FeatureCache
+from a2s.training.features.gpu_cache import DeviceFeatures
+
+Taps = tuple[Tensor, Tensor, Tensor]
+ReadImage = Callable[[int], Tensor]
+
+
+class CachedFeatures:
+    """Features of a frozen encoder: kept, or encoded now."""
+
+    def __init__(self, cache: FeatureCache | DeviceFeatures, encode: Encode) -> None:
+        self._cache = cache
+        self._encode = encode
+
+    def needs_image(self, row: int, mirrored: bool) -> bool:
+        """Whether the image itself must be read."""
+        return not self._cache.has(row, mirrored=mirrored)
+
+    def describe(self) -> str:
+        """One sentence on the cache."""
+        return self._cache.describe()
+
+    def of(self, batch: Batch, read_image: ReadImage) -> Taps:
+        """E3, E4, E5 of a batch on the CPU, mirrored where it says so; zeros for padding."""
+        return self._cache.fetch(
+            batch.image_B3SS,
+            rows=batch.row_B.tolist(),
+            mirrored=batch.flip_B.tolist(),
+            encode=self._encode,
+            read_image=read_image,
+        )
+
+    def check(self) -> None:
+        """Wait for what a device found out about its features.
+
+        Raises:
+            DataError: a feature did not fit the cache's dtype.
+        """
+        self._cache.check()
+
+    def close(self, *, keep: bool) -> str:
+        """Leave no temporary file, unless told to `keep` it; return what there is to say."""
+        if self._cache.temporary and not keep:
+            self._cache.remove()
+        return "the cache's disk is full; what did not fit was recomputed" * self._cache.full
+
+
+class LiveFeatures:
+    """Features of an encoder that changes from step to step.
+
+    Padding is left out, so that BatchNorm sees images only. `encode` takes normalised images and
+    gives all taps.
+    """
+
+    needs_image = None
+
+    def __init__(
+        self, encode: Callable[[Tensor], Sequence[Tensor]], device: torch.device, *, world: int
+    ) -> None:
+        self._encode = encode
+        self._device = device
+        self._world = world
+
+    def describe(self) -> str:
+        """One sentence on what this costs, and on what it does not share with one rank."""
+        says = "the encoder runs at every step; nothing is cached"
+        if self._world == 1:
+            return says
+        return (
+            f"{says}; BatchNorm normalises each rank's images by themselves, so {self._world} "
+            "ranks do not learn what one would"
+        )
+
+    def of(self, batch: Batch, read_image: ReadImage) -> Taps:
+        """E3, E4, E5 of a batch on the CPU, mirrored where it says so; zeros for padding."""
+        del read_image  # the loader left no image out
+        # Valid images come first. A rank without any runs along: the others wait for it.
+        num_images, num_slots = max(1, int(batch.valid_B.sum())), len(batch.row_B)
+        image_B3SS = batch.image_B3SS[:num_images].to(self._device, non_blocking=True)
+        image_B3SS = image_B3SS.contiguous(memory_format=torch.channels_last)
+        flip_B = batch.flip_B[:num_images].to(self._device, non_blocking=True)
+        taps = self._encode(flip_where(normalise(image_B3SS), flip_B))
+        padding = (0, 0) * 3 + (0, num_slots - num_images)
+        e3, e4, e5 = (F.pad(tap.float(), padding) for tap in taps[-3:])
+        return e3, e4, e5
+
+    def check(self) -> None:
+        """Nothing to find out: the loss tells."""
+
+    def close(self, *, keep: bool) -> str:
+        """Nothing to close."""
+        return ""

@@ -1,0 +1,85 @@
+"""SGD that skips steps whose loss is not finite, and its momentum as tensors for checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from a2s.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+import torch
+from torch import Tensor
+
+
+def pack_momentum(optimizer: Optimizer, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    """SGD's momentum buffers as flat tensors, by parameter name."""
+    return {
+        f"momentum_buffer/{name}": optimizer.state[parameter]["momentum_buffer"]
+        for name, parameter in parameters.items()
+        if optimizer.state[parameter].get("momentum_buffer") is not None
+    }
+
+
+def unpack_momentum(
+    optimizer: Optimizer, parameters: dict[str, nn.Parameter], *, tensors: dict[str, Tensor]
+) -> None:
+    """Give SGD back the buffers that `pack_momentum` took.
+
+    Raises:
+        CheckpointError: the buffers are not those of these parameters.
+    """
+    import torch
+
+    for key, tensor in tensors.items():
+        parameter = parameters.get(key.removeprefix("momentum_buffer/"))
+        if parameter is None or parameter.shape != tensor.shape:
+            raise CheckpointError(f"checkpoint: optimizer tensor {key} fits no parameter")
+        # In the parameter's memory format: a fused update goes through both address by address.
+        buffer = torch.empty_like(parameter.detach()).copy_(tensor)
+        optimizer.state[parameter]["momentum_buffer"] = buffer
+
+
+class GuardedSGD(torch.optim.SGD):
+    """SGD that changes nothing from the first step on whose loss is not finite.
+
+    Neither weights nor momentum: all of them stay as the last good step left them.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        nesterov: bool,
+    ) -> None:
+        # One kernel for all tensors, which reads `found_inf` on the device before it writes.
+        super().__init__(
+            groups,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            nesterov=nesterov and momentum > 0,
+            fused=True,
+        )
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        self.found_inf = torch.zeros((), device=parameters[0].device)
+        if momentum > 0:
+            # A first step from zeros is the first step, and a skipped one leaves no stray memory.
+            for parameter in parameters:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter.detach())
+
+    def finite_gradients(self) -> Tensor:
+        """Whether all gradients are finite, which a finite loss does not tell (on the device)."""
+        gradients = [p.grad for group in self.param_groups for p in group["params"]]
+        found = [gradient for gradient in gradients if gradient is not None]
+        return torch.nn.utils.get_total_norm(found).isfinite()
+
+    def step_if(self, finite: Tensor) -> None:
+        """Update, unless this step or one before it was not `finite` (a boolean, on the device)."""
+        torch.maximum(self.found_inf, (~finite).to(self.found_inf.dtype), out=self.found_inf)
+        self.step()

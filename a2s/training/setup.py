@@ -1,0 +1,157 @@
+"""What training starts from: network and optimizer, as the seed or the last commit has them.
+
+And in stage 1, where the features of every batch come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from a2s.config.training import Stage1Options, Stage2Options
+from a2s.data.index import Index
+from a2s.data.transforms import normalise
+from a2s.errors import ConfigError
+from a2s.models import saved
+from a2s.models.activation_net import ActivationNet, random_e5_scale
+from a2s.models.detector import Detector
+from a2s.models.encoder_weights import load_encoder
+from a2s.parallel import ranks
+from a2s.storage import checkpoints
+from a2s.storage.checkpoints import Commit
+from a2s.training.features.file_cache import fingerprint_tensors
+from a2s.training.features.gpu_cache import open_cache
+from a2s.training.features.source import CachedFeatures, LiveFeatures
+from a2s.training.optimizer import GuardedSGD, unpack_momentum
+
+
+def start_stage1(
+    config: Stage1Options, commit: Commit | None, *, device: torch.device
+) -> tuple[ActivationNet, dict[str, nn.Parameter], GuardedSGD]:
+    """Network and optimizer, as the seed or the commit has them; equal on every rank."""
+    torch.manual_seed(config.seed)
+    encoder = load_encoder(config.encoder.name, config.encoder.weights)
+    scale_C = random_e5_scale(encoder.channels[4], seed=config.seed) if config.e5_scale else None
+    model = ActivationNet(
+        encoder,
+        fusion_stride=config.fusion_stride,
+        e5_scale_C=scale_C,
+        boundary=config.boundary,
+        sign_tie=config.sign_tie,
+        encoder_mode=config.encoder_mode,
+    )
+    tensors, buffers, _ = checkpoints.load(commit) if commit else (model.state_dict(), {}, {})
+    if commit:
+        saved.check_network(commit, model.spec())
+    model.load_state_dict(tensors)
+    model.to(device)
+    model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    parameters = dict(model.blocks.named_parameters())
+    for name, parameter in model.encoder.named_parameters(prefix="encoder"):
+        if parameter.requires_grad:
+            parameters[name] = parameter
+    optimizer = GuardedSGD(
+        [{"params": list(parameters.values())}],
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.nesterov,
+    )
+    unpack_momentum(optimizer, parameters, tensors=buffers)
+    return model, parameters, optimizer
+
+
+def start_features(
+    config: Stage1Options,
+    model: ActivationNet,
+    index: Index,
+    *,
+    prepare: Callable[[nn.Module], nn.Module],
+    autocast: Callable[[], AbstractContextManager[object]],
+) -> CachedFeatures | LiveFeatures:
+    """Choose where stage 1's features come from: a cache, if the encoder is frozen."""
+    weights, device = fingerprint_tensors(model.encoder), next(model.parameters()).device
+    ranks.check_same("encoder weights", weights)
+    if config.encoder_mode == "trained":
+        return LiveFeatures(prepare(model.encoder), device, world=ranks.world())
+
+    @torch.no_grad()
+    def encode(image_B3SS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with autocast():
+            e3, e4, e5 = model.encode(image_B3SS)
+        return e3.float(), e4.float(), e5.float()
+
+    if config.encoder_mode == "batch_statistics":
+        return LiveFeatures(encode, device, world=ranks.world())
+    with ranks.together():
+        cache = open_cache(
+            device,
+            config.cache_dir,
+            made_from={
+                "data": index.fingerprint,
+                "resize_filter": config.resize_filter,
+                "encoder": weights,
+                "arithmetic": f"{config.precision} on {device.type}",
+            },
+            num_images=len(index),
+            image_size=config.image_size,
+            channels=model.encoder.channels[2:],
+            dtype=getattr(torch, config.cache_dtype),
+            budget_bytes=int(config.cache_gib * 2**30),
+        )
+
+    def encode_bytes(image_B3SS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return encode(normalise(image_B3SS.contiguous(memory_format=torch.channels_last)))
+
+    return CachedFeatures(cache, encode_bytes)
+
+
+def batch_statistics(config: Stage2Options, *, images_per_rank: int) -> Literal["frozen", "train"]:
+    """Whether any BatchNorm learns from the images that go through together: MINet's always does.
+
+    Raises:
+        ConfigError: a rank has one image at a time, and its smallest map one pixel to learn from.
+    """
+    side = config.image_size // 32
+    if config.detector == "minet":
+        side = -(-side // 2)
+    elif config.batchnorm == "frozen":
+        return "frozen"
+    if images_per_rank == 1 and side == 1:
+        raise ConfigError(
+            f"batch_size: {config.batch_size} leaves one image per rank, and at image_size "
+            f"{config.image_size} BatchNorm finds a single pixel of it to take statistics of; give "
+            "every rank two images or more"
+        )
+    return "train"
+
+
+def start_stage2(
+    config: Stage2Options, commit: Commit | None, *, device: torch.device
+) -> tuple[Detector, dict[str, nn.Parameter], GuardedSGD]:
+    """Network and optimizer, as the seed or the commit has them; equal on every rank."""
+    torch.manual_seed(config.seed)
+    encoder = load_encoder(config.encoder.name, config.encoder.weights)
+    model = Detector(encoder, detector=config.detector)
+    tensors, buffers, _ = checkpoints.load(commit) if commit else (model.state_dict(), {}, {})
+    if commit:
+        saved.check_network(commit, model.spec())
+    model.load_state_dict(tensors)
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = GuardedSGD(
+        [
+            {"params": list(model.encoder.parameters()), "scale": config.encoder_lr_scale},
+            {"params": list(model.decoder.parameters()), "scale": 1.0},
+        ],
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.nesterov,
+    )
+    parameters = dict(model.named_parameters())
+    unpack_momentum(optimizer, parameters, tensors=buffers)
+    return model, parameters, optimizer

@@ -1,0 +1,97 @@
+"""What a forward pass of stage 2 is compared with, and what the comparison gives. Pure.
+
+M images of one forward pass, S side of the network's input, F = len(loss.measured) numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from a2s.data.transforms import flip_where
+from a2s.labels.correction.online import rectify
+from a2s.training.losses import binarise, consistency_loss_per_image, detection_loss_per_image
+
+LossPerImage = Callable[[Tensor, Tensor], Sequence[Tensor]]
+"""(logits, target) -> the parts that add up to the loss, each with a number per image."""
+
+
+class Loss(NamedTuple):
+    """What a detector learns by, and what its parts are called."""
+
+    per_image: LossPerImage
+    parts: tuple[str, ...]
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Per image: the parts, share of foreground in the label, share of pixels changing side."""
+        return (*self.parts, "foreground_share", "label_flip_share")
+
+
+_PAPERS = Loss(detection_loss_per_image, ("bce", "ssim", "iou"))
+LOSS_OF = {
+    "ram": _PAPERS,
+    "conv": _PAPERS,
+    "minet": Loss(consistency_loss_per_image, ("bce", "cel")),
+}
+"""By detector. Sec. IV-F trains MINet "with our pseudo labels" and names no loss; where the same
+authors publish how they train MINet (moothes/SALOD), it is with the loss of MINet's paper."""
+
+
+class Outcome(NamedTuple):
+    """What one forward pass gives: losses, corrected labels, and the numbers of `loss.measured`."""
+
+    loss_M: Tensor
+    rectified_M1SS: Tensor
+    measured_MF: Tensor
+
+
+def compare(
+    logits_M1SS: Tensor,
+    label_M1SS: Tensor,
+    flip_M: Tensor,
+    *,
+    loss: LossPerImage,
+    lam: float,
+    hard: bool,
+) -> Outcome:
+    """Judge predictions of (perhaps mirrored) images by their labels, and correct the labels.
+
+    Labels come and go in image coordinates; `hard` makes targets of labels > 0.5.
+    Reference: Eqn 12, 13
+    """
+    target_M1SS = flip_where(binarise(label_M1SS) if hard else label_M1SS, flip_M)
+    parts = loss(logits_M1SS, target_M1SS)
+    probability_M1SS = flip_where(logits_M1SS.detach().float().sigmoid(), flip_M)
+    rectified_M1SS = rectify(label_M1SS, probability_M1SS, lam)
+    foreground_M1SS = label_M1SS > 0.5
+    shares = foreground_M1SS, (rectified_M1SS > 0.5) != foreground_M1SS
+    columns = [*parts, *(share.float().mean((1, 2, 3)) for share in shares)]
+    return Outcome(sum(parts[1:], parts[0]), rectified_M1SS, torch.stack(columns, dim=1).detach())
+
+
+def means(steps: Sequence[Tensor], loss: Loss) -> dict[str, float]:
+    """Sum up steps: the mean of their losses, and of each of the measured over all their images.
+
+    Shape: [images, F] for each step
+    """
+    total = torch.stack([step[:, : len(loss.parts)].sum(1).mean() for step in steps]).mean()
+    columns = zip(loss.measured, torch.cat(list(steps)).mean(0).tolist(), strict=True)
+    return {"loss": round(float(total), 6), **{name: round(value, 6) for name, value in columns}}
+
+
+def micro_batches(
+    num_images: int, *, device: torch.device, batchnorm: Literal["frozen", "train"] = "frozen"
+) -> list[slice]:
+    """How a rank's images go through the network: one at a time on a CPU, together on a GPU.
+
+    The last bits of a convolution depend on its batch size. One image at a time gives every image
+    the same prediction, and so the same label, for any number of ranks; a CPU loses no time by it.
+    BatchNorm that trains takes its statistics from the images that go together, so all do.
+    """
+    one_by_one = device.type == "cpu" and batchnorm == "frozen"
+    size = 1 if one_by_one else num_images
+    return [slice(first, first + size) for first in range(0, num_images, size)]

@@ -1,0 +1,165 @@
+"""Another preset, encoder or network in a folder that was begun: refused, with what differs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from processes import pack
+from repository import REPO
+from safetensors.torch import save_file
+
+from a2s.__main__ import run
+from a2s.config.commands import Stage2Config
+from a2s.config.parse import parse
+from a2s.errors import CheckpointError, ConfigError
+from a2s.models.detector import Detector
+from a2s.models.encoders import build_encoder
+from a2s.storage import checkpoints, hashing, run_folder
+from a2s.training.setup import start_stage1
+
+SMALL = "--encoder.name mobilenet_v2 --image-size 64 --batch-size 4 --loader-workers 0"
+
+
+@pytest.fixture(scope="module")
+def data(scenes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pack(scenes.train, tmp_path_factory.mktemp("refusals") / "data")
+
+
+@pytest.fixture(scope="module")
+def stage1(data: Path) -> list[str]:
+    """The command of a finished run."""
+    arguments = ["stage1", "--data", str(data), "--out", str(data.parent / "s1"), *SMALL.split()]
+    arguments += ["--epochs", "1", "--cache-dir", str(data.parent / "cache")]
+    assert run(arguments) == 0
+    return arguments
+
+
+def refusal(arguments: list[str]) -> str:
+    with pytest.raises((ConfigError, CheckpointError)) as caught:
+        run(arguments)
+    text = str(caught.value)
+    assert len(text.splitlines()) == 1
+    return text
+
+
+def test_another_encoder(stage1: list[str]) -> None:
+    text = refusal([*stage1, "--encoder.name", "resnet50"])
+    assert "encoder.name: mobilenet_v2 there, resnet50 now" in text
+    assert "use another --out, or the old settings" in text
+
+
+@pytest.mark.parametrize("preset", ["paper", "official"])
+def test_a_preset_where_none_was(stage1: list[str], preset: str) -> None:
+    """Flags beat the preset's encoder, so what remains is the rest of the preset."""
+    file = REPO / "configs" / f"{preset}.yaml"
+    text = refusal([*stage1, "--config", str(file), "--encoder.weights", "none"])
+    stride = {"paper": 8, "official": 2}[preset]
+    assert f"fusion_stride: 4 there, {stride} now" in text
+    assert "cache_dtype: float16 there, float32 now" in text
+    assert "encoder" not in text.replace("encoder_mode", "")
+
+
+def test_every_value_by_which_the_presets_differ(tmp_path: Path) -> None:
+    def preset(name: str) -> Stage2Config:
+        file = str(REPO / "configs" / f"{name}.yaml")
+        config: Stage2Config = parse(
+            "stage2", ["--config", file, "--data", "d", "--labels", "l", "--out", str(tmp_path)]
+        )
+        return config
+
+    with run_folder.claim(tmp_path, command="stage2", config=preset("paper")):
+        pass
+    with (
+        pytest.raises(ConfigError) as caught,
+        run_folder.claim(tmp_path, command="stage2", config=preset("official")),
+    ):
+        pass
+    for difference in (
+        "binarise: False there, True now",
+        "encoder_lr_scale: 1.0 there, 0.1 now",
+        "flip: epoch there, once now",
+        "milestones: [15, 20] there, [14, 19] now",
+    ):
+        assert difference in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "difference"),
+    [
+        (["--encoder.name", "resnet50"], "encoder.name: mobilenet_v2 there, resnet50 now"),
+        (["--fusion-stride", "8"], "fusion_stride: 4 there, 8 now"),
+    ],
+)
+def test_a_checkpoint_of_another_network(
+    stage1: list[str], flags: list[str], difference: str
+) -> None:
+    """Where the settings of its folder are gone, the weights tell."""
+    commit = checkpoints.last_commit(Path(stage1[stage1.index("--out") + 1]))
+    config = parse("stage1", [*stage1[1:], *flags])
+    with pytest.raises(CheckpointError, match=r"00001/model\.safetensors is of another") as caught:
+        start_stage1(config, commit, device=torch.device("cpu"))
+    assert difference in str(caught.value)
+
+
+def test_a_model_of_another_kind_is_no_source_of_labels(
+    stage1: list[str], data: Path, tmp_path: Path
+) -> None:
+    network = Detector(build_encoder("mobilenet_v2"))
+    save_file(network.state_dict(), tmp_path / "m.safetensors", metadata=network.spec())
+    arguments = ["label", "--model", str(tmp_path / "m.safetensors"), "--data", str(data)]
+    text = refusal([*arguments, "--out", str(tmp_path / "labels"), "--workers", "0"])
+    assert "is of kind detector; labels come from a stage-1 model" in text
+
+
+def test_a_setting_that_came_later_is_no_difference_at_its_default(tmp_path: Path) -> None:
+    """Folders from before there was a choice go on as they are, and refuse the other choice."""
+    out = tmp_path / "out"
+
+    def claim(**settings: object) -> run_folder.RunDir:
+        config = Stage2Config(data=tmp_path, labels=tmp_path, out=out, **settings)  # type: ignore[arg-type]
+        with run_folder.claim(out, command="stage2", config=config) as folder:
+            return folder
+
+    claim()
+    record = yaml.safe_load((out / "config.yaml").read_text())
+    del record["identity"]["flip"], record["identity"]["resize_filter"]
+    (out / "config.yaml").write_text(yaml.safe_dump(record))
+    assert claim(flip="epoch").settings_hash == hashing.digest(record["identity"])
+    with pytest.raises(ConfigError, match="flip: epoch there, once now"):
+        claim(flip="once")
+    del record["identity"]["lam"]
+    (out / "config.yaml").write_text(yaml.safe_dump(record))
+    with pytest.raises(ConfigError, match=r"lam: unset there, 0\.4 now"):
+        claim()
+
+
+def test_a_label_set_from_before_models_were_described(stage1: list[str], data: Path) -> None:
+    out = data.parent / "labels"
+    model = stage1[stage1.index("--out") + 1]
+    arguments = [
+        "label",
+        "--model",
+        model,
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        "--workers",
+        "0",
+    ]
+    assert run(arguments) == 0
+    record = yaml.safe_load((out / "config.yaml").read_text())
+    now, inputs = hashing.digest(record["identity"]), record["identity"]["inputs"]
+    record["identity"]["inputs"] = {name: inputs[name] for name in ("data", "model_sha256")}
+    del record["identity"]["network_size"]
+    for path in out.glob("shard-*.json"):
+        text = path.read_text()
+        assert now in text
+        path.write_text(text.replace(now, hashing.digest(record["identity"])))
+    (out / "config.yaml").write_text(yaml.safe_dump(record))
+    labelled = {path: path.stat().st_mtime_ns for path in out.glob("shard-*")}
+    assert run(arguments) == 0
+    assert {path: path.stat().st_mtime_ns for path in out.glob("shard-*")} == labelled

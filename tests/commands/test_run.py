@@ -1,0 +1,162 @@
+import json
+import time
+
+import pytest
+
+from a2s.commands import run as run_job
+from a2s.commands.run import score_table
+from a2s.config.base import EncoderConfig
+from a2s.config.commands import LabelOptions, PredictOptions, RunConfig, ShardOptions
+from a2s.config.training import Stage1Options, Stage2Options
+from a2s.errors import A2SError, ConfigError
+from a2s.pipeline import job_list
+
+SMALL = {
+    "encoder": EncoderConfig(name="mobilenet_v2"),
+    "image_size": 64,
+    "batch_size": 4,
+    "epochs": 2,
+    "loader_workers": 0,
+}
+
+
+def small(scenes, out, **changes):
+    settings = {
+        "images": (str(scenes.train),),
+        "out": out,
+        "test": scenes.images,
+        "truth": scenes.masks,
+        "shard": ShardOptions(shard_size=5),
+        "stage1": Stage1Options(**SMALL, fusion_stride=8, cache_dir=out.parent / "cache"),
+        "label": LabelOptions(batch_size=4),
+        "stage2": Stage2Options(**SMALL, warm_epochs=1),
+        "predict": PredictOptions(cutout=True),
+        "workers": 0,
+        "processes": 1,
+    }
+    return RunConfig(**{**settings, **changes})
+
+
+def commands(config):
+    return [(job.command, job.out.relative_to(config.out).as_posix()) for job in job_list(config)]
+
+
+def test_job_list_without_truth(tmp_path, scenes):
+    assert commands(small(scenes, tmp_path, test=None, truth=None)) == [
+        ("shard", "data"),
+        ("stage1", "stage1"),
+        ("label", "labels"),
+        ("stage2", "stage2"),
+        ("predict", "preds"),
+    ]
+
+
+def test_job_list_with_truth_scores_every_stage(tmp_path, scenes):
+    assert commands(small(scenes, tmp_path)) == [
+        ("shard", "data"),
+        ("shard", "test-data"),
+        ("stage1", "stage1"),
+        ("label", "labels"),
+        ("stage2", "stage2"),
+        ("predict", "preds"),
+        ("predict", "test-maps"),
+        ("label", "test-labels"),
+        ("evaluate", "scores/maps"),
+        ("evaluate", "scores/labels"),
+        ("evaluate", "scores/detector"),
+    ]
+
+
+def test_truth_without_test_images_scores_the_images_themselves(tmp_path, scenes):
+    jobs = job_list(small(scenes, tmp_path, test=None))
+    scored = {job.out.name: job.settings["pred"].name for job in jobs if job.command == "evaluate"}
+    assert scored == {"maps": "test-maps", "labels": "labels", "detector": "preds"}
+
+
+def test_one_seed_for_both_stages(tmp_path, scenes):
+    jobs = {job.command: job for job in job_list(small(scenes, tmp_path, seed=7))}
+    assert jobs["stage1"].settings["seed"] == jobs["stage2"].settings["seed"] == 7
+
+
+def test_batch_that_the_processes_cannot_share_is_refused_first(tmp_path, scenes):
+    with pytest.raises(ConfigError, match=r"stage1.batch_size 4 .* 3 training processes"):
+        run_job.run(small(scenes, tmp_path / "run", processes=3))
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_images_are_an_error_that_names_them(tmp_path, scenes):
+    missing = tmp_path / "nowhere"
+    with pytest.raises(A2SError, match="nowhere"):
+        run_job.run(small(scenes, tmp_path / "run", images=(str(missing),)))
+
+
+def test_score_table(tmp_path):
+    for number, name in enumerate(run_job.SCORED):
+        (tmp_path / name).mkdir()
+        values = dict.fromkeys(run_job.COLUMNS, 0.25 * number)
+        (tmp_path / name / "scores.json").write_text(json.dumps({**values, "which_f": "the best"}))
+    lines = score_table(tmp_path).splitlines()
+    assert lines[5:] == ["", "Which F: the best."]
+    assert lines[4] == "| detector (stage 2) |" + " 0.500 |" * 6
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, scenes):
+    config = small(scenes, tmp_path_factory.mktemp("run") / "out")
+    assert run_job.run(config) == 0
+    return config
+
+
+def test_whole_run_writes_what_it_says(finished, scenes):
+    out = finished.out
+    assert {path.name for path in out.iterdir()} == {
+        *(".lock", "config.yaml", "environment.json", "metrics.jsonl", "sheet.png", "table.md"),
+        *("data", "labels", "preds", "scores", "stage1", "stage2"),
+        *("test-data", "test-labels", "test-maps"),
+    }
+    tests = sorted(path.stem for path in scenes.images.iterdir())
+    assert sorted(path.name for path in (out / "preds").glob("*.png")) == sorted(
+        [f"{name}.png" for name in tests] + [f"{name}.cutout.png" for name in tests]
+    )
+    assert sorted(p.name for p in (out / "test-maps").glob("*.png")) == [f"{n}.png" for n in tests]
+    for name in run_job.SCORED:
+        scores = json.loads((out / "scores" / name / "scores.json").read_text())
+        assert 0 <= scores["mae"] <= 1
+        assert scores["num_images"] == len(tests)
+    assert (out / "table.md").read_text() == score_table(out / "scores")
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    done = [line["job"] for line in lines if line.get("exit_code") == 0]
+    assert done[:11] == [job.command for job in job_list(finished)]
+
+
+def test_second_run_changes_nothing_and_is_quick(finished, capsys):
+    def results():
+        own = {".lock", "environment.json", "metrics.jsonl", "table.md", "sheet.png"}
+        own |= {"failures.jsonl"}  # written anew with the same lines
+        files = (path for path in finished.out.rglob("*") if path.is_file())
+        return {path: path.stat().st_mtime_ns for path in files if path.name not in own}
+
+    before = results()
+    start = time.process_time()  # not the wall clock: other processes may hold the machine
+    assert run_job.run(finished) == 0
+    assert time.process_time() - start < 5
+    assert results() == before
+    printed = capsys.readouterr().out
+    assert "| detector (stage 2) |" in printed
+    assert "UNTRAINED" in printed
+
+
+def test_other_settings_in_the_same_folder_are_refused(finished):
+    other = finished.model_copy(update={"seed": 5})
+    with pytest.raises(ConfigError, match="seed"):
+        run_job.run(other)
+
+
+def test_sheet_has_a_row_per_test_image(finished):
+    import cv2
+
+    from a2s.evaluation.pictures.grid import GAP_PX, TITLE_PX
+
+    height, width, _ = cv2.imread(str(finished.out / "sheet.png")).shape
+    assert height == TITLE_PX + 4 * (160 + GAP_PX)
+    assert width == 5 * (160 + GAP_PX) - GAP_PX

@@ -1,0 +1,245 @@
+"""Stage 2 as one process: what is learnt from, what is left out, what is refused."""
+
+from __future__ import annotations
+
+import json
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from label_shards import MISSING, UNREADABLE, rectangle, write_labels
+from processes import call, pack, run_ranks
+
+from a2s.data.images import decode_mask
+from a2s.data.index import Index
+from a2s.labels.store.reader import LabelSource, resize
+from a2s.models import saved
+from a2s.storage import checkpoints
+from a2s.training.learning_rate import learning_rate
+from a2s.training.stage2_loss import LOSS_OF, compare, means, micro_batches
+
+ODD = {1: MISSING, 6: UNREADABLE}
+PAPERS = LOSS_OF["ram"].per_image
+
+
+@pytest.fixture(scope="module")
+def data(scenes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pack(scenes.train, tmp_path_factory.mktemp("stage2") / "data")
+
+
+@pytest.fixture(scope="module")
+def labels(data: Path) -> Path:
+    return write_labels(data, data.parent / "labels", odd=ODD)
+
+
+def arguments(data: Path, labels: Path, out: Path, *extra: str) -> list[str]:
+    flags = "--encoder.name mobilenet_v2 --image-size 32 --batch-size 4 --loader-workers 0"
+    return [
+        *("stage2", "--data", str(data), "--labels", str(labels), "--out", str(out)),
+        *(*flags.split(), *extra),
+    ]
+
+
+@pytest.fixture(scope="module")
+def warm(data: Path, labels: Path) -> Path:
+    """A run that never leaves the warm epochs."""
+    out = data.parent / "warm"
+    done = call(*arguments(data, labels, out, "--epochs", "1", "--log-every", "1"))
+    assert done.code == 0, done.stderr
+    assert "6 images, 2 without a label left out" in done.stderr
+    assert f"Next: a2s predict --model {out} IMAGES" in done.stdout
+    return out
+
+
+def test_images_without_a_usable_label_are_listed(data: Path, warm: Path) -> None:
+    index = Index.load(data)
+    lines = [json.loads(line) for line in (warm / "unlabelled.jsonl").read_text().splitlines()]
+    found = {line["key"]: line["reason"] for line in lines}
+    assert found == {index.key(1): "no_label", index.key(6): "unreadable_label"}
+
+
+def test_without_rectification_the_labels_are_passed_on(
+    data: Path, labels: Path, warm: Path
+) -> None:
+    data_index = Index.load(data)
+    assert not list((warm / "labels").iterdir())
+    before, after = Index.load(labels), Index.load(warm / "rectified")
+    assert len(after) == 6
+    for row in range(len(after)):
+        assert after.read(row) == before.read(int(before.rows_of([after.key(row)])[0]))
+    assert (after.column("changed_share") == 0).all()
+    same = data_index.rows_of(after.keys)
+    assert (after.width_N == data_index.width_N[same]).all()
+    assert (after.height_N == data_index.height_N[same]).all()
+
+
+def test_what_a_step_reports(warm: Path) -> None:
+    lines = [json.loads(line) for line in (warm / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["epoch"], line["step"]) for line in lines] == [(1, 1), (1, 2)]
+    fields = {"loss", "images_per_sec", "data_wait_share", "lr", "peak_memory_mib"}
+    assert fields | set(LOSS_OF["ram"].measured) <= lines[0].keys()
+    parts = [lines[0][name] for name in LOSS_OF["ram"].parts]
+    assert lines[0]["loss"] == pytest.approx(sum(parts), abs=5e-6)
+    assert all(line["label_flip_share"] == 0 for line in lines)
+
+
+def test_a_finished_run_says_so_fast_and_refuses_other_settings(
+    data: Path, labels: Path, warm: Path
+) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    (done,) = run_ranks(arguments(data, labels, warm, "--epochs", "1"), world=1)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.code == 0
+    # Processor time, so that a busy machine does not matter; torch alone would take longer.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
+    assert "is done (1 epochs)" in done.stdout
+    done = call(*arguments(data, labels, warm, "--epochs", "1", "--lam", "0.5"))
+    assert done.code == 2
+    assert "lam: 0.4 there, 0.5 now" in done.stderr
+
+
+def test_the_model_can_be_loaded_and_is_the_one_that_was_trained(warm: Path) -> None:
+    model, metadata = saved.load_model(warm)
+    assert metadata["image_size"] == "32"
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 1, 32, 32)
+
+
+def test_a_loss_that_is_not_finite_updates_nothing(
+    data: Path, labels: Path, tmp_path: Path
+) -> None:
+    """A learning rate that is far too high: the second step cannot be finite."""
+    extra = ("--lr", "1e30", "--encoder-lr-scale", "1", "--epochs", "1", "--commit-every", "1")
+    done = call(*arguments(data, labels, tmp_path / "out", *extra))
+    assert done.code == 2
+    assert "not finite at epoch 1 step 2" in done.stderr
+    listed = json.loads((tmp_path / "out" / "nonfinite" / "epoch-1-step-2.json").read_text())
+    assert len(listed["batch"]) == 3
+    assert set(listed["not_finite"]) <= set(listed["batch"])
+    assert [path.name for path in (tmp_path / "out" / "commits").iterdir()] == ["00001.json"]
+
+
+def test_no_label_at_all_is_an_error(data: Path, tmp_path: Path) -> None:
+    nothing = write_labels(data, tmp_path / "labels", odd=dict.fromkeys(range(8), UNREADABLE))
+    done = call(*arguments(data, nothing, tmp_path / "out"))
+    assert done.code == 2
+    assert "none of the 8 images has a usable label" in done.stderr
+
+
+def test_images_in_the_place_of_labels_are_an_error(data: Path, tmp_path: Path) -> None:
+    done = call(*arguments(data, data, tmp_path / "out"))
+    assert done.code == 2
+    assert f"{data} holds images, not labels" in done.stderr
+
+
+def test_prediction_of_a_mirrored_image_is_turned_back() -> None:
+    label = torch.zeros(2, 1, 8, 8)
+    label[..., :4] = 1
+    flip = torch.tensor([False, True])
+    logits = torch.where(label > 0.5, 30.0, -30.0)
+    logits[1] = logits[1].flip(-1)
+    outcome = compare(logits, label, flip, loss=PAPERS, lam=0.4, hard=True)
+    assert torch.allclose(outcome.rectified_M1SS, label, atol=1e-6)
+    assert (outcome.loss_M < 1e-2).all()
+    assert torch.allclose(outcome.measured_MF[:, 3:], torch.tensor([[0.5, 0.0]] * 2))
+    wrong = compare(-logits, label, flip, loss=PAPERS, lam=0.4, hard=True)
+    assert torch.allclose(wrong.rectified_M1SS, 0.4 * label + 0.6 * (1 - label), atol=1e-6)
+    assert torch.allclose(wrong.measured_MF[:, 4], torch.ones(2))
+
+
+def test_soft_targets_are_used_as_they_are() -> None:
+    label = torch.full((1, 1, 8, 8), 0.3)
+    flip = torch.tensor([False])
+    logits = torch.logit(label)
+    soft = compare(logits, label, flip, loss=PAPERS, lam=0.4, hard=False)
+    hard = compare(logits, label, flip, loss=PAPERS, lam=0.4, hard=True)
+    assert soft.measured_MF[0, 0] > hard.measured_MF[0, 0]
+    assert soft.measured_MF[0, 1] < 1e-4 < hard.measured_MF[0, 1]
+
+
+@pytest.mark.parametrize("detector", ["ram", "minet"])
+def test_the_loss_is_the_sum_of_its_parts_and_rectifies_alike(detector: str) -> None:
+    loss = LOSS_OF[detector]
+    logits, label = torch.randn(3, 1, 8, 8), torch.rand(3, 1, 8, 8)
+    flip = torch.tensor([False, True, False])
+    outcome = compare(logits, label, flip, loss=loss.per_image, lam=0.4, hard=True)
+    reference = compare(logits, label, flip, loss=PAPERS, lam=0.4, hard=True)
+    assert torch.equal(outcome.rectified_M1SS, reference.rectified_M1SS)
+    parts_MP = outcome.measured_MF[:, : len(loss.parts)]
+    torch.testing.assert_close(outcome.loss_M, parts_MP.sum(1))
+    assert torch.equal(outcome.measured_MF[:, -2:], reference.measured_MF[:, -2:])
+    named = means([outcome.measured_MF], loss)
+    assert list(named) == ["loss", *loss.measured]
+    assert named["loss"] == pytest.approx(float(outcome.loss_M.mean()), abs=1e-5)
+
+
+@pytest.mark.parametrize(("device", "sizes"), [("cpu", [1] * 5), ("cuda", [5])])
+def test_micro_batches_cover_the_batch(device: str, sizes: list[int]) -> None:
+    parts = micro_batches(5, device=torch.device(device))
+    assert [len(range(5)[part]) for part in parts] == sizes
+    assert [slot for part in parts for slot in range(5)[part]] == list(range(5))
+
+
+def test_batchnorm_that_trains_sees_the_whole_batch(
+    data: Path, labels: Path, tmp_path: Path
+) -> None:
+    # At 32 px the last tap has one pixel: a batch of one would have no variance there.
+    command = arguments(data, labels, tmp_path / "s2", "--epochs", "1", "--batchnorm", "train")
+    finished = call(*command)
+    assert finished.code == 0, finished.stderr
+    parts = micro_batches(5, device=torch.device("cpu"), batchnorm="train")
+    assert parts == [slice(0, 5)]
+
+
+def test_labels_come_from_the_shards_while_lambda_is_1(data: Path, labels: Path) -> None:
+    index, stored = Index.load(data), Index.load(labels)
+    source = LabelSource(stored, stored.rows_of(index.keys), data, 32, [0])
+    label = source(0, 1)
+    assert label.shape == (32, 32)
+    assert label.dtype == np.float32
+    mask = rectangle(index.key(0), int(index.height_N[0]), int(index.width_N[0]))
+    assert (decode_mask(stored.read(0)) == mask).all()
+    assert label.min() == 0
+    assert label.max() == 1
+    assert abs(float(label.mean()) - mask.mean() / 255) < 0.01
+
+
+def test_resize_keeps_the_range_and_flat_labels() -> None:
+    for value in (0.0, 0.5, 1.0):
+        flat = np.full((7, 13), value, np.float32)
+        assert np.allclose(resize(flat, height=20, width=5), value, atol=1e-6)
+    noise = np.random.default_rng(0).random((31, 17)).astype(np.float32).round()
+    for size in ((5, 90), (90, 5), (1, 1)):
+        small = resize(noise, height=size[0], width=size[1])
+        assert small.shape == size
+        assert small.min() >= 0
+        assert small.max() <= 1
+
+
+def test_learning_rate_falls_after_the_milestones() -> None:
+    rates = [learning_rate(epoch, lr=0.005, milestones=(15, 20)) for epoch in range(1, 26)]
+    expected = [0.005] * 15 + [0.0005] * 5 + [0.00005] * 5
+    assert rates == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_a_bad_step_that_is_read_late_leaves_no_trace(
+    data: Path, labels: Path, tmp_path: Path, stage: str
+) -> None:
+    """Its epoch is not committed, and the first bad step is the one that is named."""
+    out = tmp_path / "out"
+    if stage == "stage2":
+        command = arguments(data, labels, out, "--lr", "1e30", "--encoder-lr-scale", "1")
+        command += ["--warm-epochs", "0"]
+    else:
+        command = ["stage1", "--data", str(data), "--out", str(out), "--lr", "1e38"]
+        command += ["--encoder.name", "mobilenet_v2", "--image-size", "32", "--cache-gib", "0"]
+        command += ["--loader-workers", "0"]
+    done = call(*command, "--batch-size", "2", "--epochs", "1")
+    assert done.code == 2
+    assert "not finite at epoch 1 step 2;" in done.stderr
+    assert [path.name for path in (out / "nonfinite").iterdir()] == ["epoch-1-step-2.json"]
+    assert checkpoints.last_commit(out) is None
+    assert not list((out / "labels").rglob("generation-*")) or stage == "stage1"

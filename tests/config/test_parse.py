@@ -1,0 +1,162 @@
+"""Flag beats file beats default; every complaint names the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from a2s.config.commands import Stage2Config
+from a2s.config.parse import MODELS, parse
+from a2s.errors import ConfigError
+
+PATHS = ["--data", "d", "--labels", "l", "--out", "o"]
+
+
+def _yaml(folder: Path, text: str) -> str:
+    file = folder / "c.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+def test_flag_beats_file_beats_default(tmp_path: Path) -> None:
+    file = _yaml(tmp_path, "stage2: {lr: 0.01, milestones: [4, 5], encoder: {name: mobilenet_v2}}")
+    config = parse("stage2", ["--config", file, "--lr", "3", *PATHS])
+    assert (config.lr, config.milestones, config.epochs) == (3.0, (4, 5), 25)
+    assert config.encoder.name == "mobilenet_v2"
+    assert config.encoder.weights == "none"
+
+
+def test_paper_defaults() -> None:
+    stage1 = parse("stage1", ["--data", "d", "--out", "o"])
+    assert (stage1.epochs, stage1.lr, stage1.milestones) == (20, 1.0, (10, 16))
+    assert (stage1.batch_size, stage1.image_size, stage1.alpha) == (8, 320, 0.1)
+    stage2 = parse("stage2", PATHS)
+    assert (stage2.epochs, stage2.lr, stage2.milestones) == (25, 0.005, (15, 20))
+    assert (stage2.lam, stage2.warm_epochs) == (0.4, 2)
+
+
+def test_sections_of_single_commands_hold_for_the_whole_run(tmp_path: Path) -> None:
+    file = _yaml(tmp_path, "stage1: {epochs: 3}\nstage2: {lr: 0.2}\nrun: {seed: 4}")
+    config = parse("run", ["images", "--out", "o", f"--config={file}", "--stage2.epochs", "7"])
+    assert (config.stage1.epochs, config.stage2.lr, config.stage2.epochs) == (3, 0.2, 7)
+    assert config.seed == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("stage2: {learning_rate: 1}", ["stage2.learning_rate is not a setting", "c.yaml"]),
+        ("stage2: {epoch: 1}", ["did you mean stage2.epochs?"]),
+        ("stage2: {ram: false}", ["it is stage2.detector now (true is ram, false is conv)"]),
+        (
+            "stage2: {encoder: {nam: x}}",
+            ["stage2.encoder.nam", "did you mean stage2.encoder.name?"],
+        ),
+        ("stage_2: {lr: 1}", ["stage_2 is not a command", "did you mean stage2?"]),
+        ("stage2: {lr: fast}", ["stage2.lr", "number"]),
+        ("stage2: {image_size: 100}", ["stage2.image_size", "multiple of 32"]),
+        ("stage2: 3", ["section stage2"]),
+        ("stage2: [", ["cannot be read as YAML"]),
+        ("label: {refine: {median: 4}}\nstage2: {lam: 2}", ["stage2.lam"]),
+    ],
+)
+def test_wrong_file_names_key_and_file(tmp_path: Path, text: str, parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse("stage2", ["--config", _yaml(tmp_path, text), *PATHS])
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_missing_config_file_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml does not exist"):
+        parse("stage2", ["--config", "nowhere.yaml", *PATHS])
+    with pytest.raises(ConfigError, match="--config needs a file"):
+        parse("stage2", [*PATHS, "--config"])
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "message"),
+    [
+        (
+            "stage2",
+            ["--image-size", "100"],
+            "config: stage2.image_size: Input should be a multiple of 32",
+        ),
+        (
+            "label",
+            ["--refine.median", "4"],
+            "config: label.refine: median must be odd, not 4",
+        ),
+        (
+            "run",
+            ["--stage2.epochs", "0", "images"],
+            "config: run.stage2.epochs: Input should be greater than or equal to 1",
+        ),
+        ("stage2", ["--lr", "x"], "stage2: Error parsing --lr: could not convert"),
+        ("stage2", ["--precision", "fp64"], "stage2: invalid choice 'fp64'"),
+        ("stage2", ["--epoch", "1"], "stage2: Unrecognized options: --epoch, 1. Perhaps you meant"),
+        ("predict", ["images"], "predict: Missing from a2s predict: --model {rbd}|PATH"),
+        ("shard", [], "config: shard.images: Tuple should have at least 1 item"),
+    ],
+)
+def test_wrong_flags_are_one_line(command: str, flags: list[str], message: str) -> None:
+    paths = {"predict": [], "shard": PATHS[4:], "run": PATHS[4:], "stage2": PATHS}.get(
+        command, ["--data", "d", "--out", "o", "--model", "m"]
+    )
+    with pytest.raises(ConfigError) as caught:
+        parse(command, [*flags, *paths])
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_only_one_rank_complains_about_flags(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as caught:
+        parse("stage2", [*PATHS, "--image-size", "100"])
+    assert (caught.value.code, capsys.readouterr().err) == (2, "")
+
+
+@pytest.mark.parametrize("command", sorted(MODELS))
+def test_help_explains_every_flag(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(command, ["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for name, field in MODELS[command].model_fields.items():
+        assert field.description, f"{command}.{name} has no help text"
+        # A name of its own for the flag, where the field's is taken.
+        flag = next((mark.name for mark in field.metadata if getattr(mark, "name", None)), name)
+        assert flag.replace("_", "-") in text.lower() or name.upper() in text
+
+
+def test_settings_are_frozen() -> None:
+    config: Stage2Config = parse("stage2", PATHS)
+    with pytest.raises(ValueError, match="frozen"):
+        config.lr = 1.0  # type: ignore[misc]
+
+
+def test_the_same_folder_is_the_same_setting_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wanted = (str(tmp_path / "photos"), "s3://bucket/a.tar")
+    for text in ("photos", "photos/", str(tmp_path / "photos")):
+        config = parse("shard", [text, "s3://bucket/a.tar", "--out", "o"])
+        assert config.images == wanted
+
+
+def test_the_same_weights_file_is_the_same_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.safetensors").touch()
+    for text, wanted in (
+        ("w.safetensors", str(tmp_path / "w.safetensors")),
+        (str(tmp_path / "w.safetensors"), str(tmp_path / "w.safetensors")),
+        ("resnet50/moco_v2_800ep", "resnet50/moco_v2_800ep"),
+    ):
+        config = parse("stage2", [*PATHS, "--encoder.weights", text])
+        assert config.encoder.weights == wanted

@@ -1,0 +1,196 @@
+"""What is found in folders, lists and tars, under which keys, in which order."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pytest
+
+from a2s.data.inputs import Found, collect
+from a2s.data.shards import ShardWriter
+from a2s.errors import ConfigError, DataError
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return root
+
+
+def found(tmp_path: Path, *inputs: object, masks: Path | None = None) -> Found:
+    out = tmp_path / "out"
+    out.mkdir(exist_ok=True)
+    return collect([str(source) for source in inputs], masks=masks, out=out)
+
+
+def keys(result: Found) -> list[str]:
+    return result.images["key"].to_pylist()
+
+
+def reasons(lines: list[dict[str, str]]) -> list[tuple[str, str]]:
+    return [(line["key"], line["reason"]) for line in lines]
+
+
+def test_folders_are_read_recursively_and_sorted(tmp_path: Path) -> None:
+    touch(tmp_path / "in", "b.jpg", "a/z.PNG", "a/b c.webp", "ü/é.tif", "a.x.bmp", "n.txt", "raw")
+    touch(tmp_path / "in", ".hidden.jpg", ".git/x.jpg", "a/._b.jpg")
+    result = found(tmp_path, tmp_path / "in")
+    assert keys(result) == ["%C3%BC/%C3%A9", "a%2Ex", "a/b%20c", "a/z", "b"]
+    assert result.skipped == {".txt": 1, "without suffix": 1}
+    assert result.failures == []
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    touch(tmp_path / "in", os.fsdecode(b"a\xff.jpg"))
+    result = found(tmp_path, tmp_path / "in")
+    assert keys(result) == ["a%FF"]
+    assert Path(os.fsdecode(result.images["path"][0].as_py())).read_bytes() == b"x"
+
+
+def test_link_loops_end_and_other_links_are_followed(tmp_path: Path) -> None:
+    touch(tmp_path / "in", "a/b/1.jpg")
+    touch(tmp_path / "else", "2.jpg")
+    (tmp_path / "in/a/b/up").symlink_to(tmp_path / "in")
+    (tmp_path / "in/a/self").symlink_to(tmp_path / "in/a/self")
+    (tmp_path / "in/link").symlink_to(tmp_path / "else")
+    assert keys(found(tmp_path, tmp_path / "in")) == ["a/b/1", "link/2"]
+
+
+def test_output_and_masks_inside_the_folder_are_no_images(tmp_path: Path) -> None:
+    touch(tmp_path, "1.jpg", "masks/1.png", "out/9.jpg")
+    result = found(tmp_path, tmp_path, masks=tmp_path / "masks")
+    assert keys(result) == ["1"]
+    assert result.images["mask_path"].null_count == 0
+
+
+def test_the_second_of_two_equal_keys_is_left_out(tmp_path: Path) -> None:
+    touch(tmp_path / "one", "a.jpg", "a.png", "b.jpg")
+    touch(tmp_path / "two", "b.png", "c.png")
+    result = found(tmp_path, tmp_path / "one", tmp_path / "two")
+    assert keys(result) == ["a", "b", "c"]
+    assert reasons(result.failures) == [("a", "duplicate_key"), ("b", "duplicate_key")]
+    assert [Path(line["path"]).name for line in result.failures] == ["a.png", "b.png"]
+    swapped = found(tmp_path, tmp_path / "two", tmp_path / "one")
+    assert [Path(line["path"]).name for line in swapped.failures] == ["a.png", "b.jpg"]
+
+
+def test_masks_are_paired_by_key_never_by_order(tmp_path: Path) -> None:
+    touch(tmp_path / "in", "a.jpg", "b.jpg", "sub/c.jpg")
+    touch(tmp_path / "masks", "0.png", "b.png", "b.bmp", "sub/c.png", "c.png")
+    result = found(tmp_path, tmp_path / "in", masks=tmp_path / "masks")
+    names = [path and os.fsdecode(path) for path in result.images["mask_path"].to_pylist()]
+    folder = f"{tmp_path}/masks"
+    assert names == [None, f"{folder}/b.bmp", f"{folder}/sub/c.png"]
+    assert reasons(result.stray_masks) == [
+        ("0", "mask_without_image"),
+        ("c", "mask_without_image"),
+        ("b", "duplicate_mask"),
+    ]
+
+
+def test_lists(tmp_path: Path) -> None:
+    touch(tmp_path / "in", "a.jpg", "sub/b.jpg", "notes.md")
+    (tmp_path / "in/list.txt").write_text("sub/b.jpg\n\na.jpg\nnotes.md\ngone.jpg\n")
+    result = found(tmp_path, tmp_path / "in/list.txt")
+    assert keys(result) == ["a", "gone", "sub/b"]
+    assert result.skipped == {".md": 1}
+
+
+def test_a_list_of_files_elsewhere_is_relative_to_their_common_folder(tmp_path: Path) -> None:
+    touch(tmp_path / "photos", "x/a.jpg", "y/a.jpg")
+    (tmp_path / "lists").mkdir()
+    listed = tmp_path / "lists/all.txt"
+    listed.write_text(f"{tmp_path}/photos/x/a.jpg\n../photos/y/a.jpg\n")
+    assert keys(found(tmp_path, listed)) == ["x/a", "y/a"]
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz"])
+def test_tars(tmp_path: Path, kind: str) -> None:
+    touch(tmp_path / "in", "a b.jpg", "sub/c.png", "sub/c.mask.png", "x.pyd", "lone.mask.png")
+    path = tmp_path / f"x.{kind}"
+    with tarfile.open(path, "w:gz" if kind.endswith("gz") else "w") as tar:
+        tar.add(tmp_path / "in", arcname=".")
+    result = found(tmp_path, path)
+    assert keys(result) == ["a%20b", "sub/c"]
+    assert result.images["mask_path"].is_null().to_pylist() == [True, False]
+    assert reasons(result.stray_masks) == [("lone", "mask_without_image")]
+    row = result.images.to_pylist()[1]
+    with Path(os.fsdecode(row["path"])).open("rb") as file:
+        file.seek(row["offset"])
+        assert file.read(row["size"]) == b"x"
+
+
+def test_our_own_shards_keep_their_keys(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path) as writer:
+        for key in ("a%20b", "c/d"):
+            writer.add(key, {"jpg": b"1", "mask.png": b"2"})
+    result = found(tmp_path, tmp_path / "shard-000000.tar")
+    assert keys(result) == ["a%20b", "c/d"]
+    assert result.images["mask_size"].to_pylist() == [1, 1]
+
+
+def test_hostile_and_truncated_tars_cost_only_what_is_bad(tmp_path: Path) -> None:
+    touch(tmp_path / "in", "1.jpg", "2.jpg", "3.jpg")
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        for source, name in (("1", "ok.jpg"), ("2", "../../etc/evil.jpg"), ("3", "last.jpg")):
+            tar.add(tmp_path / f"in/{source}.jpg", arcname=name)
+    result = found(tmp_path, path)
+    assert keys(result) == ["last", "ok"]
+    assert [line["reason"] for line in result.failures] == ["unsafe_name"]
+    # Cut within the third header, behind the second member, within the second header.
+    for num_bytes in (2 * 1024 + 100, 2 * 1024, 1024 + 100):
+        os.truncate(path, num_bytes)
+        result = found(tmp_path, path)
+        assert keys(result) == ["ok"]
+        assert result.failures[-1]["reason"] == "damaged_tar"
+
+
+def test_a_damaged_header_is_not_taken_for_the_end(tmp_path: Path) -> None:
+    touch(tmp_path / "in", "1.jpg", "2.jpg")
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        for name in ("1.jpg", "2.jpg"):
+            tar.add(tmp_path / "in" / name, arcname=name)
+    with path.open("r+b") as file:
+        file.seek(1024)
+        file.write(b"garbage")
+    result = found(tmp_path, path)
+    assert keys(result) == ["1"]
+    assert [line["reason"] for line in result.failures] == ["damaged_tar"]
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    touch(tmp_path / "empty", "notes.txt", "x.tar")
+    (tmp_path / "none.txt").write_text("\n")
+    (tmp_path / "odd.docx").write_text("x")
+    for source, message in (
+        ("empty", r"empty: holds no images .* 2 other files .*empty/\*\.tar"),
+        ("none.txt", "none.txt: the list is empty"),
+        ("empty/x.tar", "x.tar: not a plain tar"),
+    ):
+        with pytest.raises(DataError, match=message):
+            found(tmp_path, tmp_path / source)
+    for source, message in (("nowhere", "nowhere: no such file"), ("odd.docx", "neither a folder")):
+        with pytest.raises(ConfigError, match=message):
+            found(tmp_path, tmp_path / source)
+    touch(tmp_path / "in", "1.jpg")
+    with pytest.raises(ConfigError, match=r"--masks .*nowhere: no such folder"):
+        found(tmp_path, tmp_path / "in", masks=tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="two folders"):
+        found(tmp_path, tmp_path / "in", masks=tmp_path / "in")
+    with pytest.raises(DataError, match="refused"):
+        found(tmp_path, "pipe:touch pwned.tar")
+
+
+def test_many_rows_stay_sorted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("a2s.data.inputs._CHUNK", 7)
+    touch(tmp_path / "in", *(f"{i * 37 % 100:03d}.jpg" for i in range(100)))
+    column = found(tmp_path, tmp_path / "in").images["key"]
+    assert column.to_pylist() == [f"{i:03d}" for i in range(100)]
+    assert pc.count_distinct(column).as_py() == 100

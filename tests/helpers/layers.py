@@ -1,0 +1,79 @@
+"""Which room may import which, and what no module may do."""
+
+from __future__ import annotations
+
+# A room (folder or file of a2s/) and the rooms that it may import.
+ROOMS = {
+    "errors": set(),
+    "config": {"errors"},
+    "storage": {"config", "errors"},
+    "parallel": {"storage", "errors"},
+    "data": {"storage", "errors"},
+    "models": {"data", "parallel", "storage", "errors"},
+    "pipeline": {"config", "parallel", "storage", "errors"},
+    "labels": {"models", "data", "parallel", "storage", "config", "errors"},
+    "training": {"labels", "models", "data", "parallel", "storage", "config", "errors"},
+    "evaluation": {"labels", "models", "data", "storage", "errors"},
+    "paper": {
+        *("evaluation", "labels", "pipeline", "models"),
+        *("data", "parallel", "storage", "config", "errors"),
+    },
+    "commands": {
+        *("paper", "evaluation", "training", "labels", "pipeline", "models"),
+        *("data", "parallel", "storage", "config", "errors"),
+    },
+    "__main__": {"config", "errors"},
+}
+# Mathematics: these import no rank, file, setting or engine, only each other.
+PURE = {
+    "config.schedules",
+    "data.epoch_plan",
+    "data.keys",
+    "data.transforms",
+    "evaluation.dataset_scores",
+    "evaluation.metrics",
+    "evaluation.pictures.overlay",
+    "labels.correction",
+    "labels.crf",
+    "labels.making.forecast",
+    "labels.quality",
+    "labels.refine",
+    "labels.store.fixed_point",
+    "models.boundary",
+    "models.rbd",
+    "models.superpixels",
+    "paper.hma.rule",
+    "paper.numbers",
+    "paper.tables.format",
+    "paper.tables.hours",
+    "parallel.bottleneck",
+    "storage.status",
+    "training.learning_rate",
+    "training.losses",
+    "training.stage2_loss",
+}
+# In a room that may import settings, only these do; the others take plain values.
+SEE_SETTINGS = {"storage.run_folder", "labels.recipe", "labels.making.all_shards"}
+ROOMS_WITH_SETTINGS = {"commands", "paper", "pipeline", "training", "__main__", "config"}
+# Each engine has one importer.
+ONLY = {
+    "ray": "a2s.parallel.pool",
+    "accelerate": "a2s.parallel.ranks",
+    "torch.distributed": "a2s.parallel.ranks",
+    "pydensecrf": "a2s.labels.crf.pydensecrf_backend",
+    "triton": "a2s.labels.crf.torch_backend.filter_triton",
+    "numba": "a2s.labels.crf.numba_backend.jit",
+    "llvmlite": "a2s.labels.crf.numba_backend.jit",
+}
+# The command line calls one command, the pipeline many; nobody else imports one by its name.
+CALLERS_OF_COMMANDS = {"a2s.__main__", "a2s.pipeline"}
+PICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+FORBIDDEN_CALLS = {
+    "torch.save": "writes a pickle; use safetensors or JSON",
+    "os.system": "goes through a shell",
+    "os.popen": "goes through a shell",
+    "eval": "runs text as code",
+    "exec": "runs text as code",
+    "yaml.load": "may build objects; use yaml.safe_load",
+    "yaml.unsafe_load": "builds objects; use yaml.safe_load",
+}

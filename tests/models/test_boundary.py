@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from a2s.models.boundary import BOUNDARIES, adaptive_boundary, decide, sign, signed_probability
+
+
+def squares(*shares: float) -> Tensor:
+    """One 10x10 map per share, that share of its pixels above the boundary."""
+    maps = torch.full((len(shares), 100), -1.0)
+    for row, share in zip(maps, shares, strict=True):
+        row[: round(100 * share)] = 2.0
+    return maps.view(-1, 1, 10, 10)
+
+
+def test_boundary_follows_equation_3() -> None:
+    f = torch.randn(2, 3, 4, 5)
+    expected = torch.zeros(2, 1, 4, 5)
+    for b in range(2):
+        for c in range(3):
+            expected[b, 0] += f[b, c] - f[b, c].sum() / 20
+    torch.testing.assert_close(adaptive_boundary(f), expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("side", [1, 7])
+def test_flat_features_lie_on_the_boundary(side: int) -> None:
+    assert torch.equal(
+        adaptive_boundary(torch.full((1, 4, side, side), 0.5)).abs().max(), torch.tensor(0.0)
+    )
+
+
+def test_the_smaller_side_is_foreground() -> None:
+    found = sign(squares(0.2, 0.49, 0.51, 0.9))
+    assert found.shape == (4, 1, 1, 1)
+    assert found.flatten().tolist() == [1, 1, -1, -1]
+
+
+@pytest.mark.parametrize("tie", [1, 0])
+def test_ties(tie: int) -> None:
+    assert sign(squares(0.5, 0.2), tie=tie).flatten().tolist() == [tie, 1]
+
+
+def test_zero_counts_as_above() -> None:
+    assert sign(torch.zeros(1, 1, 3, 3)).item() == -1
+
+
+def test_probability_marks_the_smaller_side_either_way() -> None:
+    theta = torch.cat((squares(0.2), -squares(0.2)))
+    p = signed_probability(theta)
+    assert torch.equal(p[0], p[1])
+    assert (p[0] > 0.5).sum() == 20
+    assert torch.equal(p[0, 0, 0], torch.full((10,), 2.0).sigmoid())
+
+
+def test_the_sign_is_taken_before_resizing() -> None:
+    """Six of eleven pixels are above; stretched unevenly, the majority would tip."""
+    theta = torch.tensor([1.0, 1, 1, 1, 1, 1, -9, -9, -9, -9, -9]).view(1, 1, 1, 11)
+    resized = torch.nn.functional.interpolate(
+        theta, size=(1, 44), mode="bilinear", align_corners=False
+    )
+    assert sign(theta).item() == -1
+    assert sign(resized).item() == 1
+    p = signed_probability(theta, size=(1, 44))
+    assert p.shape == (1, 1, 1, 44)
+    torch.testing.assert_close(p, (-resized).sigmoid())
+
+
+def naive_theta(name: str, f: Tensor, *, w: Tensor, trainset_mean: Tensor) -> Tensor:
+    """Sec. IV-E word by word, a pixel at a time: f^n and the means are vectors of C numbers."""
+    batch, channels, height, width = f.shape
+    theta = torch.zeros(batch, 1, height, width, dtype=f.dtype)
+    ones = torch.ones(channels, dtype=f.dtype)
+    for b in range(batch):
+        mean = torch.stack([f[b, c].sum() / (height * width) for c in range(channels)])
+        for y in range(height):
+            for x in range(width):
+                f_n = f[b, :, y, x]
+                theta[b, 0, y, x] = {
+                    "db1": ones @ (f_n - trainset_mean),
+                    "db2": mean @ f_n,
+                    "db3": mean @ (f_n - mean),
+                    "db4": w @ (f_n - mean),
+                    "adb": ones @ (f_n - mean),
+                }[name]
+    return theta
+
+
+@pytest.mark.parametrize("name", ["db1", "db2", "db3", "db4", "adb"])
+def test_boundaries_follow_their_definitions(name: str) -> None:
+    torch.manual_seed(0)
+    f, w = torch.rand(2, 5, 3, 4, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    trainset_mean = torch.rand(5, dtype=torch.float64)
+    found = decide(f, BOUNDARIES[name], learned_C=w, trainset_mean=trainset_mean.sum())
+    expected = naive_theta(name, f, w=w, trainset_mean=trainset_mean)
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-10)
+
+
+def test_all_five_boundaries_are_there_and_differ() -> None:
+    assert list(BOUNDARIES) == ["db1", "db2", "db3", "db4", "adb"]
+    f = torch.rand(1, 3, 4, 4)
+    maps = [
+        decide(f, boundary, learned_C=torch.tensor([1.0, -1, 2]), trainset_mean=torch.tensor(0.2))
+        for boundary in BOUNDARIES.values()
+    ]
+    for number, one in enumerate(maps):
+        assert not any(torch.allclose(one, other) for other in maps[:number])
+
+
+@pytest.mark.parametrize(("tie", "expected"), [(1, -1), (0, 1)])
+def test_who_gives_a_tie_no_side_counts_the_boundary_as_below(tie: int, expected: int) -> None:
+    """Three pixels of eight above, two on the boundary."""
+    theta = torch.tensor([1.0, 1, 1, 0, 0, -1, -1, -1]).view(1, 1, 2, 4)
+    assert sign(theta, tie=tie).item() == expected
+
+
+def test_without_a_side_every_pixel_is_undecided() -> None:
+    assert torch.equal(signed_probability(squares(0.5), tie=0), torch.full((1, 1, 10, 10), 0.5))

@@ -1,0 +1,136 @@
+"""One chunk of `a2s hma` on a device: batches give every image what it gets alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from moving_average_run import SIDE, pack_photographs
+from safetensors.torch import save_file
+
+from a2s.data.index import Index
+from a2s.labels.crf.backends import marginal_of
+from a2s.labels.crf.energy import soft_energy
+from a2s.labels.crf.torch_backend import inference
+from a2s.labels.store.reader import LabelSource
+from a2s.models.detector import Detector
+from a2s.models.encoders import build_encoder, settle
+from a2s.paper.hma import rule
+from a2s.paper.hma.chunk import (
+    Chunk,
+    Turn,
+    _image,
+    _Place,
+    _update,
+    chunks,
+    load_network,
+    marginals_of,
+    predict,
+    update_chunk,
+)
+from a2s.parallel.gpu_thread import DeviceThread
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def case(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Turn, Chunk]:
+    """What a pass with the CRF in torch has in common, and four photographs."""
+    root = tmp_path_factory.mktemp("averaging")
+    data = pack_photographs(shared, root)
+    torch.manual_seed(0)
+    encoder = build_encoder("mobilenet_v2")
+    settle(encoder)
+    network = Detector(encoder, width=32)
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    save_file(tensors, root / "model.safetensors", {**network.spec(), "image_size": str(SIDE)})
+    index, labels = Index.load(data), Index.load(root / "labels")
+    before = LabelSource(labels, labels.rows_of(index.keys), root, SIDE, [0])
+    stores = root / "averages", root / "labels"
+    turn = Turn(root / "model.safetensors", SIDE, "bilinear", "torch", before, *stores, 1)
+    return turn, next(chunks(index, np.ones(len(index), bool)))
+
+
+def into(turn: Turn, folder: Path) -> Turn:
+    for store in ("averages", "labels"):
+        (folder / store).mkdir(parents=True)
+    return dataclasses.replace(turn, averages=folder / "averages", labels=folder / "labels")
+
+
+def test_a_chunk_as_a_gpu_does_it_has_the_same_bytes(
+    case: tuple[Turn, Chunk], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn, chunk = case
+    alone = into(turn, tmp_path / "alone")
+    update_chunk(chunk, alone)
+
+    crfs, readers = [], []
+
+    def counted(images: Any, *rest: Any, **options: Any) -> list[torch.Tensor]:
+        at = threading.current_thread().name.split("_")[0]
+        crfs.append((len(images), options["max_bytes"], at))
+        return crf_torch_marginals(images, *rest, **options)
+
+    def before(row: int, epoch: int) -> np.ndarray:
+        readers.append(threading.current_thread().name.split("_")[0])
+        return turn.before(row, epoch)
+
+    crf_torch_marginals = inference.marginals
+    monkeypatch.setattr(inference, "marginals", counted)
+    network = load_network(turn.model, "cpu")
+    with ThreadPoolExecutor(2, "helper") as helpers:
+        place = _Place(network, CPU, DeviceThread(), helpers.map, 1, 2**29)
+        batch = dataclasses.replace(into(turn, tmp_path / "batch"), before=before)
+        _update(batch, place, chunk)
+    assert crfs == [(4, 2**29, "a2s-device")] * 2
+    assert readers == ["helper"] * 4
+    for store in ("averages", "labels"):
+        name = f"{store}/{chunk.file(1)}"
+        assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "batch" / name).read_bytes()
+
+
+def test_crfs_of_a_batch_are_bit_by_bit_those_of_its_images(case: tuple[Turn, Chunk]) -> None:
+    turn, chunk = case
+    images = [_image(turn, chunk, row) for row in chunk.rows]
+    averages = [turn.before(row, 1) for row in chunk.rows]
+    rng = np.random.default_rng(0)
+    probabilities = [rng.random((SIDE, SIDE), np.float32) for _ in images]
+
+    marginals = marginals_of(
+        torch.from_numpy(np.stack(images)), lambda function: function(), max_bytes=2**30
+    )
+    energies = [soft_energy(probability, rule.CRF) for probability in probabilities]
+    marginal = marginal_of("torch")
+    for found, image, energy in zip(marginals(energies), images, energies, strict=True):
+        expected = marginal(image, energy, rule.CRF)
+        assert torch.equal(torch.from_numpy(found), torch.from_numpy(expected))
+
+    with ThreadPoolExecutor(3) as threads:
+        pairs = rule.update_batch(probabilities, averages, marginals=marginals, each=threads.map)
+    for pair, image, probability, average in zip(
+        pairs, images, probabilities, averages, strict=True
+    ):
+        alone = rule.update(image, probability, average, marginal=marginal)
+        for found, expected in zip(pair, alone, strict=True):
+            assert torch.equal(torch.from_numpy(found), torch.from_numpy(expected))
+
+
+def test_forward_passes_have_one_shape_and_no_image_sees_the_others(
+    case: tuple[Turn, Chunk],
+) -> None:
+    network, shapes = load_network(case[0].model, "cpu"), []
+    image_BSS3 = torch.randint(0, 256, (7, SIDE, SIDE, 3), dtype=torch.uint8)
+    hook = network.register_forward_pre_hook(lambda _, given: shapes.append(len(given[0])))
+    with hook:
+        found = predict(network, image_BSS3, batch_size=4)
+    assert shapes == [4, 4]
+    assert found.shape == (7, SIDE, SIDE)
+    alone = predict(network, image_BSS3, batch_size=1)
+    np.testing.assert_allclose(found, alone, atol=1e-4)
+    assert np.ptp(alone) > 0.1

@@ -1,0 +1,284 @@
+"""The pool with real Ray workers: retries, deadlines, errors, laziness, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from repository import REPO
+
+from a2s.data.images import BadImage
+from a2s.errors import A2SError, ConfigError, DataError
+from a2s.parallel import model_actors, pool, tasks
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """One Ray with two workers for this file; every test inside it is spared the start."""
+    with pool.session(workers=2):
+        yield
+
+
+def first_time(marker: Path) -> bool:
+    """Whether this is the first call with this marker, on any process."""
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def scale(item: int, factor: int) -> int:
+    return item * factor
+
+
+def refuse(item: int) -> int:
+    raise BadImage("truncated", f"image {item}")
+
+
+def stumble(item: int) -> int:
+    raise ZeroDivisionError(f"item {item}")
+
+
+def killed_once(item: int, folder: Path) -> int:
+    if item == 3 and first_time(folder / "killed"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def always_killed(item: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def sleeps_once(item: int, folder: Path) -> int:
+    if item == 1 and first_time(folder / "slept"):
+        time.sleep(60)
+    return item
+
+
+def always_sleeps(item: int) -> int:
+    time.sleep(60)
+    return item
+
+
+def slow_then_fast(item: int) -> int:
+    time.sleep(1.5 if item == 0 else 0.05)
+    return item
+
+
+def add_prepared(item: int, prepared: np.ndarray, offset: int) -> tuple[int, int, bool]:
+    return int(prepared.sum()) + offset, os.getpid(), prepared.flags.writeable
+
+
+class Doubler:
+    """A stand-in for a model: it knows in which process it lives and may die once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, item: int) -> np.ndarray:
+        if item == 2 and first_time(self.folder / "model-killed"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        (self.folder / f"model-{os.getpid()}").touch()
+        return np.full(50_000, 2 * item)
+
+
+class BuildDoubler:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self) -> Doubler:
+        return Doubler(self.folder)
+
+
+def build_broken() -> None:
+    raise DataError("no such model")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_maps_every_item_once_with_common_arguments(ray_here: None, workers: int) -> None:
+    results = pool.map_shards(scale, range(20), workers=workers, common=(10,))
+    assert sorted(results) == [10 * item for item in range(20)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_errors_come_back_as_themselves(ray_here: None, workers: int) -> None:
+    with pytest.raises(BadImage, match="image 7") as caught:
+        list(pool.map_shards(refuse, [7], workers=workers))
+    assert caught.value.reason == "truncated"
+    with pytest.raises(ZeroDivisionError, match="item 5"):
+        list(pool.map_shards(stumble, [5], workers=workers))
+
+
+def test_results_come_in_order_of_completion(ray_here: None) -> None:
+    results = list(pool.map_shards(slow_then_fast, range(4), workers=2))
+    assert sorted(results) == [0, 1, 2, 3]
+    assert results[-1] == 0
+
+
+def test_a_killed_worker_is_retried_and_counted(ray_here: None, tmp_path: Path) -> None:
+    tally, notes = tasks.Tally(), list[str]()
+    results = pool.map_shards(
+        killed_once, range(6), workers=2, common=(tmp_path,), tally=tally, note=notes.append
+    )
+    assert sorted(results) == list(range(6))
+    assert tally.crashed == 1
+    assert len(notes) == 1
+    assert notes[0].startswith("3: its worker process died")
+
+
+def test_a_worker_that_always_dies_ends_in_an_error_naming_the_item(ray_here: None) -> None:
+    results = pool.map_shards(always_killed, [41], workers=2, retries=1, name="shard {}".format)
+    with pytest.raises(A2SError, match=r"shard 41: its worker process died \(given up after 2"):
+        list(results)
+
+
+def test_an_overdue_task_is_stopped_and_retried_once(ray_here: None, tmp_path: Path) -> None:
+    tally = tasks.Tally()
+    started = time.monotonic()
+    results = pool.map_shards(
+        sleeps_once, range(4), workers=2, common=(tmp_path,), deadline_sec=6, tally=tally
+    )
+    assert sorted(results) == list(range(4))
+    assert tally.timed_out == 1
+    assert time.monotonic() - started < 50
+
+
+def test_twice_overdue_is_an_error_naming_the_item(ray_here: None) -> None:
+    with pytest.raises(A2SError, match="17: not done after 1 s"):
+        list(pool.map_shards(always_sleeps, [17], workers=2, deadline_sec=1))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_items_are_taken_lazily_within_the_window(ray_here: None, workers: int) -> None:
+    taken, tally = 0, tasks.Tally()
+
+    def endless() -> Iterator[int]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield taken
+
+    results = pool.map_shards(scale, endless(), workers=workers, common=(1,), tally=tally)
+    for num_results in range(1, 30):
+        next(results)
+        assert taken <= num_results + 2 * workers
+    results.close()
+    assert tally.max_in_flight <= 2 * workers
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_model_step_runs_once_per_item_in_its_own_process(
+    ray_here: None, tmp_path: Path, workers: int
+) -> None:
+    if workers == 0:
+        first_time(tmp_path / "model-killed")  # it would be this process
+    results = list(
+        pool.map_shards(
+            add_prepared,
+            range(6),
+            workers=workers,
+            common=(1,),
+            before=model_actors.Before(BuildDoubler(tmp_path)),
+        )
+    )
+    assert sorted(total for total, _, _ in results) == [100_000 * item + 1 for item in range(6)]
+    model_pids = {int(path.name[6:]) for path in tmp_path.glob("model-[0-9]*")}
+    task_pids = {pid for _, pid, _ in results}
+    if workers == 0:
+        assert model_pids == task_pids == {os.getpid()}
+    else:
+        assert model_pids.isdisjoint(task_pids)
+        # Object-store arrays are read-only: whoever writes has to copy.
+        assert not any(writeable for _, _, writeable in results)
+
+
+def test_an_error_while_the_model_is_built_comes_back_as_itself(ray_here: None) -> None:
+    results = pool.map_shards(
+        add_prepared, [1], workers=2, before=model_actors.Before(build_broken)
+    )
+    with pytest.raises(DataError, match="no such model"):
+        list(results)
+
+
+def test_resolve_workers() -> None:
+    assert pool.resolve_workers("auto", 63) == 0
+    assert pool.resolve_workers("auto", 64) == pool.num_cpus() >= 1
+    assert pool.resolve_workers(3, 1) == 3
+    with pytest.raises(ConfigError, match="-1"):
+        pool.resolve_workers(-1, 100)
+
+
+def test_without_ray_auto_is_zero_and_a_number_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert pool.resolve_workers("auto", 1000) == 0
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match="pip install 'ray"):
+        list(pool.map_shards(scale, [1], workers=1, common=(1,)))
+
+
+def test_zero_workers_never_import_ray() -> None:
+    code = (
+        "import sys; from a2s import pool\n"
+        "assert list(pool.map_shards(abs, [-1, -2], workers=0)) == [1, 2]\n"
+        "assert not [name for name in sys.modules if name.split('.')[0] in ('ray', 'torch')]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPO)
+
+
+def test_sigterm_exits_143_leaves_no_process_and_a_private_token(tmp_path: Path) -> None:
+    script = tmp_path / "driver.py"
+    script.write_text(
+        "import signal, sys, time\n"
+        "from pathlib import Path\n"
+        "def stop(number, frame): raise SystemExit(128 + number)\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "from a2s import pool\n"
+        "for _ in pool.map_shards(time.sleep, [0, 60, 60], workers=2):\n"
+        "    Path(sys.argv[1]).touch()\n"
+    )
+    mark = f"A2S_TEST_MARK={tmp_path}"
+    name, value = mark.split("=", 1)
+    env = {**os.environ, name: value, "HOME": str(tmp_path), "PYTHONPATH": str(REPO)}
+    running = tmp_path / "running"
+    driver = subprocess.Popen([sys.executable, str(script), str(running)], env=env)
+    try:
+        wait_until(running.exists, seconds=60)
+        assert len(marked(mark)) > 3, "the driver, Ray's servers, and its workers"
+        driver.send_signal(signal.SIGTERM)
+        assert driver.wait(30) == 143
+        wait_until(lambda: not marked(mark), seconds=15)
+    finally:
+        driver.kill()
+        driver.wait()
+    token = tmp_path / ".ray" / "auth_token"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+
+
+def marked(mark: str) -> list[int]:
+    """Processes whose environment holds `mark`, zombies aside."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environ = (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        if mark.encode() in environ.split(b"\0"):
+            found.append(int(folder.name))
+    return found
+
+
+def wait_until(condition: Callable[[], object], *, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"still not so after {seconds} s"
+        time.sleep(0.1)

@@ -1,0 +1,221 @@
+"""The pool on a cluster of two nodes: one comes, one goes, stragglers, and devices."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from a2s.errors import A2SError
+from a2s.parallel import model_actors, pool, ray_session, tasks
+
+SLOW_SEC = 0.4
+
+
+def node_of(item: int) -> str:
+    import ray
+
+    time.sleep(SLOW_SEC)
+    return ray.get_runtime_context().get_node_id()
+
+
+def sleeps_at_first(item: int, folder: Path) -> tuple[int, str]:
+    marker = folder / f"{item}"
+    first = not marker.exists()
+    marker.touch()
+    if item == 5 and first:
+        time.sleep(90)
+    time.sleep(0.05)
+    return item, "first" if first else "copy"
+
+
+class Where:
+    """A device step that tells the process which does it, and dies with some items."""
+
+    def __init__(self, folder: Path, deadly: tuple[int, ...] = ()) -> None:
+        self.folder = folder
+        self.deadly = deadly
+
+    def __call__(self) -> Any:
+        return self.step
+
+    def step(self, item: int) -> int:
+        if item in self.deadly and (len(list(self.folder.glob("death-*"))) < 1 or item < 0):
+            (self.folder / f"death-{os.getpid()}").touch()
+            os._exit(1)
+        time.sleep(0.1)
+        return os.getpid()
+
+
+def paired(item: int, prepared: int) -> tuple[int, int]:
+    return item, prepared
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A head with one CPU; the test adds and removes others."""
+    from ray.cluster_utils import Cluster
+
+    # Nodes have what they run installed.
+    here = Path(__file__).resolve().parent
+    monkeypatch.setenv("PYTHONPATH", f"{here}:{here.parent}")
+    ray_session.private_token()
+    made = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 * 2**20},
+    )
+    try:
+        yield made
+    finally:
+        made.shutdown()
+
+
+def add_node(cluster: Any, **resources: int) -> Any:
+    return cluster.add_node(object_store_memory=80 * 2**20, **resources)
+
+
+def test_a_node_that_comes_is_used_and_one_that_goes_loses_nothing(cluster: Any) -> None:
+    tally, notes = tasks.Tally(), list[str]()
+    results = pool.map_shards(
+        node_of,
+        range(60),
+        workers=None,
+        ray_address=cluster.address,
+        tally=tally,
+        note=notes.append,
+    )
+    nodes, other = [], None
+    for result in results:
+        nodes.append(result)
+        if len(nodes) == 6:
+            other = add_node(cluster, num_cpus=2)
+        if other is not None and nodes.count(other.node_id) == 6:
+            cluster.remove_node(other, allow_graceful=False)
+            other = None
+    assert len(nodes) == 60
+    assert len(set(nodes)) == 2
+    assert tally.max_workers == 3
+    assert any("3 CPUs now, not 1" in note for note in notes), notes
+    assert any("1 CPUs now, not 3" in note for note in notes), notes
+
+
+def test_a_straggler_gets_a_copy_and_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "STRAGGLER_MIN_SEC", 1.0)
+    tally, notes = tasks.Tally(), list[str]()
+    started = time.monotonic()
+    results = pool.map_shards(
+        sleeps_at_first,
+        range(12),
+        workers=2,
+        common=(tmp_path,),
+        tally=tally,
+        note=notes.append,
+        name="chunk {}".format,
+    )
+    assert sorted(results) == [(item, "copy" if item == 5 else "first") for item in range(12)]
+    assert time.monotonic() - started < 60
+    assert tally.copied == 1
+    (note,) = notes
+    assert note.startswith("chunk 5: runs for")
+
+
+def test_each_gpu_has_a_model_and_one_that_dies_is_replaced(cluster: Any, tmp_path: Path) -> None:
+    add_node(cluster, num_cpus=1, num_gpus=2)
+    tally, notes = tasks.Tally(), list[str]()
+    results = pool.map_shards(
+        paired,
+        range(30),
+        workers=None,
+        before=model_actors.Before(Where(tmp_path, deadly=(7,))),
+        ray_address=cluster.address,
+        tally=tally,
+        note=notes.append,
+    )
+    found = dict(results)
+    assert sorted(found) == list(range(30))
+    assert len(set(found.values())) in (2, 3)
+    assert tally.num_before == 2
+    assert len(list(tmp_path.glob("death-*"))) == 1
+    assert any("the process that holds the model died" in note for note in notes)
+
+
+class Holding:
+    """Another's process with a GPU."""
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+def test_waiting_for_a_gpu_is_not_taking_too_long(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(model_actors, "WAITING_SEC", 1.0)
+    add_node(cluster, num_cpus=1, num_gpus=2)
+    tally, notes = tasks.Tally(), list[str]()
+    with pool.session(workers=None, ray_address=cluster.address):
+        others = [ray.remote(num_cpus=0, num_gpus=1)(Holding).remote() for _ in range(2)]
+        ray.get([other.pid.remote() for other in others], timeout=60)
+
+        def note(text: str) -> None:
+            notes.append(text)
+            if text.startswith("no GPU"):
+                # One of the two that the job has models for.
+                ray.kill(others[0])
+
+        results = pool.map_shards(
+            paired,
+            range(8),
+            workers=None,
+            before=model_actors.Before(Where(tmp_path)),
+            ray_address=cluster.address,
+            deadline_sec=3.0,
+            tally=tally,
+            note=note,
+        )
+        found = dict(results)
+    assert sorted(found) == list(range(8))
+    assert len(set(found.values())) == 1, "the other model has no GPU to the end"
+    first, *moved = notes
+    assert first == "no GPU of the cluster is free; waiting for one"
+    assert moved
+    assert all("got no GPU so far; another one takes it" in text for text in moved)
+    assert tally.timed_out == 0
+
+
+def test_a_model_that_always_dies_ends_in_an_error(tmp_path: Path) -> None:
+    results = pool.map_shards(
+        paired, [-1], workers=1, before=model_actors.Before(Where(tmp_path, deadly=(-1,)))
+    )
+    with pytest.raises(A2SError, match=r"holds the model died .* \(given up after 4 times"):
+        list(results)
+
+
+def test_threads_of_this_process_share_the_work_and_leave_libraries_as_they_were() -> None:
+    import threading
+
+    import cv2
+    import torch
+
+    before = cv2.getNumThreads(), torch.get_num_threads()
+    barrier = threading.Barrier(2, timeout=20)
+
+    def meet(item: int) -> int:
+        barrier.wait()
+        return item
+
+    assert sorted(pool.map_shards(meet, range(8), workers=0, threads=2)) == list(range(8))
+    assert (cv2.getNumThreads(), torch.get_num_threads()) == before
+
+    def fail(item: int) -> int:
+        raise A2SError(f"item {item}")
+
+    with pytest.raises(A2SError, match="item"):
+        list(pool.map_shards(fail, range(8), workers=0, threads=2))

@@ -1,0 +1,112 @@
+"""Launch checks, in this process; real ranks are in distributed/."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from processes import environment
+
+from a2s.errors import ConfigError
+from a2s.parallel import ranks
+
+
+def test_a_launch_that_starts_only_one_process_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        ranks.check_launch({"MASTER_ADDR": "127.0.0.1"})
+    assert "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu" in str(caught.value)
+    assert "torchrun" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "environ", [{"WORLD_SIZE": "2", "RANK": "2"}, {"WORLD_SIZE": "x"}, {"RANK": "1"}]
+)
+def test_an_impossible_rank_is_refused(environ: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="WORLD_SIZE"):
+        ranks.check_launch(environ)
+
+
+def test_good_launches_pass() -> None:
+    ranks.check_launch({})
+    torchrun = {"MASTER_ADDR": "a", "WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "3"}
+    ranks.check_launch(torchrun)
+    assert ranks.launched_rank(torchrun) == 3
+    assert ranks.launched_rank({}) == 0
+
+
+def test_stages_of_one_process_may_differ_in_precision() -> None:
+    code = (
+        "from a2s import distributed\n"
+        "for precision in ('fp32', 'bf16', 'fp32'):\n"
+        "    print(distributed.start(precision=precision).mixed_precision)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert done.stdout.split() == ["no", "bf16", "no"]
+
+
+def test_the_command_line_says_it_in_one_message() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "a2s", "stage1", "--data", "none", "--out", "none"],
+        env=environment(MASTER_ADDR="127.0.0.1"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "accelerate launch --multi_gpu" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_tracker_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: ["wandb"])
+    with pytest.raises(ConfigError, match="tensorboard is not installed"):
+        ranks.start(trackers=("tensorboard",))
+
+
+def test_alone_a_sum_is_the_value_in_float64() -> None:
+    value = torch.tensor([1.5, 2.5], requires_grad=True)
+    total = ranks.all_sum(value)
+    assert total.dtype == torch.float64
+    assert total.tolist() == [1.5, 2.5]
+    assert not total.requires_grad
+    assert ranks.all_sum(torch.tensor(3)).dtype == torch.int64
+    assert ranks.all_gather(torch.tensor([4])).tolist() == [[4]]
+    assert (ranks.rank(), ranks.world(), ranks.is_main()) == (0, 1, True)
+    ranks.check_same("data", "abc")
+
+
+def test_alone_a_failure_is_raised_as_it_is() -> None:
+    with pytest.raises(ConfigError, match="mine"), ranks.together():
+        raise ConfigError("mine")
+    with pytest.raises(ZeroDivisionError), ranks.together():
+        raise ZeroDivisionError
+
+
+def test_bugs_are_recorded_for_the_launcher_and_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+
+    def bug() -> None:
+        raise ValueError("a bug on this rank")
+
+    def mistake() -> None:
+        raise ConfigError("a mistake")
+
+    with pytest.raises(ConfigError):
+        ranks.recorded(mistake)()
+    assert not file.exists()
+    with pytest.raises(ValueError, match="a bug"):
+        ranks.recorded(bug)()
+    assert "a bug on this rank" in file.read_text()
