@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["figure_runs"]
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests are about the CPU, on a machine with a GPU too; `-m gpu` runs those for one."""

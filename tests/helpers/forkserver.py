@@ -20,7 +20,7 @@ from pathlib import Path
 PRELOADED = ["torch", "torch._dynamo", "torchvision.models", "accelerate", "cv2", "pyarrow.dataset"]
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload([*PRELOADED, "zygote"])
+_context.set_forkserver_preload([*PRELOADED, "forkserver"])
 
 
 class Process:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import REPO
 
 from a2s.errors import A2SError
 from a2s.parallel import model_actors, pool, ray_session, tasks
@@ -61,8 +62,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     # Nodes have what they run installed.
-    here = Path(__file__).resolve().parent
-    monkeypatch.setenv("PYTHONPATH", f"{here}:{here.parent}")
+    monkeypatch.setenv("PYTHONPATH", f"{REPO}:{REPO}/tests/helpers")
     ray_session.private_token()
     made = Cluster(
         initialize_head=True,

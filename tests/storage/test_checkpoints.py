@@ -69,7 +69,7 @@ def test_equal_weights_make_equal_files(tmp_path: Path) -> None:
     first = save(tmp_path / "a", 1)
     code = (
         "import sys, pathlib; sys.path.insert(0, sys.argv[1])\n"
-        "from test_checkpoint import save\n"
+        "from test_checkpoints import save\n"
         "print(save(pathlib.Path(sys.argv[2]), 1).sha256['model.safetensors'])"
     )
     folder = str(Path(__file__).parent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from figures.cells import is_empty, read_png, shows
+from grid_cells import is_empty, read_png, shows
 
 from a2s.evaluation.pictures.grid import (
     CAPTION_PX,

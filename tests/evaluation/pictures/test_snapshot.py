@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from figures.cells import cells_of, is_empty, read_png, shows
+from grid_cells import cells_of, is_empty, read_png, shows
 from status_folders import ask
 
 from a2s.__main__ import run as run_command

@@ -63,7 +63,7 @@ def test_interpreted_kernels_compute_what_torch_computes() -> None:
         "from test_filter_triton import check\n"
         "check('cpu', [(13, 17), (24, 20), (30, 11), (1, 5), (1, 1)])\n"
     )
-    path = os.pathsep.join([str(Path(__file__).parent), str(REPO)])
+    path = os.pathsep.join([str(Path(__file__).parent), str(REPO / "tests" / "helpers"), str(REPO)])
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path},

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from figures.cells import cells_of, read_png, shows
+from grid_cells import cells_of, read_png, shows
 
 from a2s.data.images import decode, resize_rgb
 from a2s.data.index import Index

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from figures.cells import cells_of, is_empty, read_png, shows
+from grid_cells import cells_of, is_empty, read_png, shows
 
 from a2s.config.base import EncoderConfig
 from a2s.config.training import Stage1Options

@@ -9,15 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from feature_encoder import CHANNELS, SIZE, SLOT_BYTES, Encoder, not_left_out
 from torch import Tensor
 
 from a2s.errors import ConfigError, DataError
 from a2s.models.encoders import build_encoder
 from a2s.training.features import file_cache
 from a2s.training.features.file_cache import FeatureCache, fingerprint_tensors
-
-SIZE, CHANNELS = 32, (2, 3, 5)
-SLOT_BYTES = 2 * (2 * 16 + 3 * 4 + 5)
 
 
 def make_cache(folder: Path, **changed: object) -> FeatureCache:
@@ -33,32 +31,10 @@ def make_cache(folder: Path, **changed: object) -> FeatureCache:
     return FeatureCache(folder, **settings)  # type: ignore[arg-type]
 
 
-class Encoder:
-    """Features that tell image and mirror image apart, and a count of encoded images."""
-
-    def __init__(self) -> None:
-        self.images = 0
-
-    def __call__(self, image_B3SS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        self.images += len(image_B3SS)
-        value = image_B3SS.float() / 77
-        left, right = value[..., : SIZE // 2].mean((1, 2, 3)), value.mean((1, 2, 3))
-        mix = (left + 2 * right).view(-1, 1, 1, 1)
-        e3, e4, e5 = (
-            mix * torch.linspace(0.1, 1, count).view(1, -1, 1, 1).expand(-1, -1, side, side)
-            for count, side in zip(CHANNELS, (4, 2, 1), strict=True)
-        )
-        return e3, e4, e5
-
-
 @pytest.fixture
 def images() -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (4, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
-
-
-def not_left_out(row: int) -> Tensor:
-    raise AssertionError(f"the image of row {row} was there")
 
 
 def fetch(cache: FeatureCache, images: Tensor, encode: Encoder, rows: list[int]) -> list[Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_feature_cache import CHANNELS, SIZE, SLOT_BYTES, Encoder, not_left_out
+from feature_encoder import CHANNELS, SIZE, SLOT_BYTES, Encoder, not_left_out
 from torch import Tensor
 
 from a2s.errors import DataError
