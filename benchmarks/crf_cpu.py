@@ -37,8 +37,8 @@ START = """
 import sys, time
 started = time.perf_counter()
 import numpy as np
-from a2s.refine import CrfParams, crf_of
-from a2s.refine.energy import hard_energy
+from a2s.labels.crf import CrfParams, crf_of
+from a2s.labels.crf.energy import hard_energy
 image = np.random.default_rng(0).integers(0, 256, (320, 320, 3)).astype(np.uint8)
 energy = hard_energy(image[..., 0].astype(np.float32), CrfParams())
 ready = time.perf_counter()
@@ -54,7 +54,7 @@ print(chosen - ready, (called - chosen) - (again - called))
 MEMORY = """
 import sys
 import numpy as np
-from a2s.refine import CrfParams, crf_of
+from a2s.labels.crf import CrfParams, crf_of
 def peak_kib():
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))

@@ -32,7 +32,7 @@ from a2s.models.detector import Detector
 from a2s.models.encoder_weights import load_encoder
 from a2s.storage import checkpoints
 from a2s.storage.files import write_json
-from a2s.training.async_checkpoint import Commits
+from a2s.training.async_checkpoint import AsyncCheckpointer
 from a2s.training.optimizer import GuardedSGD, pack_momentum
 
 RESULT = Path(__file__).resolve().parent / "results" / "host_pauses.json"
@@ -91,7 +91,7 @@ def commits(encoder: str, folder: Path, rounds: int) -> dict[str, list[float]]:
     group = [{"params": list(parameters.values())}]
     optimizer = GuardedSGD(group, lr=0.1, momentum=0.9, weight_decay=0, nesterov=True)
     found: dict[str, list[float]] = {"in place": [], "beside training": [], "durable": []}
-    with tempfile.TemporaryDirectory(dir=folder) as root, Commits() as durable:
+    with tempfile.TemporaryDirectory(dir=folder) as root, AsyncCheckpointer() as durable:
         for number in range(1, rounds + 2):
             for way in ("in place", "beside training"):
                 started = time.perf_counter()

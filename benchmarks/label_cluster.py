@@ -58,7 +58,7 @@ def main() -> None:
 
     alone = {
         key: label.png
-        for done in pool.map_shards(
+        for done in pool.map_items(
             label_chunk,
             chunks(index, todo=todo, size=CHUNK),
             workers=0,
@@ -78,7 +78,7 @@ def main() -> None:
     joins, leaves = num_chunks // 5, 4 * num_chunks // 5
     second = None
     try:
-        for done in pool.map_shards(
+        for done in pool.map_items(
             label_chunk,
             chunks(index, todo=todo, size=CHUNK),
             workers=None,

@@ -30,7 +30,7 @@ from a2s.labels.making.chunk import activate, load_network
 from a2s.models import saved
 from a2s.models.activation_net import ActivationNet
 from a2s.models.encoder_weights import load_encoder
-from a2s.models.inference import for_inference
+from a2s.models.inference import prepare_for_inference
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "label_gpu.json"
@@ -84,7 +84,7 @@ def activation(model: Path) -> dict[str, Any]:
     rates = {"the model": sweep(load_network(saved.resolve_model(model), device), device)}
     torch.manual_seed(0)
     network = ActivationNet(load_encoder("resnet50", "none"), fusion_stride=4)
-    for_inference(network, device)
+    prepare_for_inference(network, device)
     rates["resnet50"] = sweep(network, device)
     return rates
 

@@ -136,7 +136,7 @@ def _model(config: EstimateConfig) -> Iterator[Path]:
 def _steps(
     config: EstimateConfig, model: Path, recipe: Recipe, *, on_gpu: bool, on_device: bool
 ) -> dict[str, Any]:
-    """Arguments of `map_shards` that `a2s label` gives as well."""
+    """Arguments of `map_items` that `a2s label` gives as well."""
     image_size = input_size(model) if config.network_size == "trained" else None
     if not on_gpu:
         return {"fn": label_chunk, "common": (model, image_size, recipe)}
@@ -147,13 +147,13 @@ def _steps(
     load = functools.partial(
         load_activation, model, image_size, batch, recipe if on_device else None
     )
-    return {"fn": refine_chunk, "common": (recipe,), "before": model_actors.Before(load)}
+    return {"fn": refine_chunk, "common": (recipe,), "before": model_actors.ModelStage(load)}
 
 
 def _map(
     chunks: list[Chunk], steps: dict[str, Any], *, workers: int | None, threads: int
 ) -> Iterator[Labelled]:
-    return pool.map_shards(
+    return pool.map_items(
         steps["fn"],
         chunks,
         workers=workers,

@@ -13,8 +13,8 @@ from a2s.errors import ConfigError, DataError
 from a2s.evaluation import metrics
 from a2s.evaluation.benchmarks import BENCHMARKS, Benchmark, find_benchmark
 from a2s.evaluation.chunk import SCHEMA, Pair, Part, score_chunk
-from a2s.evaluation.dataset_scores import Totals
-from a2s.evaluation.pairs import Side, find_predictions, find_truths, only
+from a2s.evaluation.dataset_scores import DatasetScores
+from a2s.evaluation.pairs import PictureSet, find_predictions, find_truths, only
 from a2s.parallel import pool
 from a2s.parallel.progress import Progress
 from a2s.storage import files, hashing, run_folder
@@ -74,7 +74,7 @@ def _where(config: EvaluateConfig) -> Path:
     return config.truth
 
 
-def _truths(config: EvaluateConfig) -> tuple[Side, Benchmark | None]:
+def _truths(config: EvaluateConfig) -> tuple[PictureSet, Benchmark | None]:
     """The truth, and the benchmark that it is of.
 
     Raises:
@@ -113,8 +113,8 @@ def _score_all(
     config: EvaluateConfig,
     folder: run_folder.RunDir,
     keys: list[str],
-    predictions: Side,
-    truths: Side,
+    predictions: PictureSet,
+    truths: PictureSet,
 ) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -139,10 +139,10 @@ def _score_all(
             )
 
     schema = pa.schema(SCHEMA)
-    totals = Totals()
+    totals = DatasetScores()
     failures: list[dict[str, str]] = []
     num_resized = num_empty = num_graded = 0
-    parts = pool.map_shards(
+    parts = pool.map_items(
         score_chunk,
         chunks(),
         common=(config.convention,),
@@ -205,7 +205,7 @@ def _in_order(parts: Iterator[Part]) -> Iterator[Part]:
     assert not waiting
 
 
-def _write_missing(out: Path, predictions: Side, truths: Side) -> dict[str, int]:
+def _write_missing(out: Path, predictions: PictureSet, truths: PictureSet) -> dict[str, int]:
     """Name on both sides what has no partner."""
     lists = {
         "missing_pred": sorted(truths.keys - predictions.keys),
@@ -222,7 +222,7 @@ def _write_missing(out: Path, predictions: Side, truths: Side) -> dict[str, int]
     return {f"num_{name}": len(keys) for name, keys in lists.items()}
 
 
-def _draw(out: Path, totals: Totals, *, title: str) -> None:
+def _draw(out: Path, totals: DatasetScores, *, title: str) -> None:
     from a2s.evaluation import curves
 
     mean = totals.curves()

@@ -32,8 +32,8 @@ def run(config: ImportWeightsConfig) -> int:
         kind = spec["kind"]
         unused = {saved.UNUSED + name: value for name, value in released.unused.items()}
         # Pillow's default, by which the authors' code squashes images.
-        seen_as = {"image_size": str(IMAGE_SIZE), "resize_filter": "bicubic"}
-        metadata = {**spec, **seen_as, **provenance}
+        input_spec = {"image_size": str(IMAGE_SIZE), "resize_filter": "bicubic"}
+        metadata = {**spec, **input_spec, **provenance}
         tensors.write(out, state | unused, metadata=metadata)
         print(
             f"import-weights: {out} holds the {kind} network of {file}, {len(state)} tensors; not "

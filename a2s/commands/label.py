@@ -16,11 +16,11 @@ from a2s.config.commands import LabelConfig
 from a2s.data.index import Index
 from a2s.data.shards import remove_leftovers, shard_done
 from a2s.errors import ConfigError
-from a2s.labels.making.all_shards import Work, _label_shards
+from a2s.labels.making.all_shards import LabelJob, _label_shards
 from a2s.labels.making.chunk import (
     input_size,
 )
-from a2s.labels.making.shards import take_stock
+from a2s.labels.making.shards import summarise
 from a2s.labels.recipe import with_backend
 from a2s.models import saved
 from a2s.parallel import pool
@@ -67,13 +67,13 @@ def run(config: LabelConfig) -> int:
 
         if config.dry_run:
             settings = run_folder.compare(config.out, settings, run_folder.unnamed(config))
-            _announce(Work(config, index, model, image_size, todo(hashing.digest(settings))))
+            _announce(LabelJob(config, index, model, image_size, todo(hashing.digest(settings))))
             return 0
         claim = run_folder.claim(
             config.out, command="label", config=config, inputs=inputs, parts=parts
         )
         folder = stack.enter_context(claim)
-        work = Work(config, index, model, image_size, todo(folder.settings_hash))
+        work = LabelJob(config, index, model, image_size, todo(folder.settings_hash))
         if work.todo:
             remove_leftovers(folder.path, {index.shards[number].name for number in work.todo})
             _label_shards(work, folder)
@@ -95,7 +95,7 @@ def _flat(parts: Collection[range]) -> Iterator[int]:
         yield from part
 
 
-def _announce(work: Work) -> None:
+def _announce(work: LabelJob) -> None:
     """What `--dry-run` says."""
     config, num_shards = work.config, len(work.index.shards)
     print(
@@ -107,8 +107,8 @@ def _announce(work: Work) -> None:
 def _conclude(config: LabelConfig, folder: run_folder.RunDir, index: Index, *, num_new: int) -> int:
     """Sum up the manifests, list the failures, name the next command."""
     # Whoever comes last finds all shards; an older list must not replace its list.
-    with folder.one_at_a_time():
-        stock = take_stock(folder.path, index, settings=folder.settings_hash)
+    with folder.exclusive():
+        stock = summarise(folder.path, index, settings=folder.settings_hash)
         assert stock.num_missing == 0 or config.shards is not None, stock
         lines = [json.dumps(failure, ensure_ascii=False) + "\n" for failure in stock.failures]
         files.atomic_write(folder.path / "failures.jsonl", "".join(lines))

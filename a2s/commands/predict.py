@@ -135,8 +135,8 @@ def _predict(
             # On CPUs the network is the work and every worker has its own. Here networks live on
             # the GPUs, and the workers enlarge, draw and compress.
             fn, common = write_chunk, (outputs,)
-            before = model_actors.Before(functools.partial(load_step, model, config.max_pixels))
-        results = pool.map_shards(
+            before = model_actors.ModelStage(functools.partial(load_step, model, config.max_pixels))
+        results = pool.map_items(
             fn,
             chunks(),
             workers=workers,

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from a2s.config.commands import ShardConfig
 from a2s.data.index import Index
 from a2s.data.inputs import collect
-from a2s.data.packing import Work, pack
+from a2s.data.packing import PackingJob, pack
 from a2s.data.shards import shard_done, shard_name
 from a2s.errors import DataError
 from a2s.parallel import pool
@@ -40,7 +40,7 @@ def run(config: ShardConfig) -> int:
     """
     with claim(config.out, command="shard", config=config) as folder:
         frozen = _frozen_work(config, folder)
-        work = Work(
+        work = PackingJob(
             out=Path(os.path.abspath(config.out)),
             settings=folder.settings_hash,
             num_shards=frozen["num_shards"],
@@ -85,13 +85,13 @@ def _frozen_work(config: ShardConfig, folder: RunDir) -> dict[str, Any]:
 
 
 def _pack_all(
-    config: ShardConfig, folder: RunDir, work: Work, pending: list[int], num_images: int
+    config: ShardConfig, folder: RunDir, work: PackingJob, pending: list[int], num_images: int
 ) -> None:
     _remove_leftovers(work.out)
     left = min(num_images, len(pending) * config.shard_size)
     failed = 0
     with Progress(num_images, unit="images", name="shard", done=num_images - left) as progress:
-        for result in pool.map_shards(
+        for result in pool.map_items(
             pack,
             pending,
             workers=pool.resolve_workers(config.workers, left, ray_address=config.ray_address),
@@ -106,7 +106,7 @@ def _pack_all(
             folder.log(**result)
 
 
-def _finish(config: ShardConfig, work: Work, frozen: dict[str, Any]) -> int:
+def _finish(config: ShardConfig, work: PackingJob, frozen: dict[str, Any]) -> int:
     """Collect the failures of all shards into one file, and say what there is now."""
     reasons: Counter[str] = Counter()
     failed = 0
@@ -151,7 +151,7 @@ def _finish(config: ShardConfig, work: Work, frozen: dict[str, Any]) -> int:
     return 3 if too_many else 0
 
 
-def _failures(work: Work, frozen: dict[str, Any]) -> Iterator[dict[str, str]]:
+def _failures(work: PackingJob, frozen: dict[str, Any]) -> Iterator[dict[str, str]]:
     yield from frozen["failures"]
     for number in range(work.num_shards):
         yield from read_json(work.out / f"{shard_name(number)}.json")["failures"]

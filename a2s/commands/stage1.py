@@ -24,7 +24,7 @@ def run(config: Stage1Config) -> int:
     commit = checkpoints.last_commit(config.out)
     reached = pause.reached(commit, config.until_epoch)
     if commit is None or not (commit.state["finished"] or reached):
-        return ranks.recorded(_train)(config)
+        return ranks.report_to_launcher(_train)(config)
     # Known without torch, and by every rank on its own.
     if ranks.launched_rank(os.environ) == 0:
         inputs = {"data": Index.load(config.data).fingerprint}

@@ -28,12 +28,12 @@ def run(config: Stage2Config) -> int:
     # Whoever asked for an epoch that is there need not hear that a later one lacks labels.
     reached = pause.reached(commit, config.until_epoch)
     if commit is None or not (commit.state["finished"] or reached):
-        return ranks.recorded(_train)(config)
+        return ranks.report_to_launcher(_train)(config)
     index, labels = Index.load(config.data), Index.load(config.labels)
     manifests = [config.out / "rectified" / f"{shard.name}.json" for shard in index.shards]
     paused = reached and (not commit.state["finished"] or turns.lacks_labels(config, commit.state))
     if not paused and not all(manifest.exists() for manifest in manifests):
-        return ranks.recorded(_train)(config)
+        return ranks.report_to_launcher(_train)(config)
     # Known without torch, and by every rank on its own.
     if ranks.launched_rank(os.environ) == 0:
         inputs = {"data": index.fingerprint, "labels": labels.fingerprint}

@@ -21,7 +21,7 @@ from a2s.config.commands import StatusConfig
 from a2s.errors import ConfigError
 from a2s.storage.hashing import digest
 from a2s.storage.listing import Folder
-from a2s.storage.status.pipeline import Plain, Standing, Step, Whole, whole_standing
+from a2s.storage.status.pipeline import Plain, Status, Step, Whole, pipeline_status
 from a2s.storage.status.shards import (
     Manifest,
     Shards,
@@ -29,10 +29,10 @@ from a2s.storage.status.shards import (
     of_one_kind,
     parse_manifest,
     parse_work,
-    shards_standing,
+    shards_status,
 )
 from a2s.storage.status.text import counted, describe, few
-from a2s.storage.status.training import Training, parse_log, parse_pause, training_standing
+from a2s.storage.status.training import Training, parse_log, parse_pause, training_status
 
 RUN_STEPS: tuple[tuple[str, str, set[str]], ...] = (
     ("data", "shard", set()),
@@ -66,16 +66,16 @@ def run(config: StatusConfig) -> int:
         DataError: a URL whose scheme is not allowed.
     """
     now_sec = time.time()
-    standing = standing_of(Folder.open(config.out), now_sec=now_sec)
+    status = status_of(Folder.open(config.out), now_sec=now_sec)
     if config.as_json:
-        values = {"out": config.out, **dataclasses.asdict(standing)}
+        values = {"out": config.out, **dataclasses.asdict(status)}
         print(json.dumps(values, ensure_ascii=False))
     else:
-        print(describe(config.out, standing, now_sec=now_sec))
+        print(describe(config.out, status, now_sec=now_sec))
     return 0
 
 
-def standing_of(folder: Folder, *, now_sec: float) -> Standing:
+def status_of(folder: Folder, *, now_sec: float) -> Status:
     """How far the job of a folder is, whatever command it belongs to.
 
     Raises:
@@ -162,7 +162,7 @@ def _shards(
         problems.append(f"{listing} is damaged")
     if not command and any(manifest.num_empty is not None for manifest in manifests):
         command = "label"
-    return shards_standing(
+    return shards_status(
         manifests,
         command=command or ("shard" if listing == "work.json" else ""),
         start_sec=folder.written_sec("environment.json"),
@@ -194,7 +194,7 @@ def _training(
     records, damaged = parse_log(log)
     if damaged:
         problems.append(f"metrics.jsonl: lines that cannot be read: {damaged}")
-    standing = training_standing(
+    status = training_status(
         records,
         _last_commit(folder, problems),
         command=command,
@@ -205,14 +205,14 @@ def _training(
         problems=problems,
         pause=parse_pause(log),
     )
-    if command == "stage2" and standing.state == "finished":
+    if command == "stage2" and status.state == "finished":
         rectified = folder.sub("rectified")
         part = _shards(rectified, "label", None, [], now_sec=now_sec) if rectified else None
         if part is None or part.state != "finished":
             written = f"{part.shards_done} of {part.num_shards} shards" if part else "no shard yet"
             problem = f"its rectified labels are not all written ({written})"
-            return dataclasses.replace(standing, state="running", problems=[*problems, problem])
-    return standing
+            return dataclasses.replace(status, state="running", problems=[*problems, problem])
+    return status
 
 
 def _last_commit(folder: Folder, problems: list[str]) -> dict[str, Any] | None:
@@ -255,7 +255,7 @@ def _plain(folder: Folder, command: str, problems: list[str], *, now_sec: float)
 
 def _whole(
     folder: Folder, settings: dict[str, Any], problems: list[str], *, now_sec: float
-) -> Standing:
+) -> Status:
     given = {name for name in ("test", "truth") if settings.get(name) is not None}
     steps = []
     for name, command, needs in RUN_STEPS:
@@ -264,17 +264,17 @@ def _whole(
             continue
         steps.append(Step(name, command, _step(sub, command, now_sec=now_sec) if sub else None))
     problems += _stop(folder)
-    return whole_standing(steps, problems=problems)
+    return pipeline_status(steps, problems=problems)
 
 
 def _step(folder: Folder, command: str, *, now_sec: float) -> Shards | Training | Plain:
     try:
-        standing = standing_of(folder, now_sec=now_sec)
+        status = status_of(folder, now_sec=now_sec)
     except ConfigError as error:
         return Plain(command, "started", problems=[str(error)])
-    if isinstance(standing, Whole):
+    if isinstance(status, Whole):
         return Plain(command, "started", problems=["it holds another run"])
-    return standing
+    return status
 
 
 def _stop(folder: Folder) -> list[str]:

@@ -35,7 +35,7 @@ _ORDER = [(name, "ascending") for name in ("key", "input", "path", "offset")]
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundImages:
     """Everything that the inputs hold.
 
     ``images`` has the columns of SCHEMA and those of its mask (``mask_path`` null = none), sorted
@@ -149,7 +149,7 @@ class _Collector:
             raise DataError(f"{source}: the tar holds no images ({', '.join(SUFFIXES)})")
 
 
-def collect(inputs: Sequence[str], *, masks: Path | None, out: Path) -> Found:
+def collect(inputs: Sequence[str], *, masks: Path | None, out: Path) -> FoundImages:
     """List all images of the inputs with their masks; nothing is decoded yet.
 
     Raises:
@@ -185,7 +185,7 @@ def collect(inputs: Sequence[str], *, masks: Path | None, out: Path) -> Found:
     return _join(collector)
 
 
-def _join(collector: _Collector) -> Found:
+def _join(collector: _Collector) -> FoundImages:
     """Keep the first image of each key and give it the mask of the same key."""
     images, repeated = _first_of_each_key(collector.images.sorted_table())
     masks, extra_masks = _first_of_each_key(collector.masks.sorted_table())
@@ -197,7 +197,7 @@ def _join(collector: _Collector) -> Found:
     rows = pc.index_in(images["key"], value_set=masks["key"])
     for name in ("path", "member", "offset", "size"):
         images = images.append_column(f"mask_{name}", masks[name].take(rows))
-    return Found(images, failures, stray, dict(sorted(collector.skipped.items())))
+    return FoundImages(images, failures, stray, dict(sorted(collector.skipped.items())))
 
 
 def _first_of_each_key(table: pa.Table) -> tuple[pa.Table, pa.Table]:

@@ -37,7 +37,7 @@ COLUMNS = {
 
 
 @dataclass(frozen=True)
-class Work:
+class PackingJob:
     """What every task of one run needs to know."""
 
     out: Path
@@ -56,7 +56,7 @@ class _Unusable(Exception):
         self.detail = detail
 
 
-def pack(number: int, work: Work) -> dict[str, Any]:
+def pack(number: int, work: PackingJob) -> dict[str, Any]:
     """Read, verify and write the images of one shard."""
     rows = pq.ParquetFile(work.out / "work.parquet").read_row_group(number).to_pylist()
     failures: list[dict[str, str]] = []
@@ -76,7 +76,7 @@ def pack(number: int, work: Work) -> dict[str, Any]:
     return {"shard": name, "count": len(rows) - len(failures), "quarantined": len(failures)}
 
 
-def _sample(row: dict[str, Any], work: Work) -> tuple[dict[str, bytes], dict[str, object]]:
+def _sample(row: dict[str, Any], work: PackingJob) -> tuple[dict[str, bytes], dict[str, object]]:
     """Members and columns of one image; the pixels are decoded once, to know that they can be."""
     data = _read(row["path"], row["offset"], row["size"])
     try:

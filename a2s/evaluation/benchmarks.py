@@ -88,7 +88,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 @dataclass(frozen=True)
-class Found:
+class BenchmarkFolders:
     """Where a benchmark's pictures lie; `keys`: the part that is for testing, None is all."""
 
     images: Path
@@ -96,7 +96,7 @@ class Found:
     keys: frozenset[str] | None
 
 
-def find_benchmark(name: str, root: Path) -> Found:
+def find_benchmark(name: str, root: Path) -> BenchmarkFolders:
     """Find a benchmark below the folder that its archives were unpacked to.
 
     Raises:
@@ -112,7 +112,7 @@ def find_benchmark(name: str, root: Path) -> Found:
         if pairs:
             at_images, at_masks = min(pairs, key=_distance)
             keys = _split(benchmark, root, folders)
-            return Found(folders[at_images], folders[at_masks], keys)
+            return BenchmarkFolders(folders[at_images], folders[at_masks], keys)
     wanted = ", ".join(f"{images}/ + {masks}/" for images, masks in benchmark.folders[:3])
     raise DataError(
         f"{root}: not {name} as known: looked for {wanted} and other common names, "

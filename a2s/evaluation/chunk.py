@@ -10,7 +10,7 @@ import numpy as np
 from a2s.data.images import BadImage, decode_mask
 from a2s.errors import DataError
 from a2s.evaluation import metrics
-from a2s.evaluation.dataset_scores import Totals
+from a2s.evaluation.dataset_scores import DatasetScores
 from a2s.evaluation.pairs import Address
 
 SCHEMA = [
@@ -38,7 +38,7 @@ class Part:
     """What scoring one chunk gave."""
 
     number: int
-    totals: Totals = field(default_factory=Totals)
+    totals: DatasetScores = field(default_factory=DatasetScores)
     rows: list[dict[str, Any]] = field(default_factory=list)
     failures: list[dict[str, str]] = field(default_factory=list)
 

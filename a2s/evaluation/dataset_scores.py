@@ -24,7 +24,7 @@ def _zeros() -> NDArray[np.int64]:
 
 
 @dataclass(eq=False)
-class Totals:
+class DatasetScores:
     """Sums over images; constant in size, mergeable in any order with the same result."""
 
     num_images: int = 0
@@ -40,7 +40,7 @@ class Totals:
         self._low += units & (2**_LOW_BITS - 1)
         self.num_images += 1
 
-    def merge(self, other: Totals) -> None:
+    def merge(self, other: DatasetScores) -> None:
         """Add another part's sums to this one's."""
         self._high += other._high
         self._low += other._low

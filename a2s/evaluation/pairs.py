@@ -48,7 +48,7 @@ class Address:
 
 
 @dataclass(frozen=True)
-class Side:
+class PictureSet:
     """One side of a comparison.
 
     `locate` gives the address of a key; `fingerprint` changes when a picture does; `shadowed`
@@ -61,7 +61,7 @@ class Side:
     shadowed: list[str] = field(default_factory=list)
 
 
-def find_images(folder: Path) -> Side:
+def find_images(folder: Path) -> PictureSet:
     """Find photographs: image files at any depth, or the members of data shards.
 
     Raises:
@@ -78,7 +78,7 @@ def find_images(folder: Path) -> Side:
     )
 
 
-def find_predictions(folder: Path, *, wanted: frozenset[str]) -> Side:
+def find_predictions(folder: Path, *, wanted: frozenset[str]) -> PictureSet:
     """Find predicted maps: `KEY.png` files, or the main members of label shards.
 
     Cut-outs (`x.cutout.png`) count only where a truth of that very name is `wanted`.
@@ -96,7 +96,7 @@ def find_predictions(folder: Path, *, wanted: frozenset[str]) -> Side:
     return _from_files(folder, is_prediction, what="predictions (KEY.png)")
 
 
-def find_truths(folder: Path) -> Side:
+def find_truths(folder: Path) -> PictureSet:
     """Find masks: image files at any depth, or the `mask.png` members of data shards.
 
     Raises:
@@ -113,11 +113,11 @@ def find_truths(folder: Path) -> Side:
     )
 
 
-def only(side: Side, keys: frozenset[str]) -> Side:
+def only(side: PictureSet, keys: frozenset[str]) -> PictureSet:
     """Leave out the pictures whose key is not one of `keys`."""
     kept = side.keys & keys
     listed = hashlib.sha256("\n".join(sorted(kept)).encode()).hexdigest()
-    return Side(kept, side.locate, f"{side.fingerprint} {listed}", side.shadowed)
+    return PictureSet(kept, side.locate, f"{side.fingerprint} {listed}", side.shadowed)
 
 
 def _index(folder: Path) -> Index | None:
@@ -131,7 +131,7 @@ def _index(folder: Path) -> Index | None:
     return Index.load(folder)
 
 
-def _from_index(index: Index, *, masks: bool) -> Side:
+def _from_index(index: Index, *, masks: bool) -> PictureSet:
     offsets, sizes, checksums = (
         (index.mask_offset_N, index.mask_size_N, index.mask_crc32_N)
         if masks
@@ -144,7 +144,7 @@ def _from_index(index: Index, *, masks: bool) -> Side:
         path = index.shards[int(index.shard_N[row])].path
         return Address(str(path), int(offsets[row]), int(sizes[row]), int(checksums[row]))
 
-    return Side(frozenset(rows), locate, index.fingerprint)
+    return PictureSet(frozenset(rows), locate, index.fingerprint)
 
 
 def _from_files(
@@ -153,7 +153,7 @@ def _from_files(
     *,
     what: str,
     lossless_first: bool = True,
-) -> Side:
+) -> PictureSet:
     found: dict[str, str] = {}
     shadowed = []
     state = hashlib.sha256()
@@ -172,7 +172,7 @@ def _from_files(
         state.update(f"{key} {status.st_size} {status.st_mtime_ns}\n".encode())
     if not found:
         raise DataError(f"{root}: no {what} here")
-    return Side(
+    return PictureSet(
         frozenset(found), lambda key: Address(str(root / found[key])), state.hexdigest(), shadowed
     )
 

@@ -52,7 +52,7 @@ class ActivationBlocks(nn.Module):
 
     `e5_scale_C` multiplies E5 channel by channel; the authors' released weights need it, the paper
     does not have it. `boundary` is one of `BOUNDARIES`, the same for all maps; DB4 has weights of
-    its own for each map, DB1 the mean of each map over the training set (`follow`).
+    its own for each map, DB1 the mean of each map over the training set (`update_running_mean`).
 
     Reference: Eqn 1; boundaries Sec. IV-E
     """
@@ -107,7 +107,7 @@ class ActivationBlocks(nn.Module):
         return ActivationMaps(theta, *thetas)
 
     @torch.no_grad()
-    def follow(self, theta_K: Tensor, *, share: float) -> None:
+    def update_running_mean(self, theta_K: Tensor, *, share: float) -> None:
         """Move DB1's means by a `share` of the way to those of the images that gave mean `theta_K`.
 
         Nothing for the other boundaries.

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from a2s.errors import WeightsError
-from a2s.models.encoders import Encoder, build_encoder, settle
+from a2s.models.encoders import Encoder, build_encoder, calibrate_batchnorm
 from a2s.storage.files import atomic_path
 
 DOWNLOAD_TIMEOUT_SEC = 30.0
@@ -94,7 +94,7 @@ def load_encoder(name: str, weights: str | None) -> Encoder:
     """
     if weights is None or weights == "none":
         encoder = build_encoder(name)
-        settle(encoder)
+        calibrate_batchnorm(encoder)
         return encoder
     source = REGISTRY.get(weights)
     if source is None:

@@ -104,7 +104,7 @@ def build_encoder(name: str, *, variant: str = "torchvision") -> Encoder:
 
 
 @torch.no_grad()
-def settle(encoder: Encoder) -> None:
+def calibrate_batchnorm(encoder: Encoder) -> None:
     """Give an untrained encoder the batch statistics of noise, in place.
 
     Frozen at the statistics it is built with (0 and 1), an untrained MobileNetV2 fades to 1e-9 at

@@ -11,7 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from a2s.data.transforms import normalise
 
 
-def exact_on_gpu() -> None:
+def disable_tf32() -> None:
     """Have inference give the same on CUDA whatever this process did before, a training for one.
 
     Float32 without TF32, as in training, and no search for the fastest kernel at every new size.
@@ -109,13 +109,13 @@ def use_onednn(module: nn.Module) -> None:
         use_onednn(child)
 
 
-def for_inference(network: nn.Module, device: str) -> None:
+def prepare_for_inference(network: nn.Module, device: str) -> None:
     """Put a network with an encoder on a device, in place, ready for inference and nothing else.
 
     The same function but for rounding: evaluation mode, BatchNorm of the encoder folded, the memory
     format of `inference_format` (`as_input` gives images the same), on a CPU oneDNN's convolutions.
     """
-    exact_on_gpu()
+    disable_tf32()
     fold_batchnorm(network.eval().get_submodule("encoder"))
     memory_format = inference_format(network, device)
     if device == "cpu":
@@ -124,7 +124,7 @@ def for_inference(network: nn.Module, device: str) -> None:
 
 
 def as_input(network: nn.Module, image_BHW3: Tensor) -> Tensor:
-    """Bytes of images on any device as what a network of `for_inference` takes.
+    """Bytes of images on any device as what a network of `prepare_for_inference` takes.
 
     They go to a GPU without the host waiting for it.
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from a2s.data.images import BadImage, Image8, decode, resize_rgb
 from a2s.errors import CheckpointError, DataError
-from a2s.parallel.gpu_thread import device_thread, filled_up
+from a2s.parallel.gpu_thread import device_thread, pad_batch
 
 _DECODERS_PER_GPU = 8
 # Beyond this a sigmoid is 0 or 255 after rounding, and exp would overflow.
@@ -105,7 +105,7 @@ def _network_step(model: Path, max_pixels: int) -> Step:
 
     from a2s.models import saved
     from a2s.models.boundary import sign
-    from a2s.models.inference import as_input, for_inference
+    from a2s.models.inference import as_input, prepare_for_inference
 
     network, metadata = saved.load_model(model)
     if "image_size" not in metadata:
@@ -114,7 +114,7 @@ def _network_step(model: Path, max_pixels: int) -> Step:
     sign_tie = int(metadata.get("sign_tie", "1"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.type == "cuda"
-    for_inference(network, device.type)
+    prepare_for_inference(network, device.type)
 
     def load(picture: Picture) -> tuple[Image8, int, int] | BadImage:
         image_HW3 = _decode(picture, max_pixels)
@@ -139,7 +139,7 @@ def _network_step(model: Path, max_pixels: int) -> Step:
             loaded = [load(picture) for picture in pictures]
         good = [item[0] for item in loaded if not isinstance(item, BadImage)]
         if good and on_gpu:
-            batch_BSS3 = filled_up(np.stack(good), largest=len(pictures))
+            batch_BSS3 = pad_batch(np.stack(good), largest=len(pictures))
             maps = iter(device_thread()(lambda: forward(batch_BSS3)))
         else:
             # One at a time on a CPU: faster, and no map depends on which images share its chunk.

@@ -35,9 +35,9 @@ from a2s.paper.tables.results import write_table
 from a2s.paper.tables.rows import (
     Material,
     Row,
+    common_jobs,
     detector_row,
     evaluate_job,
-    ground_jobs,
     label_job,
     labels_row,
     scored_maps,
@@ -72,7 +72,7 @@ def tab2_rows(material: Material) -> list[Row]:
         label = label_job(material, shared, scored.name, scored.data)
         label_scores[scored.name] = shared / "scores" / f"labels-{scored.name}"
         labels += [label, evaluate_job(material, label.out, scored, label_scores[scored.name])]
-    ground, trained = ground_jobs(material), (("stage1", run),)
+    ground, trained = common_jobs(material), (("stage1", run),)
     rows = [
         Row(
             "maps", "stage 1, activation maps", (*ground, *maps), map_scores, trained, paper=stage1

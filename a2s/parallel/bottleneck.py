@@ -10,7 +10,7 @@ FEW = 0.5
 
 
 @dataclass(frozen=True)
-class Side:
+class WorkerGroup:
     """Processes of one kind, and what they did.
 
     `stage_sec` are seconds of work over all of them, `available_sec` is their number times the
@@ -33,7 +33,7 @@ class Side:
         return (1 - self.busy) * self.available_sec / max(self.processes, 1)
 
 
-def describe(num_images: int, wall_sec: float, sides: list[Side]) -> list[str]:
+def describe(num_images: int, wall_sec: float, sides: list[WorkerGroup]) -> list[str]:
     """Lines for people: images/s, each side's stages and waiting, and what to speed up first."""
     rate = num_images / max(wall_sec, 1e-9)
     lines = [f"{num_images:,} images in {wall_sec:.1f} s, {rate:.2f} images/s"]
@@ -51,7 +51,7 @@ def describe(num_images: int, wall_sec: float, sides: list[Side]) -> list[str]:
     return lines
 
 
-def bottleneck(sides: list[Side]) -> str:
+def bottleneck(sides: list[WorkerGroup]) -> str:
     """The busiest side's longest stage."""
     side = max(sides, key=lambda side: side.busy)
     stage, sec = max(side.stage_sec.items(), key=lambda item: item[1])
@@ -60,7 +60,7 @@ def bottleneck(sides: list[Side]) -> str:
     return text if side.busy >= FEW else f"none, all wait most of the time; the most is {text}"
 
 
-def record(num_images: int, wall_sec: float, sides: list[Side]) -> dict[str, object]:
+def record(num_images: int, wall_sec: float, sides: list[WorkerGroup]) -> dict[str, object]:
     """The same numbers for `metrics.jsonl`."""
     values: dict[str, object] = {
         "num_images": num_images,

@@ -28,7 +28,7 @@ def free_bytes(device: torch.device) -> int:
     return int(torch.cuda.mem_get_info()[0] + kept_bytes)
 
 
-def shrinking(
+def retry_on_oom(
     function: Callable[[int], R],
     device: torch.device,
     *,

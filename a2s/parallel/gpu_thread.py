@@ -35,7 +35,7 @@ def device_thread() -> DeviceThread:
     return DeviceThread()
 
 
-def filled_up(image_BSS3: npt.NDArray[np.uint8], *, largest: int) -> npt.NDArray[np.uint8]:
+def pad_batch(image_BSS3: npt.NDArray[np.uint8], *, largest: int) -> npt.NDArray[np.uint8]:
     """A batch with copies of its last image behind it: a power of two of images, or the `largest`.
 
     Copies change nothing for the others. Shape: B S S 3 -> C S S 3.

@@ -18,7 +18,7 @@ WAITING_SEC = 15.0
 
 
 @dataclass(frozen=True)
-class Before:
+class ModelStage:
     """A step that needs a model: `build()` runs once per process, its result once per item.
 
     With Ray it lives in actors of its own, one per GPU (one where there is none), and up to
@@ -29,7 +29,7 @@ class Before:
 
 
 @dataclass(eq=False)
-class Holder:
+class ModelActor:
     """An actor, and a call that returns when its process has started."""
 
     actor: Any
@@ -37,15 +37,17 @@ class Holder:
     asked: float
 
 
-class Holders:
+class ModelActors:
     """As many as there are GPUs, or one on a CPU."""
 
-    def __init__(self, ray: Any, kind: type, before: Before, note: Callable[[str], None]) -> None:
+    def __init__(
+        self, ray: Any, kind: type, before: ModelStage, note: Callable[[str], None]
+    ) -> None:
         self.ray = ray
         self.kind = kind
         self.build = before.build
         self.note = note
-        self.all: list[Holder] = []
+        self.all: list[ModelActor] = []
         self.said_that_none_is_free = False
         # Settled once: a model that moves to a CPU while the GPUs are away would be slow, and its
         # maps not the same to the last bit.
@@ -54,29 +56,29 @@ class Holders:
     def __len__(self) -> int:
         return len(self.all)
 
-    def is_here(self, holder: Holder) -> bool:
+    def is_here(self, holder: ModelActor) -> bool:
         """Whether its process has started: it may have to wait until others give up a GPU."""
         return bool(self.ray.wait([holder.here], timeout=0)[0])
 
-    def least_busy(self, busy_with: Iterable[Holder | None]) -> Holder:
+    def least_busy(self, busy_with: Iterable[ModelActor | None]) -> ModelActor:
         """The one with the fewest calls, of those that are here if any is."""
         self._have(1)
         calls = Counter(busy_with)
         return min(self._present() or self.all, key=lambda holder: calls[holder])
 
-    def misses(self, holder: Holder) -> bool:
+    def misses(self, holder: ModelActor) -> bool:
         """Whether to wait for it no longer, since others are here."""
         late = time.monotonic() - holder.asked > WAITING_SEC
         return late and not self.is_here(holder) and bool(self._present())
 
-    def lost(self, holder: Holder) -> bool:
+    def lost(self, holder: ModelActor) -> bool:
         """Forget one that has died; False if that was known."""
         if holder not in self.all:
             return False
         self.all.remove(holder)
         return True
 
-    def follow(self, num_gpus: int, *, at_most: int) -> None:
+    def resize(self, num_gpus: int, *, at_most: int) -> None:
         """Have one per GPU that there is now, and one at least."""
         wanted = min(max(1, num_gpus), at_most)
         self._have(wanted)
@@ -93,7 +95,7 @@ class Holders:
         """Let go of the GPUs."""
         self._end(0)
 
-    def _present(self) -> list[Holder]:
+    def _present(self) -> list[ModelActor]:
         return [holder for holder in self.all if self.is_here(holder)]
 
     def _end(self, first: int) -> None:
@@ -105,4 +107,4 @@ class Holders:
         options = {"num_cpus": 0, "num_gpus": self.gpus_each, "max_concurrency": CALLS_PER_HOLDER}
         while len(self) < number:
             actor = self.ray.remote(**options)(self.kind).remote(self.build)
-            self.all.append(Holder(actor, actor.here.remote(), time.monotonic()))
+            self.all.append(ModelActor(actor, actor.here.remote(), time.monotonic()))

@@ -21,13 +21,13 @@ from typing import Any, Literal, TypeVar
 
 from a2s.errors import ConfigError
 from a2s.parallel import ray_session
-from a2s.parallel.model_actors import Before
-from a2s.parallel.tasks import Flight, Tally
+from a2s.parallel.model_actors import ModelStage
+from a2s.parallel.tasks import Tally, TaskScheduler
 
 __all__ = [
-    "Before",
+    "ModelStage",
     "Tally",
-    "map_shards",
+    "map_items",
     "num_cluster_cpus",
     "num_cpus",
     "num_gpus",
@@ -87,13 +87,13 @@ def num_cluster_cpus() -> int:
     return max(1, int(cluster.cluster_resources().get("CPU", 0)))
 
 
-def map_shards(
+def map_items(
     fn: Callable[..., R],
     items: Iterable[T],
     *,
     workers: int | None,
     common: tuple[Any, ...] = (),
-    before: Before | None = None,
+    before: ModelStage | None = None,
     threads: int = 0,
     ray_address: str | None = None,
     deadline_sec: float = 900.0,
@@ -124,7 +124,7 @@ def map_shards(
     with session(workers=workers, ray_address=ray_address):
         import ray
 
-        flight = Flight(
+        flight = TaskScheduler(
             ray,
             _run,
             _Holder,
@@ -149,7 +149,7 @@ def _map_here(
     fn: Callable[..., R],
     items: Iterable[T],
     common: tuple[Any, ...],
-    before: Before | None,
+    before: ModelStage | None,
     threads: int,
     tally: Tally,
 ) -> Iterator[R]:
@@ -197,7 +197,7 @@ def _run(fn: Callable[..., R], item: Any, *rest: Any) -> tuple[str, float, R]:
 
 
 class _Holder:
-    """In an actor: the `Before` step, built once; calls come from several threads."""
+    """In an actor: the `ModelStage` step, built once; calls come from several threads."""
 
     def __init__(self, build: Callable[[], Callable[[Any], Any]]) -> None:
         self.build = build

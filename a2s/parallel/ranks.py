@@ -25,7 +25,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 TIMEOUT_SEC = 1800
-unfinished: list[Callable[[], None]] = []
+before_exit: list[Callable[[], None]] = []
 """What waits for something that a rank still writes, and does not fail."""
 CPU_COMMAND = (
     "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N --num_machines 1 "
@@ -201,7 +201,7 @@ def check_same(what: str, value: str) -> None:
 
     hashes = all_gather(torch.tensor([key_hash(value)])).flatten()
     different = (hashes != hashes[0]).nonzero().flatten().tolist()
-    with together():
+    with fail_together():
         if different and is_main():
             raise ConfigError(
                 f"{what}: rank {different[0]} does not see what rank 0 sees ({value}). All ranks "
@@ -210,12 +210,12 @@ def check_same(what: str, value: str) -> None:
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def fail_together() -> Iterator[None]:
     """Make a failure inside the block, on any rank, the failure of all ranks.
 
     The lowest failing rank raises its own error; the others leave silently with the same exit code,
     so the user reads one message and nobody waits in a collective for a rank that is gone. Before
-    any of them leaves, all wait for what is `unfinished`.
+    any of them leaves, all wait for what is `before_exit`.
     """
     import torch
 
@@ -230,7 +230,7 @@ def together() -> Iterator[None]:
     if first is None:
         return
     # A launcher ends all ranks when the first one leaves.
-    for finish in unfinished:
+    for finish in before_exit:
         finish()
     all_gather(torch.tensor([code]))
     if error is not None and first == rank():
@@ -238,7 +238,7 @@ def together() -> Iterator[None]:
     raise SystemExit(int(codes[first])) from None
 
 
-def recorded(function: Callable[P, R]) -> Callable[P, R]:
+def report_to_launcher(function: Callable[P, R]) -> Callable[P, R]:
     """Run a rank's work to its end: the launcher learns a bug's traceback, the group is left."""
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any
 
 from a2s.errors import A2SError
-from a2s.parallel.model_actors import Before, Holder, Holders
+from a2s.parallel.model_actors import ModelActor, ModelActors, ModelStage
 
 STRAGGLER_FACTOR = 5.0
 STRAGGLER_MIN_SEC = 10.0
@@ -39,7 +39,7 @@ class Tally:
     worker_sec: float = 0.0
     """Workers that there were, times seconds."""
     before_sec: float = 0.0
-    """Processes that had the `Before` step, times seconds."""
+    """Processes that had the `ModelStage` step, times seconds."""
     node_sec: dict[str, float] = field(default_factory=dict)
     """Seconds of work by node."""
 
@@ -56,7 +56,7 @@ class _Item:
 @dataclass
 class _Attempt:
     item: _Item
-    holder: Holder | None
+    holder: ModelActor | None
     started: float | None = None
 
 
@@ -66,7 +66,7 @@ class _Lost:
     why: str
 
 
-class Flight:
+class TaskScheduler:
     """Submitting, waiting, clocks."""
 
     def __init__(
@@ -76,7 +76,7 @@ class Flight:
         holder: type,
         fixed: tuple[Any, ...],
         *,
-        before: Before | None,
+        before: ModelStage | None,
         workers: int | None,
         tally: Tally,
         note: Callable[[str], None],
@@ -86,7 +86,7 @@ class Flight:
         self.note = note
         self.task = ray.remote(num_cpus=1, max_retries=0)(run)
         self.fixed = [ray.put(value) for value in fixed]
-        self.holders = Holders(ray, holder, before, note) if before else None
+        self.holders = ModelActors(ray, holder, before, note) if before else None
         self.holder_deaths = 0
         self.attempts: dict[Any, _Attempt] = {}
         self.num_items = 0
@@ -260,5 +260,5 @@ class Flight:
             self.workers = workers
         self.tally.max_workers = max(self.tally.max_workers, self.workers)
         if self.holders is not None:
-            self.holders.follow(int(resources.get("GPU", 0)), at_most=self.workers)
+            self.holders.resize(int(resources.get("GPU", 0)), at_most=self.workers)
             self.tally.num_before = max(self.tally.num_before, len(self.holders))

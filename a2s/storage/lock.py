@@ -54,7 +54,7 @@ def hold(
 
 
 @contextlib.contextmanager
-def one_at_a_time(out: Path) -> Iterator[None]:
+def exclusive(out: Path) -> Iterator[None]:
     """Wait until none of the processes that share a folder is in such a block."""
     with (out / ".lock-setup").open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -34,9 +34,9 @@ class RunDir:
     shared: bool = False
     """Whether other processes may work on other parts of it at the same time."""
 
-    def one_at_a_time(self) -> contextlib.AbstractContextManager[None]:
+    def exclusive(self) -> contextlib.AbstractContextManager[None]:
         """Hold off the other processes while what all of them write is read and written."""
-        return _one_at_a_time(self.path, shared=self.shared)
+        return _exclusive(self.path, shared=self.shared)
 
     def log(self, **fields: object) -> None:
         """Append one record to `metrics.jsonl`."""
@@ -44,19 +44,19 @@ class RunDir:
             self.path / "metrics.jsonl", {"time_unix_sec": round(time.time(), 3), **fields}
         )
 
-    def remember(self, name: str, find_out: Callable[[], Any]) -> Any:
+    def resolve_once(self, name: str, find_out: Callable[[], Any]) -> Any:
         """What was found out about the first machine, so that another one goes on like it."""
         path = self.path / "resolved.json"
-        with self.one_at_a_time():
+        with self.exclusive():
             known = read_json(path) if path.exists() else {}
             if name not in known:
                 write_json(path, known := {**known, name: find_out()})
             return known[name]
 
 
-def _one_at_a_time(out: Path, *, shared: bool) -> contextlib.AbstractContextManager[None]:
+def _exclusive(out: Path, *, shared: bool) -> contextlib.AbstractContextManager[None]:
     # Whoever holds the whole folder is alone.
-    return lock.one_at_a_time(out) if shared else contextlib.nullcontext()
+    return lock.exclusive(out) if shared else contextlib.nullcontext()
 
 
 def identity(config: BaseModel) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def claim(
     with lock.hold(out, command, parts=parts) as is_last:
         settings = settings_of(command, config, inputs)
         # Processes that start together must not all find the folder without settings.
-        with _one_at_a_time(out, shared=shared):
+        with _exclusive(out, shared=shared):
             recorded_settings = compare(out, settings, unnamed(config))
             if not (out / "config.yaml").exists():
                 # `identity` is stored as it was compared, so a later default cannot change it.

@@ -18,7 +18,7 @@ from a2s.parallel import ranks
 from a2s.storage import checkpoints
 
 
-class Commits:
+class AsyncCheckpointer:
     """One commit after the other, each by a thread of rank 0; a block's end waits for the last.
 
     So does a failure of all ranks, before any of them leaves. What goes wrong in the thread is
@@ -29,8 +29,8 @@ class Commits:
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._pending: Future[None] | None = None
 
-    def __enter__(self) -> Commits:
-        ranks.unfinished.append(self._settle)
+    def __enter__(self) -> AsyncCheckpointer:
+        ranks.before_exit.append(self._settle)
         return self
 
     def __exit__(
@@ -40,7 +40,7 @@ class Commits:
         trace: TracebackType | None,
     ) -> None:
         # The folder belongs to somebody else once its claim is given up.
-        ranks.unfinished.remove(self._settle)
+        ranks.before_exit.remove(self._settle)
         self._thread.shutdown()
         if error is None:
             self.wait()

@@ -87,7 +87,7 @@ def start_features(
 
     if config.encoder_mode == "batch_statistics":
         return LiveFeatures(encode, device, world=ranks.world())
-    with ranks.together():
+    with ranks.fail_together():
         cache = open_cache(
             device,
             config.cache_dir,

@@ -28,11 +28,11 @@ def _train(config: Stage1Config) -> int:
     import torch
 
     from a2s.data.loader import Columns, Images, batches, make_loader
-    from a2s.training.async_checkpoint import Commits
+    from a2s.training.async_checkpoint import AsyncCheckpointer
     from a2s.training.features.file_cache import STRIDES
     from a2s.training.losses import adb_loss, map_terms
     from a2s.training.setup import start_features, start_stage1
-    from a2s.training.step import Readings, compiled, stop_not_finite
+    from a2s.training.step import DeferredMetrics, compiled, stop_not_finite
 
     accelerator = ranks.start(
         precision=config.precision,
@@ -41,32 +41,32 @@ def _train(config: Stage1Config) -> int:
     )
     world, device, seed = ranks.world(), accelerator.device, config.seed
     size = config.image_size
-    durable = Commits()
+    durable = AsyncCheckpointer()
     with ExitStack() as stack:
         # All ranks read the same data and the same commit; one of them owns the folder.
-        with ranks.together():
+        with ranks.fail_together():
             index = Index.load(config.data)
             lanes_per_rank(config.batch_size, world)
         ranks.check_same("data", index.fingerprint)
         run_dir = None
-        with ranks.together():
+        with ranks.fail_together():
             if ranks.is_main():
                 inputs = {"data": index.fingerprint}
                 claim = run_folder.claim(config.out, command="stage1", config=config, inputs=inputs)
                 run_dir = stack.enter_context(claim)
                 stack.enter_context(durable)
-        with ranks.together():
+        with ranks.fail_together():
             commit = checkpoints.last_commit(config.out)
         ranks.check_same("last commit in --out", str(commit.number if commit else 0))
 
         # Weights come from the seed and the encoder's file, or from the last commit.
-        with ranks.together():
+        with ranks.fail_together():
             model, parameters, optimizer = start_stage1(config, commit, device=device)
-        judge = map_terms
+        loss_fn = map_terms
         if config.compile:
-            with ranks.together():
+            with ranks.fail_together():
                 model.blocks.forward = compiled(model.blocks.forward, device, replayed=True)  # type: ignore[method-assign]
-                judge = compiled(map_terms, device, replayed=True)
+                loss_fn = compiled(map_terms, device, replayed=True)
         blocks = accelerator.prepare(model.blocks)
         if config.tracker != "none":
             accelerator.init_trackers("stage1")
@@ -74,7 +74,7 @@ def _train(config: Stage1Config) -> int:
         # A frozen encoder's features come from a cache; another encoder runs at every step.
         prepare, autocast = accelerator.prepare, accelerator.autocast
         features = start_features(config, model, index, prepare=prepare, autocast=autocast)
-        seen_as = {"image_size": str(size), "resize_filter": config.resize_filter}
+        input_spec = {"image_size": str(size), "resize_filter": config.resize_filter}
         sides = [(size // stride, size // stride) for stride in (1, *STRIDES)]
         dataset = Images(
             index,
@@ -114,7 +114,7 @@ def _train(config: Stage1Config) -> int:
             lr = learning_rate(epoch, lr=config.lr, milestones=config.milestones)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            meter, readings = Meter(), Readings()
+            meter, readings = Meter(), DeferredMetrics()
             losses: list[float] = []
             for step, cpu_batch in enumerate(batches(loader), start=start_step + 1):
                 meter.data_arrived()
@@ -126,7 +126,7 @@ def _train(config: Stage1Config) -> int:
                 valid_B = cpu_batch.valid_B.to(device, non_blocking=True)
                 keep_BW = cpu_batch.keep_BW
                 keep_BW = None if keep_BW is None else keep_BW.to(device, non_blocking=True)
-                terms = judge(maps, valid_B, keep_BW, side=size, alpha=config.alpha)
+                terms = loss_fn(maps, valid_B, keep_BW, side=size, alpha=config.alpha)
                 sums = ranks.all_sum(torch.cat([*terms[:2], terms.mean_K]))
                 numerator_K, num_kept_K, mean_K = sums.chunk(3)
                 loss = adb_loss(numerator_K, num_kept_K, weight_K)
@@ -145,13 +145,13 @@ def _train(config: Stage1Config) -> int:
                 # A boundary at the training set's mean keeps a running one over an epoch of steps.
                 num_images = int((plan.batch(step - 1) >= 0).sum())
                 num_steps = min((epoch - 1) * plan.num_steps + step, plan.num_steps)
-                model.blocks.follow(mean_K / num_images, share=1 / num_steps)
+                model.blocks.update_running_mean(mean_K / num_images, share=1 / num_steps)
 
                 meter.step_done(num_images=num_images)
                 at_end = step == plan.num_steps
                 commits = at_end or bool(config.commit_every and step % config.commit_every == 0)
                 if commits or step % config.log_every == 0:
-                    with ranks.together():
+                    with ranks.fail_together():
                         durable.check()
                         features.check()
                     for at, (value, *finite) in readings.read():
@@ -177,13 +177,13 @@ def _train(config: Stage1Config) -> int:
                     progress.update(num_images)
                 if commits:
                     number += 1
-                    with ranks.together():
+                    with ranks.fail_together():
                         if ranks.is_main():
                             durable.begin(
                                 config.out,
                                 number,
                                 model=model.state_dict(),
-                                metadata={**model.spec(), **seen_as},
+                                metadata={**model.spec(), **input_spec},
                                 optimizer=pack_momentum(optimizer, parameters),
                                 state={
                                     "epoch": epoch if at_end else epoch - 1,
@@ -195,7 +195,7 @@ def _train(config: Stage1Config) -> int:
                                 },
                             )
                 meter.wait_for_data()
-        with ranks.together():
+        with ranks.fail_together():
             durable.wait()
         # What a call that goes on will need again stays.
         rest = features.close(keep=last < config.epochs)

@@ -41,10 +41,10 @@ def _train(config: Stage2Config) -> int:
     from a2s.labels.store.fixed_point import to_u16_bits
     from a2s.labels.store.writer import NextGeneration, cleaning, write_rectified
     from a2s.models.encoders import set_batchnorm
-    from a2s.training.async_checkpoint import Commits
+    from a2s.training.async_checkpoint import AsyncCheckpointer
     from a2s.training.setup import batch_statistics, start_stage2
     from a2s.training.stage2_loss import LOSS_OF, compare, means, micro_batches
-    from a2s.training.step import Readings, compiled, copy_to_host, stop_not_finite
+    from a2s.training.step import DeferredMetrics, compiled, copy_to_host, stop_not_finite
 
     accelerator = ranks.start(
         precision=config.precision,
@@ -53,18 +53,18 @@ def _train(config: Stage2Config) -> int:
     )
     world, device, seed = ranks.world(), accelerator.device, config.seed
     size, store = config.image_size, config.out / "labels"
-    seen_as = {"image_size": str(size), "resize_filter": config.resize_filter}
-    durable = Commits()
+    input_spec = {"image_size": str(size), "resize_filter": config.resize_filter}
+    durable = AsyncCheckpointer()
     with ExitStack() as stack:
         # All ranks read the same data, labels and commit; one of them owns the folder.
-        with ranks.together():
+        with ranks.fail_together():
             index, labels = Index.load(config.data), Index.load(config.labels)
             images_per_rank = lanes_per_rank(config.batch_size, world)
             batchnorm = batch_statistics(config, images_per_rank=images_per_rank)
         inputs = {"data": index.fingerprint, "labels": labels.fingerprint}
         ranks.check_same("data and labels", str(inputs))
         run_dir = None
-        with ranks.together():
+        with ranks.fail_together():
             if ranks.is_main():
                 claim = run_folder.claim(config.out, command="stage2", config=config, inputs=inputs)
                 run_dir = stack.enter_context(claim)
@@ -72,7 +72,7 @@ def _train(config: Stage2Config) -> int:
                 store.mkdir(exist_ok=True)
                 # What no commit names was written by a run that was killed.
                 cleaning(config.out)()
-        with ranks.together():
+        with ranks.fail_together():
             commit = checkpoints.last_commit(config.out)
             state = dict(commit.state) if commit else dict(NOTHING_DONE)
             number = commit.number if commit else 0
@@ -82,14 +82,14 @@ def _train(config: Stage2Config) -> int:
         ranks.check_same("last commit in --out", str(number))
 
         # The encoder starts from the weights that stage 1 starts from (M1), or the last commit's.
-        with ranks.together():
+        with ranks.fail_together():
             model, parameters, optimizer = start_stage2(config, commit, device=device)
         loss = LOSS_OF[config.detector]
-        judge: Callable[..., Outcome] = partial(compare, loss=loss.per_image)
+        loss_fn: Callable[..., Outcome] = partial(compare, loss=loss.per_image)
         if config.compile:
-            with ranks.together():
+            with ranks.fail_together():
                 model.forward = compiled(model.forward, device)  # type: ignore[method-assign]
-                judge = compiled(judge, device)
+                loss_fn = compiled(loss_fn, device)
         network = accelerator.prepare(model)
         if config.tracker != "none":
             accelerator.init_trackers("stage2")
@@ -160,7 +160,7 @@ def _train(config: Stage2Config) -> int:
                     keep_N=keep_N,
                     side=size,
                 )
-            meter, readings = Meter(), Readings()
+            meter, readings = Meter(), DeferredMetrics()
             window: list[Tensor] = []
             for step, cpu_batch in enumerate(batches(loader), start=state["step"] + 1):
                 meter.data_arrived()
@@ -178,7 +178,7 @@ def _train(config: Stage2Config) -> int:
                 for part in micro_batches(images_per_rank, device=device, batchnorm=batchnorm):
                     is_last = part.stop == images_per_rank
                     with nullcontext() if is_last else accelerator.no_sync(network):
-                        outcome = judge(
+                        outcome = loss_fn(
                             network(image_B3SS[part]),
                             batch.label_B1SS[part],
                             batch.flip_B[part],
@@ -203,7 +203,7 @@ def _train(config: Stage2Config) -> int:
                 at_end = step == plan.num_steps
                 commits = at_end or bool(config.commit_every and step % config.commit_every == 0)
                 if commits or step % config.log_every == 0:
-                    with ranks.together():
+                    with ranks.fail_together():
                         durable.check()
                     for at, measured_GF in readings.read():
                         rows_G, where = plan.batch(at - 1), f"epoch {epoch} step {at}"
@@ -243,20 +243,20 @@ def _train(config: Stage2Config) -> int:
                         written.publish()
                     elif written is not None:
                         state["part"] = written.commit_part(step)
-                    with ranks.together():
+                    with ranks.fail_together():
                         if ranks.is_main():
                             durable.begin(
                                 config.out,
                                 number,
                                 model=model.state_dict(),
-                                metadata={**model.spec(), **seen_as},
+                                metadata={**model.spec(), **input_spec},
                                 optimizer=pack_momentum(optimizer, parameters),
                                 state=state,
                                 cleaning=partial(cleaning, config.out),
                             )
                 meter.wait_for_data()
 
-        with ranks.together():
+        with ranks.fail_together():
             durable.wait()
 
         # The final labels leave as ordinary label shards, at the images' own size.

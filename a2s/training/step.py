@@ -23,7 +23,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Readings:
+class DeferredMetrics:
     """Numbers of the steps since they were last read, left on the device until then."""
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ def stop_not_finite(job: str, out: Path, where: str, *, bad: list[str], batch: l
         A2SError: always, on all ranks (one message).
     """
     path = out / "nonfinite" / f"{where.replace(' ', '-')}.json"
-    with ranks.together():
+    with ranks.fail_together():
         if ranks.is_main():
             path.parent.mkdir(exist_ok=True)
             files.write_json(path, {"not_finite": bad, "batch": batch})

@@ -53,8 +53,8 @@ def test_a_detector_trains_and_predicts(
     assert all(np.unique(generation.read_u16(row)).size > 100 for row in range(8)), "rectified"
     _, metadata = saved.load_model(out)
     assert metadata["detector"] == detector
-    standing = ask(out, capsys)
-    assert (standing["command"], standing["state"]) == ("stage2", "finished")
+    status = ask(out, capsys)
+    assert (status["command"], status["state"]) == ("stage2", "finished")
     maps = tmp_path / "maps"
     command = ["predict", str(scenes.images), "--model", str(out), "--out", str(maps)]
     (done,) = run_ranks([*command, "--workers", "0"], world=1)

@@ -36,7 +36,7 @@ from a2s.labels.store.generations import Generation
 from a2s.labels.store.reader import LabelSource, resize
 from a2s.models import saved
 from a2s.paper.hma import rule
-from a2s.paper.hma.chunk import Turn, chunks, row_files, update_chunk
+from a2s.paper.hma.chunk import HmaPass, chunks, row_files, update_chunk
 from a2s.pipeline import job_list
 
 
@@ -241,7 +241,7 @@ def test_an_image_that_is_damaged_is_named(waiting: Case, tmp_path: Path) -> Non
     data[start + 40 : start + 60] = bytes(20)
     tar.write_bytes(data)
     keep_N = np.ones(len(index), bool)
-    turn = Turn(
+    turn = HmaPass(
         saved.resolve_model(waiting.out),
         SIDE,
         "bilinear",

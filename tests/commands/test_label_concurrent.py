@@ -18,7 +18,7 @@ from a2s.config.base import RefineConfig
 from a2s.data.index import Index
 from a2s.errors import ConfigError, StorageError
 from a2s.labels.making.chunk import Activated, Label, Labelled, chunks, label_chunk, refine_chunk
-from a2s.labels.making.timing import Totals
+from a2s.labels.making.timing import StageTimes
 from a2s.labels.quality import Quality
 from a2s.labels.recipe import recipe_of
 from a2s.parallel import bottleneck
@@ -26,7 +26,7 @@ from a2s.storage import run_folder
 
 
 def test_a_chunk_of_damaged_images_alone_is_accounted_for_on_a_gpu() -> None:
-    totals = Totals(wall_sec=2.0)
+    totals = StageTimes(wall_sec=2.0)
     totals.add(Labelled(0, 0, device_seconds={"decode": 0.5}))
     devices, readers, _ = totals.sides(1)
     assert (devices.busy, readers.stage_sec) == (0.0, {"decode": 0.5})

@@ -27,7 +27,7 @@ from a2s.labels.refine import probability, refine, sign, working_size
 from a2s.models.activation_net import ActivationNet
 from a2s.models.boundary import signed_probability
 from a2s.models.build import build_from_spec
-from a2s.models.encoders import build_encoder, settle
+from a2s.models.encoders import build_encoder, calibrate_batchnorm
 
 SIZES = [(70, 50), (51, 71), (70, 50), (33, 90), (1, 40)]
 OWN = {"network_size": "own", "refine": RefineConfig(max_side=None)}
@@ -36,7 +36,7 @@ OWN = {"network_size": "own", "refine": RefineConfig(max_side=None)}
 def write_model(path: Path, **settings: object) -> Path:
     torch.manual_seed(0)
     encoder = build_encoder("mobilenet_v2")
-    settle(encoder)
+    calibrate_batchnorm(encoder)
     network = ActivationNet(encoder, fusion_stride=2, **settings)
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     save_file(tensors, path, {**network.spec(), "image_size": "64", "resize_filter": "bicubic"})

@@ -133,7 +133,7 @@ def test_features_in_device_memory_train_the_same_network(
         return caches[-1]
 
     monkeypatch.setattr(setup, "open_cache", open_cache)
-    monkeypatch.setattr(ranks, "recorded", lambda function: function)
+    monkeypatch.setattr(ranks, "report_to_launcher", lambda function: function)
     weights = []
     for gib in ("1", "0"):
         out = tmp_path / gib

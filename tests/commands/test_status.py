@@ -217,7 +217,7 @@ def test_run_with_some_steps_done(tmp_path: Path, capsys: pytest.CaptureFixture[
     stop = {"time_unix_sec": time.time(), "job": "stage1", "exit_code": 2}
     (out / "metrics.jsonl").write_text(json.dumps(stop) + "\n")
     found = ask(out, capsys)
-    states = [step["standing"] and step["standing"]["state"] for step in found["steps"]]
+    states = [step["status"] and step["status"]["state"] for step in found["steps"]]
     assert states == ["finished", "running", None, None, None]
     assert (found["state"], found["steps_done"]) == ("running", 1)
     assert found["problems"] == [

@@ -80,7 +80,7 @@ def test_run_in_object_storage(tmp_path: Path, s3: Any, capsys: pytest.CaptureFi
     upload(s3, tmp_path, "runs/mine")
     found = ask("s3://bucket/runs/mine", capsys)
     assert found["steps_done"] == 1
-    assert found["steps"][1]["standing"]["commit"] == 4
+    assert found["steps"][1]["status"]["commit"] == 4
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/nothing/here", "s3://no-such-bucket/x"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 
-from a2s.data.inputs import Found, collect
+from a2s.data.inputs import FoundImages, collect
 from a2s.data.shards import ShardWriter
 from a2s.errors import ConfigError, DataError
 
@@ -22,13 +22,13 @@ def touch(root: Path, *names: str) -> Path:
     return root
 
 
-def found(tmp_path: Path, *inputs: object, masks: Path | None = None) -> Found:
+def found(tmp_path: Path, *inputs: object, masks: Path | None = None) -> FoundImages:
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
     return collect([str(source) for source in inputs], masks=masks, out=out)
 
 
-def keys(result: Found) -> list[str]:
+def keys(result: FoundImages) -> list[str]:
     return result.images["key"].to_pylist()
 
 

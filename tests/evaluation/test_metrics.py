@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from a2s.evaluation.dataset_scores import Totals
+from a2s.evaluation.dataset_scores import DatasetScores
 from a2s.evaluation.metrics import CONVENTIONS, ImageScores, binary_truth, score
 
 Map = NDArray[np.uint8]
@@ -115,7 +115,7 @@ def test_authors_numbers(shared: Path) -> None:
 
     tensors = load_file(shared / "oracles" / "a2s_reference.safetensors")
     expected = json.loads((shared / "oracles" / "a2s_reference.json").read_text())["metric"]
-    totals = Totals()
+    totals = DatasetScores()
     names = sorted(name for name in tensors if name.startswith("metric."))
     assert names
     for name in names:
@@ -134,7 +134,7 @@ def test_official_convention_equals_the_authors_numbers(shared: Path) -> None:
 
     tensors = load_file(shared / "oracles" / "a2s_reference.safetensors")
     expected = json.loads((shared / "oracles" / "a2s_reference.json").read_text())["metric"]
-    totals = Totals()
+    totals = DatasetScores()
     for name in sorted(name for name in tensors if name.startswith("metric.")):
         mask = np.rint(tensors[name].squeeze() * 255).astype(np.uint8)
         prediction = tensors[f"refine.{name.split('.')[1]}.prob"].squeeze()
@@ -154,7 +154,7 @@ def test_official_convention_equals_the_authors_numbers(shared: Path) -> None:
 
 def test_max_f_official_is_of_the_mean_curves() -> None:
     rng = np.random.default_rng(0)
-    totals, precisions, recalls = Totals(), [], []
+    totals, precisions, recalls = DatasetScores(), [], []
     for _ in range(5):
         truth = rng.random((12, 17)) > 0.6
         prediction = (rng.random((12, 17)) * 255).astype(np.uint8)
@@ -199,7 +199,7 @@ def test_tiny_images_give_finite_scores(shape: tuple[int, int], salient: int | s
 
 
 def test_totals_are_the_means_of_the_images() -> None:
-    totals = Totals()
+    totals = DatasetScores()
     images = [score(prediction, truth > 128) for prediction, truth in CASES.values()]
     for image in images:
         totals.add(image)
@@ -217,15 +217,15 @@ def test_totals_are_the_means_of_the_images() -> None:
 
 def test_merging_does_not_depend_on_order_or_grouping() -> None:
     images = [score(prediction, truth > 128) for prediction, truth in CASES.values()] * 7
-    reference = Totals()
+    reference = DatasetScores()
     for image in images:
         reference.add(image)
     for seed in range(5):
         shuffled = random.Random(seed).sample(images, len(images))
-        parts = [Totals() for _ in range(1 + seed)]
+        parts = [DatasetScores() for _ in range(1 + seed)]
         for number, image in enumerate(shuffled):
             parts[number % len(parts)].add(image)
-        merged = Totals()
+        merged = DatasetScores()
         for part in parts:
             merged.merge(part)
         assert merged.summary() == reference.summary()

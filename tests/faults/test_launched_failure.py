@@ -10,13 +10,13 @@ from processes import environment, pack
 
 SLOW = """
 import time
-from a2s import checkpoint
+from a2s.storage import checkpoints
 from a2s.__main__ import main
-save = checkpoint.save
+save = checkpoints.save
 def slow(*args, **named):
     time.sleep(3)
     return save(*args, **named)
-checkpoint.save = slow
+checkpoints.save = slow
 main()
 """
 

@@ -38,6 +38,6 @@ def stage2(packed: Path, labels: Path) -> Path:
     folders = ["--data", str(packed), "--labels", str(labels), "--out", str(out)]
     with pytest.MonkeyPatch.context() as patch:
         # It is for launched processes, and points the fault handler at their stderr.
-        patch.setattr(ranks, "recorded", lambda function: function)
+        patch.setattr(ranks, "report_to_launcher", lambda function: function)
         assert run(["stage2", *folders, *flags.split()]) == 0
     return out

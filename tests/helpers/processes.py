@@ -99,7 +99,7 @@ def call(*arguments: object) -> Finished:
         # It is for launched processes, and points the fault handler at their stderr.
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr(ranks, "recorded", lambda function: function)
+        patch.setattr(ranks, "report_to_launcher", lambda function: function)
         try:
             code = run([str(argument) for argument in arguments])
         except A2SError as error:

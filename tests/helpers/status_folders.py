@@ -16,7 +16,7 @@ from a2s.data.shards import ShardWriter
 
 
 def ask(out: object, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """The standing as programs get it, and that it can be put into words."""
+    """The status as programs get it, and that it can be put into words."""
     capsys.readouterr()
     assert status.run(StatusConfig(out=str(out))) == 0
     text = capsys.readouterr().out

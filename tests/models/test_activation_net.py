@@ -20,7 +20,7 @@ from a2s.models.activation_net import (
 from a2s.models.blocks import SEBlock, upsample
 from a2s.models.boundary import BOUNDARIES, decide
 from a2s.models.build import build_from_spec
-from a2s.models.encoders import build_encoder, settle
+from a2s.models.encoders import build_encoder, calibrate_batchnorm
 
 CHANNELS = (6, 7, 9)
 
@@ -110,7 +110,7 @@ def test_the_mean_over_the_training_set_follows_the_activation() -> None:
             theta_K = torch.stack([theta.mean() for theta in blocks(*taps, size=(64, 64))])
             # Its means stay 0, so its maps are the activation itself.
             activations.append(torch.stack([m.mean() for m in plain(*taps, size=(64, 64))]))
-        blocks.follow(theta_K, share=1 / min(step, 3))
+        blocks.update_running_mean(theta_K, share=1 / min(step, 3))
     # Three steps to an epoch: their plain mean first, then a window as long.
     mean_K = torch.stack(activations[:3]).mean(0)
     for activation_K in activations[3:]:
@@ -124,7 +124,7 @@ def test_the_mean_over_the_training_set_follows_the_activation() -> None:
 @pytest.mark.parametrize("sign_tie", [0, 1])
 def test_a_network_is_made_again_from_its_spec(boundary: str, sign_tie: int) -> None:
     encoder = build_encoder("mobilenet_v2")
-    settle(encoder)
+    calibrate_batchnorm(encoder)
     net = ActivationNet(
         encoder, fusion_stride=8, boundary=boundary, sign_tie=sign_tie, e5_scale_C=torch.rand(1280)
     )

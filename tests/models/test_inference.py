@@ -13,7 +13,7 @@ from a2s.labels.making import chunk
 from a2s.models import predict
 from a2s.models.activation_net import ActivationNet
 from a2s.models.detector import Detector
-from a2s.models.encoders import build_encoder, settle
+from a2s.models.encoders import build_encoder, calibrate_batchnorm
 from a2s.models.inference import fold_batchnorm, use_onednn
 
 
@@ -21,7 +21,7 @@ from a2s.models.inference import fold_batchnorm, use_onednn
 def test_folded_batchnorm_is_the_same_function(name: str) -> None:
     torch.manual_seed(0)
     encoder = build_encoder(name)
-    settle(encoder)
+    calibrate_batchnorm(encoder)
     encoder.eval()
     image = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
@@ -40,7 +40,7 @@ def test_folded_batchnorm_is_the_same_function(name: str) -> None:
 def test_layouts_are_kept_and_do_not_change_what_comes_out() -> None:
     torch.manual_seed(0)
     encoder = build_encoder("mobilenet_v2")
-    settle(encoder)
+    calibrate_batchnorm(encoder)
     fold_batchnorm(encoder.eval())
     use_onednn(encoder)
     layouts = [module for module in encoder.modules() if hasattr(module, "laid_out")]
@@ -63,7 +63,7 @@ def test_layouts_are_kept_and_do_not_change_what_comes_out() -> None:
 def test_prepared_for_labels_it_makes_the_same_maps(stride: int) -> None:
     torch.manual_seed(stride)
     encoder = build_encoder("mobilenet_v2")
-    settle(encoder)
+    calibrate_batchnorm(encoder)
     net = ActivationNet(encoder, fusion_stride=stride).eval()
     images = [torch.randn(1, 3, *size) for size in ((64, 96), (65, 33), (1, 1), (160, 160))]
     with torch.no_grad():

@@ -13,7 +13,7 @@ from a2s.models.boundary import adaptive_boundary
 from a2s.models.build import build_from_spec
 from a2s.models.detector import DETECTORS, Detector
 from a2s.models.encoder_weights import load_encoder
-from a2s.models.encoders import build_encoder, set_batchnorm, settle
+from a2s.models.encoders import build_encoder, calibrate_batchnorm, set_batchnorm
 
 RESNET50 = 23_508_032
 # Held and never used by the authors' code: the encoder's classifier and four GroupNorms.
@@ -184,7 +184,7 @@ def test_a_detector_that_was_saved_before_it_had_a_name(ram: str, detector: str)
 
 def test_e5_scale_acts_on_e5_only() -> None:
     encoder = build_encoder("mobilenet_v2")
-    settle(encoder)
+    calibrate_batchnorm(encoder)
     scale = torch.rand(1280)
     net = ActivationNet(encoder, fusion_stride=8, e5_scale_C=scale).eval()
     bare = ActivationNet(encoder, fusion_stride=8).eval()

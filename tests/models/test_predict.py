@@ -15,7 +15,7 @@ from a2s.data.transforms import normalise
 from a2s.models.activation_net import ActivationNet
 from a2s.models.boundary import sign
 from a2s.models.detector import Detector
-from a2s.models.encoders import build_encoder, settle
+from a2s.models.encoders import build_encoder, calibrate_batchnorm
 from a2s.models.predict import Logits, Picture, new_step, to_map
 
 SIDE, MAX_PIXELS = 96, 10**6
@@ -30,7 +30,7 @@ def pictures(shared: Path) -> list[Picture]:
 def untrained(kind: str, encoder_name: str) -> ActivationNet | Detector:
     torch.manual_seed(0)
     encoder = build_encoder(encoder_name)
-    settle(encoder)
+    calibrate_batchnorm(encoder)
     if kind == "activation":
         return ActivationNet(encoder, fusion_stride=4, width=32).eval()
     return Detector(encoder, detector=kind, width=32).eval()

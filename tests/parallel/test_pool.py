@@ -106,28 +106,28 @@ def build_broken() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_maps_every_item_once_with_common_arguments(ray_here: None, workers: int) -> None:
-    results = pool.map_shards(scale, range(20), workers=workers, common=(10,))
+    results = pool.map_items(scale, range(20), workers=workers, common=(10,))
     assert sorted(results) == [10 * item for item in range(20)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_errors_come_back_as_themselves(ray_here: None, workers: int) -> None:
     with pytest.raises(BadImage, match="image 7") as caught:
-        list(pool.map_shards(refuse, [7], workers=workers))
+        list(pool.map_items(refuse, [7], workers=workers))
     assert caught.value.reason == "truncated"
     with pytest.raises(ZeroDivisionError, match="item 5"):
-        list(pool.map_shards(stumble, [5], workers=workers))
+        list(pool.map_items(stumble, [5], workers=workers))
 
 
 def test_results_come_in_order_of_completion(ray_here: None) -> None:
-    results = list(pool.map_shards(slow_then_fast, range(4), workers=2))
+    results = list(pool.map_items(slow_then_fast, range(4), workers=2))
     assert sorted(results) == [0, 1, 2, 3]
     assert results[-1] == 0
 
 
 def test_a_killed_worker_is_retried_and_counted(ray_here: None, tmp_path: Path) -> None:
     tally, notes = tasks.Tally(), list[str]()
-    results = pool.map_shards(
+    results = pool.map_items(
         killed_once, range(6), workers=2, common=(tmp_path,), tally=tally, note=notes.append
     )
     assert sorted(results) == list(range(6))
@@ -137,7 +137,7 @@ def test_a_killed_worker_is_retried_and_counted(ray_here: None, tmp_path: Path) 
 
 
 def test_a_worker_that_always_dies_ends_in_an_error_naming_the_item(ray_here: None) -> None:
-    results = pool.map_shards(always_killed, [41], workers=2, retries=1, name="shard {}".format)
+    results = pool.map_items(always_killed, [41], workers=2, retries=1, name="shard {}".format)
     with pytest.raises(A2SError, match=r"shard 41: its worker process died \(given up after 2"):
         list(results)
 
@@ -145,7 +145,7 @@ def test_a_worker_that_always_dies_ends_in_an_error_naming_the_item(ray_here: No
 def test_an_overdue_task_is_stopped_and_retried_once(ray_here: None, tmp_path: Path) -> None:
     tally = tasks.Tally()
     started = time.monotonic()
-    results = pool.map_shards(
+    results = pool.map_items(
         sleeps_once, range(4), workers=2, common=(tmp_path,), deadline_sec=6, tally=tally
     )
     assert sorted(results) == list(range(4))
@@ -155,7 +155,7 @@ def test_an_overdue_task_is_stopped_and_retried_once(ray_here: None, tmp_path: P
 
 def test_twice_overdue_is_an_error_naming_the_item(ray_here: None) -> None:
     with pytest.raises(A2SError, match="17: not done after 1 s"):
-        list(pool.map_shards(always_sleeps, [17], workers=2, deadline_sec=1))
+        list(pool.map_items(always_sleeps, [17], workers=2, deadline_sec=1))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -168,7 +168,7 @@ def test_items_are_taken_lazily_within_the_window(ray_here: None, workers: int) 
             taken += 1
             yield taken
 
-    results = pool.map_shards(scale, endless(), workers=workers, common=(1,), tally=tally)
+    results = pool.map_items(scale, endless(), workers=workers, common=(1,), tally=tally)
     for num_results in range(1, 30):
         next(results)
         assert taken <= num_results + 2 * workers
@@ -183,12 +183,12 @@ def test_the_model_step_runs_once_per_item_in_its_own_process(
     if workers == 0:
         first_time(tmp_path / "model-killed")  # it would be this process
     results = list(
-        pool.map_shards(
+        pool.map_items(
             add_prepared,
             range(6),
             workers=workers,
             common=(1,),
-            before=model_actors.Before(BuildDoubler(tmp_path)),
+            before=model_actors.ModelStage(BuildDoubler(tmp_path)),
         )
     )
     assert sorted(total for total, _, _ in results) == [100_000 * item + 1 for item in range(6)]
@@ -203,8 +203,8 @@ def test_the_model_step_runs_once_per_item_in_its_own_process(
 
 
 def test_an_error_while_the_model_is_built_comes_back_as_itself(ray_here: None) -> None:
-    results = pool.map_shards(
-        add_prepared, [1], workers=2, before=model_actors.Before(build_broken)
+    results = pool.map_items(
+        add_prepared, [1], workers=2, before=model_actors.ModelStage(build_broken)
     )
     with pytest.raises(DataError, match="no such model"):
         list(results)
@@ -223,13 +223,13 @@ def test_without_ray_auto_is_zero_and_a_number_is_an_error(monkeypatch: pytest.M
     assert pool.resolve_workers("auto", 1000) == 0
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match="pip install 'ray"):
-        list(pool.map_shards(scale, [1], workers=1, common=(1,)))
+        list(pool.map_items(scale, [1], workers=1, common=(1,)))
 
 
 def test_zero_workers_never_import_ray() -> None:
     code = (
-        "import sys; from a2s import pool\n"
-        "assert list(pool.map_shards(abs, [-1, -2], workers=0)) == [1, 2]\n"
+        "import sys; from a2s.parallel import pool\n"
+        "assert list(pool.map_items(abs, [-1, -2], workers=0)) == [1, 2]\n"
         "assert not [name for name in sys.modules if name.split('.')[0] in ('ray', 'torch')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPO)
@@ -242,8 +242,8 @@ def test_sigterm_exits_143_leaves_no_process_and_a_private_token(tmp_path: Path)
         "from pathlib import Path\n"
         "def stop(number, frame): raise SystemExit(128 + number)\n"
         "signal.signal(signal.SIGTERM, stop)\n"
-        "from a2s import pool\n"
-        "for _ in pool.map_shards(time.sleep, [0, 60, 60], workers=2):\n"
+        "from a2s.parallel import pool\n"
+        "for _ in pool.map_items(time.sleep, [0, 60, 60], workers=2):\n"
         "    Path(sys.argv[1]).touch()\n"
     )
     mark = f"A2S_TEST_MARK={tmp_path}"

@@ -80,7 +80,7 @@ def add_node(cluster: Any, **resources: int) -> Any:
 
 def test_a_node_that_comes_is_used_and_one_that_goes_loses_nothing(cluster: Any) -> None:
     tally, notes = tasks.Tally(), list[str]()
-    results = pool.map_shards(
+    results = pool.map_items(
         node_of,
         range(60),
         workers=None,
@@ -109,7 +109,7 @@ def test_a_straggler_gets_a_copy_and_counts_once(
     monkeypatch.setattr(tasks, "STRAGGLER_MIN_SEC", 1.0)
     tally, notes = tasks.Tally(), list[str]()
     started = time.monotonic()
-    results = pool.map_shards(
+    results = pool.map_items(
         sleeps_at_first,
         range(12),
         workers=2,
@@ -128,11 +128,11 @@ def test_a_straggler_gets_a_copy_and_counts_once(
 def test_each_gpu_has_a_model_and_one_that_dies_is_replaced(cluster: Any, tmp_path: Path) -> None:
     add_node(cluster, num_cpus=1, num_gpus=2)
     tally, notes = tasks.Tally(), list[str]()
-    results = pool.map_shards(
+    results = pool.map_items(
         paired,
         range(30),
         workers=None,
-        before=model_actors.Before(Where(tmp_path, deadly=(7,))),
+        before=model_actors.ModelStage(Where(tmp_path, deadly=(7,))),
         ray_address=cluster.address,
         tally=tally,
         note=notes.append,
@@ -170,11 +170,11 @@ def test_waiting_for_a_gpu_is_not_taking_too_long(
                 # One of the two that the job has models for.
                 ray.kill(others[0])
 
-        results = pool.map_shards(
+        results = pool.map_items(
             paired,
             range(8),
             workers=None,
-            before=model_actors.Before(Where(tmp_path)),
+            before=model_actors.ModelStage(Where(tmp_path)),
             ray_address=cluster.address,
             deadline_sec=3.0,
             tally=tally,
@@ -191,8 +191,8 @@ def test_waiting_for_a_gpu_is_not_taking_too_long(
 
 
 def test_a_model_that_always_dies_ends_in_an_error(tmp_path: Path) -> None:
-    results = pool.map_shards(
-        paired, [-1], workers=1, before=model_actors.Before(Where(tmp_path, deadly=(-1,)))
+    results = pool.map_items(
+        paired, [-1], workers=1, before=model_actors.ModelStage(Where(tmp_path, deadly=(-1,)))
     )
     with pytest.raises(A2SError, match=r"holds the model died .* \(given up after 4 times"):
         list(results)
@@ -211,11 +211,11 @@ def test_threads_of_this_process_share_the_work_and_leave_libraries_as_they_were
         barrier.wait()
         return item
 
-    assert sorted(pool.map_shards(meet, range(8), workers=0, threads=2)) == list(range(8))
+    assert sorted(pool.map_items(meet, range(8), workers=0, threads=2)) == list(range(8))
     assert (cv2.getNumThreads(), torch.get_num_threads()) == before
 
     def fail(item: int) -> int:
         raise A2SError(f"item {item}")
 
     with pytest.raises(A2SError, match="item"):
-        list(pool.map_shards(fail, range(8), workers=0, threads=2))
+        list(pool.map_items(fail, range(8), workers=0, threads=2))

@@ -39,9 +39,9 @@ def test_good_launches_pass() -> None:
 
 def test_stages_of_one_process_may_differ_in_precision() -> None:
     code = (
-        "from a2s import distributed\n"
+        "from a2s.parallel import ranks\n"
         "for precision in ('fp32', 'bf16', 'fp32'):\n"
-        "    print(distributed.start(precision=precision).mixed_precision)\n"
+        "    print(ranks.start(precision=precision).mixed_precision)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -86,9 +86,9 @@ def test_alone_a_sum_is_the_value_in_float64() -> None:
 
 
 def test_alone_a_failure_is_raised_as_it_is() -> None:
-    with pytest.raises(ConfigError, match="mine"), ranks.together():
+    with pytest.raises(ConfigError, match="mine"), ranks.fail_together():
         raise ConfigError("mine")
-    with pytest.raises(ZeroDivisionError), ranks.together():
+    with pytest.raises(ZeroDivisionError), ranks.fail_together():
         raise ZeroDivisionError
 
 
@@ -105,8 +105,8 @@ def test_bugs_are_recorded_for_the_launcher_and_raised(
         raise ConfigError("a mistake")
 
     with pytest.raises(ConfigError):
-        ranks.recorded(mistake)()
+        ranks.report_to_launcher(mistake)()
     assert not file.exists()
     with pytest.raises(ValueError, match="a bug"):
-        ranks.recorded(bug)()
+        ranks.report_to_launcher(bug)()
     assert "a bug on this rank" in file.read_text()

@@ -9,8 +9,8 @@ import pytest
 
 from a2s.errors import A2SError
 from a2s.parallel import model_actors
-from a2s.parallel.model_actors import Before
-from a2s.parallel.tasks import HOLDER_DEATHS, Flight, Tally, _Attempt, _Item, _Lost
+from a2s.parallel.model_actors import ModelStage
+from a2s.parallel.tasks import HOLDER_DEATHS, Tally, TaskScheduler, _Attempt, _Item, _Lost
 
 
 class Played:
@@ -43,20 +43,20 @@ class Played:
         return lambda thing: SimpleNamespace(remote=actor)
 
 
-def flight_of(ray: Played, notes: list[str] | None = None) -> Flight:
-    return Flight(
+def flight_of(ray: Played, notes: list[str] | None = None) -> TaskScheduler:
+    return TaskScheduler(
         ray,
         print,
         object,
         (print,),
-        before=Before(lambda: print),
+        before=ModelStage(lambda: print),
         workers=16,
         tally=Tally(),
         note=[].append if notes is None else notes.append,
     )
 
 
-def held(flight: Flight) -> model_actors.Holders:
+def held(flight: TaskScheduler) -> model_actors.ModelActors:
     assert flight.holders is not None
     return flight.holders
 
@@ -106,7 +106,7 @@ def test_a_model_without_a_gpu_goes_before_those_that_work() -> None:
     models = held(flight_of(ray))
     first, second, third = models.all
     ray.started += [second.here, third.here]
-    models.follow(2, at_most=16)
+    models.resize(2, at_most=16)
     assert models.all == [second, third]
     assert ray.killed == [first.actor]
 
@@ -114,10 +114,10 @@ def test_a_model_without_a_gpu_goes_before_those_that_work() -> None:
 def test_it_is_said_once_that_no_gpu_is_free() -> None:
     ray, notes = Played(CPU=16, GPU=1), list[str]()
     models = held(flight_of(ray, notes))
-    models.follow(1, at_most=16)
+    models.resize(1, at_most=16)
     assert notes == []
     models.all[0].asked -= model_actors.WAITING_SEC + 1
     for _ in range(2):
-        models.follow(1, at_most=16)
+        models.resize(1, at_most=16)
     assert notes == ["no GPU of the cluster is free; waiting for one"]
     assert not models.misses(models.all[0]), "nobody else could take its work"

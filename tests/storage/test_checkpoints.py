@@ -68,14 +68,14 @@ def test_equal_weights_make_equal_files(tmp_path: Path) -> None:
     """Also between processes, where the library orders metadata at random."""
     first = save(tmp_path / "a", 1)
     code = (
-        "import sys, pathlib; sys.path.insert(0, sys.argv[1])\n"
+        "import sys, pathlib\n"
         "from test_checkpoints import save\n"
-        "print(save(pathlib.Path(sys.argv[2]), 1).sha256['model.safetensors'])"
+        "print(save(pathlib.Path(sys.argv[1]), 1).sha256['model.safetensors'])"
     )
-    folder = str(Path(__file__).parent)
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     done = subprocess.run(
-        [sys.executable, "-c", code, folder, str(tmp_path / "b")],
-        env=environment(),
+        [sys.executable, "-c", code, str(tmp_path / "b")],
+        env=environment(PYTHONPATH=path),
         capture_output=True,
         text=True,
         check=True,

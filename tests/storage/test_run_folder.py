@@ -146,10 +146,10 @@ def test_identity_keeps_nested_settings_and_drops_free_ones() -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from a2s import rundir
-from a2s.config import Stage1Config
+from a2s.storage import run_folder
+from a2s.config.commands import Stage1Config
 out = Path(sys.argv[1])
-with rundir.claim(out, command="stage1", config=Stage1Config(data=out, out=out)):
+with run_folder.claim(out, command="stage1", config=Stage1Config(data=out, out=out)):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -226,7 +226,7 @@ def test_the_longest_file_names_can_be_written(tmp_path: Path, letter: str) -> N
 WRITER = """
 import sys
 from pathlib import Path
-from a2s.rundir import atomic_write
+from a2s.storage.files import atomic_write
 number = 0
 while True:
     number += 1

@@ -16,12 +16,12 @@ from a2s.__main__ import run
 from a2s.errors import DataError
 from a2s.parallel import ranks
 from a2s.storage import checkpoints
-from a2s.training.async_checkpoint import Commits
+from a2s.training.async_checkpoint import AsyncCheckpointer
 
 WEIGHTS = {"w": torch.zeros(2, 3)}
 
 
-def begin(commits: Commits, out: Path, number: int, **more) -> None:
+def begin(commits: AsyncCheckpointer, out: Path, number: int, **more) -> None:
     commits.begin(
         out,
         number,
@@ -53,7 +53,7 @@ def test_what_is_committed_is_what_was_there_when_it_began(
     def look() -> None:
         durable.append(checkpoints.last_commit(tmp_path))
 
-    with Commits() as commits:
+    with AsyncCheckpointer() as commits:
         WEIGHTS["w"].fill_(1)
         begin(commits, tmp_path, 1, cleaning=lambda: look)
         WEIGHTS["w"].fill_(2)
@@ -69,7 +69,7 @@ def test_what_is_committed_is_what_was_there_when_it_began(
 
 
 def test_one_commit_comes_after_the_other(tmp_path: Path) -> None:
-    with Commits() as commits:
+    with AsyncCheckpointer() as commits:
         for number in range(1, 6):
             begin(commits, tmp_path, number)
     assert sorted(path.name for path in (tmp_path / "commits").iterdir()) == [
@@ -88,7 +88,7 @@ def test_what_is_to_be_cleaned_is_listed_when_nothing_is_written(
         seen.append(commit and commit.number)
         return lambda: None
 
-    with Commits() as commits:
+    with AsyncCheckpointer() as commits:
         begin(commits, tmp_path, 1, cleaning=listing)
         threading.Timer(0.3, go.set).start()
         begin(commits, tmp_path, 2, cleaning=listing)
@@ -102,7 +102,7 @@ def test_what_was_begun_is_finished_when_training_fails(
     threading.Timer(0.3, go.set).start()
 
     def train() -> None:
-        with Commits() as commits:
+        with AsyncCheckpointer() as commits:
             begin(commits, tmp_path, 1)
             raise KeyboardInterrupt
 
@@ -115,13 +115,13 @@ def test_what_was_begun_is_finished_before_any_rank_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go = held(monkeypatch)
-    with Commits() as commits:
+    with AsyncCheckpointer() as commits:
         begin(commits, tmp_path, 1)
         threading.Timer(0.3, go.set).start()
-        with pytest.raises(DataError, match="the news"), ranks.together():
+        with pytest.raises(DataError, match="the news"), ranks.fail_together():
             raise DataError("the news")
         assert checkpoints.last_commit(tmp_path) is not None
-    assert ranks.unfinished == []
+    assert ranks.before_exit == []
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), DataError("the news")])
@@ -131,7 +131,7 @@ def test_a_commit_that_fails_does_not_hide_why_training_ended(
     (tmp_path / "commits").write_text("a file where a folder should be")
 
     def train() -> None:
-        with Commits() as commits:
+        with AsyncCheckpointer() as commits:
             begin(commits, tmp_path, 1)
             raise error
 
@@ -142,7 +142,7 @@ def test_a_commit_that_fails_does_not_hide_why_training_ended(
 
 def test_to_check_is_not_to_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go = held(monkeypatch)
-    with Commits() as commits:
+    with AsyncCheckpointer() as commits:
         begin(commits, tmp_path, 1)
         commits.check()
         assert checkpoints.last_commit(tmp_path) is None
@@ -155,7 +155,7 @@ def test_a_commit_that_cannot_be_written_is_heard_of(tmp_path: Path, when: str) 
     reached = []
 
     def train() -> None:
-        with Commits() as commits:
+        with AsyncCheckpointer() as commits:
             begin(commits, tmp_path, 1)
             deadline = time.monotonic() + 60
             while when == "check" and time.monotonic() < deadline:
@@ -187,7 +187,7 @@ def test_training_ends_soon_after_a_commit_failed(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoints, "save", full)
-    monkeypatch.setattr(ranks, "recorded", lambda function: function)
+    monkeypatch.setattr(ranks, "report_to_launcher", lambda function: function)
     with pytest.raises(OSError, match="No space left"):
         run(command)
     steps = (out / "metrics.jsonl").read_text().splitlines()
@@ -204,7 +204,7 @@ def test_labels_written_meanwhile_stay(
     command = ["stage2", "--data", str(data), "--labels", str(labels), "--epochs", "4"]
     command += ["--encoder.name", "mobilenet_v2", "--image-size", "32", "--batch-size", "2"]
     command += ["--loader-workers", "0", "--warm-epochs", "1", "--commit-every", every]
-    monkeypatch.setattr(ranks, "recorded", lambda function: function)
+    monkeypatch.setattr(ranks, "report_to_launcher", lambda function: function)
     assert run([*command, "--out", str(tmp_path / "plain")]) == 0
     save, waited = checkpoints.save, []
 

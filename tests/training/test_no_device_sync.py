@@ -89,7 +89,7 @@ def test_a_step_reads_nothing_of_the_device(
     monkeypatch.setattr(setup, f"start_{stage}", start)
     monkeypatch.setattr(Meter, "data_arrived", enter)
     monkeypatch.setattr(Meter, "step_done", leave)
-    monkeypatch.setattr(ranks, "recorded", lambda function: function)
+    monkeypatch.setattr(ranks, "report_to_launcher", lambda function: function)
     # The features of a GPU, which also take the weights' place where they are kept.
     monkeypatch.setattr(
         setup, "open_cache", lambda device, *_, made_from, **shape: kept(waits, device, shape)

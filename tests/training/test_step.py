@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from a2s.training.optimizer import GuardedSGD, pack_momentum, unpack_momentum
-from a2s.training.step import Readings, copy_to_host
+from a2s.training.step import DeferredMetrics, copy_to_host
 
 SETTINGS = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True}
 DEVICES = [
@@ -96,7 +96,7 @@ def test_momentum_comes_back_in_the_memory_format_of_its_parameter() -> None:
 
 
 def test_readings_are_given_once_and_in_order() -> None:
-    readings = Readings()
+    readings = DeferredMetrics()
     assert readings.read() == []
     for step in (3, 4):
         readings.add(step, torch.full((2,), float(step), requires_grad=True))

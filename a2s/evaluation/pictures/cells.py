@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from a2s.data.images import BadImage, Image8, decode, decode_mask
 from a2s.data.keys import decode_key
 from a2s.errors import DataError
-from a2s.evaluation.pairs import Side
+from a2s.evaluation.pairs import PictureSet
 from a2s.evaluation.pictures.grid import Cell, grid, write_png
 
 NUM_IMAGES = 8
@@ -61,7 +61,7 @@ def choose(
     return [ordered[int(place)] for place in places.round()]
 
 
-def image_cell(images: Side, key: str) -> Cell:
+def image_cell(images: PictureSet, key: str) -> Cell:
     """A photograph."""
     try:
         return Cell(decode(images.locate(key).read()))
@@ -69,7 +69,7 @@ def image_cell(images: Side, key: str) -> Cell:
         return Cell(None, _reason(error))
 
 
-def map_cell(maps: Side, key: str, *, like: Cell) -> Cell:
+def map_cell(maps: PictureSet, key: str, *, like: Cell) -> Cell:
     """A map, label or truth, enlarged or reduced to the size of its image when it has another."""
     if key not in maps.keys:
         return Cell(None, "missing")

@@ -27,7 +27,7 @@ from a2s.labels.making.chunk import (
     sign_tie,
 )
 from a2s.labels.making.shards import write_shard
-from a2s.labels.making.timing import Totals
+from a2s.labels.making.timing import StageTimes
 from a2s.labels.recipe import has_gpu, recipe_of
 from a2s.parallel import bottleneck, model_actors, pool
 from a2s.parallel.progress import Progress
@@ -38,7 +38,7 @@ CPU_CHUNK = 32
 
 
 @dataclass(frozen=True)
-class Work:
+class LabelJob:
     """What to label, with what."""
 
     config: LabelConfig
@@ -67,7 +67,7 @@ class Work:
         return int(pixels_N.max(initial=1))
 
 
-def _label_shards(work: Work, folder: run_folder.RunDir) -> None:
+def _label_shards(work: LabelJob, folder: run_folder.RunDir) -> None:
     config, index = work.config, work.index
     workers = pool.resolve_workers(config.workers, work.num_images, ray_address=config.ray_address)
     threads = pool.num_cpus() if workers == 0 else 0
@@ -81,12 +81,12 @@ def _label_shards(work: Work, folder: run_folder.RunDir) -> None:
 
         on_device = recipe if config.refine.backend == "torch" else None
         load = functools.partial(load_activation, work.model, work.network_size, size, on_device)
-        fn, common, before = refine_chunk, (recipe,), model_actors.Before(load)
+        fn, common, before = refine_chunk, (recipe,), model_actors.ModelStage(load)
     elif threads:
         # Before the threads start: torch is imported and the file read once.
         load_network(work.model)
 
-    totals, started = Totals(), time.monotonic()
+    totals, started = StageTimes(), time.monotonic()
     done = len(index) - work.num_images
     with Progress(len(index), unit="images", name="label", done=done) as bar:
         bar.note(
@@ -94,7 +94,7 @@ def _label_shards(work: Work, folder: run_folder.RunDir) -> None:
             f"{_hands(workers, threads, on_gpu)}; CRF by {config.refine.backend}; "
             f"{size} images at a time"
         )
-        results = pool.map_shards(
+        results = pool.map_items(
             fn,
             chunks(index, todo=work.todo, size=size),
             workers=workers,
@@ -135,7 +135,9 @@ def _hands(workers: int | None, threads: int, on_gpu: bool) -> str:
     return f"network on the GPU, the rest by {who}" if on_gpu else who
 
 
-def _chunk_size(work: Work, folder: run_folder.RunDir, *, workers: int | None, on_gpu: bool) -> int:
+def _chunk_size(
+    work: LabelJob, folder: run_folder.RunDir, *, workers: int | None, on_gpu: bool
+) -> int:
     """Images per task; on a GPU also per forward pass, so that all runs here make equal maps."""
     if work.config.batch_size != "auto":
         return work.config.batch_size
@@ -151,13 +153,13 @@ def _chunk_size(work: Work, folder: run_folder.RunDir, *, workers: int | None, o
             # With the CRF on the GPU too, the rest is little work: a few parts keep all busy.
             part = work.num_images // 16 if work.config.refine.backend == "torch" else share
             return min(probe(), max(8, part))
-        before = model_actors.Before(functools.partial(_constant, probe))
-        asked = pool.map_shards(
+        before = model_actors.ModelStage(functools.partial(_constant, probe))
+        asked = pool.map_items(
             _second, [0], workers=1, before=before, ray_address=work.config.ray_address
         )
         return min(*asked, max(8, share))
 
-    return int(folder.remember("batch_size", fitting))
+    return int(folder.resolve_once("batch_size", fitting))
 
 
 def _constant(probe: Callable[[], int]) -> Callable[[object], int]:
@@ -168,7 +170,7 @@ def _second(item: object, found: int) -> int:
     return found
 
 
-def _report(totals: Totals, work: Work, *, threads: int, folder: run_folder.RunDir) -> None:
+def _report(totals: StageTimes, work: LabelJob, *, threads: int, folder: run_folder.RunDir) -> None:
     """Say how fast each stage was, who waited, and for whom."""
     sides, tally = totals.sides(threads), totals.tally
     for line in bottleneck.describe(work.num_images, totals.wall_sec, sides):

@@ -151,11 +151,11 @@ def _header(model: Path) -> dict[str, str]:
 def load_network(model: Path, device: str = "cpu") -> ActivationNet:
     """Load a stage-1 model for labelling only, onto a device, once per process."""
     from a2s.models.activation_net import ActivationNet
-    from a2s.models.inference import for_inference
+    from a2s.models.inference import prepare_for_inference
 
     network, _ = saved.load_model(model)
     assert isinstance(network, ActivationNet), model
-    for_inference(network, device)
+    prepare_for_inference(network, device)
     return network
 
 

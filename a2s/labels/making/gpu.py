@@ -33,8 +33,8 @@ from a2s.labels.making.chunk import (
     squash,
 )
 from a2s.labels.refine import Recipe, probability, reduce
-from a2s.parallel.gpu_memory import FULL, shrinking
-from a2s.parallel.gpu_thread import DeviceThread, device_thread, filled_up
+from a2s.parallel.gpu_memory import FULL, retry_on_oom
+from a2s.parallel.gpu_thread import DeviceThread, device_thread, pad_batch
 
 if TYPE_CHECKING:
     import torch
@@ -202,7 +202,7 @@ def _refined(
 
     # A part has an image at least, however little it may take.
     least_bytes = BYTES_PER_PIXEL * min(logit.numel() for logit in logits)
-    flat = shrinking(masks, place.device, least_bytes=least_bytes)
+    flat = retry_on_oom(masks, place.device, least_bytes=least_bytes)
     parts = torch.split(flat, [logit.numel() for logit in logits])
     return [
         Packed.of(part.view(logit.shape).numpy()) for part, logit in zip(parts, logits, strict=True)
@@ -258,5 +258,5 @@ def _forward(place: _Device, image_BSS3: npt.NDArray[np.uint8]) -> npt.NDArray[n
         # Shapes without end, so kernels that need no plan.
         with torch.backends.cudnn.flags(enabled=False, allow_tf32=False):
             return activate(place.network, image_BSS3)
-    filled_BSS3 = filled_up(image_BSS3, largest=place.batch_size)
+    filled_BSS3 = pad_batch(image_BSS3, largest=place.batch_size)
     return activate(place.network, filled_BSS3)[: len(image_BSS3)]

@@ -48,7 +48,7 @@ def write_shard(
 
 
 @dataclass
-class Stock:
+class Summary:
     """What a folder of label shards holds."""
 
     num_labels: int = 0
@@ -59,9 +59,9 @@ class Stock:
     """Shards that are not finished."""
 
 
-def take_stock(out: Path, index: Index, *, settings: str) -> Stock:
+def summarise(out: Path, index: Index, *, settings: str) -> Summary:
     """Sum up the manifests of the shards that an index has."""
-    stock = Stock()
+    stock = Summary()
     for shard in index.shards:
         manifest = shard_done(out, shard.name, settings=settings)
         if manifest is None:

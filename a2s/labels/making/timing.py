@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from a2s.labels.making.chunk import STAGES, Labelled
 from a2s.labels.making.gpu import HELPERS
 from a2s.parallel import tasks
-from a2s.parallel.bottleneck import Side
+from a2s.parallel.bottleneck import WorkerGroup
 
 
 @dataclass
-class Totals:
+class StageTimes:
     """What a run did; shards finished earlier are not in it."""
 
     wall_sec: float = 0.0
@@ -28,10 +28,10 @@ class Totals:
             for stage, sec in theirs.items():
                 ours[stage] = ours.get(stage, 0.0) + sec
 
-    def sides(self, threads: int) -> list[Side]:
+    def sides(self, threads: int) -> list[WorkerGroup]:
         """The CPUs' processes or `threads` threads, and those that hold a GPU."""
         tally, device = self.tally, dict(self.device_seconds)
-        workers = Side(
+        workers = WorkerGroup(
             "CPU workers",
             threads or max(tally.max_workers, 1),
             dict(self.seconds),
@@ -43,7 +43,7 @@ class Totals:
         device_sec = tally.before_sec or self.wall_sec
         # Where all images were damaged nothing but reading was done.
         reading = {"decode": device.pop("decode", 0.0)}
-        readers = Side("readers", HELPERS * num_devices, reading, HELPERS * device_sec)
+        readers = WorkerGroup("readers", HELPERS * num_devices, reading, HELPERS * device_sec)
         device.pop("queue", None)
         device.setdefault("network", 0.0)
-        return [Side("GPU processes", num_devices, device, device_sec), readers, workers]
+        return [WorkerGroup("GPU processes", num_devices, device, device_sec), readers, workers]

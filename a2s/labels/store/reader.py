@@ -84,7 +84,7 @@ def labelled_rows(
     Shape: bool[N].
     Raises: LabelError when none has, or when these are shards of images.
     """
-    with ranks.together():
+    with ranks.fail_together():
         # Images decode as masks too; a detector trained on them would look fine.
         table = pq.read_schema(labels.folder / f"{labels.shards[0].name}.parquet")
         if "orientation" in table.names:
@@ -95,7 +95,7 @@ def labelled_rows(
         exists = (folder / UNLABELLED).exists()
     if not exists:
         _list_unlabelled(folder, index, labels, label_row_N)
-    with ranks.together():
+    with ranks.fail_together():
         return read_unlabelled(folder, index)
 
 
@@ -104,7 +104,7 @@ def _list_unlabelled(
 ) -> None:
     rank, world = ranks.rank(), ranks.world()
     parts = [folder / f".{UNLABELLED}.r{number:04d}" for number in range(world)]
-    with ranks.together():
+    with ranks.fail_together():
         lines = []
         for row in np.array_split(np.arange(len(index)), world)[rank].tolist():
             reason, detail = MISSING, f"no such key in {labels.folder}"
@@ -117,7 +117,7 @@ def _list_unlabelled(
             lines.append({"key": index.key(row), "reason": reason, "detail": detail})
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         files.atomic_write(parts[rank], text)
-    with ranks.together():
+    with ranks.fail_together():
         if ranks.is_main():
             joined = b"".join(part.read_bytes() for part in parts)
             files.atomic_write(folder / UNLABELLED, joined)

@@ -66,7 +66,7 @@ class NextGeneration:
     def commit_part(self, step: int) -> str:
         """Make the labels of all steps before `step` durable; return the name a commit keeps."""
         self._gather()
-        with ranks.together():
+        with ranks.fail_together():
             if ranks.is_main():
                 generations.publish_part(
                     self._store, generation=self._number, step=step, files=self._files
@@ -82,7 +82,7 @@ class NextGeneration:
         """
         self._gather()
         self._thread.shutdown()
-        with ranks.together():
+        with ranks.fail_together():
             if ranks.is_main():
                 generations.publish(
                     self._store,
@@ -116,11 +116,11 @@ class NextGeneration:
 
     def _gather(self) -> None:
         """Rank 0 learns every rank's files: their names follow from how many each has."""
-        with ranks.together():
+        with ranks.fail_together():
             self._drain()
             num_files = len(self._writer.close())
         num_files_by_rank = ranks.all_gather(torch.tensor([num_files])).flatten().tolist()
-        with ranks.together():
+        with ranks.fail_together():
             if ranks.is_main():
                 self._files += generations.collect(
                     self._store,
@@ -166,10 +166,10 @@ def write_rectified(
     With number 0 nothing was rectified, and the labels are passed on byte for byte.
     Shards that are there already are left alone.
     """
-    with ranks.together():
+    with ranks.fail_together():
         if ranks.is_main():
             remove_leftovers(out, {shard.name for shard in index.shards})
-    with ranks.together():
+    with ranks.fail_together():
         generation = Generation.load(source.store, number) if number else None
         for shard in range(ranks.rank(), len(index.shards), ranks.world()):
             _write_shard(

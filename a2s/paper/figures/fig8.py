@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from a2s.evaluation.pairs import Side, find_images, find_predictions, find_truths
+from a2s.evaluation.pairs import PictureSet, find_images, find_predictions, find_truths
 from a2s.evaluation.pictures.cells import (
     NUM_IMAGES,
     Drawn,
@@ -41,7 +41,7 @@ def columns_of(
     *,
     truth: Path | None = None,
     methods: Mapping[str, Path] | None = None,
-) -> dict[str, Side]:
+) -> dict[str, PictureSet]:
     """Where the maps of the columns lie, by title: truth, then the methods in their order.
 
     Raises:

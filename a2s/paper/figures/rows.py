@@ -17,7 +17,7 @@ from a2s.paper.tables.results import notes_of, write_if_new
 from a2s.paper.tables.rows import (
     Material,
     Row,
-    ground_jobs,
+    common_jobs,
     label_job,
     predict_job,
     stage1_job,
@@ -123,7 +123,7 @@ def fig7_rows(material: Material) -> list[Row]:
     rows = []
     for title, lam in titles.items():
         out = material.out / "rows" / f"epochs-lam-{lam:g}"
-        jobs = (*ground_jobs(material), *_snapshot_jobs(material, out, lam))
+        jobs = (*common_jobs(material), *_snapshot_jobs(material, out, lam))
         run = out / "stage2"
         rows.append(Row(f"{lam:g}", title, jobs, {}, (("stage2", run),), (run,)))
     return rows
@@ -171,7 +171,7 @@ def _snapshots(rows: Sequence[Row]) -> dict[str, dict[int, Path]]:
 def fig8_rows(material: Material) -> list[Row]:
     """Maps of both stages of the first test set."""
     scored, shared = material.tests[0], material.shared
-    jobs = ground_jobs(material)
+    jobs = common_jobs(material)
     kinds = {"activation": shared / "stage1", "detector": shared / "stage2"}
     maps = {
         kind: predict_job(material, run, scored, shared / "maps" / f"{kind}-{scored.name}")
@@ -198,7 +198,7 @@ def write_fig8(material: Material, rows: Sequence[Row]) -> str:
 def fig11_rows(material: Material) -> list[Row]:
     """The detector."""
     training = stage2_job(material, material.shared)
-    return [Row("detector", "stage 2", (*ground_jobs(material), training))]
+    return [Row("detector", "stage 2", (*common_jobs(material), training))]
 
 
 def write_fig11(material: Material, rows: Sequence[Row]) -> str:

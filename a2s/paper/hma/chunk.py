@@ -29,7 +29,7 @@ from a2s.labels.store.reader import LabelSource
 from a2s.labels.store.rows import RowFile, quantise, read_header, row_file_name, write_rows
 from a2s.models import saved
 from a2s.paper.hma import rule
-from a2s.parallel.gpu_memory import shrinking
+from a2s.parallel.gpu_memory import retry_on_oom
 from a2s.parallel.gpu_thread import device_thread
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ Run = Callable[[Callable[[], Any]], Any]
 
 
 @dataclass(frozen=True)
-class Turn:
+class HmaPass:
     """What all chunks of a pass have in common.
 
     `before` reads the average that a row had until now, `averages` and `labels` are the stores into
@@ -109,7 +109,7 @@ def chunks(index: Index, keep_N: npt.NDArray[np.bool_], *, size: int = CHUNK) ->
             yield Chunk(shard, number, tuple(some), index.part(range(some[0], some[-1] + 1)))
 
 
-def row_files(turn: Turn, chunk: Chunk) -> tuple[RowFile, RowFile] | None:
+def row_files(turn: HmaPass, chunk: Chunk) -> tuple[RowFile, RowFile] | None:
     """The row files of averages and labels, when an earlier attempt has finished this chunk."""
     name = chunk.file(turn.generation)
     # The label's comes last, so it is looked for first.
@@ -140,7 +140,7 @@ class _Place:
     faster as well."""
 
 
-def update_chunk(chunk: Chunk, turn: Turn) -> Updated:
+def update_chunk(chunk: Chunk, turn: HmaPass) -> Updated:
     """Update the images of a chunk on one CPU core."""
     import torch
 
@@ -151,7 +151,7 @@ def update_chunk(chunk: Chunk, turn: Turn) -> Updated:
     return _update(turn, _Place(network, device, run, map), chunk)
 
 
-def load_update(turn: Turn) -> Callable[[Chunk], Updated]:
+def load_update(turn: HmaPass) -> Callable[[Chunk], Updated]:
     """Load the model once, on the GPU if there is one; what comes back does a chunk.
 
     Several threads call it: while one has the device, the others read and decode.
@@ -167,7 +167,7 @@ def load_update(turn: Turn) -> Callable[[Chunk], Updated]:
     return functools.partial(_update, turn, place)
 
 
-def passed_on(chunk: Chunk, updated: Updated) -> Updated:
+def identity_step(chunk: Chunk, updated: Updated) -> Updated:
     """Nothing: the process with the GPU has done the chunk."""
     return updated
 
@@ -175,10 +175,10 @@ def passed_on(chunk: Chunk, updated: Updated) -> Updated:
 @functools.cache
 def load_network(model: Path, device: str) -> nn.Module:
     """Load a detector for inference only, onto a device, once per process."""
-    from a2s.models.inference import for_inference
+    from a2s.models.inference import prepare_for_inference
 
     network, _ = saved.load_model(model)
-    for_inference(network, device)
+    prepare_for_inference(network, device)
     return network
 
 
@@ -231,7 +231,7 @@ def marginals_of(image_BSS3: Tensor, run: Run, *, max_bytes: int | None) -> rule
                 return torch.stack(found).cpu().numpy()
 
             least_bytes = inference.BYTES_PER_PIXEL * there_BSS[0].numel()
-            return shrinking(
+            return retry_on_oom(
                 computed, image_BSS3.device, least_bytes=least_bytes, most_bytes=max_bytes
             )
 
@@ -249,7 +249,7 @@ def _pinned(array: npt.NDArray[Any], device: torch.device) -> Tensor:
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
-def _update(turn: Turn, place: _Place, chunk: Chunk) -> Updated:
+def _update(turn: HmaPass, place: _Place, chunk: Chunk) -> Updated:
     done = Updated(len(chunk.rows))
     now = time.perf_counter()
     image_BSS3 = np.stack(list(place.each(functools.partial(_image, turn, chunk), chunk.rows)))
@@ -279,7 +279,7 @@ def _update(turn: Turn, place: _Place, chunk: Chunk) -> Updated:
     return done
 
 
-def _image(turn: Turn, chunk: Chunk, row: int) -> U8:
+def _image(turn: HmaPass, chunk: Chunk, row: int) -> U8:
     at = row - chunk.rows[0]
     try:
         image_HW3 = decode(chunk.part, at)

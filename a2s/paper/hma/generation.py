@@ -21,12 +21,12 @@ from a2s.models import saved
 from a2s.paper.hma.chunk import (
     STAGES,
     Chunk,
-    Turn,
+    HmaPass,
     Updated,
     chunks,
+    identity_step,
     load_network,
     load_update,
-    passed_on,
     row_files,
     update_chunk,
 )
@@ -59,7 +59,7 @@ def _make_generation(
         resize_filter = str(run_folder.recorded(run, "resize_filter"))
         averages, label_row_N = run / AVERAGES, labels.rows_of(index.keys)
         averages.mkdir(exist_ok=True)
-        turn = Turn(
+        turn = HmaPass(
             model=saved.resolve_model(run),
             side=side,
             resize_filter=resize_filter,
@@ -98,7 +98,7 @@ def _backend(config: HmaConfig, folder: run_folder.RunDir, *, on_gpu: bool) -> A
     """Who computes the CRF in all passes of a run; `auto` is decided by the first one's device."""
     chosen = config.backend if config.backend != "auto" else "torch" if on_gpu else "numba"
     marginal_of(chosen)
-    backend = folder.remember("hma_backend", lambda: chosen)
+    backend = folder.resolve_once("hma_backend", lambda: chosen)
     if config.backend not in ("auto", backend):
         raise ConfigError(
             f"hma: --backend {config.backend}, but {config.out} began with {backend}; leave it out"
@@ -108,7 +108,7 @@ def _backend(config: HmaConfig, folder: run_folder.RunDir, *, on_gpu: bool) -> A
 
 def _update_all(
     config: HmaConfig,
-    turn: Turn,
+    turn: HmaPass,
     index: Index,
     keep_N: Bools,
     *,
@@ -124,9 +124,9 @@ def _update_all(
     before = None
     if on_gpu:
         fn, common, before = (
-            passed_on,
+            identity_step,
             (),
-            model_actors.Before(functools.partial(load_update, turn)),
+            model_actors.ModelStage(functools.partial(load_update, turn)),
         )
     elif workers == 0:
         # Before the threads start: torch is imported and the file read once.
@@ -140,7 +140,7 @@ def _update_all(
                 else:
                     bar.update(len(chunk.rows))
 
-        results = pool.map_shards(
+        results = pool.map_items(
             fn,
             left(),
             workers=workers,

@@ -143,7 +143,7 @@ def evaluate_job(material: Material, pred: Path, scored: Scored, out: Path) -> J
     return Job("evaluate", {**pair, **material.pooled})
 
 
-def ground_jobs(material: Material) -> list[Job]:
+def common_jobs(material: Material) -> list[Job]:
     """What every detector learns from: shards, the shared stage 1, its labels."""
     shared, data = material.shared, material.needed_data()
     label = label_job(material, shared, "train", data)
@@ -176,7 +176,7 @@ def detector_row(
     out = home(material, "stage2", changes)
     run = out / "stage2"
     training = stage2_job(material, out, **changes)
-    jobs = ground_jobs(material) + stage2_jobs(training, workers=material.pooled["workers"])
+    jobs = common_jobs(material) + stage2_jobs(training, workers=material.pooled["workers"])
     scoring, scores = scored_maps(material, run, out, "detector", material.tests)
     trained = (("stage1", material.shared / "stage1"), ("stage2", run))
     return Row(name, title, (*jobs, *scoring), scores, trained, (run,), **more)

@@ -22,11 +22,11 @@ class Plain:
 
 @dataclass(frozen=True)
 class Step:
-    """One folder of a run; without a standing it has not begun."""
+    """One folder of a run; without a status it has not begun."""
 
     folder: str
     command: str
-    standing: Shards | Training | Plain | None
+    status: Shards | Training | Plain | None
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Whole:
     problems: list[str] = field(default_factory=list)
 
 
-Standing = Shards | Training | Plain | Whole
+Status = Shards | Training | Plain | Whole
 
 
-def whole_standing(steps: Sequence[Step], *, problems: Sequence[str] = ()) -> Whole:
+def pipeline_status(steps: Sequence[Step], *, problems: Sequence[str] = ()) -> Whole:
     """Sum up the steps: the run is where its first unfinished step is."""
-    states = [step.standing.state if step.standing else None for step in steps]
+    states = [step.status.state if step.status else None for step in steps]
     done = states.count("finished")
     begun = [state for state in states if state not in (None, "empty")]
     unfinished: list[State] = [state for state in states if state and state != "finished"]

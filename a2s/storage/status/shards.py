@@ -146,7 +146,7 @@ def _int_or_none(value: Any) -> int | None:
     return None if value is None else int(value)
 
 
-def shards_standing(
+def shards_status(
     manifests: Sequence[Manifest],
     *,
     command: str,

@@ -78,7 +78,7 @@ def parse_pause(data: bytes) -> Pause | None:
         return None
 
 
-def training_standing(
+def training_status(
     records: Sequence[dict[str, Any]],
     commit: dict[str, Any] | None,
     *,

@@ -95,8 +95,8 @@ def test_backend_is_imported_only_when_chosen() -> None:
 ELSEWHERE = """
 import sys
 import numpy as np
-from a2s.refine import CrfParams, crf_of
-from a2s.refine.energy import hard_energy
+from a2s.labels.crf import CrfParams, crf_of
+from a2s.labels.crf.energy import hard_energy
 data, params = np.load(sys.argv[1]), CrfParams()
 mask = crf_of("numba")(data["image"], hard_energy(data["p"], params), params)
 sys.exit(0 if (mask == data["mask"]).all() else 3)

@@ -8,7 +8,7 @@ import pytest
 
 from a2s.labels.making.forecast import Sample, forecast
 from a2s.labels.making.forecast import describe as describe_forecast
-from a2s.parallel.bottleneck import Side, bottleneck, describe, record
+from a2s.parallel.bottleneck import WorkerGroup, bottleneck, describe, record
 
 CPU = Sample(
     cpu_sec_N=[0.02, 0.04, 0.03, 0.03],
@@ -53,8 +53,8 @@ def test_the_mix_is_what_an_hour_and_a_day_need() -> None:
 
 
 def test_the_busiest_side_and_its_longest_stage_is_the_bottleneck() -> None:
-    gpu = Side("GPU processes", 1, {"network": 3.0}, 10.0)
-    cpu = Side("CPU workers", 4, {"decode": 2.0, "refine": 34.0}, 40.0)
+    gpu = WorkerGroup("GPU processes", 1, {"network": 3.0}, 10.0)
+    cpu = WorkerGroup("CPU workers", 4, {"decode": 2.0, "refine": 34.0}, 40.0)
     assert bottleneck([gpu, cpu]) == "refine (94% of the work of the CPU workers)"
     assert gpu.waiting_sec == pytest.approx(7)
     assert cpu.waiting_sec == pytest.approx(1)
@@ -70,5 +70,5 @@ def test_the_busiest_side_and_its_longest_stage_is_the_bottleneck() -> None:
 
 
 def test_where_all_wait_nobody_is_blamed() -> None:
-    idle = Side("CPU workers", 2, {"refine": 1.0}, 20.0)
+    idle = WorkerGroup("CPU workers", 2, {"refine": 1.0}, 20.0)
     assert bottleneck([idle]).startswith("none, all wait most of the time")

@@ -20,11 +20,11 @@ from a2s.labels.crf.energy import soft_energy
 from a2s.labels.crf.torch_backend import inference
 from a2s.labels.store.reader import LabelSource
 from a2s.models.detector import Detector
-from a2s.models.encoders import build_encoder, settle
+from a2s.models.encoders import build_encoder, calibrate_batchnorm
 from a2s.paper.hma import rule
 from a2s.paper.hma.chunk import (
     Chunk,
-    Turn,
+    HmaPass,
     _image,
     _Place,
     _update,
@@ -40,31 +40,31 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def case(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Turn, Chunk]:
+def case(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[HmaPass, Chunk]:
     """What a pass with the CRF in torch has in common, and four photographs."""
     root = tmp_path_factory.mktemp("averaging")
     data = pack_photographs(shared, root)
     torch.manual_seed(0)
     encoder = build_encoder("mobilenet_v2")
-    settle(encoder)
+    calibrate_batchnorm(encoder)
     network = Detector(encoder, width=32)
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     save_file(tensors, root / "model.safetensors", {**network.spec(), "image_size": str(SIDE)})
     index, labels = Index.load(data), Index.load(root / "labels")
     before = LabelSource(labels, labels.rows_of(index.keys), root, SIDE, [0])
     stores = root / "averages", root / "labels"
-    turn = Turn(root / "model.safetensors", SIDE, "bilinear", "torch", before, *stores, 1)
+    turn = HmaPass(root / "model.safetensors", SIDE, "bilinear", "torch", before, *stores, 1)
     return turn, next(chunks(index, np.ones(len(index), bool)))
 
 
-def into(turn: Turn, folder: Path) -> Turn:
+def into(turn: HmaPass, folder: Path) -> HmaPass:
     for store in ("averages", "labels"):
         (folder / store).mkdir(parents=True)
     return dataclasses.replace(turn, averages=folder / "averages", labels=folder / "labels")
 
 
 def test_a_chunk_as_a_gpu_does_it_has_the_same_bytes(
-    case: tuple[Turn, Chunk], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: tuple[HmaPass, Chunk], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turn, chunk = case
     alone = into(turn, tmp_path / "alone")
@@ -95,7 +95,7 @@ def test_a_chunk_as_a_gpu_does_it_has_the_same_bytes(
         assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "batch" / name).read_bytes()
 
 
-def test_crfs_of_a_batch_are_bit_by_bit_those_of_its_images(case: tuple[Turn, Chunk]) -> None:
+def test_crfs_of_a_batch_are_bit_by_bit_those_of_its_images(case: tuple[HmaPass, Chunk]) -> None:
     turn, chunk = case
     images = [_image(turn, chunk, row) for row in chunk.rows]
     averages = [turn.before(row, 1) for row in chunk.rows]
@@ -122,7 +122,7 @@ def test_crfs_of_a_batch_are_bit_by_bit_those_of_its_images(case: tuple[Turn, Ch
 
 
 def test_forward_passes_have_one_shape_and_no_image_sees_the_others(
-    case: tuple[Turn, Chunk],
+    case: tuple[HmaPass, Chunk],
 ) -> None:
     network, shapes = load_network(case[0].model, "cpu"), []
     image_BSS3 = torch.randint(0, 256, (7, SIDE, SIDE, 3), dtype=torch.uint8)

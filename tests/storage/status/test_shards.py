@@ -14,7 +14,7 @@ from a2s.storage.status.shards import (
     of_one_kind,
     parse_manifest,
     parse_work,
-    shards_standing,
+    shards_status,
 )
 from a2s.storage.status.text import describe
 
@@ -39,9 +39,9 @@ def failure(key: str, reason: str) -> dict[str, str]:
     return {"key": key, "reason": reason, "path": "p", "detail": "d"}
 
 
-def standing(manifests: list[Manifest], **more: object) -> Shards:
+def status(manifests: list[Manifest], **more: object) -> Shards:
     times = {"start_sec": START, "now_sec": START + 1}
-    return shards_standing(manifests, **{"command": "label", **times, **more})
+    return shards_status(manifests, **{"command": "label", **times, **more})
 
 
 def test_the_readme_shows_what_is_printed() -> None:
@@ -64,22 +64,22 @@ def test_the_readme_shows_what_is_printed() -> None:
             num_images_total=119_650,
         )
     )
-    found = standing(manifests, now_sec=START + 244 * 37 + 12)
+    found = status(manifests, now_sec=START + 244 * 37 + 12)
     assert describe("labels/x", found, now_sec=START + 244 * 37 + 12) + "\n" == shown
 
 
 def test_exact_total_where_a_manifest_knows_it_else_an_estimate() -> None:
-    known = standing([manifest(0, num_images=1000, num_images_total=77_000)])
+    known = status([manifest(0, num_images=1000, num_images_total=77_000)])
     assert (known.num_images, known.num_images_is_exact) == (77_000, True)
-    guessed = standing([manifest(0), manifest(1, count=500)])
+    guessed = status([manifest(0), manifest(1, count=500)])
     assert (guessed.num_images, guessed.num_images_is_exact) == (90_000, False)
-    done = standing([manifest(0, num_shards=2), manifest(1, num_shards=2, count=3)])
+    done = status([manifest(0, num_shards=2), manifest(1, num_shards=2, count=3)])
     assert (done.state, done.num_images, done.num_images_is_exact) == ("finished", 1003, True)
 
 
 def test_failures_are_images_that_were_seen() -> None:
     failures = [failure(f"k{n}", "truncated") for n in range(5)] + [failure("z", "no_pixels")]
-    found = standing(
+    found = status(
         [manifest(0, count=94, failures=failures)],
         listed=200,
         failed_before=[failure("", "bad_name")],
@@ -91,7 +91,7 @@ def test_failures_are_images_that_were_seen() -> None:
 
 
 def test_manifests_that_disagree_are_a_problem_in_one_line() -> None:
-    found = standing([manifest(0, num_shards=2), manifest(1, num_shards=3)])
+    found = status([manifest(0, num_shards=2), manifest(1, num_shards=3)])
     assert found.problems == ["its manifests disagree on the number of shards: 2, 3"]
     assert found.state == "running"
     mine, others = of_one_kind([manifest(0), manifest(1, settings="b"), manifest(2)], None)
@@ -101,14 +101,14 @@ def test_manifests_that_disagree_are_a_problem_in_one_line() -> None:
 
 
 def test_without_times_there_is_no_rate() -> None:
-    found = standing([manifest(0), manifest(1)], start_sec=None)
+    found = status([manifest(0), manifest(1)], start_sec=None)
     assert found.rate_images_per_sec is None
     assert found.left_sec is None
     assert "rate" not in describe("x", found, now_sec=0)
 
 
 def test_number_of_shards_not_stated() -> None:
-    found = standing([manifest(0, num_shards=None)])
+    found = status([manifest(0, num_shards=None)])
     assert (found.num_shards, found.num_images, found.state) == (None, None, "running")
     assert "  images    1,000\n" in describe("x", found, now_sec=START) + "\n"
 

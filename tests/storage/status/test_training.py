@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from a2s.storage.status.training import Pause, Training, parse_log, parse_pause, training_standing
+from a2s.storage.status.training import Pause, Training, parse_log, parse_pause, training_status
 
 
 def record(epoch: int, step: int, time_sec: float) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def commit(number: int, epoch: int, *, step: int = 0, finished: bool = False) ->
     return {"commit": number, "state": {"epoch": epoch, "step": step, "finished": finished}}
 
 
-def standing(
+def status(
     records: list[dict[str, Any]],
     last: dict[str, Any] | None,
     *,
@@ -26,7 +26,7 @@ def standing(
     start_sec: float | None = 0,
     pause: Pause | None = None,
 ) -> Training:
-    return training_standing(
+    return training_status(
         records,
         last,
         command="stage1",
@@ -48,7 +48,7 @@ def steady(first: int, last: int, *, start_sec: float = 0) -> list[dict[str, Any
 
 
 def test_between_epochs() -> None:
-    found = standing(steady(1, 2), commit(2, 2), now_sec=210)
+    found = status(steady(1, 2), commit(2, 2), now_sec=210)
     assert found.state == "running"
     assert (found.epoch, found.step, found.num_steps) == (3, 0, 100)
     assert (found.commit, found.commit_epoch, found.share) == (2, 2, 0.5)
@@ -58,7 +58,7 @@ def test_between_epochs() -> None:
 
 
 def test_in_the_first_epoch_the_number_of_steps_is_not_known() -> None:
-    found = standing([record(1, 20, 20), record(1, 40, 40)], None, now_sec=41)
+    found = status([record(1, 20, 20), record(1, 40, 40)], None, now_sec=41)
     assert (found.epoch, found.step, found.num_steps) == (1, 40, None)
     assert found.share is None
     assert found.left_sec is None
@@ -66,26 +66,26 @@ def test_in_the_first_epoch_the_number_of_steps_is_not_known() -> None:
 
 
 def test_just_started() -> None:
-    found = standing([], None, start_sec=100, now_sec=130)
+    found = status([], None, start_sec=100, now_sec=130)
     assert (found.state, found.silent_sec, found.share) == ("started", 30, 0.0)
 
 
 def test_resumed_from_the_commit_before_the_last_entries_of_the_log() -> None:
     lost = [record(3, 20, 220), record(3, 40, 240)]
-    quiet = standing([*steady(1, 2), *lost], commit(2, 2), start_sec=9000, now_sec=9005)
+    quiet = status([*steady(1, 2), *lost], commit(2, 2), start_sec=9000, now_sec=9005)
     assert (quiet.state, quiet.epoch, quiet.step, quiet.silent_sec) == ("running", 3, 0, 5)
     again = [record(3, 20, 9030), record(3, 40, 9070)]
-    found = standing([*steady(1, 2), *lost, *again], commit(2, 2), start_sec=9000, now_sec=9071)
+    found = status([*steady(1, 2), *lost, *again], commit(2, 2), start_sec=9000, now_sec=9071)
     assert (found.epoch, found.step) == (3, 40)
     # Twenty steps of eight images in forty seconds; the night between is in no rate.
     assert found.recent_rate_images_per_sec == pytest.approx(4.0)
 
 
 def test_stalled_and_finished() -> None:
-    stalled = standing(steady(1, 2), commit(2, 2), now_sec=10_000)
+    stalled = status(steady(1, 2), commit(2, 2), now_sec=10_000)
     assert stalled.state == "stalled"
     assert stalled.left_sec is None
-    done = standing(steady(1, 4), commit(4, 4, finished=True), now_sec=10_000)
+    done = status(steady(1, 4), commit(4, 4, finished=True), now_sec=10_000)
     assert (done.state, done.share, done.left_sec) == ("finished", 1.0, None)
     assert (done.epoch, done.num_epochs) == (4, 4)
 
@@ -106,9 +106,9 @@ def test_a_pause_counts_until_the_next_start() -> None:
     assert (len(records), damaged) == (10, 0)
     pause = parse_pause(log)
     assert pause == Pause(201.0, "go on")
-    found = standing(records, commit(2, 2), start_sec=0, now_sec=90_000, pause=pause)
+    found = status(records, commit(2, 2), start_sec=0, now_sec=90_000, pause=pause)
     assert (found.state, found.then, found.left_sec) == ("paused", "go on", None)
-    again = standing(records, commit(2, 2), start_sec=300, now_sec=301, pause=pause)
+    again = status(records, commit(2, 2), start_sec=300, now_sec=301, pause=pause)
     assert (again.state, again.then) == ("running", None)
     later = log + json.dumps(record(3, 20, 320)).encode() + b"\n"
     assert parse_pause(later) is None
