@@ -32,7 +32,7 @@ from a2s.models.encoder_weights import load_encoder
 from a2s.models.encoders import set_batchnorm
 from a2s.training.losses import adb_loss, map_terms
 from a2s.training.optimizer import GuardedSGD
-from a2s.training.stage2_loss import LOSS_OF, compare
+from a2s.training.stage2_loss import LOSS_OF, loss_and_labels
 from a2s.training.step import compiled
 
 RESULT = Path(__file__).resolve().parent / "results" / "gpu_step.json"
@@ -93,7 +93,7 @@ def stage2(encoder: str, side: int, device: torch.device, way: tuple[bool, bool 
     net = Detector(load_encoder(encoder, "none")).to(device).train()
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     set_batchnorm(net.encoder, "frozen")
-    judge: Callable[..., Any] = functools.partial(compare, loss=LOSS_OF["ram"].per_image)
+    judge: Callable[..., Any] = functools.partial(loss_and_labels, loss=LOSS_OF["ram"].per_image)
     if replayed is not None:
         net.forward = compiled(net.forward, device, replayed=replayed)  # type: ignore[method-assign]
         judge = compiled(judge, device, replayed=replayed)

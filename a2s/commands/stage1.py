@@ -1,10 +1,4 @@
-"""Stage 1: train the activation network on unlabelled images (Sec. III-A).
-
-The four blocks train; the encoder is frozen, and its features go through a cache, unless
-`encoder_mode` says otherwise. The loop is the same for one rank and for many: every sum of the loss
-is taken over all ranks before it is divided, so the gradients do not depend on their number. No
-step waits for the device: what the host must know of it is read at log lines and before commits.
-"""
+"""`a2s stage1`: train the activation network, resume it, or say that nothing is left to do."""
 
 from __future__ import annotations
 
@@ -15,24 +9,28 @@ from a2s.data.index import Index
 from a2s.parallel import ranks
 from a2s.storage import checkpoints, run_folder
 from a2s.training import pause
-from a2s.training.stage1 import _next, _train
 
 
 def run(config: Stage1Config) -> int:
-    """Train, or continue, or say that nothing is left to do."""
+    """Train on the ranks that the launcher started; return 0 when done or paused."""
     ranks.check_launch(os.environ)
+    is_main = ranks.launched_rank(os.environ) == 0
+    label = f"a2s label --model {config.out} --data {config.data} --out labels/{config.out.name}"
     commit = checkpoints.last_commit(config.out)
     reached = pause.reached(commit, config.until_epoch)
     if commit is None or not (commit.state["finished"] or reached):
-        return ranks.report_to_launcher(_train)(config)
-    # Known without torch, and by every rank on its own.
-    if ranks.launched_rank(os.environ) == 0:
+        from a2s.training.stage1 import train
+
+        finished = ranks.report_to_launcher(train)(config)
+        commit = checkpoints.last_commit(config.out)
+        if finished and is_main and commit is not None:
+            print(f"stage1: wrote {commit.folder}. Next: {label}")
+    elif is_main:
+        # Nothing to train, which every rank knows without torch.
         inputs = {"data": Index.load(config.data).fingerprint}
-        with run_folder.claim(
-            config.out, command="stage1", config=config, inputs=inputs
-        ) as run_dir:
+        with run_folder.claim(config.out, command="stage1", config=config, inputs=inputs) as folder:
             if commit.state["finished"]:
-                print(f"stage1: {config.out} is done ({config.epochs} epochs). {_next(config)}")
+                print(f"stage1: {config.out} is done ({config.epochs} epochs). Next: {label}")
             else:
-                pause.pause(run_dir, "stage1", commit.state, epochs=config.epochs)
+                pause.pause(folder, "stage1", commit.state, epochs=config.epochs)
     return 0

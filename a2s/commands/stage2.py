@@ -1,47 +1,53 @@
-"""Stage 2: train the detector on pseudo labels, and let it correct them on the way (Sec. III-B).
-
-B images of one rank, G of the global batch, M of one forward pass; S side of the network's input.
-Labels live in image coordinates: a prediction of a mirrored image is turned back before it is used.
-No step waits for the device: what the host must know is read at log lines and before commits.
-"""
+"""`a2s stage2`: train the detector, resume it, or say that nothing is left to do."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from a2s.config.commands import Stage2Config
 from a2s.data.index import Index
 from a2s.parallel import ranks
 from a2s.storage import checkpoints, run_folder
-from a2s.training import pause, turns
-from a2s.training.stage2 import _next, _train
-
-if TYPE_CHECKING:
-    pass
+from a2s.storage.checkpoints import Commit
+from a2s.training import pause
 
 
 def run(config: Stage2Config) -> int:
-    """Train, or continue, or say that nothing is left to do."""
+    """Train on the ranks that the launcher started; return 0 when done or paused."""
     ranks.check_launch(os.environ)
+    is_main = ranks.launched_rank(os.environ) == 0
+    predict = f"a2s predict --model {config.out} IMAGES --out preds/{config.out.name}"
     commit = checkpoints.last_commit(config.out)
-    # Whoever asked for an epoch that is there need not hear that a later one lacks labels.
-    reached = pause.reached(commit, config.until_epoch)
-    if commit is None or not (commit.state["finished"] or reached):
-        return ranks.report_to_launcher(_train)(config)
-    index, labels = Index.load(config.data), Index.load(config.labels)
-    manifests = [config.out / "rectified" / f"{shard.name}.json" for shard in index.shards]
-    paused = reached and (not commit.state["finished"] or turns.lacks_labels(config, commit.state))
-    if not paused and not all(manifest.exists() for manifest in manifests):
-        return ranks.report_to_launcher(_train)(config)
-    # Known without torch, and by every rank on its own.
-    if ranks.launched_rank(os.environ) == 0:
+    if commit is None or not _is_done(config, commit):
+        from a2s.training.stage2 import train
+
+        finished = ranks.report_to_launcher(train)(config)
+        commit = checkpoints.last_commit(config.out)
+        if finished and is_main and commit is not None:
+            wrote = f"{commit.folder} and {config.out}/rectified"
+            generation = commit.state["generation"]
+            print(f"stage2: wrote {wrote} (label generation {generation}). Next: {predict}")
+    elif is_main:
+        # Nothing to train, which every rank knows without torch.
+        index, labels = Index.load(config.data), Index.load(config.labels)
         inputs = {"data": index.fingerprint, "labels": labels.fingerprint}
-        with run_folder.claim(
-            config.out, command="stage2", config=config, inputs=inputs
-        ) as run_dir:
-            if paused:
-                turns.pause(config, run_dir, commit.state)
+        with run_folder.claim(config.out, command="stage2", config=config, inputs=inputs) as folder:
+            then = pause.label_command(config, commit.state)
+            if commit.state["finished"] and then is None:
+                print(f"stage2: {config.out} is done ({config.epochs} epochs). Next: {predict}")
             else:
-                print(f"stage2: {config.out} is done ({config.epochs} epochs). {_next(config)}")
+                then = then or pause.GO_ON
+                pause.pause(folder, "stage2", commit.state, epochs=config.epochs, then=then)
     return 0
+
+
+def _is_done(config: Stage2Config, commit: Commit) -> bool:
+    """Whether the last commit is all that this call asks for, final labels included."""
+    reached = pause.reached(commit, config.until_epoch)
+    lacks_labels = pause.label_command(config, commit.state) is not None
+    if reached and (lacks_labels or not commit.state["finished"]):
+        # Labels of later epochs do not matter to a call that asks for an earlier one.
+        return True
+    index = Index.load(config.data)
+    manifests = [config.out / "rectified" / f"{shard.name}.json" for shard in index.shards]
+    return commit.state["finished"] and all(manifest.exists() for manifest in manifests)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from a2s.errors import A2SError, ConfigError
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    from accelerate import Accelerator as Accelerator
     from torch import Tensor
 
 P = ParamSpec("P")

@@ -1,7 +1,7 @@
-"""Training that ends before its last epoch: as it was asked to, or to wait for labels.
+"""Where a call of a training stage ends before the last epoch: `--until-epoch`, or missing labels.
 
-The call has done what it was for, so it ends well; another one goes on from the last commit, and
-what comes out is the same as without the pause.
+Such a call exits with 0. The next call resumes from the last commit, with the same result as one
+call would give. Imports no torch.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from a2s.config.commands import Stage2Config
+from a2s.labels.correction.schedule import LabelSchedule
 from a2s.storage.checkpoints import Commit
 from a2s.storage.run_folder import RunDir
 
 PAUSED = "paused"
-"""The event in `metrics.jsonl` by which `a2s status` knows that nobody works on it."""
+"""Event in `metrics.jsonl` that tells `a2s status` that nobody works on the run."""
 GO_ON = "the same command with a larger --until-epoch, or without it, goes on"
 
 
@@ -23,13 +25,32 @@ def reached(commit: Commit | None, until_epoch: int | None) -> bool:
 
 
 def last_epoch(epochs: int, *, until_epoch: int | None) -> int:
-    """The epoch after whose commit a call ends; the others are left to later calls."""
+    """The epoch after whose commit a call ends."""
     return epochs if until_epoch is None else min(epochs, until_epoch)
 
 
 def pause(
-    run: RunDir, job: str, state: Mapping[str, Any], *, epochs: int, then: str = GO_ON
+    folder: RunDir, name: str, state: Mapping[str, Any], *, epochs: int, then: str = GO_ON
 ) -> None:
-    """Log and say after which epoch training ends for now, and how it goes on."""
-    run.log(event=PAUSED, epoch=state["epoch"], then=then)
-    print(f"{job}: {run.path} stops after epoch {state['epoch']} of {epochs}; {then}")
+    """Log and print after which epoch training stops for now, and what continues it."""
+    folder.log(event=PAUSED, epoch=state["epoch"], then=then)
+    print(f"{name}: {folder.path} stops after epoch {state['epoch']} of {epochs}; {then}")
+
+
+def schedule_of(config: Stage2Config) -> LabelSchedule:
+    """The label schedule of a stage-2 run."""
+    return LabelSchedule.of(
+        config.epochs, rule=config.rectify, lam=config.lam, warm_epochs=config.warm_epochs
+    )
+
+
+def label_command(config: Stage2Config, state: Mapping[str, Any]) -> str | None:
+    """The command that has to make labels before the next epoch, as a `next: …` text, or None.
+
+    Only a run with `rectify: hma` ever waits: its epochs write no labels themselves. `state` is
+    that of the last commit.
+    """
+    if not schedule_of(config).lacks_labels(state):
+        return None
+    command = f"a2s hma --run {config.out} --data {config.data} --labels {config.labels}"
+    return f"next: {command}, and then this command again"

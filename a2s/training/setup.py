@@ -55,7 +55,7 @@ def start_stage1(
         if parameter.requires_grad:
             parameters[name] = parameter
     optimizer = GuardedSGD(
-        [{"params": list(parameters.values())}],
+        [{"params": list(parameters.values()), "scale": 1.0}],
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,

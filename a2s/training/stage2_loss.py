@@ -1,4 +1,4 @@
-"""What a forward pass of stage 2 is compared with, and what the comparison gives. Pure.
+"""Per-image loss of stage 2, and the rectified labels from the same forward pass. Pure.
 
 M images of one forward pass, S side of the network's input, F = len(loss.measured) numbers.
 """
@@ -42,14 +42,14 @@ authors publish how they train MINet (moothes/SALOD), it is with the loss of MIN
 
 
 class Outcome(NamedTuple):
-    """What one forward pass gives: losses, corrected labels, and the numbers of `loss.measured`."""
+    """Losses, rectified labels and the numbers of `loss.measured` from one forward pass."""
 
     loss_M: Tensor
     rectified_M1SS: Tensor
     measured_MF: Tensor
 
 
-def compare(
+def loss_and_labels(
     logits_M1SS: Tensor,
     label_M1SS: Tensor,
     flip_M: Tensor,
@@ -58,7 +58,7 @@ def compare(
     lam: float,
     hard: bool,
 ) -> Outcome:
-    """Judge predictions of (perhaps mirrored) images by their labels, and correct the labels.
+    """Loss of predictions of (perhaps mirrored) images, and their rectified labels.
 
     Labels come and go in image coordinates; `hard` makes targets of labels > 0.5.
     Reference: Eqn 12, 13

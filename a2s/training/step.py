@@ -8,12 +8,13 @@ commit, where the job ends. On a CPU the same code runs.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from a2s.errors import A2SError, ConfigError
 from a2s.parallel import ranks
@@ -64,6 +65,15 @@ def compiled(
     warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
     graphs = replayed and device.type == "cuda"
     return torch.compile(function, dynamic=False, options={"triton.cudagraphs": graphs})
+
+
+def accumulate(
+    accelerator: ranks.Accelerator, network: nn.Module, parts: Sequence[slice]
+) -> Iterator[slice]:
+    """The parts of a batch in order; DDP averages gradients over ranks in the last one alone."""
+    for part in parts:
+        with nullcontext() if part is parts[-1] else accelerator.no_sync(network):
+            yield part
 
 
 def copy_to_host(tensor: Tensor) -> tuple[Tensor, Callable[[], None]]:

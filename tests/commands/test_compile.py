@@ -15,7 +15,7 @@ from processes import pack, run_ranks
 from a2s.__main__ import run
 from a2s.parallel import ranks
 from a2s.storage import checkpoints
-from a2s.training import stage2_loss
+from a2s.training import stage2
 
 FLAGS = ("--no-compile", "--compile")
 
@@ -109,7 +109,7 @@ def test_nobody_keeps_what_a_compiled_function_returned(
     monkeypatch.setattr(torch, "compile", overwriting)
     monkeypatch.setattr(ranks, "report_to_launcher", lambda function: function)
     # As on a GPU: a step is one call.
-    monkeypatch.setattr(stage2_loss, "micro_batches", lambda count, **_: [slice(0, count)])
+    monkeypatch.setattr(stage2, "micro_batches", lambda count, **_: [slice(0, count)])
     command = [stage, "--data", str(data), "--epochs", "3", "--encoder.name", "mobilenet_v2"]
     command += ["--image-size", "32", "--batch-size", "4", "--loader-workers", "0"]
     command += ["--log-every", "2"]

@@ -18,7 +18,7 @@ from a2s.labels.store.reader import LabelSource, resize
 from a2s.models import saved
 from a2s.storage import checkpoints
 from a2s.training.learning_rate import learning_rate
-from a2s.training.stage2_loss import LOSS_OF, compare, means, micro_batches
+from a2s.training.stage2_loss import LOSS_OF, loss_and_labels, means, micro_batches
 
 ODD = {1: MISSING, 6: UNREADABLE}
 PAPERS = LOSS_OF["ram"].per_image
@@ -140,11 +140,11 @@ def test_prediction_of_a_mirrored_image_is_turned_back() -> None:
     flip = torch.tensor([False, True])
     logits = torch.where(label > 0.5, 30.0, -30.0)
     logits[1] = logits[1].flip(-1)
-    outcome = compare(logits, label, flip, loss=PAPERS, lam=0.4, hard=True)
+    outcome = loss_and_labels(logits, label, flip, loss=PAPERS, lam=0.4, hard=True)
     assert torch.allclose(outcome.rectified_M1SS, label, atol=1e-6)
     assert (outcome.loss_M < 1e-2).all()
     assert torch.allclose(outcome.measured_MF[:, 3:], torch.tensor([[0.5, 0.0]] * 2))
-    wrong = compare(-logits, label, flip, loss=PAPERS, lam=0.4, hard=True)
+    wrong = loss_and_labels(-logits, label, flip, loss=PAPERS, lam=0.4, hard=True)
     assert torch.allclose(wrong.rectified_M1SS, 0.4 * label + 0.6 * (1 - label), atol=1e-6)
     assert torch.allclose(wrong.measured_MF[:, 4], torch.ones(2))
 
@@ -153,8 +153,8 @@ def test_soft_targets_are_used_as_they_are() -> None:
     label = torch.full((1, 1, 8, 8), 0.3)
     flip = torch.tensor([False])
     logits = torch.logit(label)
-    soft = compare(logits, label, flip, loss=PAPERS, lam=0.4, hard=False)
-    hard = compare(logits, label, flip, loss=PAPERS, lam=0.4, hard=True)
+    soft = loss_and_labels(logits, label, flip, loss=PAPERS, lam=0.4, hard=False)
+    hard = loss_and_labels(logits, label, flip, loss=PAPERS, lam=0.4, hard=True)
     assert soft.measured_MF[0, 0] > hard.measured_MF[0, 0]
     assert soft.measured_MF[0, 1] < 1e-4 < hard.measured_MF[0, 1]
 
@@ -164,8 +164,8 @@ def test_the_loss_is_the_sum_of_its_parts_and_rectifies_alike(detector: str) -> 
     loss = LOSS_OF[detector]
     logits, label = torch.randn(3, 1, 8, 8), torch.rand(3, 1, 8, 8)
     flip = torch.tensor([False, True, False])
-    outcome = compare(logits, label, flip, loss=loss.per_image, lam=0.4, hard=True)
-    reference = compare(logits, label, flip, loss=PAPERS, lam=0.4, hard=True)
+    outcome = loss_and_labels(logits, label, flip, loss=loss.per_image, lam=0.4, hard=True)
+    reference = loss_and_labels(logits, label, flip, loss=PAPERS, lam=0.4, hard=True)
     assert torch.equal(outcome.rectified_M1SS, reference.rectified_M1SS)
     parts_MP = outcome.measured_MF[:, : len(loss.parts)]
     torch.testing.assert_close(outcome.loss_M, parts_MP.sum(1))

@@ -12,7 +12,7 @@ from processes import pack
 
 from a2s.__main__ import run
 from a2s.parallel import ranks
-from a2s.training import setup
+from a2s.training import setup, stage1, stage2
 from a2s.training.features.gpu_cache import DeviceFeatures
 from a2s.training.throughput import Meter
 
@@ -42,7 +42,7 @@ def test_what_reads_is_found(read, monkeypatch: pytest.MonkeyPatch) -> None:
     with waits:
         read(computed)
     assert waits.found
-    assert all("test_steps_wait_for_nothing.py" in where for where in waits.found)
+    assert all(Path(__file__).name in where for where in waits.found)
 
 
 def test_what_was_sent_is_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +70,12 @@ def test_a_step_reads_nothing_of_the_device(
 ) -> None:
     data = pack(scenes.train, tmp_path / "data")
     waits, steps = Waits(monkeypatch), []
-    make, arrived, done = getattr(setup, f"start_{stage}"), Meter.data_arrived, Meter.step_done
+    stages = {"stage1": stage1, "stage2": stage2}
+    make, arrived, done = (
+        getattr(stages[stage], f"start_{stage}"),
+        Meter.data_arrived,
+        Meter.step_done,
+    )
 
     def start(*args, **named):
         model, parameters, optimizer = make(*args, **named)
@@ -86,7 +91,7 @@ def test_a_step_reads_nothing_of_the_device(
         steps.append(num_images)
         done(meter, num_images=num_images)
 
-    monkeypatch.setattr(setup, f"start_{stage}", start)
+    monkeypatch.setattr(stages[stage], f"start_{stage}", start)
     monkeypatch.setattr(Meter, "data_arrived", enter)
     monkeypatch.setattr(Meter, "step_done", leave)
     monkeypatch.setattr(ranks, "report_to_launcher", lambda function: function)

@@ -26,7 +26,7 @@ from a2s.models.detector import DetectorDecoder
 from a2s.training.learning_rate import learning_rate
 from a2s.training.losses import adb_loss, map_terms
 from a2s.training.optimizer import GuardedSGD
-from a2s.training.stage2_loss import LOSS_OF, compare
+from a2s.training.stage2_loss import LOSS_OF, loss_and_labels
 
 NUM_STEPS, NUM_BATCHES, SIDE, TOLERANCE = 20, 10, 64, 1e-4
 SIDES = [(side, side) for side in (64, 8, 4, 2)]
@@ -206,7 +206,7 @@ def stage2_steps(
         both = zip(encoder.taps, noise(oracle, batch), strict=True)
         taps = tuple(flip_where(tap + change, flip_B) for tap, change in both)
         logits_B1SS = decoder(taps, size=(SIDE, SIDE))
-        outcome = compare(
+        outcome = loss_and_labels(
             logits_B1SS, labels[batch], flip_B, loss=criterion, lam=lam, hard=config.binarise
         )
         optimizer.zero_grad(set_to_none=True)

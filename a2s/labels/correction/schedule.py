@@ -1,9 +1,14 @@
-"""Which labels an epoch reads, and which it leaves to the next one. Pure, without torch."""
+"""Label generation that each epoch of stage 2 reads and writes; schedule of lambda. Pure.
+
+Generation 0 is the label shards. Imports no torch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal
+from typing import Any, Literal
 
 Rule = Literal["olr", "hma"]
 
@@ -19,24 +24,46 @@ def lambda_at(epoch: int, *, lam: float, warm_epochs: int) -> float:
 
 
 def generation_after(epoch: int, *, warm_epochs: int) -> int:
-    """The generation that `a2s hma` makes when `epoch` is over; 0: none yet, it was a warm one."""
+    """The generation that `a2s hma` makes after `epoch`; 0 after a warm epoch: none yet."""
     return max(0, epoch - warm_epochs)
 
 
-def label_schedule(
-    epochs: int, *, rule: Rule, lam: float, warm_epochs: int
-) -> tuple[list[float], list[int]]:
-    """Share of the old label that epoch e keeps [e - 1], and the generation that it reads [e - 1].
+@dataclass(frozen=True)
+class LabelSchedule:
+    """Which labels each epoch reads, and how much of them it keeps.
 
-    Generation 0 is the label shards. Labels change after every epoch but the warm ones: under `olr`
-    the epoch itself writes the next generation, unless lambda is 1; under `hma` it leaves labels
-    alone, and the next generation is made when it is over. The list of generations has one entry
-    more than there are epochs: the last is what stage 2 leaves behind.
+    Under `olr` an epoch writes the next generation itself, unless lambda is 1. Under `hma` epochs
+    leave labels alone, and `a2s hma` makes the next generation between them.
     """
-    if rule == "hma":
-        numbers = [generation_after(epoch, warm_epochs=warm_epochs) for epoch in range(epochs + 1)]
-        return [1.0] * epochs, numbers
-    lam_by_epoch = [
-        lambda_at(epoch, lam=lam, warm_epochs=warm_epochs) for epoch in range(1, epochs + 1)
-    ]
-    return lam_by_epoch, [*accumulate((share < 1 for share in lam_by_epoch), initial=0)]
+
+    rule: Rule
+    lam_by_epoch: tuple[float, ...]
+    """Share of the old label that epoch e keeps, at e - 1."""
+    generation_by_epoch: tuple[int, ...]
+    """Generation that epoch e reads, at e - 1; the last entry is what stage 2 leaves behind."""
+
+    @staticmethod
+    def of(epochs: int, *, rule: Rule, lam: float, warm_epochs: int) -> LabelSchedule:
+        """The schedule of a run of `epochs`."""
+        if rule == "hma":
+            numbers = (generation_after(e, warm_epochs=warm_epochs) for e in range(epochs + 1))
+            return LabelSchedule(rule, (1.0,) * epochs, tuple(numbers))
+        lams = [
+            lambda_at(epoch, lam=lam, warm_epochs=warm_epochs) for epoch in range(1, epochs + 1)
+        ]
+        return LabelSchedule(
+            rule, tuple(lams), (*accumulate((lam < 1 for lam in lams), initial=0),)
+        )
+
+    def lacks_labels(self, state: Mapping[str, Any]) -> bool:
+        """Whether the generation that follows the last commit's epoch has still to be made."""
+        return bool(state["generation"] != self.generation_by_epoch[state["epoch"]])
+
+    def last_epoch(self, state: Mapping[str, Any], *, at_most: int) -> int:
+        """The last epoch that can be trained with the labels there are."""
+        if self.rule == "olr":
+            return at_most
+        for epoch in range(state["epoch"], at_most):
+            if self.generation_by_epoch[epoch] != state["generation"]:
+                return epoch
+        return at_most

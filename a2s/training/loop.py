@@ -1,0 +1,295 @@
+"""The frame that both training stages share: ranks, run folder, resume, sample order, log, commits.
+
+A stage opens a `TrainingRun` and loops over its `epochs()` and `steps(…)`. Forward, loss, backward
+and update stand in the stage's own file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+from torch.utils.data import DataLoader
+
+from a2s.config.commands import Stage1Config, Stage2Config
+from a2s.data.epoch_plan import Plan, make_plan
+from a2s.data.index import Index
+from a2s.data.loader import Batch, Columns, Images, batches, make_loader
+from a2s.models.activation_net import ActivationNet
+from a2s.models.detector import Detector
+from a2s.parallel import ranks
+from a2s.parallel.progress import Progress
+from a2s.storage import checkpoints, run_folder
+from a2s.storage.checkpoints import Commit
+from a2s.training import pause
+from a2s.training.async_checkpoint import AsyncCheckpointer
+from a2s.training.learning_rate import learning_rate
+from a2s.training.optimizer import GuardedSGD, pack_momentum
+from a2s.training.throughput import Meter, peak_memory_mib
+
+if TYPE_CHECKING:
+    from a2s.labels.store.reader import Bools
+
+
+NOTHING_DONE: dict[str, Any] = {"epoch": 0, "step": 0, "finished": False}
+"""State of a run before its first commit."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step of an epoch, and what is due after it."""
+
+    epoch: int
+    number: int
+    """Position in the epoch, from 1."""
+    batch: Batch
+    """This rank's images, on the CPU."""
+    rows_G: npt.NDArray[np.int64]
+    """Index rows of the global batch; -1 is padding."""
+    is_last: bool
+    """Whether the epoch ends with it."""
+    logs: bool
+    """Whether a log line is due."""
+    commits: bool
+    """Whether a commit is due."""
+
+    @property
+    def num_images(self) -> int:
+        """Images of the global batch."""
+        return int((self.rows_G >= 0).sum())
+
+    @property
+    def reads(self) -> bool:
+        """Whether the host reads the losses that the device holds."""
+        return self.logs or self.commits
+
+
+class TrainingRun:
+    """One call of a training stage, on one rank. Made by `open_run`."""
+
+    plan: Plan
+    """Sample order of the current epoch."""
+
+    def __init__(
+        self,
+        config: Stage1Config | Stage2Config,
+        name: str,
+        index: Index,
+        accelerator: ranks.Accelerator,
+        *,
+        commit: Commit | None,
+        folder: run_folder.RunDir | None,
+        checkpointer: AsyncCheckpointer,
+        stack: ExitStack,
+    ) -> None:
+        self.config = config
+        self.name = name
+        self.index = index
+        self.accelerator = accelerator
+        self.device = accelerator.device
+        self.commit_before = commit
+        self.number = commit.number if commit else 0
+        """Number of the last commit."""
+        self.state: dict[str, Any] = dict(commit.state) if commit else {**NOTHING_DONE}
+        """State of the last commit."""
+        self.folder = folder
+        """The claimed run folder; None on every rank but the first."""
+        self.meter = Meter()
+        self._checkpointer = checkpointer
+        self._stack = stack
+        self._columns = Columns(rank=ranks.rank(), world=ranks.world())
+        self._progress: Progress | None = None
+        self._lr = config.lr
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch after whose commit this call ends."""
+        return pause.last_epoch(self.config.epochs, until_epoch=self.config.until_epoch)
+
+    def show_progress(self, *, images_per_epoch: int, note: str) -> None:
+        """Show a progress bar or progress lines until the run is closed, on the first rank."""
+        if not ranks.is_main():
+            return
+        epoch, step = self.state["epoch"], self.state["step"]
+        total = self.config.epochs * images_per_epoch
+        done = epoch * images_per_epoch + step * self.config.batch_size
+        bar = Progress(total, unit="images", name=self.name, done=done)
+        self._progress = self._stack.enter_context(bar)
+        where = f"{ranks.world()} rank(s) on {self.device.type}"
+        self.note(f"{where}, from epoch {epoch + 1}, step {step + 1}; {note}")
+
+    def note(self, text: str) -> None:
+        """Print a line beside the progress bar, on the first rank."""
+        if self._progress and text:
+            self._progress.note(text)
+
+    def make_loader(self, dataset: Images) -> DataLoader[Batch]:
+        """Batches of this rank; `steps` says which."""
+        on_gpu = self.device.type == "cuda"
+        workers = self.config.loader_workers
+        return make_loader(dataset, self._columns, workers=workers, pin_memory=on_gpu)
+
+    def set_learning_rate(self, optimizer: GuardedSGD, *, epoch: int) -> None:
+        """Give every parameter group the epoch's rate times its own `scale`."""
+        assert self.config.milestones is not None, "resolved when the settings were read"
+        self._lr = learning_rate(epoch, lr=self.config.lr, milestones=self.config.milestones)
+        for group in optimizer.param_groups:
+            group["lr"] = self._lr * group["scale"]
+
+    def steps(
+        self, epoch: int, loader: DataLoader[Batch], *, keep_N: Bools | None = None
+    ) -> Iterator[Step]:
+        """The steps of an epoch after the last commit, the same for any number of ranks.
+
+        `keep_N` marks the rows of the index that take part; default: all.
+        """
+        config, self.meter = self.config, Meter()
+        self.plan = make_plan(
+            self.index.shard_sizes,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            epoch=epoch,
+            window=config.window,
+            keep=keep_N,
+        )
+        done = self.state["step"]
+        self._columns.set(self.plan, epoch=epoch, start_step=done)
+        for number, batch in enumerate(batches(loader), start=done + 1):
+            self.meter.data_arrived()
+            is_last = number == self.plan.num_steps
+            commits = bool(config.commit_every and number % config.commit_every == 0)
+            step = Step(
+                epoch,
+                number,
+                batch,
+                self.plan.batch(number - 1),
+                is_last=is_last,
+                logs=is_last or number % config.log_every == 0,
+                commits=is_last or commits,
+            )
+            yield step
+            if self._progress:
+                self._progress.update(step.num_images)
+            self.meter.wait_for_data()
+
+    def check(self, *checks: Callable[[], None]) -> None:
+        """Raise on all ranks what an asynchronous commit, or one of `checks`, found wrong."""
+        with ranks.fail_together():
+            self._checkpointer.check()
+            for check in checks:
+                check()
+
+    def log(self, step: Step, **measured: float) -> None:
+        """Write a line of `metrics.jsonl`, on the first rank."""
+        if self.folder is None or self._progress is None:
+            return
+        fields: dict[str, Any] = {"epoch": step.epoch, "step": step.number, **measured}
+        fields |= {**self.meter.report(), "lr": self._lr, "peak_memory_mib": peak_memory_mib()}
+        self.folder.log(**fields)
+        total_step = (step.epoch - 1) * self.plan.num_steps + step.number
+        self.accelerator.log(fields, step=total_step)
+        self._progress.fields.update(fields)
+
+    def commit(
+        self,
+        step: Step,
+        model: ActivationNet | Detector,
+        parameters: dict[str, nn.Parameter],
+        optimizer: GuardedSGD,
+        *,
+        loss: float,
+        labels: Mapping[str, Any] | None = None,
+        cleaning: Callable[[], Callable[[], object]] | None = None,
+    ) -> None:
+        """Start to write a commit of everything that a resumed run needs, while training goes on.
+
+        `labels` joins the commit's state; `cleaning` is that of `AsyncCheckpointer.begin`.
+        """
+        config, epoch = self.config, step.epoch
+        self.number += 1
+        self.state = {
+            "epoch": epoch if step.is_last else epoch - 1,
+            "step": 0 if step.is_last else step.number,
+            "finished": step.is_last and epoch == config.epochs,
+            **(labels or {}),
+            "seed": config.seed,
+            "world_size": ranks.world(),
+            "loss": loss,
+        }
+        # What a user of the model must know to give it images as it saw them here.
+        input_spec = {"image_size": str(config.image_size), "resize_filter": config.resize_filter}
+        with ranks.fail_together():
+            if ranks.is_main():
+                self._checkpointer.begin(
+                    config.out,
+                    self.number,
+                    model=model.state_dict(),
+                    metadata={**model.spec(), **input_spec},
+                    optimizer=pack_momentum(optimizer, parameters),
+                    state=self.state,
+                    cleaning=cleaning,
+                )
+
+    def wait_for_commits(self) -> None:
+        """Return when the last commit is durable."""
+        with ranks.fail_together():
+            self._checkpointer.wait()
+
+
+def start_accelerator(config: Stage1Config | Stage2Config) -> ranks.Accelerator:
+    """Join the ranks with the precision and the tracker that the settings ask for."""
+    return ranks.start(
+        precision=config.precision,
+        trackers=() if config.tracker == "none" else (config.tracker,),
+        tracker_dir=config.out / "tracker",
+    )
+
+
+@contextmanager
+def open_run(
+    config: Stage1Config | Stage2Config,
+    name: str,
+    accelerator: ranks.Accelerator,
+    index: Index,
+    *,
+    inputs: Mapping[str, str],
+) -> Iterator[TrainingRun]:
+    """Claim the run folder on the first rank, and find the last commit on all of them.
+
+    `inputs` are fingerprints of what the run reads, by name.
+
+    Raises:
+        ConfigError: the ranks see different inputs or commits, or the folder is in use or was made
+            with other settings.
+        CheckpointError: the last commit is damaged.
+    """
+    ranks.check_same(" and ".join(inputs), ", ".join(inputs.values()))
+    checkpointer, folder = AsyncCheckpointer(), None
+    with ExitStack() as stack:
+        with ranks.fail_together():
+            if ranks.is_main():
+                claim = run_folder.claim(config.out, command=name, config=config, inputs=inputs)
+                folder = stack.enter_context(claim)
+                stack.enter_context(checkpointer)
+        with ranks.fail_together():
+            commit = checkpoints.last_commit(config.out)
+        ranks.check_same("last commit in --out", str(commit.number if commit else 0))
+        if config.tracker != "none":
+            accelerator.init_trackers(name)
+        yield TrainingRun(
+            config,
+            name,
+            index,
+            accelerator,
+            commit=commit,
+            folder=folder,
+            checkpointer=checkpointer,
+            stack=stack,
+        )
+        if config.tracker != "none":
+            accelerator.end_training()
