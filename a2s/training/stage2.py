@@ -72,7 +72,8 @@ def _train(
             # Labels that no commit names were written by a run that was killed.
             cleaning(config.out)()
         if (command := pause.label_command(config, run.state)) is not None:
-            raise LabelError(f"stage2: {config.out} lacks the labels of its next epoch; {command}")
+            number = schedule.generation_by_epoch[run.state["epoch"]]
+            raise LabelError(f"stage2: {config.out} waits for label generation {number}; {command}")
 
     # The encoder starts from the weights that stage 1 starts from (M1), or the last commit's.
     with ranks.fail_together():
