@@ -83,26 +83,26 @@ def test_the_crf_of_a_gpu_is_tried():
 
 
 def test_a_gpu_whose_kernels_cannot_be_compiled_is_found(monkeypatch):
-    from a2s.labels.crf.torch_backend import inference
+    from a2s.labels.crf import torch_backend
 
     def fails(image, energy, params):
         raise RuntimeError("Failed to find C compiler")
 
     assert doctor.crf_on_gpu().detail.startswith("no GPU")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(inference, "crf", fails)
+    monkeypatch.setattr(torch_backend, "crf", fails)
     (finding,) = doctor._guarded("CRF/GPU", doctor.crf_on_gpu)
     assert finding.status == "fail"
     assert "C compiler" in finding.detail
-    monkeypatch.setattr(inference, "crf", lambda image, energy, params: image[..., 0] < 0)
+    monkeypatch.setattr(torch_backend, "crf", lambda image, energy, params: image[..., 0] < 0)
     assert doctor.crf_on_gpu().status == "fail"
 
 
 def test_broken_crf_is_found(monkeypatch):
-    from a2s.labels.crf.numba_backend import inference
+    from a2s.labels.crf import numba_backend
 
     assert doctor.crf().status == "ok"
-    monkeypatch.setattr(inference, "crf", lambda image, energy, params: image[..., 0] < 0)
+    monkeypatch.setattr(numba_backend, "crf", lambda image, energy, params: image[..., 0] < 0)
     assert doctor.crf().status == "fail"
 
 
