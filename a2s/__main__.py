@@ -83,6 +83,10 @@ def run(arguments: list[str]) -> int:
 
 def main() -> None:
     """Entry point: errors that a user can act on are one line and exit code 2."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # Threads of libgomp spin while they wait for each other, so that two jobs on the same cores
+        # take several times as long as one. libgomp reads this when torch is imported.
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     signal.signal(signal.SIGTERM, _terminated)
     # What modules make while they are imported stays to the end. Looking for garbage among it again
     # and again, and once more at the end, is a third of what a command takes to start and stop.

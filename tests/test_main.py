@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -50,3 +51,31 @@ def test_import_and_help_stay_light(module: str) -> None:
         f"sys.exit({module!r} in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "1000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, "None"),
+    ],
+)
+def test_idle_threads_of_a_command_do_not_spin_unless_asked_to(
+    given: dict[str, str], expected: str
+) -> None:
+    unset = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    code = (
+        "import os, sys; from a2s import __main__ as a2s\n"
+        "a2s.run = lambda arguments: print(os.environ.get('GOMP_SPINCOUNT')) or 0\n"
+        "a2s.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environment, **given},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == expected

@@ -219,6 +219,8 @@ def _one_core() -> None:
     # One core per task: libraries that start a thread per core would only get in each other's way.
     for variable in ("OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = "1"
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     _one_thread()
 
 
