@@ -1,6 +1,6 @@
-"""Commits that are written while training goes on: it waits for a copy of the tensors.
+"""Asynchronous checkpointing: training blocks only while tensors are copied to host memory.
 
-Checksums and a disk take longer than that, with ResNet-50 half a second or more after every epoch.
+A thread computes checksums and writes the files, which with ResNet-50 takes half a second or more.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from a2s.storage import checkpoints
 
 
 class AsyncCheckpointer:
-    """One commit after the other, each by a thread of rank 0; a block's end waits for the last.
+    """Writes one commit at a time, in a thread of rank 0. Use it as a context manager.
 
-    So does a failure of all ranks, before any of them leaves. What goes wrong in the thread is
-    raised by the next call, or at the end; if the block fails as well, it is said beside that.
+    The end of the `with` block waits for the last commit, and so does `ranks.fail_together` before
+    any rank exits. The next call, or the end of the block, raises an error of the thread. If the
+    block fails as well, the thread's error is printed beside its own.
     """
 
     def __init__(self) -> None:
@@ -30,7 +31,7 @@ class AsyncCheckpointer:
         self._pending: Future[None] | None = None
 
     def __enter__(self) -> AsyncCheckpointer:
-        ranks.before_exit.append(self._settle)
+        ranks.before_exit.append(self._wait_quietly)
         return self
 
     def __exit__(
@@ -39,8 +40,8 @@ class AsyncCheckpointer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # The folder belongs to somebody else once its claim is given up.
-        ranks.before_exit.remove(self._settle)
+        # After this block another process may claim the folder, so nothing may be left to write.
+        ranks.before_exit.remove(self._wait_quietly)
         self._thread.shutdown()
         if error is None:
             self.wait()
@@ -58,14 +59,14 @@ class AsyncCheckpointer:
         state: dict[str, Any],
         cleaning: Callable[[], Callable[[], object]] | None = None,
     ) -> None:
-        """Begin to do what `checkpoint.save` does.
+        """Start what `checkpoints.save` does; returns when the tensors are copied.
 
-        `cleaning` is called now, when nothing is being written; what it returns, once the commit is
-        durable.
+        `cleaning()` is called now, while no commit is being written, and lists what is stale. It
+        returns a function that the thread calls once the new commit is durable.
         """
         self.wait()
         clean = cleaning() if cleaning is not None else None
-        model, optimizer = _copied(model), _copied(optimizer)
+        model, optimizer = _host_copies(model), _host_copies(optimizer)
 
         def write() -> None:
             checkpoints.save(
@@ -77,22 +78,22 @@ class AsyncCheckpointer:
         self._pending = self._thread.submit(write)
 
     def check(self) -> None:
-        """Raise what went wrong so far, without waiting."""
+        """Raise the error of a commit that has failed by now; do not wait."""
         if self._pending is not None and self._pending.done():
             self.wait()
 
     def wait(self) -> None:
-        """Return when what was begun is durable."""
+        """Return when the last commit is durable."""
         if self._pending is not None:
-            self._settle()
+            self._wait_quietly()
             pending, self._pending = self._pending, None
             pending.result()
 
-    def _settle(self) -> None:
+    def _wait_quietly(self) -> None:
         if self._pending is not None:
             wait([self._pending])
 
 
-def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU, which the next step does not change."""
+def _host_copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies in host memory, which the next step does not overwrite."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}

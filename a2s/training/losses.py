@@ -23,7 +23,7 @@ CEL_EPS = 1e-6
 
 
 class AdbTerms(NamedTuple):
-    """What one map adds to the stage 1 loss: a numerator and the number of pixels in it."""
+    """One map's share of the stage 1 loss: numerator and number of pixels."""
 
     numerator: Tensor
     num_kept: Tensor
@@ -60,7 +60,7 @@ class MapTerms(NamedTuple):
 def map_terms(
     maps: Sequence[Tensor], valid_B: Tensor, keep_BW: Tensor | None, *, side: int, alpha: float
 ) -> MapTerms:
-    """Judge F, F3, F4, F5; F is brought to the input's size first, the others stay at their own.
+    """Loss terms of F, F3, F4, F5; F is resized to the input's size, the others keep their own.
 
     Padding adds nothing, nor do the pixels that `keep_BW` (`draw_keep_words`) drops.
 

@@ -43,9 +43,9 @@ def unpack_momentum(
 
 
 class GuardedSGD(torch.optim.SGD):
-    """SGD that changes nothing from the first step on whose loss is not finite.
+    """SGD that stops updating at the first step whose loss is not finite.
 
-    Neither weights nor momentum: all of them stay as the last good step left them.
+    Weights and momentum stay as the last good step left them.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class GuardedSGD(torch.optim.SGD):
         weight_decay: float,
         nesterov: bool,
     ) -> None:
-        # One kernel for all tensors, which reads `found_inf` on the device before it writes.
+        # The fused kernel updates all tensors at once, and none if `found_inf` on the device is 1.
         super().__init__(
             groups,
             lr=lr,
@@ -69,7 +69,7 @@ class GuardedSGD(torch.optim.SGD):
         parameters = [p for group in self.param_groups for p in group["params"]]
         self.found_inf = torch.zeros((), device=parameters[0].device)
         if momentum > 0:
-            # A first step from zeros is the first step, and a skipped one leaves no stray memory.
+            # Zeros give the same first step, and a skipped first step leaves no missing buffer.
             for parameter in parameters:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter.detach())
 

@@ -1,7 +1,4 @@
-"""What training starts from: network and optimizer, as the seed or the last commit has them.
-
-And in stage 1, where the features of every batch come from.
-"""
+"""Network and optimizer of both stages, from the seed or the last commit; features of stage 1."""
 
 from __future__ import annotations
 
@@ -73,7 +70,7 @@ def start_features(
     prepare: Callable[[nn.Module], nn.Module],
     autocast: Callable[[], AbstractContextManager[object]],
 ) -> CachedFeatures | LiveFeatures:
-    """Choose where stage 1's features come from: a cache, if the encoder is frozen."""
+    """Choose where stage 1's features come from: a cache if the encoder is frozen."""
     weights, device = fingerprint_tensors(model.encoder), next(model.parameters()).device
     ranks.check_same("encoder weights", weights)
     if config.encoder_mode == "trained":
@@ -111,7 +108,7 @@ def start_features(
 
 
 def batch_statistics(config: Stage2Options, *, images_per_rank: int) -> Literal["frozen", "train"]:
-    """Whether any BatchNorm learns from the images that go through together: MINet's always does.
+    """Whether any BatchNorm normalises with the statistics of the batch; MINet's always does.
 
     Raises:
         ConfigError: a rank has one image at a time, and its smallest map one pixel to learn from.

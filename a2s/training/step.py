@@ -1,8 +1,8 @@
-"""Training steps that never wait for the device: guarded updates, numbers read later, copies.
+"""Parts of a training step that never wait for the device: deferred metrics, compilation, copies.
 
-A GPU works through a queue; a loop that asks for a number at every step lets it run dry. So the
-device itself keeps a bad step from the weights, and the host reads of it at the next log line or
-commit, where the job ends. On a CPU the same code runs.
+A GPU works through a queue of kernels; a loop that reads a number at every step lets the queue run
+empty. So the device itself skips the update of a step that is not finite, and the host reads the
+losses at the next log line or commit, where the run ends. The same code runs on a CPU.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ R = TypeVar("R")
 
 
 class DeferredMetrics:
-    """Numbers of the steps since they were last read, left on the device until then."""
+    """Numbers of each step since the last reading; they stay on the device until they are read."""
 
     def __init__(self) -> None:
         self._steps: list[int] = []
         self._values: list[Tensor] = []
 
     def add(self, step: int, values: Tensor) -> None:
-        """Keep a step's numbers; the same shape at every step."""
+        """Keep a step's numbers, of the same shape at every step."""
         self._steps.append(step)
         self._values.append(values.detach())
 
     def read(self) -> list[tuple[int, Tensor]]:
-        """Wait for the device, and return and forget (step, numbers on the CPU)."""
+        """Wait for the device; return (step, numbers on the CPU) of every step and forget them."""
         if not self._steps:
             return []
         values = torch.stack(self._values).cpu()
@@ -51,9 +51,9 @@ def compiled(
 ) -> Callable[P, R]:
     """Compile a network's `forward` or a loss, for the one shape that training has.
 
-    Functions and not modules, whose tensors would get other names. What is `replayed` a GPU records
-    once and repeats from then on, so that the host need not start kernel after kernel; its results
-    are overwritten by the next call.
+    It takes functions, because a compiled module renames its tensors. `replayed` captures a CUDA
+    graph and replays it, so that the host does not launch kernel after kernel; the next call
+    overwrites its results.
 
     Raises:
         ConfigError: several ranks; on CPUs the compiled backward pass of the detector fails, on
@@ -61,7 +61,7 @@ def compiled(
     """
     if ranks.world() > 1:
         raise ConfigError("compile: works with one process; leave --compile out, or start one")
-    # fp32 means fp32 here; torch would say at every start that TF32 is faster.
+    # fp32 is exact here; torch would warn at every start that TF32 is faster.
     warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
     graphs = replayed and device.type == "cuda"
     return torch.compile(function, dynamic=False, options={"triton.cudagraphs": graphs})
@@ -70,17 +70,17 @@ def compiled(
 def accumulate(
     accelerator: ranks.Accelerator, network: nn.Module, parts: Sequence[slice]
 ) -> Iterator[slice]:
-    """The parts of a batch in order; DDP averages gradients over ranks in the last one alone."""
+    """Gradient accumulation: yield the parts of a batch; DDP reduces gradients in the last one."""
     for part in parts:
         with nullcontext() if part is parts[-1] else accelerator.no_sync(network):
             yield part
 
 
 def copy_to_host(tensor: Tensor) -> tuple[Tensor, Callable[[], None]]:
-    """Start to copy a tensor to the host; it holds the values once the second result was called."""
+    """Start an asynchronous copy to the host; returns it, and a function that waits for it."""
     if tensor.device.type == "cpu":
         return tensor, lambda: None
-    # Into pinned memory, which is what lets the copy run by itself.
+    # Into pinned memory: only then does the copy run beside the kernels.
     host = tensor.to("cpu", non_blocking=True)
     done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
     done.record()
@@ -88,7 +88,7 @@ def copy_to_host(tensor: Tensor) -> tuple[Tensor, Callable[[], None]]:
 
 
 def stop_not_finite(job: str, out: Path, where: str, *, bad: list[str], batch: list[str]) -> None:
-    """End all ranks; the images of the batch, and those to blame, are written down.
+    """End all ranks, and list the images of the batch and those whose loss is not finite.
 
     Raises:
         A2SError: always, on all ranks (one message).

@@ -38,10 +38,10 @@ PRESENT = 1 << 32
 
 
 def chunk_size(device: torch.device) -> int:
-    """Images that are encoded together, always exactly this many.
+    """Batch size of the encoder, always exactly this many images.
 
-    Convolution kernels differ with the batch size in the last bits; a fixed size repeats them.
-    One image fills a CPU, and a GPU wants more.
+    The last bits of a convolution depend on the batch size, so a fixed size repeats them. One image
+    keeps a CPU busy; a GPU needs more.
     """
     return 1 if device.type == "cpu" else 8
 
@@ -112,7 +112,7 @@ class FeatureCache:
         self._marks = marks.view(np.uint64)
 
     def describe(self) -> str:
-        """One sentence on size, place, and what does not fit."""
+        """Describe size, location and what does not fit, in one sentence."""
         gib = self.capacity * self.slot_bytes / 2**30
         left = self.num_slots - self.capacity
         place = f"{gib:.2f} GiB in {self.path}" if self.path else "nothing"
@@ -201,7 +201,7 @@ class FeatureCache:
             self.path.unlink(missing_ok=True)
 
     def check(self) -> None:
-        """Nothing is left to find out: features that did not fit were refused at once."""
+        """Nothing to check: features that do not fit the dtype are refused at once."""
 
     def _encode(self, images: list[Tensor], chunk: int, encode: Encode) -> Tensor:
         """Encode images in a batch of the fixed size. Shape: `[len(images), L]`."""
@@ -248,7 +248,7 @@ class FeatureCache:
 
 
 def _own_folder(folder: Path | None) -> Path:
-    """The cache folder, made if need be; in the shared temporary folder nobody else may own it."""
+    """The cache folder, created if missing; in the temporary folder it must belong to this user."""
     chosen = folder or Path(tempfile.gettempdir()) / f"a2s-features-{os.getuid()}"
     try:
         chosen.mkdir(parents=True, exist_ok=True, mode=0o700 if folder is None else 0o777)

@@ -21,7 +21,7 @@ from a2s.errors import DataError
 from a2s.training.features.file_cache import Encode, FeatureCache, feature_shapes
 
 CHUNK = 8
-"""Images that are encoded together, always exactly this many."""
+"""Batch size of the encoder, always exactly this many images."""
 
 
 def open_cache(
@@ -71,7 +71,7 @@ class DeviceFeatures:
         self._largest = torch.zeros((), device=device)
 
     def describe(self) -> str:
-        """One sentence on size, place, and what does not fit."""
+        """Describe size and what does not fit, in one sentence."""
         gib = self.capacity * self.slot_bytes / 2**30
         left = self.num_slots - self.capacity
         rest = (
@@ -136,7 +136,7 @@ class DeviceFeatures:
         return e3, e4, e5
 
     def check(self) -> None:
-        """Wait for the device, and for what it found out about the features it was given.
+        """Wait for the device's check of the features that it was given.
 
         Raises:
             DataError: a feature did not fit the dtype.
@@ -148,7 +148,7 @@ class DeviceFeatures:
             )
 
     def remove(self) -> None:
-        """Nothing outlives the process."""
+        """Nothing to delete: the memory is freed with the process."""
 
     def _index(self, values: list[int]) -> Tensor:
         """Integers on the device, without waiting for it."""

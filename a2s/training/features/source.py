@@ -1,8 +1,8 @@
-"""What the blocks of stage 1 learn from: E3, E4, E5 of every batch.
+"""Input of stage 1's blocks: features E3, E4, E5 of every batch.
 
-A frozen encoder's features are the same in every epoch and come from a cache. Those of an encoder
-that changes are computed at every step. Which of them it is is decided once; both are called alike.
-B images of one rank, S side of the network's input.
+Features of a frozen encoder are the same in every epoch and come from a cache. An encoder that
+changes computes them at every step. `training/setup.py` chooses once; both classes share one
+interface. B images of one rank, S side of the network's input.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ReadImage = Callable[[int], Tensor]
 
 
 class CachedFeatures:
-    """Features of a frozen encoder: kept, or encoded now."""
+    """Features of a frozen encoder: cached, or encoded now."""
 
     def __init__(self, cache: FeatureCache | DeviceFeatures, encode: Encode) -> None:
         self._cache = cache
@@ -34,11 +34,11 @@ class CachedFeatures:
         return not self._cache.has(row, mirrored=mirrored)
 
     def describe(self) -> str:
-        """One sentence on the cache."""
+        """Describe the cache in one sentence."""
         return self._cache.describe()
 
     def of(self, batch: Batch, read_image: ReadImage) -> Taps:
-        """E3, E4, E5 of a batch on the CPU, mirrored where it says so; zeros for padding."""
+        """E3, E4, E5 of a batch, mirrored where `flip_B` says so; zeros for padding."""
         return self._cache.fetch(
             batch.image_B3SS,
             rows=batch.row_B.tolist(),
@@ -48,7 +48,7 @@ class CachedFeatures:
         )
 
     def check(self) -> None:
-        """Wait for what a device found out about its features.
+        """Wait for the device's check of its features.
 
         Raises:
             DataError: a feature did not fit the cache's dtype.
@@ -56,7 +56,7 @@ class CachedFeatures:
         self._cache.check()
 
     def close(self, *, keep: bool) -> str:
-        """Leave no temporary file, unless told to `keep` it; return what there is to say."""
+        """Delete a temporary cache unless `keep`; return a sentence for the user, or nothing."""
         if self._cache.temporary and not keep:
             self._cache.remove()
         return "the cache's disk is full; what did not fit was recomputed" * self._cache.full
@@ -79,7 +79,7 @@ class LiveFeatures:
         self._world = world
 
     def describe(self) -> str:
-        """One sentence on what this costs, and on what it does not share with one rank."""
+        """Describe in one sentence what this costs, and how several ranks differ from one."""
         says = "the encoder runs at every step; nothing is cached"
         if self._world == 1:
             return says
@@ -89,7 +89,7 @@ class LiveFeatures:
         )
 
     def of(self, batch: Batch, read_image: ReadImage) -> Taps:
-        """E3, E4, E5 of a batch on the CPU, mirrored where it says so; zeros for padding."""
+        """E3, E4, E5 of a batch, mirrored where `flip_B` says so; zeros for padding."""
         del read_image  # the loader left no image out
         # Valid images come first. A rank without any runs along: the others wait for it.
         num_images, num_slots = max(1, int(batch.valid_B.sum())), len(batch.row_B)
@@ -102,7 +102,7 @@ class LiveFeatures:
         return e3, e4, e5
 
     def check(self) -> None:
-        """Nothing to find out: the loss tells."""
+        """Nothing to check: the loss would not be finite."""
 
     def close(self, *, keep: bool) -> str:
         """Nothing to close."""
