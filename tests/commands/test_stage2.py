@@ -6,19 +6,15 @@ import json
 import resource
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from label_shards import MISSING, UNREADABLE, rectangle, write_labels
+from label_shards import MISSING, UNREADABLE, write_labels
 from processes import call, pack, run_ranks
 
-from a2s.data.images import decode_mask
 from a2s.data.index import Index
-from a2s.labels.store.reader import LabelSource, resize
 from a2s.models import saved
 from a2s.storage import checkpoints
-from a2s.training.learning_rate import learning_rate
-from a2s.training.stage2_loss import LOSS_OF, loss_and_labels, means, micro_batches
+from a2s.training.stage2_loss import LOSS_OF, micro_batches
 
 ODD = {1: MISSING, 6: UNREADABLE}
 PAPERS = LOSS_OF["ram"].per_image
@@ -134,54 +130,6 @@ def test_images_in_the_place_of_labels_are_an_error(data: Path, tmp_path: Path) 
     assert f"{data} holds images, not labels" in done.stderr
 
 
-def test_prediction_of_a_mirrored_image_is_turned_back() -> None:
-    label = torch.zeros(2, 1, 8, 8)
-    label[..., :4] = 1
-    flip = torch.tensor([False, True])
-    logits = torch.where(label > 0.5, 30.0, -30.0)
-    logits[1] = logits[1].flip(-1)
-    outcome = loss_and_labels(logits, label, flip, loss=PAPERS, lam=0.4, hard=True)
-    assert torch.allclose(outcome.rectified_M1SS, label, atol=1e-6)
-    assert (outcome.loss_M < 1e-2).all()
-    assert torch.allclose(outcome.measured_MF[:, 3:], torch.tensor([[0.5, 0.0]] * 2))
-    wrong = loss_and_labels(-logits, label, flip, loss=PAPERS, lam=0.4, hard=True)
-    assert torch.allclose(wrong.rectified_M1SS, 0.4 * label + 0.6 * (1 - label), atol=1e-6)
-    assert torch.allclose(wrong.measured_MF[:, 4], torch.ones(2))
-
-
-def test_soft_targets_are_used_as_they_are() -> None:
-    label = torch.full((1, 1, 8, 8), 0.3)
-    flip = torch.tensor([False])
-    logits = torch.logit(label)
-    soft = loss_and_labels(logits, label, flip, loss=PAPERS, lam=0.4, hard=False)
-    hard = loss_and_labels(logits, label, flip, loss=PAPERS, lam=0.4, hard=True)
-    assert soft.measured_MF[0, 0] > hard.measured_MF[0, 0]
-    assert soft.measured_MF[0, 1] < 1e-4 < hard.measured_MF[0, 1]
-
-
-@pytest.mark.parametrize("detector", ["ram", "minet"])
-def test_the_loss_is_the_sum_of_its_parts_and_rectifies_alike(detector: str) -> None:
-    loss = LOSS_OF[detector]
-    logits, label = torch.randn(3, 1, 8, 8), torch.rand(3, 1, 8, 8)
-    flip = torch.tensor([False, True, False])
-    outcome = loss_and_labels(logits, label, flip, loss=loss.per_image, lam=0.4, hard=True)
-    reference = loss_and_labels(logits, label, flip, loss=PAPERS, lam=0.4, hard=True)
-    assert torch.equal(outcome.rectified_M1SS, reference.rectified_M1SS)
-    parts_MP = outcome.measured_MF[:, : len(loss.parts)]
-    torch.testing.assert_close(outcome.loss_M, parts_MP.sum(1))
-    assert torch.equal(outcome.measured_MF[:, -2:], reference.measured_MF[:, -2:])
-    named = means([outcome.measured_MF], loss)
-    assert list(named) == ["loss", *loss.measured]
-    assert named["loss"] == pytest.approx(float(outcome.loss_M.mean()), abs=1e-5)
-
-
-@pytest.mark.parametrize(("device", "sizes"), [("cpu", [1] * 5), ("cuda", [5])])
-def test_micro_batches_cover_the_batch(device: str, sizes: list[int]) -> None:
-    parts = micro_batches(5, device=torch.device(device))
-    assert [len(range(5)[part]) for part in parts] == sizes
-    assert [slot for part in parts for slot in range(5)[part]] == list(range(5))
-
-
 def test_batchnorm_that_trains_sees_the_whole_batch(
     data: Path, labels: Path, tmp_path: Path
 ) -> None:
@@ -191,37 +139,6 @@ def test_batchnorm_that_trains_sees_the_whole_batch(
     assert finished.code == 0, finished.stderr
     parts = micro_batches(5, device=torch.device("cpu"), batchnorm="train")
     assert parts == [slice(0, 5)]
-
-
-def test_labels_come_from_the_shards_while_lambda_is_1(data: Path, labels: Path) -> None:
-    index, stored = Index.load(data), Index.load(labels)
-    source = LabelSource(stored, stored.rows_of(index.keys), data, 32, [0])
-    label = source(0, 1)
-    assert label.shape == (32, 32)
-    assert label.dtype == np.float32
-    mask = rectangle(index.key(0), int(index.height_N[0]), int(index.width_N[0]))
-    assert (decode_mask(stored.read(0)) == mask).all()
-    assert label.min() == 0
-    assert label.max() == 1
-    assert abs(float(label.mean()) - mask.mean() / 255) < 0.01
-
-
-def test_resize_keeps_the_range_and_flat_labels() -> None:
-    for value in (0.0, 0.5, 1.0):
-        flat = np.full((7, 13), value, np.float32)
-        assert np.allclose(resize(flat, height=20, width=5), value, atol=1e-6)
-    noise = np.random.default_rng(0).random((31, 17)).astype(np.float32).round()
-    for size in ((5, 90), (90, 5), (1, 1)):
-        small = resize(noise, height=size[0], width=size[1])
-        assert small.shape == size
-        assert small.min() >= 0
-        assert small.max() <= 1
-
-
-def test_learning_rate_falls_after_the_milestones() -> None:
-    rates = [learning_rate(epoch, lr=0.005, milestones=(15, 20)) for epoch in range(1, 26)]
-    expected = [0.005] * 15 + [0.0005] * 5 + [0.00005] * 5
-    assert rates == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
