@@ -1,4 +1,4 @@
-# make demo | make test | make check: each sets the environment up first (only what changed).
+# make help lists the targets. demo, test and check set the environment up first (what changed).
 
 SHELL := /bin/bash
 VENV := .venv
@@ -25,15 +25,10 @@ DEMO_FLAGS := --config configs/mobile-cpu.yaml --workers 0 --stage1.cache-dir $(
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check pins clean
 
-help:
-	@echo "make setup   environment in $(VENV) (Python 3.11 to 3.13, a C compiler)"
-	@echo "make demo    the whole pipeline on rendered scenes, under 5 minutes on 2 cores"
-	@echo "make test    the test suite"
-	@echo "make check   lint, format, types, layers, shell scripts"
-	@echo "make pins    recompute requirements.txt from pyproject.toml and requirements.in"
-	@echo "make clean   remove the environment and caches (never runs/)"
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP)
+setup: $(STAMP) ## build the environment in .venv (Python 3.11 to 3.13, a C compiler)
 
 $(STAMP): requirements.txt pyproject.toml
 	@if [ -z "$(PYTHON)" ]; then \
@@ -51,7 +46,7 @@ $(STAMP): requirements.txt pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-demo: setup
+demo: setup ## run the whole pipeline on drawn scenes, under 5 minutes on 2 cores
 ifeq ($(strip $(IMAGES)),)
 	@$(BIN)/python -m a2s.data.synthetic $(DEMO)/scenes
 	@$(BIN)/python -m a2s run $(DEMO)/scenes/train --out $(DEMO)/$(DEMO_NAME) $(DEMO_FLAGS) \
@@ -61,10 +56,10 @@ else
 		$(if $(TRUTH),--truth "$(TRUTH)")
 endif
 
-test: setup
-	@$(BIN)/python -m pytest
+test: setup ## run the tests; one file or folder: make test T=tests/models/test_blocks.py
+	@$(BIN)/python -m pytest $(T)
 
-check: setup
+check: setup ## lint, format, types, layers, shell scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -72,10 +67,10 @@ check: setup
 	$(BIN)/shellcheck .ci/run benchmarks/on_gpu.sh $$(find launch -name '*.sh' -o -name '*.sbatch')
 
 # requirements.in holds what only the pins say: torch and torchvision are a pair.
-pins: setup
+pins: setup ## recompute requirements.txt from pyproject.toml and requirements.in
 	$(BIN)/uv pip compile --quiet --universal --no-annotate --no-header --upgrade \
 		--python-version 3.11 --extra dev --extra tensorboard \
 		pyproject.toml requirements.in --output-file requirements.txt
 
-clean:
+clean: ## remove the environment and caches, never runs/
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist a2s.egg-info
