@@ -1,17 +1,19 @@
-"""The documents promise commands, flags and files; all of them must exist."""
+"""README.md, the Makefile, the hooks, and the commands in launchers and configurations."""
+
+from __future__ import annotations
 
 import re
-import shlex
-from pathlib import Path
+import subprocess
 
 import pytest
 import yaml
+from documents import DOCUMENTS, a2s_arguments, code_spans
 from repository import REPO
 
 from a2s.__main__ import COMMANDS
 from a2s.config.parse import MODELS, parse
 
-DOCUMENTS = ["README.md", "launch/README.md", "ARCHITECTURE.md"]
+MAX_README_LINES = 200
 LAUNCHERS = [
     *sorted(REPO.glob("launch/**/*.sh")),
     *sorted(REPO.glob("launch/**/*.sbatch")),
@@ -19,56 +21,32 @@ LAUNCHERS = [
 ]
 
 
-def blocks(text, language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+def test_readme_is_short() -> None:
+    lines = (REPO / "README.md").read_text("utf-8").splitlines()
+    assert len(lines) < MAX_README_LINES
 
 
-def a2s_arguments(text):
-    """What follows `a2s`, `-m a2s` or a launcher on a command line, as the program would see it."""
-    pattern = re.compile(rf"(?:\ba2s|local\.sh|train\.sbatch)\s+({'|'.join(COMMANDS)})\b([^`#|]*)")
-    for line in text.replace("\\\n", " ").splitlines():
-        for command, rest in pattern.findall(line):
-            if "…" not in rest and "--" in rest:
-                yield command, shlex.split(rest)
-
-
-def readme_lines():
-    shell = "\n".join(blocks((REPO / "README.md").read_text("utf-8"), "sh"))
-    return [
-        pytest.param(*found, id=" ".join([found[0], *found[1]])) for found in a2s_arguments(shell)
-    ]
-
-
-@pytest.mark.parametrize(("command", "arguments"), readme_lines())
-def test_readme_commands_parse(command, arguments, tmp_path, monkeypatch):
-    settings = blocks((REPO / "README.md").read_text("utf-8"), "yaml")[0]
-    monkeypatch.chdir(tmp_path)
-    Path("my.yaml").write_text(settings, encoding="utf-8")
-    config = parse(command, arguments)
-    assert isinstance(config, MODELS[command])
-    if "my.yaml" in arguments:
-        assert config.lr == 0.002
-        assert config.encoder.name == "mobilenet_v2"
-
-
-def test_every_command_is_in_the_readme():
-    shown = {param.values[0] for param in readme_lines()}
-    assert shown | {"doctor"} == set(COMMANDS)
+def test_every_command_is_in_the_readme_with_its_page() -> None:
+    text = (REPO / "README.md").read_text("utf-8")
+    rows = re.findall(r"^\| \[`a2s ([\w-]+)`\]\(docs/([\w-]+)\.md", text, re.MULTILINE)
+    assert sorted(command for command, _ in rows) == sorted(COMMANDS)
+    for command, page in rows:
+        assert f"a2s {command} " in (REPO / "docs" / f"{page}.md").read_text("utf-8"), command
 
 
 @pytest.mark.parametrize("path", LAUNCHERS, ids=lambda path: path.name)
-def test_commands_in_launchers_and_configurations_parse(path):
+def test_commands_in_launchers_and_configurations_parse(path) -> None:
     comments = [
         line.lstrip("# ") for line in path.read_text("utf-8").splitlines() if line[:1] == "#"
     ]
     # Continued lines of a comment belong together.
     text = re.sub(r"\\\n\s*", " ", "\n".join(comments))
-    for command, arguments in a2s_arguments(text):
+    for command, arguments in a2s_arguments(text, COMMANDS):
         assert isinstance(parse(command, arguments), MODELS[command])
 
 
 @pytest.mark.parametrize("path", sorted(REPO.glob("configs/*.yaml")), ids=lambda path: path.name)
-def test_configurations_hold_known_settings(path):
+def test_configurations_hold_known_settings(path) -> None:
     sections = yaml.safe_load(path.read_text("utf-8"))
     assert sections
     for command in sections:
@@ -81,30 +59,29 @@ def test_configurations_hold_known_settings(path):
             parse(command, ["--config", str(path), *required[command]])
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_links_lead_somewhere(name):
-    document = REPO / name
-    links = re.findall(r"\]\(([^)#]+)\)", document.read_text("utf-8"))
-    local = [link for link in links if not link.startswith(("http:", "https:"))]
-    missing = [link for link in local if not (document.parent / link).exists()]
-    assert not missing
-
-
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_named_files_exist(name):
-    text = (REPO / name).read_text("utf-8")
-    named = set(re.findall(r"\b((?:launch|configs|docker|a2s|tests)/[\w/]+\.\w+)", text))
-    missing = [path for path in sorted(named) if not (REPO / path).is_file()]
-    assert not missing
-
-
-def test_make_targets_exist():
+def test_make_targets_exist_and_are_listed() -> None:
     makefile = (REPO / "Makefile").read_text("utf-8")
-    targets = set(re.findall(r"^([\w-]+):", makefile, flags=re.MULTILINE))
-    named = set()
-    for name in ["README.md", "ARCHITECTURE.md", ".ci/run"]:
-        named |= set(
-            re.findall(r"(?:^|`)make ([a-z]+)", (REPO / name).read_text("utf-8"), re.MULTILINE)
-        )
+    (phony,) = re.findall(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
+    targets = set(phony.split())
+    done = subprocess.run(
+        ["make", "help"], cwd=REPO, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert re.findall(r"^make (\w+) +\S", done.stdout, re.MULTILINE) == phony.split()
+    named = set(re.findall(r"^make (\w+)", (REPO / ".ci/run").read_text("utf-8"), re.MULTILINE))
+    for document in DOCUMENTS:
+        spans = code_spans(document.read_text("utf-8"))
+        named |= {span.split()[1] for span in spans if re.match(r"make [a-z]", span)}
     assert {"demo", "test", "check", "setup"} <= named
     assert named <= targets
+
+
+def test_hooks_run_what_make_check_runs() -> None:
+    makefile = (REPO / "Makefile").read_text("utf-8")
+    recipe = makefile.partition("\ncheck:")[2].partition("\n\n")[0].replace("$(BIN)/", ".venv/bin/")
+    hooks = yaml.safe_load((REPO / ".pre-commit-config.yaml").read_text("utf-8"))["repos"]
+    assert [repository["repo"] for repository in hooks] == ["local"]
+    entries = [hook["entry"] for hook in hooks[0]["hooks"]]
+    assert len(entries) == recipe.count("\n\t")
+    for entry in entries:
+        words = entry.replace(" --force-exclude", "")
+        assert words in recipe, entry
