@@ -23,7 +23,7 @@ def with_webdataset(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Stream (key, bytes) with the webdataset library."""
     tars = sorted(map(str, folder.glob("shard-*.tar")))
     for sample in webdataset.WebDataset(tars, shardshuffle=False):
-        # Beside `__key__` and `__url__` a sample has its member, named by its suffix.
+        # A sample has `__key__`, `__url__` and its member, named by its suffix.
         (suffix,) = [name for name in sample if not name.startswith("__") and name != "mask.png"]
         yield sample["__key__"], sample[suffix]
 
