@@ -5,8 +5,8 @@ height, width, dtype}, row indices (int64[count]), CRC-32 of each label (u32[cou
 bytes so far (u32), labels (uint16[count, height, width]). The header's checksum covers the labels'
 checksums, so that one number in a manifest vouches for the whole file.
 
-A label is 16-bit fixed point (`fixed_point.to_u16`): 0, 0.5 and 1 are exact, and 60 updates with lambda 0.4
-leave an error of 1e-5 (float16: 4e-4, uint8: 3e-3) at the size of float16.
+A label is 16-bit fixed point (`fixed_point.to_u16`): 0, 0.5 and 1 are exact. After 60 updates with
+lambda 0.4 the error is 1e-5 (float16: 4e-4, uint8: 3e-3), at the size of float16.
 """
 
 from __future__ import annotations
