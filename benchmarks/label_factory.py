@@ -79,7 +79,8 @@ def untrained(encoder: str, folder: Path) -> Path:
 
 def save(network: ActivationNet | Detector, path: Path, image_size: int) -> Path:
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, path, {**network.spec(), "image_size": str(image_size)})
+    input_spec = {"image_size": str(image_size), "resize_filter": "bilinear"}
+    save_file(tensors, path, {**network.spec(), **input_spec})
     return path
 
 

@@ -59,7 +59,7 @@ def save_models(folder: Path) -> None:
         ("stage2", Detector(build_encoder("mobilenet_v2"))),
     ):
         tensors = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
-        metadata = {**network.spec(), "image_size": "128"}
+        metadata = {**network.spec(), "image_size": "128", "resize_filter": "bilinear"}
         save_file(tensors, folder / f"{name}.safetensors", metadata)
 
 

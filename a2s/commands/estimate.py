@@ -129,7 +129,8 @@ def _model(config: EstimateConfig) -> Iterator[Path]:
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     with tempfile.TemporaryDirectory(prefix="a2s-estimate-") as folder:
         path = Path(folder) / "model.safetensors"
-        save_file(tensors, path, {**network.spec(), "image_size": str(config.image_size)})
+        input_spec = {"image_size": str(config.image_size), "resize_filter": "bilinear"}
+        save_file(tensors, path, {**network.spec(), **input_spec})
         yield path
 
 

@@ -66,7 +66,7 @@ def run(config: LabelConfig) -> int:
             ]
 
         if config.dry_run:
-            settings = run_folder.compare(config.out, settings, run_folder.unnamed(config))
+            run_folder.compare(config.out, settings)
             _announce(LabelJob(config, index, model, image_size, todo(hashing.digest(settings))))
             return 0
         claim = run_folder.claim(

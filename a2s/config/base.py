@@ -2,8 +2,7 @@
 
 A field marked `NO_IDENTITY` may change between two runs in the same folder without changing what
 is written there (number of workers, where the cache lies); every other field is part of a run's
-identity. Paths are marked as well: what they hold is compared by its content (`rundir.claim`). A
-field marked `LATER` came when there were folders without it: they were made with its default.
+identity. Paths are marked as well: what they hold is compared by its content (`run_folder.claim`).
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 NO_IDENTITY: dict[str, Any] = {"identity": False}
-LATER: dict[str, Any] = {"later": True}
 
 Workers = Annotated[int | Literal["auto"], Field(json_schema_extra=NO_IDENTITY)]
 Folder = Annotated[Path, Field(json_schema_extra=NO_IDENTITY)]

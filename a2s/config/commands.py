@@ -10,7 +10,6 @@ from pydantic import Field, field_validator
 from tyro.conf import Positional, arg
 
 from a2s.config.base import (
-    LATER,
     NO_IDENTITY,
     BenchmarkName,
     DetectorName,
@@ -81,7 +80,7 @@ class Stage2Config(Stage2Options):
 class LabelOptions(Settings):
     """What may be set about labelling."""
 
-    network_size: Literal["trained", "own"] = Field("trained", json_schema_extra=LATER)
+    network_size: Literal["trained", "own"] = "trained"
     """Images are squashed to the size that the network was trained with, or stay as they are (the
     authors' code); its memory then grows with the image."""
     refine: RefineConfig = RefineConfig()

@@ -16,7 +16,6 @@ import yaml
 from pydantic import BaseModel, ValidationError, create_model
 
 from a2s.config import commands as configs
-from a2s.config import renamed
 from a2s.config.ablate import AblateConfig
 from a2s.errors import ConfigError
 
@@ -155,7 +154,7 @@ def _defaults(
     fields = model.model_fields
     for key in values:
         if key not in fields:
-            hint = renamed.told(key, path) or nearest_path(path, key, fields)
+            hint = nearest_path(path, key, fields)
             raise ConfigError(f"config: {path}.{key} is not a setting{hint} ({file})")
     filled: dict[str, Any] = {}
     for name, field in fields.items():

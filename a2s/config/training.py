@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from a2s.config.base import LATER, NO_IDENTITY, DetectorName, EncoderConfig, Settings
+from a2s.config.base import NO_IDENTITY, DetectorName, EncoderConfig, Settings
 from a2s.config.schedules import STAGE1, STAGE2, Schedule, ScheduleName, scaled_milestones
 
 Milestones = tuple[int, ...] | None
@@ -26,9 +26,7 @@ class TrainOptions(Settings):
     """Backbone and weights."""
     image_size: int = Field(320, ge=32, multiple_of=32)
     """Side in pixels to which images are squashed."""
-    resize_filter: Literal["bilinear", "bicubic", "nearest"] = Field(
-        "bilinear", json_schema_extra=LATER
-    )
+    resize_filter: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     """How they are squashed, also when the model is used; Pillow's default, which the authors' code
     takes, is `bicubic` since version 7, `nearest` before."""
     batch_size: int = Field(8, ge=1)
@@ -92,16 +90,14 @@ class Stage1Options(TrainOptions):
     """Leave half of the pixels out of the loss at each iteration (Sec. III-A)."""
     fusion_stride: Literal[2, 4, 8] = 4
     """Stride at which F3, F4, F5 are fused."""
-    encoder_mode: Literal["frozen", "batch_statistics", "trained"] = Field(
-        "frozen", json_schema_extra=LATER
-    )
+    encoder_mode: Literal["frozen", "batch_statistics", "trained"] = "frozen"
     """`batch_statistics`: weights stand still, but BatchNorm normalises with the statistics of each
     rank's batch and remembers them (the authors' code); `trained`: it learns at the same rate."""
-    boundary: Literal["adb", "db1", "db2", "db3", "db4"] = Field("adb", json_schema_extra=LATER)
+    boundary: Literal["adb", "db1", "db2", "db3", "db4"] = "adb"
     """Decision boundary: `adb` is the adaptive one (Eqn 3), the others are those of Fig. 9."""
-    e5_scale: bool = Field(False, json_schema_extra=LATER)
+    e5_scale: bool = False
     """Multiply E5 by a fixed random factor per channel (the authors' code), drawn from the seed."""
-    sign_tie: Literal[1, 0] = Field(1, json_schema_extra=LATER)
+    sign_tie: Literal[1, 0] = 1
     """Sign (Eqn 5) where both sides are equal: 1 in the paper, 0 in the authors' code."""
     cache_dir: Path | None = Field(None, json_schema_extra=NO_IDENTITY)
     """On a CPU: node-local folder for encoder features; default: one in the temporary directory."""
@@ -137,7 +133,7 @@ class Stage2Options(TrainOptions):
     to `epochs`."""
     encoder_lr_scale: float = Field(0.1, ge=0)
     """Encoder learning rate as a share of `lr` (the authors' code; the paper names one rate)."""
-    rectify: Literal["olr", "hma"] = Field("olr", json_schema_extra=LATER)
+    rectify: Literal["olr", "hma"] = "olr"
     """`olr`: the detector corrects labels as it trains (Eqn 13); `hma`: `a2s hma` makes new labels
     between epochs (historical moving average, Table VIII), and stage 2 waits for them."""
     lam: float = Field(0.4, ge=0, le=1)
@@ -151,5 +147,5 @@ class Stage2Options(TrainOptions):
     detector: DetectorName = "ram"
     """The paper's network, the same with a convolution for RAM, or MINet (Table VII). MINet has a
     loss of its own (BCE, consistency) and BatchNorm that always trains, on each rank's images."""
-    flip: Literal["epoch", "once"] = Field("epoch", json_schema_extra=LATER)
+    flip: Literal["epoch", "once"] = "epoch"
     """Whether an image is mirrored is drawn in every epoch, or (the authors' code) once per run."""

@@ -12,9 +12,6 @@ from a2s.models.boundary import BOUNDARIES
 from a2s.models.detector import DETECTORS, Detector
 from a2s.models.encoders import VARIANTS, build_encoder
 
-# What a detector's entry `ram` said before there were three of them.
-_FORMER_RAM = {"true": "ram", "false": "conv"}
-
 
 def build_from_spec(spec: Mapping[str, str]) -> ActivationNet | Detector:
     """Build the network that `spec` describes, its weights not loaded; other entries are ignored.
@@ -23,8 +20,8 @@ def build_from_spec(spec: Mapping[str, str]) -> ActivationNet | Detector:
         CheckpointError: `spec` lacks an entry or has an impossible one.
     """
 
-    def entry(key: str, *allowed: str, default: str | None = None) -> str:
-        value = spec.get(key, default)
+    def entry(key: str, *allowed: str) -> str:
+        value = spec.get(key)
         if value is None or (allowed and value not in allowed):
             wanted = f"one of {', '.join(allowed)}" if allowed else "present"
             raise CheckpointError(f"model: metadata entry {key} is {value!r}, must be {wanted}")
@@ -38,8 +35,6 @@ def build_from_spec(spec: Mapping[str, str]) -> ActivationNet | Detector:
         raise CheckpointError(f"model: metadata entry width is {text!r}, must be an even number")
     width = int(text)
     if kind == "detector":
-        if "detector" not in spec and "ram" in spec:
-            spec = {**spec, "detector": _FORMER_RAM[entry("ram", *_FORMER_RAM)]}
         chosen = entry("detector", *DETECTORS)
         return Detector(encoder, detector=next(d for d in DETECTORS if d == chosen), width=width)
     stride = int(entry("fusion_stride", *map(str, FUSION_STRIDES)))
@@ -50,7 +45,6 @@ def build_from_spec(spec: Mapping[str, str]) -> ActivationNet | Detector:
         fusion_stride=stride,
         width=width,
         e5_scale_C=e5_scale_C,
-        # Models were written before these could be chosen.
-        boundary=entry("boundary", *BOUNDARIES, default="adb"),
-        sign_tie=int(entry("sign_tie", "1", "0", default="1")),
+        boundary=entry("boundary", *BOUNDARIES),
+        sign_tie=int(entry("sign_tie", "1", "0")),
     )

@@ -108,10 +108,10 @@ def _network_step(model: Path, max_pixels: int) -> Step:
     from a2s.models.inference import as_input, prepare_for_inference
 
     network, metadata = saved.load_model(model)
-    if "image_size" not in metadata:
-        raise CheckpointError(f"model: {model} does not say for which image_size it was trained")
-    side, resize_filter = int(metadata["image_size"]), metadata.get("resize_filter", "bilinear")
-    sign_tie = int(metadata.get("sign_tie", "1"))
+    for entry in ("image_size", "resize_filter"):
+        if entry not in metadata:
+            raise CheckpointError(f"model: {model} does not say with which {entry} it was trained")
+    side, resize_filter = int(metadata["image_size"]), metadata["resize_filter"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.type == "cuda"
     prepare_for_inference(network, device.type)
@@ -128,7 +128,7 @@ def _network_step(model: Path, max_pixels: int) -> Step:
     def forward(image_BSS3: Image8) -> NDArray[np.float32]:
         answer = network(as_input(network, torch.from_numpy(image_BSS3)))
         if metadata["kind"] == "activation":
-            answer = answer.theta * sign(answer.theta, tie=sign_tie)
+            answer = answer.theta * sign(answer.theta, tie=int(metadata["sign_tie"]))
         return answer[:, 0].float().cpu().numpy()  # type: ignore[no-any-return]
 
     def step(pictures: list[Picture]) -> list[Answer]:

@@ -29,11 +29,10 @@ def check_network(commit: Commit, spec: Mapping[str, str]) -> None:
     file = commit.folder / "model.safetensors"
     with safe_open(file, framework="pt") as handle:
         there = handle.metadata() or {}
-    # An entry that only one of them has came with a later version, which knows what it means.
     differing = [
-        f"{key}: {there[key]} there, {spec[key]} now"
-        for key in sorted(there.keys() & spec.keys())
-        if there[key] != spec[key]
+        f"{key}: {there.get(key, 'unset')} there, {spec[key]} now"
+        for key in sorted(spec)
+        if there.get(key) != spec[key]
     ]
     if differing:
         raise CheckpointError(

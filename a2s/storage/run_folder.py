@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from a2s.config import renamed
 from a2s.errors import A2SError, ConfigError
 from a2s.storage import lock
 from a2s.storage.environment import environment
@@ -76,21 +75,6 @@ def identity(config: BaseModel) -> dict[str, Any]:
     return plain
 
 
-def unnamed(config: BaseModel) -> dict[str, Any]:
-    """What folders were made with that do not name a setting, because it came later: its default.
-
-    Shape: nested like the configuration; the fields marked `later`
-    """
-    values: dict[str, Any] = {}
-    for name, field in type(config).model_fields.items():
-        value, extra = getattr(config, name), field.json_schema_extra
-        if isinstance(value, BaseModel):
-            values[name] = unnamed(value)
-        elif isinstance(extra, dict) and extra.get("later"):
-            values[name] = field.default
-    return values
-
-
 def settings_of(
     command: str, config: BaseModel, inputs: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
@@ -137,14 +121,14 @@ def claim(
         settings = settings_of(command, config, inputs)
         # Processes that start together must not all find the folder without settings.
         with _exclusive(out, shared=shared):
-            recorded_settings = compare(out, settings, unnamed(config))
+            compare(out, settings)
             if not (out / "config.yaml").exists():
                 # `identity` is stored as it was compared, so a later default cannot change it.
                 record = {command: json.loads(config.model_dump_json()), "identity": settings}
                 atomic_write(out / "config.yaml", yaml.safe_dump(record, sort_keys=False))
         write_json(out / "environment.json", environment())
         try:
-            yield RunDir(out, digest(recorded_settings), shared)
+            yield RunDir(out, digest(settings), shared)
         except A2SError:
             # Settings that were wrong from the start must not bar the corrected command.
             if {path.name for path in out.iterdir()} <= _RECORDS and is_last():
@@ -153,21 +137,19 @@ def claim(
             raise
 
 
-def compare(out: Path, settings: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
-    """Refuse a folder that was made with other settings; return them as it has them recorded.
-
-    `later` is what those settings were that it may not name (`unnamed`).
+def compare(out: Path, settings: dict[str, Any]) -> None:
+    """Refuse a folder that was made with other settings.
 
     Raises:
         ConfigError: it says what differs.
     """
     path = out / "config.yaml"
     if not path.exists():
-        return settings
+        return
     try:
         record = yaml.safe_load(path.read_text(encoding="utf-8"))
-        recorded_settings: dict[str, Any] = record["identity"]
-        old, old_command = renamed.as_named_now(recorded_settings), recorded_settings["command"]
+        old: dict[str, Any] = record["identity"]
+        old_command = old["command"]
     except (yaml.YAMLError, KeyError, TypeError, AttributeError):
         raise ConfigError(
             f"{path} is not a configuration written by a2s; use another --out"
@@ -176,25 +158,13 @@ def compare(out: Path, settings: dict[str, Any], later: dict[str, Any]) -> dict[
         raise ConfigError(
             f"{settings['command']}: {out} belongs to a2s {old_command}; use another --out"
         )
-    # What is said of a model beside its checksum came later as well, and follows from it.
-    described = {k: v for k, v in settings["inputs"].items() if k.startswith("model.")}
-    differing = sorted(_differences(_filled(old, {**later, "inputs": described}), settings))
+    differing = sorted(_differences(old, settings))
     if differing:
         listed = "; ".join(differing)
         raise ConfigError(
             f"{settings['command']}: {out} was made with other settings ({listed}); "
             "use another --out, or the old settings"
         )
-    return recorded_settings
-
-
-def _filled(old: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
-    nested = {
-        key: _filled(value, later[key])
-        for key, value in old.items()
-        if isinstance(value, dict) and isinstance(later.get(key), dict)
-    }
-    return {**{k: v for k, v in later.items() if not isinstance(v, dict)}, **old, **nested}
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:

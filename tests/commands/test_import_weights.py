@@ -140,7 +140,7 @@ def test_a_run_of_ours_becomes_a_checkpoint_of_theirs(temporary: Path) -> None:
         temporary / "run",
         1,
         model=network.state_dict(),
-        metadata={**network.spec(), "image_size": "320"},
+        metadata={**network.spec(), "image_size": "320", "resize_filter": "bilinear"},
         optimizer={},
         state={},
     )

@@ -26,7 +26,6 @@ from a2s.labels.recipe import recipe_of
 from a2s.labels.refine import probability, refine, sign, working_size
 from a2s.models.activation_net import ActivationNet
 from a2s.models.boundary import signed_probability
-from a2s.models.build import build_from_spec
 from a2s.models.encoders import build_encoder, calibrate_batchnorm
 
 SIZES = [(70, 50), (51, 71), (70, 50), (33, 90), (1, 40)]
@@ -161,15 +160,6 @@ def test_the_model_decides_about_ties_and_filters(model: Path, tmp_path: Path) -
     resize = functools.partial(images.resize_rgb, image_HW3, height=64, width=64)
     np.testing.assert_array_equal(found, resize(resize_filter="bicubic"))
     assert (found != resize()).any()
-    # A model that was written before there was a choice.
-    network = ActivationNet(build_encoder("mobilenet_v2"), fusion_stride=4)
-    spec = {k: v for k, v in network.spec().items() if k not in {"sign_tie", "boundary"}}
-    assert build_from_spec(spec).spec() == network.spec()
-    old = tmp_path / "old.safetensors"
-    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, old, {**spec, "image_size": "64"})
-    assert sign_tie(old) == 1
-    np.testing.assert_array_equal(squash(old, 64)(image_HW3), resize())
 
 
 @pytest.mark.parametrize("boundary", ["db1", "db2", "db3", "db4"])

@@ -40,7 +40,9 @@ def photograph(height: int, width: int, *, seed: int = 0) -> Image.Image:
 
 def save(network: Detector | ActivationNet, path: Path) -> Path:
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, path, {**network.spec(), "image_size": str(SIDE)})
+    save_file(
+        tensors, path, {**network.spec(), "image_size": str(SIDE), "resize_filter": "bilinear"}
+    )
     return path
 
 

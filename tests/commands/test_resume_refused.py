@@ -15,9 +15,10 @@ from a2s.__main__ import run
 from a2s.config.commands import Stage2Config
 from a2s.config.parse import parse
 from a2s.errors import CheckpointError, ConfigError
+from a2s.models.activation_net import ActivationNet
 from a2s.models.detector import Detector
 from a2s.models.encoders import build_encoder
-from a2s.storage import checkpoints, hashing, run_folder
+from a2s.storage import checkpoints, run_folder
 from a2s.training.setup import start_stage1
 
 SMALL = "--encoder.name mobilenet_v2 --image-size 64 --batch-size 4 --loader-workers 0"
@@ -114,52 +115,29 @@ def test_a_model_of_another_kind_is_no_source_of_labels(
     assert "is of kind detector; labels come from a stage-1 model" in text
 
 
-def test_a_setting_that_came_later_is_no_difference_at_its_default(tmp_path: Path) -> None:
-    """Folders from before there was a choice go on as they are, and refuse the other choice."""
+@pytest.mark.parametrize("entry", ["image_size", "resize_filter", "sign_tie"])
+def test_a_model_without_an_entry_is_no_source_of_labels(
+    data: Path, tmp_path: Path, entry: str
+) -> None:
+    network = ActivationNet(build_encoder("mobilenet_v2"), fusion_stride=4)
+    metadata = {**network.spec(), "image_size": "64", "resize_filter": "bilinear"}
+    del metadata[entry]
+    save_file(network.state_dict(), tmp_path / "m.safetensors", metadata=metadata)
+    arguments = ["label", "--model", str(tmp_path / "m.safetensors"), "--data", str(data)]
+    text = refusal([*arguments, "--out", str(tmp_path / "labels"), "--workers", "0"])
+    assert f"does not say with which {entry} it was trained" in text
+
+
+def test_a_setting_that_the_folder_does_not_name(tmp_path: Path) -> None:
     out = tmp_path / "out"
-
-    def claim(**settings: object) -> run_folder.RunDir:
-        config = Stage2Config(data=tmp_path, labels=tmp_path, out=out, **settings)  # type: ignore[arg-type]
-        with run_folder.claim(out, command="stage2", config=config) as folder:
-            return folder
-
-    claim()
+    config = Stage2Config(data=tmp_path, labels=tmp_path, out=out)
+    with run_folder.claim(out, command="stage2", config=config):
+        pass
     record = yaml.safe_load((out / "config.yaml").read_text())
-    del record["identity"]["flip"], record["identity"]["resize_filter"]
-    (out / "config.yaml").write_text(yaml.safe_dump(record))
-    assert claim(flip="epoch").settings_hash == hashing.digest(record["identity"])
-    with pytest.raises(ConfigError, match="flip: epoch there, once now"):
-        claim(flip="once")
     del record["identity"]["lam"]
     (out / "config.yaml").write_text(yaml.safe_dump(record))
-    with pytest.raises(ConfigError, match=r"lam: unset there, 0\.4 now"):
-        claim()
-
-
-def test_a_label_set_from_before_models_were_described(stage1: list[str], data: Path) -> None:
-    out = data.parent / "labels"
-    model = stage1[stage1.index("--out") + 1]
-    arguments = [
-        "label",
-        "--model",
-        model,
-        "--data",
-        str(data),
-        "--out",
-        str(out),
-        "--workers",
-        "0",
-    ]
-    assert run(arguments) == 0
-    record = yaml.safe_load((out / "config.yaml").read_text())
-    now, inputs = hashing.digest(record["identity"]), record["identity"]["inputs"]
-    record["identity"]["inputs"] = {name: inputs[name] for name in ("data", "model_sha256")}
-    del record["identity"]["network_size"]
-    for path in out.glob("shard-*.json"):
-        text = path.read_text()
-        assert now in text
-        path.write_text(text.replace(now, hashing.digest(record["identity"])))
-    (out / "config.yaml").write_text(yaml.safe_dump(record))
-    labelled = {path: path.stat().st_mtime_ns for path in out.glob("shard-*")}
-    assert run(arguments) == 0
-    assert {path: path.stat().st_mtime_ns for path in out.glob("shard-*")} == labelled
+    with (
+        pytest.raises(ConfigError, match=r"lam: unset there, 0\.4 now"),
+        run_folder.claim(out, command="stage2", config=config),
+    ):
+        pass

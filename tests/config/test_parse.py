@@ -48,7 +48,6 @@ def test_sections_of_single_commands_hold_for_the_whole_run(tmp_path: Path) -> N
     [
         ("stage2: {learning_rate: 1}", ["stage2.learning_rate is not a setting", "c.yaml"]),
         ("stage2: {epoch: 1}", ["did you mean stage2.epochs?"]),
-        ("stage2: {ram: false}", ["it is stage2.detector now (true is ram, false is conv)"]),
         (
             "stage2: {encoder: {nam: x}}",
             ["stage2.encoder.nam", "did you mean stage2.encoder.name?"],

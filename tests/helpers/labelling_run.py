@@ -45,7 +45,7 @@ def write_model(path: Path, *, encoder: str = "mobilenet_v2", fusion_stride: int
     """An untrained activation network for 64 px input, as stage 1 would save it."""
     torch.manual_seed(0)
     network = ActivationNet(build_encoder(encoder), fusion_stride=fusion_stride)
-    metadata = {**network.spec(), "image_size": "64"}
+    metadata = {**network.spec(), "image_size": "64", "resize_filter": "bilinear"}
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     save_file(tensors, path, metadata)
     return path

@@ -6,7 +6,7 @@ from __future__ import annotations
 ROOMS = {
     "errors": set(),
     "config": {"errors"},
-    "storage": {"config", "errors"},
+    "storage": {"errors"},
     "parallel": {"storage", "errors"},
     "data": {"storage", "errors"},
     "models": {"data", "parallel", "storage", "errors"},
@@ -53,7 +53,7 @@ PURE = {
     "training.stage2_loss",
 }
 # In a room that may import settings, only these do; the others take plain values.
-SEE_SETTINGS = {"storage.run_folder", "labels.recipe", "labels.making.all_shards"}
+SEE_SETTINGS = {"labels.recipe", "labels.making.all_shards"}
 ROOMS_WITH_SETTINGS = {"commands", "paper", "pipeline", "training", "__main__", "config"}
 # Each engine has one importer.
 ONLY = {

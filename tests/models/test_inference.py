@@ -87,7 +87,7 @@ def test_what_a_training_set_does_not_change_what_inference_gives(
     network = Detector(encoder) if load != "label" else ActivationNet(encoder, fusion_stride=8)
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     path = tmp_path / "model.safetensors"
-    save_file(tensors, path, {**network.spec(), "image_size": "64"})
+    save_file(tensors, path, {**network.spec(), "image_size": "64", "resize_filter": "bilinear"})
     try:
         flags[0].allow_tf32 = flags[0].benchmark = flags[1].allow_tf32 = True
         if load == "label":

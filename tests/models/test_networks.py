@@ -173,15 +173,6 @@ def test_a_network_is_made_again_from_its_spec(kind: str, variant: str) -> None:
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize(("ram", "detector"), [("true", "ram"), ("false", "conv")])
-def test_a_detector_that_was_saved_before_it_had_a_name(ram: str, detector: str) -> None:
-    net = Detector(build_encoder("mobilenet_v2"), detector=detector, width=16)
-    spec = {key: value for key, value in net.spec().items() if key != "detector"} | {"ram": ram}
-    again = build_from_spec(spec)
-    again.load_state_dict(net.state_dict())
-    assert again.spec() == net.spec()
-
-
 def test_e5_scale_acts_on_e5_only() -> None:
     encoder = build_encoder("mobilenet_v2")
     calibrate_batchnorm(encoder)
@@ -207,6 +198,8 @@ def test_e5_scale_acts_on_e5_only() -> None:
         ("fusion_stride", "3"),
         ("width", "sixty"),
         ("e5_scale", "maybe"),
+        ("boundary", None),
+        ("sign_tie", None),
     ],
 )
 def test_an_impossible_spec_is_named(mobile: ActivationNet, key: str, value: str | None) -> None:
@@ -221,7 +214,7 @@ def test_an_impossible_spec_is_named(mobile: ActivationNet, key: str, value: str
 
 @pytest.mark.parametrize(
     ("changed", "named"),
-    [({"detector": "u2net"}, "u2net"), ({}, "detector"), ({"ram": "1"}, "ram")],
+    [({"detector": "u2net"}, "u2net"), ({}, "detector")],
 )
 def test_an_unknown_detector_is_named(changed: dict[str, str], named: str) -> None:
     spec = Detector(build_encoder("mobilenet_v2")).spec()

@@ -38,7 +38,9 @@ def untrained(kind: str, encoder_name: str) -> ActivationNet | Detector:
 
 def save(network: ActivationNet | Detector, path: Path) -> Path:
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, path, {**network.spec(), "image_size": str(SIDE)})
+    save_file(
+        tensors, path, {**network.spec(), "image_size": str(SIDE), "resize_filter": "bilinear"}
+    )
     return path
 
 

@@ -9,14 +9,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import yaml
 
 from a2s.config.base import RefineConfig
-from a2s.config.commands import EvaluateConfig, LabelConfig, RunConfig, Stage1Config, Stage2Config
-from a2s.config.training import Stage2Options
+from a2s.config.commands import EvaluateConfig, LabelConfig, Stage1Config
 from a2s.errors import ConfigError, DataError
 from a2s.storage import files, run_folder
 
@@ -93,35 +91,6 @@ def test_other_inputs_are_refused_and_free_settings_are_not(tmp_path: Path) -> N
     with (
         pytest.raises(ConfigError, match=r"inputs\.data: its content is not what it was"),
         run_folder.claim(tmp_path, command="stage1", config=free, inputs={"data": "b" * 64}),
-    ):
-        pass
-
-
-@pytest.mark.parametrize(("ram", "detector"), [(True, "ram"), (False, "conv")])
-@pytest.mark.parametrize("command", ["stage2", "run"])
-def test_a_folder_of_the_time_when_a_setting_had_another_name(
-    tmp_path: Path, command: str, ram: bool, detector: Literal["ram", "conv"]
-) -> None:
-    config = (
-        RunConfig(images=("a",), out=tmp_path, stage2=Stage2Options(detector=detector))
-        if command == "run"
-        else Stage2Config(data=tmp_path, labels=tmp_path, out=tmp_path, detector=detector)
-    )
-    with run_folder.claim(tmp_path, command=command, config=config):
-        pass
-    file = tmp_path / "config.yaml"
-    recorded = yaml.safe_load(file.read_text())
-    nested = recorded["identity"] if command == "stage2" else recorded["identity"]["stage2"]
-    assert nested.pop("detector") == detector
-    nested["ram"] = ram
-    file.write_text(yaml.safe_dump(recorded))
-    with run_folder.claim(tmp_path, command=command, config=config):
-        pass
-    nested["ram"] = not ram
-    file.write_text(yaml.safe_dump(recorded))
-    with (
-        pytest.raises(ConfigError, match=r"detector: \w+ there, \w+ now"),
-        run_folder.claim(tmp_path, command=command, config=config),
     ):
         pass
 

@@ -128,7 +128,7 @@ def sign_tie(model: Path) -> int:
     Raises:
         CheckpointError: it cannot be read, or is of another kind.
     """
-    return int(_header(model).get("sign_tie", "1"))
+    return int(_header(model)["sign_tie"])
 
 
 def _header(model: Path) -> dict[str, str]:
@@ -144,6 +144,9 @@ def _header(model: Path) -> dict[str, str]:
         raise CheckpointError(
             f"label: {model} is of kind {kind}; labels come from a stage-1 model (a2s stage1)"
         )
+    for entry in ("image_size", "resize_filter", "sign_tie"):
+        if entry not in metadata:
+            raise CheckpointError(f"label: {model} does not say with which {entry} it was trained")
     return metadata
 
 
@@ -167,7 +170,7 @@ def squash(model: Path, image_size: int | None) -> Callable[[U8], U8]:
     """
     if image_size is None:
         return lambda image_HW3: image_HW3
-    resize_filter = _header(model).get("resize_filter", "bilinear")
+    resize_filter = _header(model)["resize_filter"]
     return functools.partial(
         images.resize_rgb, height=image_size, width=image_size, resize_filter=resize_filter
     )

@@ -61,7 +61,7 @@ def trained(model: Path) -> Activator:
     file = resolve_model(model)
     side = input_size(file)
     metadata = read_metadata(file)
-    return Activator(load_network(file, _device()), side, metadata.get("resize_filter", "bilinear"))
+    return Activator(load_network(file, _device()), side, metadata["resize_filter"])
 
 
 def untrained(

@@ -109,13 +109,13 @@ def _load(model: Path) -> tuple[Detector, int, str]:
     file = resolve_model(model)
     network, metadata = load_model(file)
     is_ours = isinstance(network, Detector) and isinstance(network.decoder, DetectorDecoder)
-    if not is_ours or "image_size" not in metadata:
+    if not is_ours or not {"image_size", "resize_filter"} <= metadata.keys():
         raise CheckpointError(
             f"fig11: {file} is no detector with local and regional modules; give the --out of a "
             "stage2 that has them"
         )
     assert isinstance(network, Detector)
-    return network, int(metadata["image_size"]), metadata.get("resize_filter", "bilinear")
+    return network, int(metadata["image_size"]), metadata["resize_filter"]
 
 
 @torch.inference_mode()

@@ -49,7 +49,11 @@ def case(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[HmaPas
     calibrate_batchnorm(encoder)
     network = Detector(encoder, width=32)
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, root / "model.safetensors", {**network.spec(), "image_size": str(SIDE)})
+    save_file(
+        tensors,
+        root / "model.safetensors",
+        {**network.spec(), "image_size": str(SIDE), "resize_filter": "bilinear"},
+    )
     index, labels = Index.load(data), Index.load(root / "labels")
     before = LabelSource(labels, labels.rows_of(index.keys), root, SIDE, [0])
     stores = root / "averages", root / "labels"
