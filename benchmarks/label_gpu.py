@@ -38,7 +38,7 @@ BATCHES = {"cuda": (1, 8, 32, 64, 128), "cpu": (1, 8)}
 WAYS: dict[str, list[str]] = {
     "label, first call": [],
     "label": [],
-    "label, network at own size": ["--network-size", "own"],
+    "label, network at own size": ["--parity.network-size", "own"],
 }
 
 

@@ -80,7 +80,7 @@ def measure(config: EstimateConfig, index: Index, *, num_images: int) -> Sample:
         steps = _steps(
             config,
             model,
-            recipe_of(refine, sign_tie=sign_tie(model)),
+            recipe_of(refine, crf_input=config.parity.crf_input, sign_tie=sign_tie(model)),
             on_gpu=has_gpu(config.ray_address),
             on_device=refine.backend == "torch",
         )
@@ -138,7 +138,7 @@ def _steps(
     config: EstimateConfig, model: Path, recipe: Recipe, *, on_gpu: bool, on_device: bool
 ) -> dict[str, Any]:
     """Arguments of `map_items` that `a2s label` gives as well."""
-    image_size = input_size(model) if config.network_size == "trained" else None
+    image_size = input_size(model) if config.parity.network_size == "trained" else None
     if not on_gpu:
         return {"fn": label_chunk, "common": (model, image_size, recipe)}
     from a2s.labels.making.batch_size import LARGEST_BATCH

@@ -145,7 +145,7 @@ def _score_all(
     parts = pool.map_items(
         score_chunk,
         chunks(),
-        common=(config.convention,),
+        common=(config.parity.convention,),
         workers=workers,
         ray_address=config.ray_address,
         name=lambda item: f"evaluate: pairs from {item[1][0].key}",
@@ -186,7 +186,7 @@ def _score_all(
         "num_graded_truth": num_graded,
         "num_failed": len(failures),
         **missing,
-        "convention": config.convention,
+        "convention": config.parity.convention,
         "metric_library": metrics.LIBRARY,
         "metric_library_version": metrics.LIBRARY_VERSION,
         **_NOTES,
@@ -237,14 +237,13 @@ def _draw(out: Path, totals: DatasetScores, *, title: str) -> None:
 
 def _report(config: EvaluateConfig, scores: dict[str, Any]) -> int:
     lost = scores["num_missing_pred"] + scores["num_failed"]
-    print(
-        f"evaluate: {scores['num_images']:,} images, numbers of {_CONVENTIONS[config.convention]}"
-    )
+    numbers = _CONVENTIONS[config.parity.convention]
+    print(f"evaluate: {scores['num_images']:,} images, numbers of {numbers}")
     print("  ".join(f"{title:>10}" for title, _ in COLUMNS))
     print("  ".join(f"{scores[name]:>10.4f}" for _, name in COLUMNS))
     print(f"which F: {_NOTES['which_f']}")
     if scores["num_graded_truth"]:
-        above = "128" if config.convention == "pysodmetrics" else "half of their own range"
+        above = "128" if config.parity.convention == "pysodmetrics" else "half of their own range"
         print(
             f"{scores['num_graded_truth']:,} truths hold greys between 0 and 255; what is above"
             f" {above} counts as salient"

@@ -87,8 +87,6 @@ class RefineConfig(Settings):
 
     backend: Literal["auto", "numba", "torch", "pydensecrf"] = "auto"
     """Who computes the CRF; auto: torch on a GPU, else numba; a resumed job keeps what it had."""
-    crf_input: Literal["hard", "soft"] = "hard"
-    """`hard`: min-max, > 0.5, confidence 0.7 (the authors' code); `soft`: Eqn 6 as written."""
     iterations: int = Field(10, ge=0)
     """Mean-field iterations."""
     median: int = Field(7, ge=1)

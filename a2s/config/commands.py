@@ -77,12 +77,22 @@ class Stage2Config(Stage2Options):
     """Run folder."""
 
 
+class LabelParity(Settings):
+    """Choices of labelling that matter only to reproduce the paper or its authors' code."""
+
+    network_size: Literal["trained", "own"] = "trained"
+    """Size at which the network sees images: `trained` is that of its training, `own` the image's
+    (the authors' code), so memory grows with the image."""
+    crf_input: Literal["hard", "soft"] = "hard"
+    """The CRF starts from `hard` labels (min-max, > 0.5, confidence 0.7: the authors' code), or
+    from the `soft` map of Eqn 6."""
+
+
 class LabelOptions(Settings):
     """What may be set about labelling."""
 
-    network_size: Literal["trained", "own"] = "trained"
-    """Images are squashed to the size that the network was trained with, or stay as they are (the
-    authors' code); its memory then grows with the image."""
+    parity: LabelParity = LabelParity()
+    """Choices that matter only to reproduce the paper or its authors' code."""
     refine: RefineConfig = RefineConfig()
     """CRF and median."""
     batch_size: Annotated[
@@ -176,6 +186,13 @@ class PredictConfig(PoolSettings, PredictOptions):
     """Folder for the predictions."""
 
 
+class EvaluateParity(Settings):
+    """Choices of scoring that matter only to reproduce the paper or its authors' code."""
+
+    convention: Literal["pysodmetrics", "official"] = "pysodmetrics"
+    """Definitions of S, weighted F and graded masks: the library's, or the authors' code's."""
+
+
 class EvaluateConfig(PoolSettings):
     """Score predictions against ground truth; numbers follow pysodmetrics."""
 
@@ -187,10 +204,10 @@ class EvaluateConfig(PoolSettings):
         tuple[BenchmarkName, Path] | None, Field(json_schema_extra=NO_IDENTITY)
     ] = None
     """In place of --truth: a known benchmark and the folder that its archives were unpacked to."""
-    convention: Literal["pysodmetrics", "official"] = "pysodmetrics"
-    """Whose numbers: the library's, or the paper's authors' (S, weighted F, graded masks)."""
     out: Folder
     """Folder for scores.json, per-image Parquet, and curves."""
+    parity: EvaluateParity = EvaluateParity()
+    """Choices that matter only to reproduce the paper or its authors' code."""
 
 
 class ImportWeightsConfig(Settings):

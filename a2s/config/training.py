@@ -17,18 +17,48 @@ MIN_SIZE_OF_STATISTICS = 64
 """The smallest input of which E5, at stride 32, has more than one pixel."""
 
 
+class TrainParity(Settings):
+    """Choices that matter only to reproduce the paper or its authors' code."""
+
+    resize_filter: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    """Filter that resizes images, in training and in use; the authors' code takes Pillow's default,
+    which is `bicubic` since version 7 and was `nearest` before."""
+    schedule: ScheduleName = Field("paper", json_schema_extra=NO_IDENTITY)
+    """Default of `milestones`: those in the paper's text, or those of the authors' code."""
+
+
+class Stage1Parity(TrainParity):
+    """Choices of stage 1 that matter only to reproduce the paper or its authors' code."""
+
+    encoder_mode: Literal["frozen", "batch_statistics", "trained"] = "frozen"
+    """`batch_statistics` keeps the weights, but BatchNorm uses and stores the statistics of each
+    rank's batch (the authors' code); `trained` trains the encoder at the same rate (Table IV)."""
+    boundary: Literal["adb", "db1", "db2", "db3", "db4"] = "adb"
+    """Decision boundary: `adb` is the adaptive one (Eqn 3), the others are those of Fig. 9."""
+    e5_scale: bool = False
+    """Multiply E5 by a fixed random factor per channel (the authors' code), drawn from the seed."""
+    sign_tie: Literal[1, 0] = 1
+    """Sign (Eqn 5) where both sides are equal: 1 in the paper, 0 in the authors' code."""
+
+
+class Stage2Parity(TrainParity):
+    """Choices of stage 2 that matter only to reproduce the paper or its authors' code."""
+
+    flip: Literal["epoch", "once"] = "epoch"
+    """Draw whether an image is mirrored in every epoch, or once per run (the authors' code)."""
+
+
 class TrainOptions(Settings):
     """What both training stages share (Sec. IV-A)."""
 
     SCHEDULES: ClassVar[Mapping[ScheduleName, Schedule]]
 
+    parity: TrainParity = TrainParity()
+    """Choices that matter only to reproduce the paper or its authors' code."""
     encoder: EncoderConfig = EncoderConfig()
     """Backbone and weights."""
     image_size: int = Field(320, ge=32, multiple_of=32)
     """Side in pixels to which images are squashed."""
-    resize_filter: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
-    """How they are squashed, also when the model is used; Pillow's default, which the authors' code
-    takes, is `bicubic` since version 7, `nearest` before."""
     batch_size: int = Field(8, ge=1)
     """Images per optimizer step, over all ranks; the learning rate is never rescaled."""
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -62,9 +92,10 @@ class TrainOptions(Settings):
     def _resolved(cls, milestones: Milestones, info: ValidationInfo) -> Milestones:
         """The given milestones, or those of the named schedule for this number of epochs."""
         given = info.data
-        # Where `epochs` or `schedule` is wrong, pydantic complains about that.
-        if milestones is None and {"epochs", "schedule"} <= given.keys():
-            return scaled_milestones(cls.SCHEDULES[given["schedule"]], epochs=given["epochs"])
+        # Where `epochs` or `parity` is wrong, pydantic complains about that.
+        if milestones is None and {"epochs", "parity"} <= given.keys():
+            schedule = cls.SCHEDULES[given["parity"].schedule]
+            return scaled_milestones(schedule, epochs=given["epochs"])
         return milestones
 
 
@@ -73,15 +104,15 @@ class Stage1Options(TrainOptions):
 
     SCHEDULES = STAGE1
 
+    parity: Stage1Parity = Stage1Parity()
+    """Choices that matter only to reproduce the paper or its authors' code."""
     epochs: int = Field(20, ge=1)
     """Passes over the data."""
     lr: float = Field(1.0, ge=0)
     """Learning rate."""
-    schedule: ScheduleName = Field("paper", json_schema_extra=NO_IDENTITY)
-    """Whose milestones: the paper's text, or what the authors' code does."""
     milestones: Milestones = Field(None, validate_default=True)
-    """Epochs after which the learning rate falls to a tenth; default: those of `schedule`, scaled
-    to `epochs`."""
+    """Epochs after which the learning rate falls to a tenth; default: those of
+    `parity.schedule`, scaled to `epochs`."""
     alpha: float = Field(0.1, ge=0)
     """Weight of the L1 distance in Eqn 4 (Table V)."""
     map_weights: tuple[float, float, float, float] = (1.0, 0.1, 0.3, 0.5)
@@ -90,15 +121,6 @@ class Stage1Options(TrainOptions):
     """Leave half of the pixels out of the loss at each iteration (Sec. III-A)."""
     fusion_stride: Literal[2, 4, 8] = 4
     """Stride at which F3, F4, F5 are fused."""
-    encoder_mode: Literal["frozen", "batch_statistics", "trained"] = "frozen"
-    """`batch_statistics`: weights stand still, but BatchNorm normalises with the statistics of each
-    rank's batch and remembers them (the authors' code); `trained`: it learns at the same rate."""
-    boundary: Literal["adb", "db1", "db2", "db3", "db4"] = "adb"
-    """Decision boundary: `adb` is the adaptive one (Eqn 3), the others are those of Fig. 9."""
-    e5_scale: bool = False
-    """Multiply E5 by a fixed random factor per channel (the authors' code), drawn from the seed."""
-    sign_tie: Literal[1, 0] = 1
-    """Sign (Eqn 5) where both sides are equal: 1 in the paper, 0 in the authors' code."""
     cache_dir: Path | None = Field(None, json_schema_extra=NO_IDENTITY)
     """On a CPU: node-local folder for encoder features; default: one in the temporary directory."""
     cache_dtype: Literal["float16", "float32"] = "float16"
@@ -109,9 +131,10 @@ class Stage1Options(TrainOptions):
 
     @model_validator(mode="after")
     def _room_for_statistics(self) -> Stage1Options:
-        if self.encoder_mode != "frozen" and self.image_size < MIN_SIZE_OF_STATISTICS:
+        mode = self.parity.encoder_mode
+        if mode != "frozen" and self.image_size < MIN_SIZE_OF_STATISTICS:
             raise ValueError(
-                f"encoder_mode {self.encoder_mode} needs an image_size of at least "
+                f"parity.encoder_mode {mode} needs an image_size of at least "
                 f"{MIN_SIZE_OF_STATISTICS}: one pixel per channel has no batch statistics"
             )
         return self
@@ -122,15 +145,15 @@ class Stage2Options(TrainOptions):
 
     SCHEDULES = STAGE2
 
+    parity: Stage2Parity = Stage2Parity()
+    """Choices that matter only to reproduce the paper or its authors' code."""
     epochs: int = Field(25, ge=1)
     """Passes over the data."""
     lr: float = Field(0.005, ge=0)
     """Learning rate of the decoder."""
-    schedule: ScheduleName = Field("paper", json_schema_extra=NO_IDENTITY)
-    """Whose milestones: the paper's text, or what the authors' code does."""
     milestones: Milestones = Field(None, validate_default=True)
-    """Epochs after which the learning rate falls to a tenth; default: those of `schedule`, scaled
-    to `epochs`."""
+    """Epochs after which the learning rate falls to a tenth; default: those of
+    `parity.schedule`, scaled to `epochs`."""
     encoder_lr_scale: float = Field(0.1, ge=0)
     """Encoder learning rate as a share of `lr` (the authors' code; the paper names one rate)."""
     rectify: Literal["olr", "hma"] = "olr"
@@ -147,5 +170,3 @@ class Stage2Options(TrainOptions):
     detector: DetectorName = "ram"
     """The paper's network, the same with a convolution for RAM, or MINet (Table VII). MINet has a
     loss of its own (BCE, consistency) and BatchNorm that always trains, on each rank's images."""
-    flip: Literal["epoch", "once"] = "epoch"
-    """Whether an image is mirrored is drawn in every epoch, or (the authors' code) once per run."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from a2s.config.base import RefineConfig
 from a2s.labels.crf.backends import crf_of
 from a2s.labels.crf.energy import CrfParams, energy_of
@@ -28,7 +30,9 @@ def with_backend(
     return refine.model_copy(update={"backend": backend})
 
 
-def recipe_of(settings: RefineConfig, *, sign_tie: int = 1) -> Recipe:
+def recipe_of(
+    settings: RefineConfig, *, crf_input: Literal["hard", "soft"] = "hard", sign_tie: int = 1
+) -> Recipe:
     """What refines a map, from resolved settings and the sign rule of its model.
 
     Raises:
@@ -36,7 +40,7 @@ def recipe_of(settings: RefineConfig, *, sign_tie: int = 1) -> Recipe:
     """
     assert settings.backend != "auto"
     return Recipe(
-        energy=energy_of(settings.crf_input),
+        energy=energy_of(crf_input),
         crf=crf_of(settings.backend),
         params=CrfParams(iterations=settings.iterations),
         median=settings.median,

@@ -112,7 +112,7 @@ def tab4_rows(material: Material) -> list[Row]:
     return [
         labels_row(material, name, title, changes, paper=name)
         for name, title, changes in (
-            ("A0", "encoder trained as well", {"encoder_mode": "trained"}),
+            ("A0", "encoder trained as well", {"parity": {"encoder_mode": "trained"}}),
             ("A1", "no auxiliary supervision", {"map_weights": (1.0, 0.0, 0.0, 0.0)}),
             ("A2", "no dropped pixels", {"drop_pixels": False}),
             ("A3", "ours", {}),

@@ -50,7 +50,7 @@ def _quick(section: Settings, values: dict[str, Any]) -> Settings:
     defaults = {name: field.default for name, field in type(section).model_fields.items()}
     left = {k: v for k, v in values.items() if getattr(section, k) == defaults[k]}
     if isinstance(section, Stage1Options | Stage2Options) and "epochs" in left:
-        schedule = section.SCHEDULES[section.schedule]
+        schedule = section.SCHEDULES[section.parity.schedule]
         if section.milestones == scaled_milestones(schedule, epochs=section.epochs):
             # They were not given, so they move with the number of epochs.
             left["milestones"] = None

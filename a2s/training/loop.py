@@ -222,7 +222,10 @@ class TrainingRun:
             "loss": loss,
         }
         # What a user of the model must know to give it images as it saw them here.
-        input_spec = {"image_size": str(config.image_size), "resize_filter": config.resize_filter}
+        input_spec = {
+            "image_size": str(config.image_size),
+            "resize_filter": config.parity.resize_filter,
+        }
         with ranks.fail_together():
             if ranks.is_main():
                 self._checkpointer.begin(

@@ -31,15 +31,15 @@ def start_stage1(
 ) -> tuple[ActivationNet, dict[str, nn.Parameter], GuardedSGD]:
     """Network and optimizer, as the seed or the commit has them; equal on every rank."""
     torch.manual_seed(config.seed)
-    encoder = load_encoder(config.encoder.name, config.encoder.weights)
-    scale_C = random_e5_scale(encoder.channels[4], seed=config.seed) if config.e5_scale else None
+    encoder, parity = load_encoder(config.encoder.name, config.encoder.weights), config.parity
+    scale_C = random_e5_scale(encoder.channels[4], seed=config.seed) if parity.e5_scale else None
     model = ActivationNet(
         encoder,
         fusion_stride=config.fusion_stride,
         e5_scale_C=scale_C,
-        boundary=config.boundary,
-        sign_tie=config.sign_tie,
-        encoder_mode=config.encoder_mode,
+        boundary=parity.boundary,
+        sign_tie=parity.sign_tie,
+        encoder_mode=parity.encoder_mode,
     )
     tensors, buffers, _ = checkpoints.load(commit) if commit else (model.state_dict(), {}, {})
     if commit:
@@ -73,7 +73,7 @@ def start_features(
     """Choose where stage 1's features come from: a cache if the encoder is frozen."""
     weights, device = fingerprint_tensors(model.encoder), next(model.parameters()).device
     ranks.check_same("encoder weights", weights)
-    if config.encoder_mode == "trained":
+    if config.parity.encoder_mode == "trained":
         return LiveFeatures(prepare(model.encoder), device, world=ranks.world())
 
     @torch.no_grad()
@@ -82,7 +82,7 @@ def start_features(
             e3, e4, e5 = model.encode(image_B3SS)
         return e3.float(), e4.float(), e5.float()
 
-    if config.encoder_mode == "batch_statistics":
+    if config.parity.encoder_mode == "batch_statistics":
         return LiveFeatures(encode, device, world=ranks.world())
     with ranks.fail_together():
         cache = open_cache(
@@ -90,7 +90,7 @@ def start_features(
             config.cache_dir,
             made_from={
                 "data": index.fingerprint,
-                "resize_filter": config.resize_filter,
+                "resize_filter": config.parity.resize_filter,
                 "encoder": weights,
                 "arithmetic": f"{config.precision} on {device.type}",
             },

@@ -1,9 +1,9 @@
 """Stage 1: train the activation network on unlabelled images (Sec. III-A).
 
-The four blocks train. The encoder is frozen and its features are cached, unless `encoder_mode` says
-otherwise. The loop is the same for one rank and for many: every sum of the loss is taken over all
-ranks before it is divided, so gradients do not depend on the number of ranks. No step waits for the
-device: the host reads losses at log lines and before commits.
+The four blocks train. The encoder is frozen and its features are cached, unless
+`parity.encoder_mode` says otherwise. The loop is the same for one rank and for many: every sum of
+the loss is taken over all ranks before it is divided, so gradients do not depend on the number of
+ranks. No step waits for the device: the host reads losses at log lines and before commits.
 
 B images of one rank, G of the global batch, W 32-bit words of kept pixels, K maps.
 """
@@ -65,7 +65,7 @@ def _train(config: Stage1Config, run: TrainingRun) -> None:
         seed=config.seed,
         needs_image=features.needs_image,
         keep_sides=[(size // s, size // s) for s in (1, *STRIDES)] if config.drop_pixels else (),
-        resize_filter=config.resize_filter,
+        resize_filter=config.parity.resize_filter,
     )
     loader = run.make_loader(dataset)
     weight_K = torch.tensor(config.map_weights, dtype=torch.float64, device=device)

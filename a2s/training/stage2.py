@@ -186,15 +186,15 @@ def _labelled_images(
         config.out / "labels",
         config.image_size,
         generation_by_epoch,
-        resize_filter=config.resize_filter,
+        resize_filter=config.parity.resize_filter,
     )
     dataset = Images(
         run.index,
         image_size=config.image_size,
         seed=config.seed,
         read_label=source,
-        resize_filter=config.resize_filter,
-        flip_once=config.flip == "once",
+        resize_filter=config.parity.resize_filter,
+        flip_once=config.parity.flip == "once",
     )
     return source, keep_N, dataset
 

@@ -172,11 +172,11 @@ def test_the_authors_convention_is_another_run(tmp_path: Path) -> None:
     predict(tmp_path / "pred")
     _, library = scores_of(tmp_path, "ECSSD")
     with pytest.raises(ConfigError, match="convention"):
-        scores_of(tmp_path, "ECSSD", convention="official")
+        scores_of(tmp_path, "ECSSD", parity={"convention": "official"})
     config = EvaluateConfig(
         pred=tmp_path / "pred",
         benchmark=("ECSSD", tmp_path / "root"),
-        convention="official",
+        parity={"convention": "official"},
         out=tmp_path / "official",
     )
     assert evaluate.run(config) == 0

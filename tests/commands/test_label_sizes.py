@@ -29,7 +29,7 @@ from a2s.models.boundary import signed_probability
 from a2s.models.encoders import build_encoder, calibrate_batchnorm
 
 SIZES = [(70, 50), (51, 71), (70, 50), (33, 90), (1, 40)]
-OWN = {"network_size": "own", "refine": RefineConfig(max_side=None)}
+OWN = {"parity": {"network_size": "own"}, "refine": RefineConfig(max_side=None)}
 
 
 def write_model(path: Path, **settings: object) -> Path:
@@ -78,10 +78,10 @@ def test_the_network_sees_every_image_as_it_is(model: Path, data: Path, own: Pat
 
 
 def test_own_size_is_another_label_set(model: Path, data: Path, own: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="network_size: own there, trained now"):
+    with pytest.raises(ConfigError, match=r"parity\.network_size: own there, trained now"):
         label.run(config(model, data, own, refine=RefineConfig(max_side=None)))
     with pytest.raises(ConfigError, match=r"refine\.max_side: None there, 640 now"):
-        label.run(config(model, data, own, network_size="own"))
+        label.run(config(model, data, own, parity={"network_size": "own"}))
     squashed = tmp_path / "squashed"
     assert label.run(config(model, data, squashed, refine=RefineConfig(max_side=None))) == 0
     assert shard_bytes(squashed) != shard_bytes(own)
@@ -114,7 +114,9 @@ def test_the_largest_image_decides_what_a_device_takes(model: Path, tmp_path: Pa
         (tmp_path / "photos" / f"{n}.png").write_bytes(encoded(*size, seed=n + 1))
     data = pack(tmp_path / "photos", tmp_path / "data")
     for network_size, pixels in {"own": 51 * 71, "trained": 64 * 64}.items():
-        settings = LabelConfig(model=model, data=data, out=data, network_size=network_size)
+        settings = LabelConfig(
+            model=model, data=data, out=data, parity={"network_size": network_size}
+        )
         assert all_shards.Work(settings, Index.load(data), model, 64, [0, 1]).most_pixels == pixels
 
 

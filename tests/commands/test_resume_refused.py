@@ -81,7 +81,7 @@ def test_every_value_by_which_the_presets_differ(tmp_path: Path) -> None:
     for difference in (
         "binarise: False there, True now",
         "encoder_lr_scale: 1.0 there, 0.1 now",
-        "flip: epoch there, once now",
+        "parity.flip: epoch there, once now",
         "milestones: [15, 20] there, [14, 19] now",
     ):
         assert difference in str(caught.value)

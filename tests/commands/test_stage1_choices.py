@@ -24,14 +24,14 @@ from a2s.models.encoder_weights import load_encoder
 from a2s.storage import checkpoints
 
 CHOICES = {
-    "batch_statistics": "--encoder-mode batch_statistics",
-    "trained": "--encoder-mode trained",
-    "db1": "--boundary db1",
-    "db2": "--boundary db2",
-    "db3": "--boundary db3",
-    "db4": "--boundary db4",
-    "official": "--encoder-mode batch_statistics --e5-scale --sign-tie 0 --fusion-stride 2 "
-    "--resize-filter bicubic",
+    "batch_statistics": "--parity.encoder-mode batch_statistics",
+    "trained": "--parity.encoder-mode trained",
+    "db1": "--parity.boundary db1",
+    "db2": "--parity.boundary db2",
+    "db3": "--parity.boundary db3",
+    "db4": "--parity.boundary db4",
+    "official": "--parity.encoder-mode batch_statistics --parity.e5-scale --parity.sign-tie 0 "
+    "--fusion-stride 2 --parity.resize-filter bicubic",
 }
 NUM_COMMITS = 4
 
@@ -176,8 +176,8 @@ def test_the_model_says_how_it_wants_to_be_used(runs: dict[str, Path]) -> None:
 @pytest.mark.parametrize("mode", ["batch_statistics", "trained"])
 def test_one_pixel_has_no_statistics(mode: str) -> None:
     with pytest.raises(ValidationError, match="image_size of at least 64"):
-        Stage1Options(encoder_mode=mode, image_size=32)
-    Stage1Options(encoder_mode=mode, image_size=64)
+        Stage1Options(parity={"encoder_mode": mode}, image_size=32)
+    Stage1Options(parity={"encoder_mode": mode}, image_size=64)
 
 
 def test_a_trained_encoder_survives_the_learning_rate_of_the_paper(

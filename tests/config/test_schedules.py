@@ -88,8 +88,8 @@ def test_milestones_move_with_the_number_of_epochs(
     [
         ("", (10, 16)),
         ("--epochs 10", (5, 8)),
-        ("--schedule official", (11, 15)),
-        ("--schedule official --epochs 10", (6, 8)),
+        ("--parity.schedule official", (11, 15)),
+        ("--parity.schedule official --epochs 10", (6, 8)),
         ("--epochs 10 --milestones 3 4", (3, 4)),
         ("--milestones 3", (3,)),
     ],
@@ -100,7 +100,7 @@ def test_given_milestones_are_used_as_they_are(flags: str, milestones: tuple[int
 
 def test_milestones_in_the_sections_of_a_run(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
-    file.write_text("stage1: {epochs: 10}\nstage2: {schedule: official, milestones: [7]}")
+    file.write_text("stage1: {epochs: 10}\nstage2: {parity: {schedule: official}, milestones: [7]}")
     config: RunConfig = parse(
         "run", ["images", "--out", "o", "--config", str(file), "--stage2.epochs", "50"]
     )
@@ -110,7 +110,7 @@ def test_milestones_in_the_sections_of_a_run(tmp_path: Path) -> None:
 def test_a_wrong_schedule_or_number_of_epochs_is_the_only_complaint() -> None:
     for flags, message in (
         ("--epochs 0", "config: stage1.epochs: Input should be greater than or equal to 1"),
-        ("--schedule mine", "stage1: invalid choice 'mine'"),
+        ("--parity.schedule mine", "stage1: invalid choice 'mine'"),
     ):
         with pytest.raises(ConfigError, match=message):
             parse("stage1", [*STAGE1_PATHS, *flags.split()])
@@ -129,6 +129,6 @@ def test_a_run_keeps_its_milestones_when_it_is_resumed(tmp_path: Path) -> None:
     record = yaml.safe_load((out / "config.yaml").read_text())
     assert record["stage1"]["milestones"] == record["identity"]["milestones"] == [5, 8]
     claim(epochs=10, milestones=(5, 8))
-    claim(epochs=10, schedule="official", milestones=(5, 8))
+    claim(epochs=10, parity={"schedule": "official"}, milestones=(5, 8))
     with pytest.raises(ConfigError, match=r"milestones: \[5, 8\] there, \[6, 8\] now"):
-        claim(epochs=10, schedule="official")
+        claim(epochs=10, parity={"schedule": "official"})

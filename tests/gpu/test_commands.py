@@ -67,7 +67,7 @@ def masks(labels: Path) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("size", ["trained", "own"])
 def test_labels_are_those_of_a_cpu(work: Path, size: str) -> None:
     label = ["label", "--model", work / "s1", "--data", work / "data", "--workers", 0]
-    label += ["--network-size", size]
+    label += ["--parity.network-size", size]
     gpu, cpu = work / f"gpu-{size}", work / f"cpu-{size}"
     a2s(*label, "--out", gpu)
     a2s(*label, "--out", cpu, CUDA_VISIBLE_DEVICES="")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from a2s.config.training import Stage1Options
+from a2s.config.training import Stage1Parity
 from a2s.models.activation_net import (
     NUM_MAPS,
     ActivationBlocks,
@@ -139,16 +139,8 @@ def test_a_network_is_made_again_from_its_spec(boundary: str, sign_tie: int) -> 
             assert torch.equal(ours, theirs)
 
 
-def test_a_spec_from_before_there_was_a_choice_is_the_papers() -> None:
-    spec = ActivationNet(build_encoder("mobilenet_v2"), fusion_stride=4).spec()
-    del spec["boundary"], spec["sign_tie"]
-    net = build_from_spec(spec)
-    assert isinstance(net, ActivationNet)
-    assert (net.blocks.boundary, net.sign_tie) == ("adb", 1)
-
-
 def test_options_name_what_the_models_have() -> None:
-    fields = Stage1Options.model_fields
+    fields = Stage1Parity.model_fields
     assert set(get_args(fields["boundary"].annotation)) == set(BOUNDARIES)
     assert get_args(fields["encoder_mode"].annotation) == get_args(EncoderMode)
 

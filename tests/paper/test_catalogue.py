@@ -1,6 +1,5 @@
 """What every table is made of: jobs, their settings and folders. Nothing is run here."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,11 +21,7 @@ TESTS = {
 
 def material(name="tab4", out=OUT, **flags):
     config = AblateConfig(name=name, out=out, data="t/images", **{**TESTS, **flags})
-    found = gather(config, find(name).needs)
-    # What a default says already is no change, so the rows do not depend on where it stands.
-    defaults = {"detector": "ram", "rectify": "olr", **found.stage2}
-    stage1 = {"encoder_mode": "frozen", "boundary": "adb", **found.stage1}
-    return replace(found, stage1=stage1, stage2=defaults)
+    return gather(config, find(name).needs)
 
 
 def rows(name, **flags):
@@ -51,7 +46,7 @@ def test_rows_of_a_table_have_names_of_their_own():
 def test_tab4_changes_one_thing_per_row_and_shares_the_rest():
     found = rows("tab4")
     training = {name: job_of(row, "stage1") for name, row in found.items()}
-    assert training["A0"].settings["encoder_mode"] == "trained"
+    assert training["A0"].settings["parity"].encoder_mode == "trained"
     assert training["A1"].settings["map_weights"] == (1, 0, 0, 0)
     assert training["A2"].settings["drop_pixels"] is False
     folders = {name: job.out.relative_to(OUT).parent.as_posix() for name, job in training.items()}
@@ -61,7 +56,7 @@ def test_tab4_changes_one_thing_per_row_and_shares_the_rest():
         "A2": "rows/stage1-drop_pixels-false",
         "A3": "shared",
     }
-    changed = {"encoder_mode", "map_weights", "drop_pixels", "out"}
+    changed = {"parity", "map_weights", "drop_pixels", "out"}
     plain = {k: v for k, v in training["A3"].settings.items() if k not in changed}
     for job in training.values():
         assert {k: v for k, v in job.settings.items() if k not in changed} == plain
@@ -153,7 +148,7 @@ def test_fig9_scores_every_epoch_before_it_trains_the_next(tmp_path):
     }
     found = rows("fig9", **flags)
     trained = {n: [j for j in r.jobs if j.command == "stage1"] for n, r in found.items()}
-    assert {n: jobs[0].settings["boundary"] for n, jobs in trained.items()} == {
+    assert {n: jobs[0].settings["parity"].boundary for n, jobs in trained.items()} == {
         **{"DB1": "db1", "DB2": "db2", "DB3": "db3", "DB4": "db4"},
         "DB5": "adb",
     }

@@ -67,7 +67,7 @@ def test_what_a_boundary_learns_does_not_depend_on_the_number_of_ranks(
     data: Path, tmp_path: Path, boundary: str
 ) -> None:
     for world in (1, WORLD):
-        run(data, tmp_path / str(world), world=world, boundary=boundary)
+        run(data, tmp_path / str(world), world=world, **{"parity.boundary": boundary})
     one, two = (losses(tmp_path / str(world)) for world in (1, WORLD))
     assert len(one) == 4
     assert two == pytest.approx(one, abs=5e-6)
@@ -83,7 +83,7 @@ def test_each_rank_normalises_its_own_images_and_says_so(
 ) -> None:
     """The first gradient is that of a plain loop in which every rank's images are a batch."""
     out = tmp_path / "out"
-    said = run(data, out, world=WORLD, encoder_mode=mode, epochs=1)
+    said = run(data, out, world=WORLD, epochs=1, **{"parity.encoder_mode": mode})
     assert "BatchNorm normalises each rank's images by themselves, so 2 ranks do not learn" in said
 
     torch.manual_seed(SEED)
@@ -126,7 +126,7 @@ def test_each_rank_normalises_its_own_images_and_says_so(
 def test_a_trained_encoder_is_resumed_by_another_number_of_ranks(
     data: Path, tmp_path: Path
 ) -> None:
-    out, changed = tmp_path / "out", {"encoder_mode": "trained", "epochs": 2}
+    out, changed = tmp_path / "out", {"parity.encoder_mode": "trained", "epochs": 2}
     run(data, out, world=WORLD, **changed)
     newest = max((out / "commits").iterdir())
     newest.unlink()

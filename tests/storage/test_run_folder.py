@@ -100,11 +100,10 @@ def test_identity_keeps_nested_settings_and_drops_free_ones() -> None:
         model=Path("m"), data=Path("d"), out=Path("o"), refine=RefineConfig(median=5), workers=3
     )
     assert run_folder.identity(config) == {
-        "network_size": "trained",
+        "parity": {"network_size": "trained", "crf_input": "hard"},
         "limit": None,
         "refine": {
             "backend": "auto",
-            "crf_input": "hard",
             "iterations": 10,
             "median": 5,
             "max_side": 640,

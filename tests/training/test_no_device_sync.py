@@ -60,7 +60,10 @@ def test_what_was_sent_is_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("stage1", []),
         ("stage1", ["--drop-pixels"]),
-        ("stage1", ["--encoder-mode", "trained", "--image-size", "64", "--boundary", "db1"]),
+        (
+            "stage1",
+            ["--parity.encoder-mode", "trained", "--image-size", "64", "--parity.boundary", "db1"],
+        ),
         ("stage2", ["--warm-epochs", "1"]),
         ("stage2", ["--warm-epochs", "1", "--detector", "minet", "--no-binarise"]),
     ],

@@ -56,7 +56,7 @@ class LabelJob:
     @property
     def network_size(self) -> int | None:
         """Side at which the network sees images; None is their own size."""
-        return self.image_size if self.config.network_size == "trained" else None
+        return self.image_size if self.config.parity.network_size == "trained" else None
 
     @property
     def most_pixels(self) -> int:
@@ -73,7 +73,10 @@ def _label_shards(work: LabelJob, folder: run_folder.RunDir) -> None:
     threads = pool.num_cpus() if workers == 0 else 0
     on_gpu = has_gpu(config.ray_address)
     size = _chunk_size(work, folder, workers=workers, on_gpu=on_gpu)
-    recipe, before = recipe_of(config.refine, sign_tie=sign_tie(work.model)), None
+    recipe = recipe_of(
+        config.refine, crf_input=config.parity.crf_input, sign_tie=sign_tie(work.model)
+    )
+    before = None
     fn: Callable[..., Labelled] = label_chunk
     common: tuple[object, ...] = (work.model, work.network_size, recipe)
     if on_gpu:

@@ -42,7 +42,7 @@ def fig9_rows(material: Material) -> list[Row]:
 
 def _epoch_jobs(material: Material, out: Path, boundary: str, epochs: range) -> Iterator[Job]:
     for epoch in epochs:
-        changes = {"boundary": boundary, "until_epoch": epoch}
+        changes = {"parity": {"boundary": boundary}, "until_epoch": epoch}
         scoring, folders = scored_maps(
             material, out / "stage1", out, f"epoch-{epoch:03d}", material.scored
         )

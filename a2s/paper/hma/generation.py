@@ -56,7 +56,7 @@ def _make_generation(
             stack.enter_context(pool.session(workers=None, ray_address=ray_address))
         on_gpu = has_gpu(ray_address)
         side = int(run_folder.recorded(run, "image_size"))
-        resize_filter = str(run_folder.recorded(run, "resize_filter"))
+        resize_filter = str(run_folder.recorded(run, "parity", "resize_filter"))
         averages, label_row_N = run / AVERAGES, labels.rows_of(index.keys)
         averages.mkdir(exist_ok=True)
         turn = HmaPass(

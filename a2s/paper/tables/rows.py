@@ -6,15 +6,16 @@ So two tables in one OUT share every run that both have.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from a2s.errors import ConfigError
-from a2s.pipeline import Job, stage2_jobs
+from a2s.pipeline import Job, chosen, stage2_jobs
 
 Changes = Mapping[str, Any]
+"""Settings by name; a mapping holds those of a nested group."""
 
 
 @dataclass(frozen=True)
@@ -92,16 +93,42 @@ def merged(rows: Sequence[Row]) -> list[Job]:
 
 
 def differing(section: Changes, changes: Changes) -> dict[str, Any]:
-    """The changes that are none: what the section says already is left out."""
-    return {k: v for k, v in changes.items() if k not in section or section[k] != v}
+    """The changes without those that the section says already."""
+    effective: dict[str, Any] = {}
+    for name, value in changes.items():
+        if isinstance(value, Mapping):
+            if inner := differing(chosen(section[name]), value):
+                effective[name] = inner
+        elif name not in section or section[name] != value:
+            effective[name] = value
+    return effective
+
+
+def changed(section: Changes, changes: Changes) -> dict[str, Any]:
+    """The settings of a section after the changes."""
+    return {
+        **section,
+        **{
+            name: section[name].model_copy(update=value) if isinstance(value, Mapping) else value
+            for name, value in changes.items()
+        },
+    }
 
 
 def home(material: Material, stage: str, changes: Changes) -> Path:
     """Folder of the run with these changes: the shared one without any, else named after them."""
     if not changes:
         return material.shared
-    parts = [f"{name}-{_text(value)}" for name, value in sorted(changes.items())]
+    parts = [f"{name}-{_text(value)}" for name, value in sorted(_flat(changes))]
     return material.out / "rows" / "-".join([stage, *parts])
+
+
+def _flat(changes: Changes) -> Iterator[tuple[str, Any]]:
+    for name, value in changes.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value)
+        else:
+            yield name, value
 
 
 def _text(value: object) -> str:
@@ -115,7 +142,7 @@ def _text(value: object) -> str:
 def stage1_job(material: Material, out: Path, **changes: Any) -> Job:
     """Train the activation network in `out`/stage1."""
     paths = {"data": material.needed_data(), "out": out / "stage1"}
-    return Job("stage1", {**paths, **material.stage1, **changes})
+    return Job("stage1", {**paths, **changed(material.stage1, changes)})
 
 
 def label_job(material: Material, out: Path, name: str, data: Path) -> Job:
@@ -128,7 +155,7 @@ def stage2_job(material: Material, out: Path, **changes: Any) -> Job:
     """Train the detector in `out`/stage2 on the shared labels."""
     labels = {"labels": material.shared / "labels" / "train"}
     paths = {"data": material.needed_data(), **labels, "out": out / "stage2"}
-    return Job("stage2", {**paths, **material.stage2, **changes})
+    return Job("stage2", {**paths, **changed(material.stage2, changes)})
 
 
 def predict_job(material: Material, model: Path | str, scored: Scored, out: Path) -> Job:
