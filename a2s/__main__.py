@@ -12,26 +12,8 @@ from types import FrameType
 from typing import NoReturn
 
 from a2s import __version__
+from a2s.config.registry import COMMANDS
 from a2s.errors import A2SError
-
-COMMANDS = {
-    "shard": "pack images into WebDataset shards with an index; bad images are quarantined",
-    "stage1": "train the activation network on shards, without labels",
-    "label": "turn activation maps into pseudo labels (dense CRF, median filter)",
-    "stage2": "train the detector on pseudo labels that it rectifies online",
-    "snapshot": "keep stage 2's labels and predictions of some images after an epoch",
-    "hma": "make stage 2's next labels by moving averages, in the place of that rectification",
-    "predict": "write saliency maps, cut-outs, and overlays at the images' own size",
-    "evaluate": "score predictions: MAE, F, weighted F, S, E, curves",
-    "run": "all of the above on one machine, resumable at every step",
-    "ablate": "make a table or figure of the paper again: its rows as runs, beside its numbers",
-    "estimate": "say what labelling will take: hours of cores and GPUs, bytes, machines",
-    "status": "say how far a job is, from its folder or a copy of it: rate, time left, failures",
-    "import-weights": "turn a checkpoint of the paper's authors into a model",
-    "export-weights": "turn a model into a checkpoint in the authors' layout",
-    "doctor": "say what works on this machine and what does not",
-}
-
 
 _MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 """Full, read-only, or forbidden storage: the user's to solve, not a bug."""
@@ -40,14 +22,14 @@ _MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.
 def usage() -> str:
     """The top-level help text."""
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: a2s COMMAND [options]        a2s COMMAND --help for its options",
             "",
             *lines,
             "",
-            "Flags win over --config FILE (YAML, one section per command), and that over defaults.",
+            "Flags win over --config FILE (YAML, one section per command), the file over defaults.",
             "Training on several devices: accelerate launch -m a2s stage1 …",
             "Exit codes: 0 done, 1 bug, 2 your input or settings, 3 done but too many failures,",
             "130 interrupted, 143 terminated.",
@@ -76,8 +58,8 @@ def run(arguments: list[str]) -> int:
     from a2s.config.parse import parse
 
     config = parse(command, arguments[1:])
-    job = importlib.import_module(f"a2s.commands.{command.replace('-', '_')}")
-    code: int = job.run(config)
+    module = importlib.import_module(f"a2s.commands.{COMMANDS[command].module}")
+    code: int = module.run(config)
     return code
 
 

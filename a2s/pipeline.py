@@ -22,7 +22,7 @@ import yaml
 from pydantic import BaseModel
 
 from a2s.config.commands import RunConfig
-from a2s.config.parse import MODELS
+from a2s.config.registry import COMMANDS
 from a2s.config.training import TrainOptions
 from a2s.errors import ConfigError
 from a2s.parallel.pool import num_cpus
@@ -87,7 +87,8 @@ def run_jobs(
     times: Counter[str] = Counter()
     for number, job in enumerate(jobs, start=1):
         say(f"{name}: [{number}/{len(jobs)}] {job.command} -> {job.out}")
-        config = MODELS[job.command](**job.settings)
+        command = COMMANDS[job.command]
+        config = command.settings_class()(**job.settings)
         # A list may hold a job twice, because another one has changed its input meanwhile.
         times[key := f"{job.out} {job.key}"] += 1
         fields = {"job": job.command, "out": str(job.out), "key": f"{job.key}-{times[key]}"}
@@ -101,7 +102,8 @@ def run_jobs(
             else:
                 # Standard output is for the caller's own table; each job's last lines are progress.
                 with contextlib.redirect_stdout(sys.stderr):
-                    code = int(importlib.import_module(f"a2s.commands.{job.command}").run(config))
+                    module = importlib.import_module(f"a2s.commands.{command.module}")
+                    code = int(module.run(config))
         finally:
             if log is not None:
                 log(**fields, exit_code=code, elapsed_sec=round(time.monotonic() - start, 3))
@@ -162,7 +164,7 @@ def _launch(job: Job, processes: int) -> int:
 
     file = job.out.parent / f"{job.command}.launch.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
-    settings = MODELS[job.command](**job.settings).model_dump(mode="json")
+    settings = COMMANDS[job.command].settings_class()(**job.settings).model_dump(mode="json")
     atomic_write(file, yaml.safe_dump({job.command: settings}, sort_keys=False))
     environment = dict(os.environ)
     if not torch.cuda.is_available():

@@ -19,7 +19,10 @@ NO_IDENTITY: dict[str, Any] = {"identity": False}
 Workers = Annotated[int | Literal["auto"], Field(json_schema_extra=NO_IDENTITY)]
 Folder = Annotated[Path, Field(json_schema_extra=NO_IDENTITY)]
 FailureRate = Annotated[float, Field(ge=0, le=1, json_schema_extra=NO_IDENTITY)]
+EncoderName = Literal["resnet50", "mobilenet_v2"]
 DetectorName = Literal["ram", "conv", "minet"]
+BackendName = Literal["auto", "numba", "torch", "pydensecrf"]
+BenchmarkName = Literal["ECSSD", "PASCAL-S", "HKU-IS", "DUTS-TE", "DUT-OMRON", "MSRA-B"]
 RayAddress = Annotated[str | None, Field(json_schema_extra=NO_IDENTITY)]
 
 
@@ -70,7 +73,7 @@ class PoolSettings(Settings):
 class EncoderConfig(Settings):
     """The backbone and where its weights come from."""
 
-    name: Literal["resnet50", "mobilenet_v2"] = "resnet50"
+    name: EncoderName = "resnet50"
     """Architecture; five taps E1..E5 at strides 2, 4, 8, 16, 32."""
     weights: str = "none"
     """A file (.safetensors, .pth), a name such as `resnet50/moco_v2_800ep`, or `none`."""
@@ -85,7 +88,7 @@ class EncoderConfig(Settings):
 class RefineConfig(Settings):
     """Dense CRF and median filter (Eqn 6)."""
 
-    backend: Literal["auto", "numba", "torch", "pydensecrf"] = "auto"
+    backend: BackendName = "auto"
     """Who computes the CRF; auto: torch on a GPU, else numba; a resumed job keeps what it had."""
     iterations: int = Field(10, ge=0)
     """Mean-field iterations."""
@@ -100,6 +103,3 @@ class RefineConfig(Settings):
         if self.median % 2 == 0:
             raise ValueError(f"median must be odd, not {self.median}")
         return self
-
-
-BenchmarkName = Literal["ECSSD", "PASCAL-S", "HKU-IS", "DUTS-TE", "DUT-OMRON", "MSRA-B"]

@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from a2s.config.base import (
     NO_IDENTITY,
+    BackendName,
     BenchmarkName,
     DetectorName,
     EncoderConfig,
@@ -153,7 +154,7 @@ class HmaConfig(Settings):
     """Its data shards."""
     labels: Folder
     """Its label shards, from which the moving averages start."""
-    backend: Literal["auto", "numba", "torch", "pydensecrf"] = "auto"
+    backend: BackendName = "auto"
     """Who computes the CRFs; auto: torch on a GPU, else numba; later passes keep what it was."""
     workers: Workers = "auto"
     """Ray workers; 0 runs in this process; auto is 0 below 64 images."""

@@ -15,27 +15,8 @@ import tyro
 import yaml
 from pydantic import BaseModel, ValidationError, create_model
 
-from a2s.config import commands as configs
-from a2s.config.ablate import AblateConfig
+from a2s.config.registry import COMMANDS
 from a2s.errors import ConfigError
-
-MODELS: dict[str, type[BaseModel]] = {
-    "shard": configs.ShardConfig,
-    "stage1": configs.Stage1Config,
-    "label": configs.LabelConfig,
-    "stage2": configs.Stage2Config,
-    "snapshot": configs.SnapshotConfig,
-    "hma": configs.HmaConfig,
-    "predict": configs.PredictConfig,
-    "evaluate": configs.EvaluateConfig,
-    "run": configs.RunConfig,
-    "ablate": AblateConfig,
-    "estimate": configs.EstimateConfig,
-    "status": configs.StatusConfig,
-    "import-weights": configs.ImportWeightsConfig,
-    "export-weights": configs.ExportWeightsConfig,
-    "doctor": configs.DoctorConfig,
-}
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -51,7 +32,7 @@ def parse(command: str, arguments: list[str]) -> Any:
         ConfigError: the file is not readable, or a key, a flag, or a value is wrong.
         SystemExit: `--help` (0), or a wrong flag on a rank that leaves complaining to rank 0 (2).
     """
-    model = MODELS[command]
+    model = COMMANDS[command].settings_class()
     file, flags = _take_config_flag(command, arguments)
     sections = _read(file) if file else {}
     values = dict(sections.get(command, {}))
@@ -138,9 +119,9 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(content, dict):
         raise ConfigError(f"config: {file} must hold one section per command")
     for name, section in content.items():
-        if name not in MODELS:
+        if name not in COMMANDS:
             raise ConfigError(
-                f"config: {name} is not a command{nearest(str(name), MODELS)} ({file})"
+                f"config: {name} is not a command{nearest(str(name), COMMANDS)} ({file})"
             )
         if not isinstance(section, dict):
             raise ConfigError(f"config: section {name} must hold `key: value` lines ({file})")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from a2s.config.commands import Stage2Config
-from a2s.config.parse import MODELS, parse
+from a2s.config.parse import parse
+from a2s.config.registry import COMMANDS
 from a2s.errors import ConfigError
 
 PATHS = ["--data", "d", "--labels", "l", "--out", "o"]
@@ -118,13 +119,13 @@ def test_only_one_rank_complains_about_flags(
     assert (caught.value.code, capsys.readouterr().err) == (2, "")
 
 
-@pytest.mark.parametrize("command", sorted(MODELS))
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_help_explains_every_flag(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parse(command, ["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for name, field in MODELS[command].model_fields.items():
+    for name, field in COMMANDS[command].settings_class().model_fields.items():
         assert field.description, f"{command}.{name} has no help text"
         # A name of its own for the flag, where the field's is taken.
         flag = next((mark.name for mark in field.metadata if getattr(mark, "name", None)), name)

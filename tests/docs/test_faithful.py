@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel
 from repository import REPO
 
-from a2s.config.parse import MODELS, parse
+from a2s.config.parse import parse
+from a2s.config.registry import COMMANDS
 
 NUM_ROWS = 37
 PRESETS = ("paper", "official")
@@ -45,7 +46,9 @@ def value(config: BaseModel, path: str) -> object:
 
 def field_exists(path: str) -> bool:
     command, *names = path.split(".")
-    model = MODELS.get(command)
+    if command not in COMMANDS:
+        return False
+    model: type[BaseModel] | None = COMMANDS[command].settings_class()
     for name in names:
         if model is None or name not in model.model_fields:
             return False

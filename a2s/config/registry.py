@@ -1,0 +1,109 @@
+"""Every command: its help text, its settings class, and the module that runs it.
+
+To add a command, add a row here, its settings class in this folder, and a file in `a2s/commands/`.
+Classes and modules are named, not imported, so that `a2s --help` loads neither pydantic nor torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+
+class Command(NamedTuple):
+    """One command of `a2s`."""
+
+    help: str
+    """Its line in `a2s --help`."""
+    settings: str
+    """Module of `a2s.config` and class in it."""
+    module: str
+    """Module of `a2s.commands` whose `run(settings)` returns the exit code."""
+
+    def settings_class(self) -> type[BaseModel]:
+        """Import the class of the command's settings."""
+        module, name = self.settings.split(".")
+        found: type[BaseModel] = getattr(importlib.import_module(f"a2s.config.{module}"), name)
+        return found
+
+
+COMMANDS = {
+    "shard": Command(
+        "pack images into WebDataset shards with an index; set aside images that cannot be read",
+        "commands.ShardConfig",
+        "shard",
+    ),
+    "stage1": Command(
+        "train the activation network on shards, without labels",
+        "commands.Stage1Config",
+        "stage1",
+    ),
+    "label": Command(
+        "turn activation maps into pseudo labels (dense CRF, median filter)",
+        "commands.LabelConfig",
+        "label",
+    ),
+    "stage2": Command(
+        "train the detector on pseudo labels and correct them online",
+        "commands.Stage2Config",
+        "stage2",
+    ),
+    "snapshot": Command(
+        "save stage 2's labels and predictions of a few images after an epoch",
+        "commands.SnapshotConfig",
+        "snapshot",
+    ),
+    "hma": Command(
+        "update stage 2's labels by a moving average (alternative to online correction)",
+        "commands.HmaConfig",
+        "hma",
+    ),
+    "predict": Command(
+        "write saliency maps, cut-outs, and overlays at the images' own size",
+        "commands.PredictConfig",
+        "predict",
+    ),
+    "evaluate": Command(
+        "score predictions against masks: MAE, F, weighted F, S, E, curves",
+        "commands.EvaluateConfig",
+        "evaluate",
+    ),
+    "run": Command(
+        "run the whole pipeline on one machine, from shard to evaluate; resumable at every step",
+        "commands.RunConfig",
+        "run",
+    ),
+    "ablate": Command(
+        "reproduce a table or figure of the paper and compare the numbers",
+        "ablate.AblateConfig",
+        "ablate",
+    ),
+    "estimate": Command(
+        "estimate what labelling takes: core and GPU hours, bytes, machines",
+        "commands.EstimateConfig",
+        "estimate",
+    ),
+    "status": Command(
+        "show the progress of a job, from its folder or a copy: rate, time left, failures",
+        "commands.StatusConfig",
+        "status",
+    ),
+    "import-weights": Command(
+        "convert a checkpoint of the paper's authors to a model",
+        "commands.ImportWeightsConfig",
+        "import_weights",
+    ),
+    "export-weights": Command(
+        "convert a model to a checkpoint in the authors' layout",
+        "commands.ExportWeightsConfig",
+        "export_weights",
+    ),
+    "doctor": Command(
+        "check what works on this machine and what does not",
+        "commands.DoctorConfig",
+        "doctor",
+    ),
+}
