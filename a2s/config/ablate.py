@@ -1,4 +1,4 @@
-"""Settings of `a2s ablate`: which table, on what data, with what sections of other commands."""
+"""Settings of `a2s ablate`: the table, its data, and the settings of the commands that it calls."""
 
 from __future__ import annotations
 
@@ -19,44 +19,44 @@ _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
 
 class AblateConfig(Settings):
-    """One table or figure of the paper: its rows as runs, their numbers beside the paper's.
+    """Reproduce a table or figure of the paper and compare the numbers."""
 
-    Nothing here is an identity: every run that a table is made of guards its own folder, so tables
-    that need other flags may share the runs that they have in common.
-    """
+    # No field belongs to an identity: every run of a table guards its own folder, so that tables
+    # with different flags share the runs that they have in common.
 
     name: Annotated[Positional[str], Field(json_schema_extra=NO_IDENTITY)]
-    """The table or figure, such as tab4 or fig9; an unknown name lists the known ones."""
+    """Table or figure, such as tab4 or fig9; an unknown name lists the known ones."""
     out: Folder
-    """Folder for everything; tables with the same settings share it, and the runs in it."""
+    """Output folder; tables with the same settings may share it, and then share their runs."""
     data: Annotated[Path | None, Field(json_schema_extra=NO_IDENTITY)] = None
-    """What the networks learn from: a folder of images, or of data shards."""
+    """Images to learn from: a folder of images, or of data shards."""
     test: Named = ()
-    """NAME=IMAGES, a folder of images or of data shards to score on; repeat it for more sets."""
+    """Test set as NAME=FOLDER of images or data shards; repeat the flag for more sets."""
     truth: Named = ()
-    """NAME=MASKS of a test set, or train=MASKS of --data; shards may hold their masks."""
+    """Masks as NAME=FOLDER of a test set, or train=FOLDER of --data; not needed for shards with
+    masks."""
     maps: Named = ()
-    """METHOD=FOLDER or METHOD/TEST=FOLDER of saliency maps made elsewhere, a row of tab2."""
+    """Saliency maps of another method for tab2, as METHOD=FOLDER or METHOD/TEST=FOLDER."""
     rows: Annotated[str | None, Field(json_schema_extra=NO_IDENTITY)] = None
-    """Only these rows, such as A1,A3; the table shows all rows that are done."""
+    """Run only these rows, such as A1,A3; the table shows all finished rows."""
     limit: int | None = Field(None, ge=1, json_schema_extra=NO_IDENTITY)
-    """Learn from only the first so many images."""
+    """Learn only from the first so many images."""
     quick: bool = Field(False, json_schema_extra=NO_IDENTITY)
-    """Laptop form: 24 images, 12 per test set, MobileNetV2, 64 px, 2 epochs, where not given."""
+    """Use defaults for a laptop: 24 images, 12 per test set, MobileNetV2, 64 px, 2 epochs."""
     runs: Annotated[tuple[Path, ...], Field(json_schema_extra=NO_IDENTITY)] = ()
-    """tab3: folders in which finished runs are looked for; default: --out."""
+    """Folders that tab3 searches for finished runs; default: --out."""
     processes: int = Field(0, ge=0, json_schema_extra=NO_IDENTITY)
-    """Training processes; 0 means one per GPU, else one."""
+    """Number of training processes; 0 means one per GPU, or one without a GPU."""
     stage1: Stage1Options = Field(Stage1Options(), json_schema_extra=NO_IDENTITY)
-    """Activation network, in every row that does not say otherwise."""
+    """Training of the activation network, where a row does not change it."""
     label: LabelOptions = Field(LabelOptions(), json_schema_extra=NO_IDENTITY)
-    """Pseudo labels."""
+    """Making of pseudo labels."""
     stage2: Stage2Options = Field(Stage2Options(), json_schema_extra=NO_IDENTITY)
-    """Detector, in every row that does not say otherwise."""
+    """Training of the detector, where a row does not change it."""
     workers: Workers = "auto"
-    """Ray workers of the packing, labelling, prediction, and evaluation jobs."""
+    """Number of Ray workers of packing, labelling, prediction, and evaluation."""
     max_failure_rate: FailureRate = 0.01
-    """Exit code 3 when a larger share of the images failed."""
+    """Exit with code 3 if a larger share of the images fails."""
 
     @field_validator("test", "truth")
     @classmethod
@@ -70,7 +70,7 @@ class AblateConfig(Settings):
 
 
 def by_name(pairs: tuple[str, ...]) -> dict[str, str]:
-    """Folders by name; the last of a name counts, as with other flags."""
+    """Return folders by name; a name given twice has its last folder."""
     return dict(pair.split("=", 1) for pair in pairs)
 
 

@@ -1,8 +1,9 @@
-"""What several commands' settings are made of.
+"""Base class and field types that the settings of several commands share.
 
-A field marked `NO_IDENTITY` may change between two runs in the same folder without changing what
-is written there (number of workers, where the cache lies); every other field is part of a run's
-identity. Paths are marked as well: what they hold is compared by its content (`run_folder.claim`).
+A run's identity is the set of all settings that decide what it writes; an output folder accepts
+only runs of the identity that began it. Fields marked `NO_IDENTITY` do not belong to it, because
+they change no result (number of workers, folder of the cache), or because they are paths to
+inputs, which `run_folder.claim` compares by content.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ TensorFile = Annotated[Path, AfterValidator(_named_safetensors)]
 
 
 def shard_ranges(text: str) -> list[range]:
-    """Numbers of shards from `0-99` or `3,7-9`.
+    """Parse shard numbers such as `0-99` or `3,7-9`.
 
     Raises:
         ValueError: it says what is wrong.
@@ -54,34 +55,42 @@ def shard_ranges(text: str) -> list[range]:
 
 
 class Settings(BaseModel):
-    """Base: frozen, unknown keys forbidden."""
+    """Base class of all settings: frozen; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Unwrap the docstrings of the fields, since `--help` would keep their line breaks."""
+        for field in cls.model_fields.values():
+            if field.description:
+                field.description = " ".join(field.description.split())
+
 
 class PoolSettings(Settings):
-    """What the jobs share that map over shards."""
+    """Settings of the commands that map over shards with Ray."""
 
     workers: Workers = "auto"
-    """Ray workers; 0 runs in this process; auto is 0 below 64 images."""
+    """Number of Ray workers; 0 runs in this process, auto takes all CPUs, or 0 below 64 images."""
     ray_address: RayAddress = None
     """Join this Ray cluster instead of starting a local one."""
     max_failure_rate: FailureRate = 0.01
-    """Exit code 3 when a larger share of the images failed."""
+    """Exit with code 3 if a larger share of the images fails."""
 
 
 class EncoderConfig(Settings):
-    """The backbone and where its weights come from."""
+    """The backbone and its pretrained weights."""
 
     name: EncoderName = "resnet50"
-    """Architecture; five taps E1..E5 at strides 2, 4, 8, 16, 32."""
+    """Architecture of the backbone; it gives features E1..E5 at strides 2, 4, 8, 16, 32."""
     weights: str = "none"
-    """A file (.safetensors, .pth), a name such as `resnet50/moco_v2_800ep`, or `none`."""
+    """Pretrained weights: a file (.safetensors, .pth), a name such as `resnet50/moco_v2_800ep`, or
+    `none`."""
 
     @field_validator("weights")
     @classmethod
     def _absolute(cls, weights: str) -> str:
-        """A file is one identity however its path is written; a name stays a name."""
+        """Make a file's path absolute, so that it is the same setting however it is written."""
         return os.path.abspath(weights) if os.path.isfile(weights) else weights
 
 
@@ -89,14 +98,14 @@ class RefineConfig(Settings):
     """Dense CRF and median filter (Eqn 6)."""
 
     backend: BackendName = "auto"
-    """Who computes the CRF; auto: torch on a GPU, else numba; a resumed job keeps what it had."""
+    """CRF implementation; auto takes torch on a GPU, else numba. A resumed job keeps its choice."""
     iterations: int = Field(10, ge=0)
-    """Mean-field iterations."""
+    """Number of mean-field iterations of the CRF."""
     median: int = Field(7, ge=1)
-    """Side of the median window in pixels, odd; 1 switches it off."""
+    """Side of the median window in pixels, an odd number; 1 switches the filter off."""
     max_side: int | None = Field(640, ge=16)
-    """Longest side in pixels at which CRF and median run; larger images are reduced for them. None
-    is every image's own size (the authors' code)."""
+    """Longest side in pixels at which CRF and median run; larger images are downscaled for them.
+    None keeps every image's own size (the authors' code)."""
 
     @model_validator(mode="after")
     def _odd_median(self) -> RefineConfig:

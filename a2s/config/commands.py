@@ -1,4 +1,4 @@
-"""Settings of every command: frozen models, unknown keys refused, defaults with their source."""
+"""Settings of every command but `ablate`, with their defaults and help texts."""
 
 from __future__ import annotations
 
@@ -29,32 +29,33 @@ from a2s.config.training import Stage1Options, Stage2Options
 
 
 class ShardOptions(Settings):
-    """What may be set about packing."""
+    """Settings of packing."""
 
     shard_size: int = Field(1000, ge=1)
     """Images per shard."""
     max_side: int | None = Field(None, ge=16)
-    """Re-encode images whose longest side exceeds this many pixels; without it bytes are kept."""
+    """Downscale and re-encode images whose longest side exceeds this many pixels; None keeps the
+    bytes of all images."""
     max_pixels: int = Field(178_956_970, ge=1)
-    """Images with more pixels are quarantined as `pixel_bomb` before they are decoded."""
+    """Set aside images with more pixels as `pixel_bomb`, without decoding them."""
 
 
 class ShardConfig(PoolSettings, ShardOptions):
     """Pack images (folders, lists, tars) into WebDataset shards with an index."""
 
     images: Positional[tuple[str, ...]] = Field(min_length=1)
-    """Folders (recursive), image files, `.txt` lists, or `.tar` files (paths or URLs)."""
+    """Images to pack: folders (recursive), files, `.txt` lists, or `.tar` files (paths or URLs)."""
     out: Folder
-    """Folder for the shards."""
+    """Output folder of the shards."""
     masks: Path | None = None
-    """Folder of masks, paired with the images by relative path without suffix."""
+    """Folder of masks; each belongs to the image of the same relative path without suffix."""
     limit: int | None = Field(None, ge=1)
     """Pack only the first so many images."""
 
     @field_validator("images")
     @classmethod
     def _absolute(cls, images: tuple[str, ...]) -> tuple[str, ...]:
-        """`photos`, `photos/` and its absolute path are one identity, from any folder."""
+        """Make paths absolute, so that they are the same setting however they are written."""
         return tuple(path if "://" in path else os.path.abspath(path) for path in images)
 
 
@@ -68,7 +69,7 @@ class Stage1Config(Stage1Options):
 
 
 class Stage2Config(Stage2Options):
-    """Train the detector on pseudo labels that it rectifies online (Sec. III-B)."""
+    """Train the detector on pseudo labels and correct them online (Sec. III-B)."""
 
     data: Folder
     """Data shards written by `a2s shard`."""
@@ -90,16 +91,17 @@ class LabelParity(Settings):
 
 
 class LabelOptions(Settings):
-    """What may be set about labelling."""
+    """Settings of labelling."""
 
     parity: LabelParity = LabelParity()
     """Choices that matter only to reproduce the paper or its authors' code."""
     refine: RefineConfig = RefineConfig()
-    """CRF and median."""
+    """Dense CRF and median filter."""
     batch_size: Annotated[
         Literal["auto"] | Annotated[int, Field(ge=1)], Field(json_schema_extra=NO_IDENTITY)
     ] = "auto"
-    """Images per forward pass on a GPU; auto: what its memory takes, kept when resumed."""
+    """Images per forward pass on a GPU; auto takes what its memory holds, and a resumed job keeps
+    its choice."""
 
 
 class LabelConfig(PoolSettings, LabelOptions):
@@ -110,13 +112,14 @@ class LabelConfig(PoolSettings, LabelOptions):
     data: Folder
     """Data shards written by `a2s shard`."""
     out: Folder
-    """Folder for the label shards."""
+    """Output folder of the label shards."""
     limit: int | None = Field(None, ge=1)
     """Label only the first so many images."""
     shards: Annotated[str | None, Field(json_schema_extra=NO_IDENTITY)] = None
-    """Label only these shards, `0-99` or `3,7-9`; others may do other shards at the same time."""
+    """Label only these shards, such as `0-99` or `3,7-9`; other machines may label other shards of
+    the same folder meanwhile."""
     dry_run: bool = Field(False, json_schema_extra=NO_IDENTITY)
-    """Say what would be done, and do nothing."""
+    """Print what would be done, and do nothing."""
 
     @field_validator("shards")
     @classmethod
@@ -127,64 +130,64 @@ class LabelConfig(PoolSettings, LabelOptions):
 
 
 class SnapshotConfig(Settings):
-    """Keep what stage 2 makes of some images at the end of an epoch (Fig. 7, Fig. 10)."""
+    """Save stage 2's labels and predictions of a few images after an epoch (Fig. 7, Fig. 10)."""
 
     model: Folder
-    """Stage-2 run folder; its last commit must be the end of an epoch."""
+    """Stage-2 run folder; its last commit must be at the end of an epoch."""
     data: Folder
-    """Its data shards."""
+    """Data shards of the run."""
     labels: Folder
-    """Its label shards, which are the labels until they are rectified."""
+    """Label shards of the run, used for images whose labels it has not corrected yet."""
     out: Folder
-    """Folder for `<key>.label.png`, `<key>.prediction.png` and snapshot.json."""
+    """Output folder of `<key>.label.png`, `<key>.prediction.png` and snapshot.json."""
     epoch: int | None = Field(None, ge=1)
-    """Refuse a run that is at another epoch."""
+    """Fail unless the run is at the end of this epoch."""
     images: int = Field(8, ge=1)
-    """How many, spread evenly over the sorted keys."""
+    """Number of images to save, spread evenly over the sorted keys."""
     keys: tuple[str, ...] | None = None
-    """These images instead."""
+    """Keys of the images to save, instead of a number."""
 
 
 class HmaConfig(Settings):
-    """Make the next labels of a stage-2 run by a historical moving average (Table VIII)."""
+    """Update the labels of a stage-2 run by a historical moving average (Table VIII)."""
 
     out: Annotated[Folder, arg(name="run")]
-    """Run folder of `a2s stage2 --rectify hma`."""
+    """Run folder of `a2s stage2 --rectify hma`, which gets the labels of its next epoch."""
     data: Folder
-    """Its data shards."""
+    """Data shards of the run."""
     labels: Folder
-    """Its label shards, from which the moving averages start."""
+    """Label shards of the run, where the moving averages start."""
     backend: BackendName = "auto"
-    """Who computes the CRFs; auto: torch on a GPU, else numba; later passes keep what it was."""
+    """CRF implementation; auto takes torch on a GPU, else numba. Later passes keep the choice."""
     workers: Workers = "auto"
-    """Ray workers; 0 runs in this process; auto is 0 below 64 images."""
+    """Number of Ray workers; 0 runs in this process, auto takes all CPUs, or 0 below 64 images."""
     ray_address: RayAddress = None
-    """Join this Ray cluster instead of starting a local one; it must see the run's folder."""
+    """Join this Ray cluster instead of starting a local one; its nodes must see the run folder."""
 
 
 class PredictOptions(Settings):
-    """What may be set about prediction."""
+    """Settings of prediction."""
 
     cutout: bool = False
     """Also write `<key>.cutout.png`: the image with the map as alpha channel."""
     overlay: bool = False
     """Also write `<key>.overlay.jpg`: the map drawn over the image."""
     max_pixels: int = Field(178_956_970, ge=1)
-    """Images with more pixels are refused as `pixel_bomb` before they are decoded."""
+    """Refuse images with more pixels as `pixel_bomb`, without decoding them."""
     batch_size: int = Field(8, ge=1, json_schema_extra=NO_IDENTITY)
-    """Images per task, and on a GPU per forward pass."""
+    """Images per task and, on a GPU, per forward pass."""
 
 
 class PredictConfig(PoolSettings, PredictOptions):
-    """Write saliency maps, and on request cut-outs and overlays, at the images' own size."""
+    """Write saliency maps, cut-outs, and overlays at the images' own size."""
 
     model: Annotated[Literal["rbd"] | Path, Field(json_schema_extra=NO_IDENTITY)]
-    """Run folder (its last commit) or `.safetensors` file of stage 1 or 2; or `rbd`, a baseline
-    that needs no training (a folder of this name is written `./rbd`)."""
+    """Run folder (its last commit) or `.safetensors` file of stage 1 or 2, or `rbd`, a baseline
+    without training; write `./rbd` for a folder of that name."""
     images: Positional[tuple[str, ...]] = Field(min_length=1, json_schema_extra=NO_IDENTITY)
-    """Images, folders, `.txt` lists, shard folders, or tars."""
+    """Images to predict: files, folders, `.txt` lists, shard folders, or tars."""
     out: Folder
-    """Folder for the predictions."""
+    """Output folder of the predictions."""
 
 
 class EvaluateParity(Settings):
@@ -195,7 +198,7 @@ class EvaluateParity(Settings):
 
 
 class EvaluateConfig(PoolSettings):
-    """Score predictions against ground truth; numbers follow pysodmetrics."""
+    """Score predictions against ground-truth masks; numbers follow pysodmetrics."""
 
     pred: Folder
     """Folder of predictions, or label shards."""
@@ -204,92 +207,93 @@ class EvaluateConfig(PoolSettings):
     benchmark: Annotated[
         tuple[BenchmarkName, Path] | None, Field(json_schema_extra=NO_IDENTITY)
     ] = None
-    """In place of --truth: a known benchmark and the folder that its archives were unpacked to."""
+    """Score on a known benchmark instead of --truth: its name and the folder of its unpacked
+    archives."""
     out: Folder
-    """Folder for scores.json, per-image Parquet, and curves."""
+    """Output folder of scores.json, per-image Parquet, and curves."""
     parity: EvaluateParity = EvaluateParity()
     """Choices that matter only to reproduce the paper or its authors' code."""
 
 
 class ImportWeightsConfig(Settings):
-    """Turn a checkpoint in the layout of the paper's authors into a model of ours."""
+    """Convert a checkpoint of the paper's authors to a model of a2s."""
 
     file: Positional[Path]
-    """Their checkpoint of stage 1 or stage 2: `.pth`, or `.safetensors` with the same names."""
+    """The authors' checkpoint of stage 1 or 2: `.pth`, or `.safetensors` with the same names."""
     out: TensorFile
-    """Model to write; `--model` of label and predict takes it."""
+    """Model file to write, for --model of `a2s label` and `a2s predict`."""
 
 
 class ExportWeightsConfig(Settings):
-    """Turn a model of ours into a checkpoint in the layout of the paper's authors."""
+    """Convert a model of a2s to a checkpoint in the layout of the paper's authors."""
 
     model: Positional[Path]
-    """Run folder (its last commit) or a `.safetensors` file; stage 1 or stage 2."""
+    """Run folder (its last commit) or `.safetensors` file of stage 1 or 2."""
     out: TensorFile
-    """Checkpoint to write."""
+    """Checkpoint file to write."""
 
 
 class DoctorConfig(Settings):
-    """Say what works on this machine and what does not."""
+    """Check what works on this machine and what does not."""
 
     encoder: EncoderConfig = EncoderConfig()
-    """Weights whose key coverage is checked."""
+    """Encoder whose weights are compared with the network."""
     detector: DetectorName = "ram"
-    """Network of stage 2 that is built and counted."""
+    """Detector that is built and whose parameters are counted."""
     out: Path | None = None
-    """Folder whose disk space is checked; default: the current folder."""
+    """Folder whose free disk space is checked; default: the current folder."""
 
 
 class StatusConfig(Settings):
-    """Say how far a job is: shards, images, rate, time left, failures by reason."""
+    """Show the progress of a job: shards, images, rate, time left, failures by reason."""
 
-    out: Positional[str] = Field(description="Its --out: a folder or URL (s3, gs, http, file).")
+    out: Positional[str] = Field(description="Output folder of the job or its URL (s3, gs, http).")
     as_json: Annotated[bool, arg(name="json")] = Field(False, description="Print one JSON object.")
 
 
 class RunConfig(Settings):
-    """The whole job on one machine: shard, stage1, label, stage2, predict, evaluate."""
+    """Run the whole pipeline: shard, stage1, label, stage2, predict, evaluate."""
 
     images: Positional[tuple[str, ...]] = Field(min_length=1, json_schema_extra=NO_IDENTITY)
-    """Images to learn from: folders, lists, or tars."""
+    """Images to learn from: folders, `.txt` lists, or tars."""
     out: Folder
-    """Folder for everything."""
+    """Output folder of all steps."""
     test: Path | None = Field(None, json_schema_extra=NO_IDENTITY)
-    """Images to predict after training; default: the images themselves."""
+    """Images to predict after training; default: the images to learn from."""
     truth: Path | None = Field(None, json_schema_extra=NO_IDENTITY)
-    """Masks of the test images; with them every stage is scored."""
+    """Folder of the test images' masks; if given, every stage is scored."""
     processes: int = Field(0, ge=0, json_schema_extra=NO_IDENTITY)
-    """Training processes; 0 means one per GPU, else one."""
+    """Number of training processes; 0 means one per GPU, or one without a GPU."""
     seed: int | None = Field(None, ge=0)
-    """Seed of both training stages; default: the one in their sections."""
+    """Seed of both training stages; default: stage1.seed and stage2.seed."""
     shard: ShardOptions = ShardOptions()
-    """Packing."""
+    """Packing into shards."""
     stage1: Stage1Options = Stage1Options()
-    """Activation network."""
+    """Training of the activation network."""
     label: LabelOptions = LabelOptions()
-    """Pseudo labels."""
+    """Making of pseudo labels."""
     stage2: Stage2Options = Stage2Options()
-    """Detector."""
+    """Training of the detector."""
     predict: PredictOptions = PredictOptions()
-    """Predictions."""
+    """Prediction of saliency maps."""
     workers: Workers = "auto"
-    """Ray workers of the labelling, prediction, and evaluation jobs."""
+    """Number of Ray workers of packing, labelling, prediction, and evaluation."""
     max_failure_rate: FailureRate = 0.01
-    """Exit code 3 when a larger share of the images failed."""
+    """Exit with code 3 if a larger share of the images fails."""
 
 
 class EstimateConfig(PoolSettings, LabelOptions):
-    """Say what labelling a data folder will take: hours of cores and GPUs, bytes, machines."""
+    """Estimate what labelling a data folder takes: core and GPU hours, bytes, machines."""
 
     data: Folder
     """Data shards written by `a2s shard`."""
     model: Path | None = None
-    """Stage-1 run folder; without it an untrained network of `encoder` takes the same time."""
+    """Stage-1 run folder; without one, an untrained network with `encoder` is timed instead."""
     encoder: EncoderConfig = EncoderConfig()
-    """Backbone of the network when there is no model yet."""
+    """Backbone of the network that is timed when there is no model."""
     image_size: int = Field(320, ge=32, multiple_of=32)
-    """Side of its input in pixels."""
+    """Side in pixels of the input of that network."""
     sample: int = Field(64, ge=2)
-    """Images that are timed, taken evenly from the whole folder."""
+    """Number of images that are timed, spread evenly over the folder."""
     images: int | None = Field(None, ge=1)
-    """Images of the dump that it is about; default: what the data folder holds."""
+    """Number of images to estimate for; default: those in the data folder."""

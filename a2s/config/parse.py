@@ -1,4 +1,4 @@
-"""From YAML and flags to one frozen configuration: flag beats file beats default."""
+"""Parse YAML and flags into one frozen configuration: flags override the file, it the defaults."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import tyro
 import yaml
 from pydantic import BaseModel, ValidationError, create_model
 
+from a2s.config.help import short_form
 from a2s.config.registry import COMMANDS
 from a2s.errors import ConfigError
 
@@ -26,32 +27,37 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def parse(command: str, arguments: list[str]) -> Any:
-    """Configuration of one command.
+    """Return the configuration of one command.
 
     Raises:
         ConfigError: the file is not readable, or a key, a flag, or a value is wrong.
-        SystemExit: `--help` (0), or a wrong flag on a rank that leaves complaining to rank 0 (2).
+        SystemExit: 0 after `--help` or `--help-all`, 2 after a wrong flag on another rank than 0.
     """
-    model = COMMANDS[command].settings_class()
+    model = shown = COMMANDS[command].settings_class()
     file, flags = _take_config_flag(command, arguments)
+    if "--help-all" in flags:
+        flags = ["--help"]
+    elif not {"-h", "--help"}.isdisjoint(flags):
+        shown = short_form(model)
     sections = _read(file) if file else {}
     values = dict(sections.get(command, {}))
-    if command in ("run", "ablate"):
-        # The sections of the single commands hold where they are called as well.
-        for name in sections.keys() & model.model_fields.keys():
-            values[name] = {**values.get(name, {}), **sections[name]}
+    # `run` and `ablate` have a section for each command that they call; it holds there as well.
+    for name in sections.keys() & model.model_fields.keys():
+        values[name] = {**values.get(name, {}), **sections[name]}
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
             return tyro.cli(
-                model,
+                shown,
                 args=flags,
-                default=_defaults(model, values, path=command, file=file),
+                default=_defaults(shown, values, path=command, file=file),
                 prog=f"a2s {command}",
-                description=f"{model.__doc__}\n\n--config FILE reads the section `{command}` of a "
-                "YAML file first; flags win over it.",
+                description=f"{model.__doc__}\n"
+                f"--config FILE reads the section `{command}` of a YAML file; flags override it.",
             )
     except SystemExit as stop:
+        if not stop.code and shown is not model:
+            print(f"a2s {command} --help-all shows every setting.")
         # Under a launcher every rank parses the same flags; one of them complains.
         if not stop.code or os.environ.get("RANK", "0") != "0":
             raise
@@ -135,7 +141,7 @@ def _defaults(
     fields = model.model_fields
     for key in values:
         if key not in fields:
-            hint = nearest_path(path, key, fields)
+            hint = nearest_path(path, key, model)
             raise ConfigError(f"config: {path}.{key} is not a setting{hint} ({file})")
     filled: dict[str, Any] = {}
     for name, field in fields.items():
@@ -162,14 +168,20 @@ def _checked(model: type[BaseModel], name: str, value: Any, *, path: str, file: 
         raise ConfigError(_problems(error, path, file)) from None
 
 
-def nearest_path(path: str, key: str, known: Iterable[str]) -> str:
-    """`; did you mean stage2.lr?` when a known key is close."""
-    close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5) or [
+def nearest_path(path: str, key: str, model: type[BaseModel]) -> str:
+    """`; did you mean stage2.lr?` when a setting of the model has nearly this name."""
+    known = list(model.model_fields)
+    close = (
+        # The same name in a nested group: `boundary` for `parity.boundary`.
+        [
+            f"{name}.{key}"
+            for name, field in model.model_fields.items()
+            if key in getattr(field.annotation, "model_fields", {})
+        ]
+        or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         # Abbreviations: `learning_rate` for `lr`.
-        name
-        for name in known
-        if name == "".join(part[0] for part in key.split("_") if part)
-    ]
+        or [name for name in known if name == "".join(word[:1] for word in key.split("_"))]
+    )
     return f"; did you mean {path}.{close[0]}?" if close else ""
 
 

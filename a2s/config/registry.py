@@ -32,7 +32,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "shard": Command(
-        "pack images into WebDataset shards with an index; set aside images that cannot be read",
+        "pack images into WebDataset shards, set bad images aside",
         "commands.ShardConfig",
         "shard",
     ),
@@ -42,7 +42,7 @@ COMMANDS = {
         "stage1",
     ),
     "label": Command(
-        "turn activation maps into pseudo labels (dense CRF, median filter)",
+        "turn activation maps into pseudo labels (dense CRF, median)",
         "commands.LabelConfig",
         "label",
     ),
@@ -52,42 +52,42 @@ COMMANDS = {
         "stage2",
     ),
     "snapshot": Command(
-        "save stage 2's labels and predictions of a few images after an epoch",
+        "save stage 2's labels and predictions of a few images",
         "commands.SnapshotConfig",
         "snapshot",
     ),
     "hma": Command(
-        "update stage 2's labels by a moving average (alternative to online correction)",
+        "update stage 2's labels by a moving average instead of online",
         "commands.HmaConfig",
         "hma",
     ),
     "predict": Command(
-        "write saliency maps, cut-outs, and overlays at the images' own size",
+        "write saliency maps, cut-outs, and overlays of images",
         "commands.PredictConfig",
         "predict",
     ),
     "evaluate": Command(
-        "score predictions against masks: MAE, F, weighted F, S, E, curves",
+        "score predictions: MAE, F, weighted F, S, E, curves",
         "commands.EvaluateConfig",
         "evaluate",
     ),
     "run": Command(
-        "run the whole pipeline on one machine, from shard to evaluate; resumable at every step",
+        "run shard to evaluate on one machine, resumable at every step",
         "commands.RunConfig",
         "run",
     ),
     "ablate": Command(
-        "reproduce a table or figure of the paper and compare the numbers",
+        "reproduce a table or figure of the paper, compare the numbers",
         "ablate.AblateConfig",
         "ablate",
     ),
     "estimate": Command(
-        "estimate what labelling takes: core and GPU hours, bytes, machines",
+        "estimate what labelling takes: core and GPU hours, bytes",
         "commands.EstimateConfig",
         "estimate",
     ),
     "status": Command(
-        "show the progress of a job, from its folder or a copy: rate, time left, failures",
+        "show the progress of a job: rate, time left, failures",
         "commands.StatusConfig",
         "status",
     ),

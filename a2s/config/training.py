@@ -1,4 +1,4 @@
-"""What may be set about training, in both stages."""
+"""Settings of both training stages, with their defaults and help texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from a2s.config.schedules import STAGE1, STAGE2, Schedule, ScheduleName, scaled_
 Milestones = tuple[int, ...] | None
 
 MIN_SIZE_OF_STATISTICS = 64
-"""The smallest input of which E5, at stride 32, has more than one pixel."""
+"""Smallest input side in pixels at which E5, at stride 32, has more than one pixel."""
 
 
 class TrainParity(Settings):
@@ -49,48 +49,49 @@ class Stage2Parity(TrainParity):
 
 
 class TrainOptions(Settings):
-    """What both training stages share (Sec. IV-A)."""
+    """Settings that both training stages share (Sec. IV-A)."""
 
     SCHEDULES: ClassVar[Mapping[ScheduleName, Schedule]]
 
+    encoder: EncoderConfig = EncoderConfig()
+    """Backbone and its pretrained weights."""
     parity: TrainParity = TrainParity()
     """Choices that matter only to reproduce the paper or its authors' code."""
-    encoder: EncoderConfig = EncoderConfig()
-    """Backbone and weights."""
     image_size: int = Field(320, ge=32, multiple_of=32)
-    """Side in pixels to which images are squashed."""
+    """Side in pixels of the square to which images are resized."""
     batch_size: int = Field(8, ge=1)
-    """Images per optimizer step, over all ranks; the learning rate is never rescaled."""
+    """Images per optimizer step over all ranks; the learning rate is not rescaled by it."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """SGD momentum."""
+    """Momentum of SGD."""
     weight_decay: float = Field(5e-4, ge=0)
-    """SGD weight decay."""
+    """Weight decay of SGD."""
     nesterov: bool = True
-    """Nesterov momentum."""
+    """Use Nesterov momentum."""
     seed: int = Field(0, ge=0)
-    """Decides initial weights, sample order, flips, and dropped pixels."""
+    """Seed of initial weights, sample order, flips, and dropped pixels."""
     window: int = Field(16, ge=1)
-    """Samples are shuffled within a window of this many (shuffled) shards."""
+    """Shuffle samples within a window of this many (shuffled) shards."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """`bf16` runs convolutions in bfloat16 autocast; `fp32` is exact, without TF32."""
+    """`bf16` runs convolutions in bfloat16 autocast; `fp32` computes in float32 without TF32."""
     compile: bool = False
-    """torch.compile for network and loss, in one process: a minute or so at the start, then less
-    work for a GPU."""
+    """Compile network and loss with torch.compile, with one process only; it takes a minute or so
+    at the start and saves GPU time afterwards."""
     until_epoch: int | None = Field(None, ge=1, json_schema_extra=NO_IDENTITY)
-    """Stop after the commit of this epoch; a later call with a larger number, or none, goes on."""
+    """Stop after the commit of this epoch; the same command with a larger number, or none,
+    continues."""
     commit_every: int = Field(0, ge=0, json_schema_extra=NO_IDENTITY)
-    """Also commit after this many steps within an epoch; 0 commits at epoch ends only."""
+    """Also write a checkpoint after this many steps; 0 writes them at epoch ends only."""
     log_every: int = Field(20, ge=1, json_schema_extra=NO_IDENTITY)
-    """Steps per line of the log."""
+    """Write a line to the log after this many steps."""
     loader_workers: int = Field(2, ge=0, json_schema_extra=NO_IDENTITY)
-    """Processes per rank that read and decode images."""
+    """Number of processes per rank that read and decode images."""
     tracker: Literal["none", "tensorboard"] = Field("none", json_schema_extra=NO_IDENTITY)
-    """Also log through Accelerate's tracker of this name."""
+    """Also log to this tracker of Accelerate."""
 
     @field_validator("milestones", check_fields=False)
     @classmethod
     def _resolved(cls, milestones: Milestones, info: ValidationInfo) -> Milestones:
-        """The given milestones, or those of the named schedule for this number of epochs."""
+        """Return the given milestones, or those of the named schedule for this number of epochs."""
         given = info.data
         # Where `epochs` or `parity` is wrong, pydantic complains about that.
         if milestones is None and {"epochs", "parity"} <= given.keys():
@@ -100,34 +101,34 @@ class TrainOptions(Settings):
 
 
 class Stage1Options(TrainOptions):
-    """What may be set about stage 1."""
+    """Settings of stage 1."""
 
     SCHEDULES = STAGE1
 
     parity: Stage1Parity = Stage1Parity()
     """Choices that matter only to reproduce the paper or its authors' code."""
     epochs: int = Field(20, ge=1)
-    """Passes over the data."""
+    """Number of passes over the data."""
     lr: float = Field(1.0, ge=0)
     """Learning rate."""
     milestones: Milestones = Field(None, validate_default=True)
     """Epochs after which the learning rate falls to a tenth; default: those of
     `parity.schedule`, scaled to `epochs`."""
     alpha: float = Field(0.1, ge=0)
-    """Weight of the L1 distance in Eqn 4 (Table V)."""
+    """Weight alpha of the L1 distance in Eqn 4 (Table V)."""
     map_weights: tuple[float, float, float, float] = (1.0, 0.1, 0.3, 0.5)
-    """Loss weights of the maps F, F3, F4, F5."""
+    """Weights of the maps F, F3, F4, F5 in the loss."""
     drop_pixels: bool = True
-    """Leave half of the pixels out of the loss at each iteration (Sec. III-A)."""
+    """Leave a random half of the pixels out of the loss at each iteration (Sec. III-A)."""
     fusion_stride: Literal[2, 4, 8] = 4
-    """Stride at which F3, F4, F5 are fused."""
+    """Stride at which F3, F4, F5 are fused; smaller is finer and slower."""
     cache_dir: Path | None = Field(None, json_schema_extra=NO_IDENTITY)
-    """On a CPU: node-local folder for encoder features; default: one in the temporary directory."""
+    """Node-local folder of the feature cache on a CPU; default: one in the temporary directory."""
     cache_dtype: Literal["float16", "float32"] = "float16"
-    """Precision to which encoder features are rounded, cached or not."""
+    """Precision to which encoder features are rounded, whether cached or not."""
     cache_gib: float = Field(16.0, ge=0, json_schema_extra=NO_IDENTITY)
-    """Budget of the feature cache in GiB, a file per node or memory per GPU; beyond it features are
-    recomputed."""
+    """Budget of the feature cache in GiB, of a file per node or of memory per GPU; features that do
+    not fit are recomputed."""
 
     @model_validator(mode="after")
     def _room_for_statistics(self) -> Stage1Options:
@@ -141,32 +142,33 @@ class Stage1Options(TrainOptions):
 
 
 class Stage2Options(TrainOptions):
-    """What may be set about stage 2."""
+    """Settings of stage 2."""
 
     SCHEDULES = STAGE2
 
     parity: Stage2Parity = Stage2Parity()
     """Choices that matter only to reproduce the paper or its authors' code."""
     epochs: int = Field(25, ge=1)
-    """Passes over the data."""
+    """Number of passes over the data."""
     lr: float = Field(0.005, ge=0)
     """Learning rate of the decoder."""
     milestones: Milestones = Field(None, validate_default=True)
     """Epochs after which the learning rate falls to a tenth; default: those of
     `parity.schedule`, scaled to `epochs`."""
     encoder_lr_scale: float = Field(0.1, ge=0)
-    """Encoder learning rate as a share of `lr` (the authors' code; the paper names one rate)."""
+    """Learning rate of the encoder as a share of `lr`; the paper names a single rate."""
     rectify: Literal["olr", "hma"] = "olr"
-    """`olr`: the detector corrects labels as it trains (Eqn 13); `hma`: `a2s hma` makes new labels
-    between epochs (historical moving average, Table VIII), and stage 2 waits for them."""
+    """`olr` corrects labels while the detector trains (Eqn 13); with `hma`, stage 2 stops between
+    epochs until `a2s hma` has updated them by a historical moving average (Table VIII)."""
     lam: float = Field(0.4, ge=0, le=1)
-    """OLR: share of the old label that is kept (Eqn 14)."""
+    """Share lambda of the old label that `olr` keeps (Eqn 14)."""
     warm_epochs: int = Field(2, ge=0)
-    """Epochs before labels are rectified."""
+    """Number of epochs before labels are corrected."""
     binarise: bool = True
-    """Targets are label > 0.5 (the authors' code); otherwise soft labels."""
+    """Train on label > 0.5 (the authors' code) instead of soft labels."""
     batchnorm: Literal["frozen", "train"] = "frozen"
-    """`frozen` keeps the encoder's running statistics: the only choice where N ranks equal one."""
+    """`frozen` keeps the encoder's running statistics, so that N ranks compute what one does;
+    `train` updates them from each rank's images."""
     detector: DetectorName = "ram"
-    """The paper's network, the same with a convolution for RAM, or MINet (Table VII). MINet has a
-    loss of its own (BCE, consistency) and BatchNorm that always trains, on each rank's images."""
+    """The paper's network, the same with a convolution for RAM, or MINet (Table VII). MINet has its
+    own loss (BCE, consistency), and its BatchNorm always trains, on each rank's images."""

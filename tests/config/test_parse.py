@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
+from repository import REPO
+from tyro.conf import Positional
 
 from a2s.config.commands import Stage2Config
 from a2s.config.parse import parse
@@ -49,6 +54,8 @@ def test_sections_of_single_commands_hold_for_the_whole_run(tmp_path: Path) -> N
     [
         ("stage2: {learning_rate: 1}", ["stage2.learning_rate is not a setting", "c.yaml"]),
         ("stage2: {epoch: 1}", ["did you mean stage2.epochs?"]),
+        ("stage2: {flip: once}", ["did you mean stage2.parity.flip?"]),
+        ("stage2: {parity: {flp: once}}", ["did you mean stage2.parity.flip?"]),
         (
             "stage2: {encoder: {nam: x}}",
             ["stage2.encoder.nam", "did you mean stage2.encoder.name?"],
@@ -96,6 +103,9 @@ def test_missing_config_file_is_named() -> None:
         ("stage2", ["--lr", "x"], "stage2: Error parsing --lr: could not convert"),
         ("stage2", ["--precision", "fp64"], "stage2: invalid choice 'fp64'"),
         ("stage2", ["--epoch", "1"], "stage2: Unrecognized options: --epoch, 1. Perhaps you meant"),
+        ("stage2", ["--parity.flp", "once"], "stage2: Unrecognized options: --parity.flp, once."),
+        ("stage2", ["--flip", "once"], "Perhaps you meant: --parity.flip"),
+        ("stage2", ["--parity.flip", "twice"], "stage2: invalid choice 'twice'"),
         ("predict", ["images"], "predict: Missing from a2s predict: --model {rbd}|PATH"),
         ("shard", [], "config: shard.images: Tuple should have at least 1 item"),
     ],
@@ -119,17 +129,54 @@ def test_only_one_rank_complains_about_flags(
     assert (caught.value.code, capsys.readouterr().err) == (2, "")
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_help_explains_every_flag(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def shown(capsys: pytest.CaptureFixture[str], command: str, flag: str) -> str:
+    """What `a2s COMMAND --help` or `--help-all` prints."""
     with pytest.raises(SystemExit) as caught:
-        parse(command, ["--help"])
+        parse(command, [flag])
     assert caught.value.code == 0
-    text = capsys.readouterr().out
-    for name, field in COMMANDS[command].settings_class().model_fields.items():
-        assert field.description, f"{command}.{name} has no help text"
-        # A name of its own for the flag, where the field's is taken.
-        flag = next((mark.name for mark in field.metadata if getattr(mark, "name", None)), name)
-        assert flag.replace("_", "-") in text.lower() or name.upper() in text
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_help_all_explains_every_flag(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def explained(model: type[BaseModel], prefix: str) -> None:
+        for name, field in model.model_fields.items():
+            assert field.description, f"{prefix}{name} has no help text"
+            assert "\n" not in field.description
+            nested = field.annotation
+            if isinstance(nested, type) and issubclass(nested, BaseModel):
+                explained(nested, f"{prefix}{name}.")
+                continue
+            # A name of its own for the flag, where the field's is taken.
+            flag = next((mark.name for mark in field.metadata if getattr(mark, "name", None)), name)
+            flag = f"{prefix}{flag}".replace("_", "-")
+            assert f"--{flag}" in text or Positional[int].__metadata__[0] in field.metadata
+
+    text = shown(capsys, command, "--help-all")
+    explained(COMMANDS[command].settings_class(), "")
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_help_hides_parity_and_sections(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    short, whole = shown(capsys, command, "--help"), shown(capsys, command, "--help-all")
+    assert "--parity" not in short
+    is_short = "--parity." in whole or command in ("run", "ablate")
+    last = f"a2s {command} --help-all shows every setting."
+    assert (short != whole) == (short.splitlines()[-1] == last) == is_short
+    assert shown(capsys, command, "-h") == short
+    if command in ("run", "ablate"):
+        sections = re.findall(r"--(\w+)\.SETTING VALUE", short)
+        called = COMMANDS[command].settings_class().model_fields.keys() & COMMANDS.keys()
+        assert set(sections) == called
+        assert "--stage1.parity.boundary" in whole
+
+
+def test_every_command_has_its_settings_and_its_module() -> None:
+    for name, command in COMMANDS.items():
+        assert issubclass(command.settings_class(), BaseModel)
+        assert importlib.util.find_spec(f"a2s.commands.{command.module}"), name
+    files = {file.stem for file in (REPO / "a2s" / "commands").glob("*.py")} - {"__init__"}
+    assert files == {command.module for command in COMMANDS.values()}
 
 
 def test_settings_are_frozen() -> None:
