@@ -16,7 +16,7 @@ from a2s.config.registry import COMMANDS
 from a2s.errors import A2SError
 
 _MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-"""Full, read-only, or forbidden storage: the user's to solve, not a bug."""
+"""Storage that is full, read-only, or forbidden, or fails: no bug of a2s."""
 
 
 def usage() -> str:
@@ -70,8 +70,8 @@ def main() -> None:
         # take several times as long as one. libgomp reads this when torch is imported.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     signal.signal(signal.SIGTERM, _terminated)
-    # What modules make while they are imported stays to the end. Looking for garbage among it again
-    # and again, and once more at the end, is a third of what a command takes to start and stop.
+    # Objects that modules create on import live to the end. Collecting garbage among them, again
+    # and again and once more at exit, takes a third of the time that a command starts and stops.
     gc.set_threshold(5_000)
     try:
         code = run(sys.argv[1:])
@@ -82,12 +82,12 @@ def main() -> None:
         print("a2s: interrupted; the same command again resumes", file=sys.stderr)
         code = 130
     except BrokenPipeError:
-        # The reader of our output has gone; do not complain again at interpreter exit.
+        # Whoever read our output is gone; avoid a second error at interpreter exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except MemoryError:
         print(
-            "a2s: memory ran out; the same command resumes, with fewer workers if it has any",
+            "a2s: out of memory; the same command resumes, with fewer --workers if it takes them",
             file=sys.stderr,
         )
         code = 2

@@ -1,11 +1,11 @@
-"""A table or figure of the paper: its rows as runs, their numbers beside the paper's.
+"""`a2s ablate`: reproduce a table or figure of the paper and compare the numbers.
 
     a2s ablate tab4 --data images/ --truth train=masks/ --out runs/ablations
     a2s ablate tab6 --data images/ --test ecssd=e/images --truth ecssd=e/masks --out runs/ablations
 
 OUT/ tab4.md tab4.csv tab4.svg …
-     shared/  data tests/NAME cache stage1 labels/ stage2 maps/ scores/    the settings as given
-     rows/STAGE-SETTING-VALUE/                                             what a row changes
+     shared/  data tests/NAME cache stage1 labels/ stage2 maps/ scores/    settings as given
+     rows/STAGE-SETTING-VALUE/                                             settings of a row
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def run(config: AblateConfig) -> int:
     """Run the rows that are not done, then write and print the table.
 
     Raises:
-        ConfigError: no such table or row, something that it needs is not given, or as the single
-            commands do.
+        ConfigError: no such table or row, something that it needs is not given, or a command
+            refuses its settings.
     """
     entry = find(config.name)
     config = quick_form(config) if config.quick else config
@@ -46,6 +46,6 @@ def run(config: AblateConfig) -> int:
 
 
 def _log(folder: RunDir, **fields: object) -> None:
-    """As `run` does, with folders relative to the output folder, which may move."""
+    """Log a job with its folder relative to the output folder, which may be moved later."""
     out = str(fields.pop("out")).removeprefix(f"{folder.path}/")
     folder.log(**fields, out=out)

@@ -1,4 +1,4 @@
-"""What works on this machine and what does not: one line per check, with what to do.
+"""`a2s doctor`: check what works on this machine, one line per check, with what to do.
 
 a2s doctor
 a2s doctor --encoder.name mobilenet_v2 --encoder.weights FILE --out runs/
@@ -49,7 +49,7 @@ class Finding:
 
 
 def run(config: DoctorConfig) -> int:
-    """Print every finding; 2 when something that is needed is broken, else 0."""
+    """Print every finding; return 2 if something required is broken, else 0."""
     findings = []
     for finding in checks(config):
         print(finding, flush=True)
@@ -57,14 +57,15 @@ def run(config: DoctorConfig) -> int:
     broken = [finding.what for finding in findings if finding.status == "fail"]
     warned = [finding.what for finding in findings if finding.status == "warn"]
     if broken:
-        print(f"doctor: broken: {', '.join(broken)}; nothing is sure to work before they are")
+        print(f"doctor: broken: {', '.join(broken)}; repair these first")
         return 2
-    print("doctor: all that is needed works" + (f"; see {', '.join(warned)}" if warned else ""))
+    warnings = f"; see the warnings about {', '.join(warned)}" if warned else ""
+    print(f"doctor: everything that is required works{warnings}")
     return 0
 
 
 def checks(config: DoctorConfig) -> Iterator[Finding]:
-    """Every check, cheap ones first; a check that raises is a failed check."""
+    """Run every check, cheap ones first; a check that raises has failed."""
     yield python_version(sys.version_info[:2])
     yield packages()
     yield from _guarded("torch", torch_pair)
@@ -88,12 +89,12 @@ def _guarded(what: str, check: Callable[[], Finding]) -> Iterator[Finding]:
     except A2SError as error:
         yield Finding("fail", what, str(error).removeprefix(f"{what}: "))
     except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
-        # A package that is there and does not load: the reason is all there is to say.
+        # The package is installed but does not load; report why.
         yield Finding("fail", what, f"{type(error).__name__}: {error}; reinstall the package")
 
 
 def python_version(version: tuple[int, ...]) -> Finding:
-    """Versions for which all packages have been installed and tried."""
+    """Python is a version that is tested with all packages."""
     found = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     if tuple(version) not in PYTHONS:
         return Finding("fail", "python", f"{found}; use Python 3.11, 3.12 or 3.13")
@@ -114,7 +115,7 @@ def packages() -> Finding:
 
 
 def torch_pair() -> Finding:
-    """Torch multiplies, and torchvision is built for this torch."""
+    """Torch computes, and torchvision is built for this torch."""
     import torch
 
     ones = torch.ones(2, 2)
@@ -134,7 +135,7 @@ def torch_pair() -> Finding:
 
 
 def devices() -> Finding:
-    """GPUs with their memory."""
+    """The GPUs compute; list them with their memory."""
     import torch
 
     if not torch.cuda.is_available():
@@ -148,7 +149,7 @@ def devices() -> Finding:
 
 
 def cpu_and_memory() -> Finding:
-    """Cores this process may use and memory that is free."""
+    """There is enough free memory; count the cores that this process may use."""
     from a2s.parallel.pool import num_cpus
 
     free_gib = free_memory_bytes() / GIB
@@ -159,7 +160,7 @@ def cpu_and_memory() -> Finding:
 
 
 def free_memory_bytes() -> int:
-    """Available memory, cut to what the container has left."""
+    """Return available memory, or what the container has left of its limit if that is less."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
     free = kib * 1024
@@ -173,7 +174,7 @@ def free_memory_bytes() -> int:
 
 
 def shared_memory(folder: Path) -> Finding:
-    """Ray's object store and the data loader live in shared memory; Docker gives 64 MiB of it."""
+    """There is shared memory for Ray and the data loader; Docker gives only 64 MiB by default."""
     if not folder.is_dir():
         return Finding("warn", "shm", f"no {folder}; use --workers 0 and --loader-workers 0")
     free_gib = shutil.disk_usage(folder).free / GIB
@@ -201,7 +202,7 @@ def crf() -> Finding:
 
 
 def crf_on_gpu() -> Finding:
-    """Triton compiles the CRF's kernels, for which it calls a C compiler."""
+    """Triton compiles the kernels of the CRF, which takes a C compiler."""
     import torch
 
     from a2s.labels.crf.self_test import mask_of
@@ -214,7 +215,7 @@ def crf_on_gpu() -> Finding:
 
 
 def ray() -> Finding:
-    """Ray imports. In a process of its own, because only the pool imports it."""
+    """Ray can be imported, in another process, because only the pool may import it here."""
     code = "import ray; print(ray.__version__)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
@@ -228,7 +229,7 @@ def ray() -> Finding:
 
 
 def launch(environ: Mapping[str, str]) -> Finding:
-    """The environment does not pretend to be a rank of something that was not started."""
+    """The environment variables of a launcher are complete or absent."""
     from a2s.parallel.ranks import check_launch
 
     try:
@@ -243,7 +244,7 @@ def launch(environ: Mapping[str, str]) -> Finding:
 
 
 def disk(folder: Path) -> Finding:
-    """There is room, files can be written, and locks work (some network disks refuse them)."""
+    """There is free space, and files can be written and locked (some network disks refuse locks)."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     free_gib = shutil.disk_usage(existing).free / GIB
     found = f"{free_gib:.1f} GiB free in {existing}"
@@ -283,7 +284,7 @@ def detector(name: str, chosen: DetectorName) -> Finding:
 
 
 def cached_weights() -> Finding:
-    """Which registered weights are already on this machine."""
+    """List the registered weights that are on this machine, and the others."""
     from a2s.models.encoder_weights import REGISTRY, cache_folder
 
     folder = cache_folder()

@@ -1,6 +1,6 @@
-"""What labelling a dump will take, from a sample of it: every stage timed here, then the pool.
+"""`a2s estimate`: time the labelling of a sample, by stage and with the pool, and extrapolate.
 
-Nothing is written. The sample goes through the very functions that `a2s label` runs.
+Nothing is written. The sample goes through the functions that `a2s label` runs.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from a2s.parallel import model_actors, pool
 
 TAR_BLOCK = 512
 PER_WORKER = 8
-"""Images that each worker of the pool gets at least, so that the last ones weigh little."""
+"""Fewest images per worker of the pool, so that waiting for the last ones counts little."""
 GPU_CHUNK = 64
-"""Images that a GPU gets at once; from there on more hardly make it faster."""
+"""Images that a GPU gets at once; more of them are hardly faster."""
 
 
 def run(config: EstimateConfig) -> int:
@@ -60,7 +60,7 @@ def run(config: EstimateConfig) -> int:
 
 
 def measure(config: EstimateConfig, index: Index, *, num_images: int) -> Sample:
-    """Time a sample of the images: alone, one by one, then with the pool that `num_images` get.
+    """Time a sample of the images: one by one, then with the pool that `num_images` would get.
 
     Raises: as `run`.
     """
@@ -75,7 +75,7 @@ def measure(config: EstimateConfig, index: Index, *, num_images: int) -> Sample:
     begun = time.monotonic()
     with around, _model(config) as model:
         session_sec = time.monotonic() - begun
-        # The cluster's devices decide where there is one, else those of this machine.
+        # The devices of the cluster count if there is one, else those of this machine.
         refine = with_backend(config.refine, ray_address=config.ray_address)
         steps = _steps(
             config,
@@ -87,13 +87,13 @@ def measure(config: EstimateConfig, index: Index, *, num_images: int) -> Sample:
         count = pool.num_cluster_cpus() if workers is None else workers or pool.num_cpus()
         alone = _chunks(index, config.sample, length=1)
         _say(f"estimate: timing {len(alone)} of {len(index):,} images, CRF by {refine.backend}")
-        # One thread alone, after a first image that nobody times: imports, compiled code.
+        # One thread alone, after an untimed image that pays for imports and compiled code.
         list(_map(alone[:1], steps, workers=0, threads=1))
         singles = list(_map(alone, steps, workers=0, threads=1))
 
         num_images, length = max(config.sample, PER_WORKER * count), config.sample // (4 * count)
         if "before" in steps and refine.backend == "torch":
-            # A GPU is given as many images at once as in a large job, or nearly.
+            # Nearly as many images at once as a GPU gets in a large job.
             num_images, length = max(num_images, 4 * GPU_CHUNK), GPU_CHUNK
         together = _chunks(index, num_images, length=max(1, length))
         begun = time.monotonic()
@@ -137,7 +137,7 @@ def _model(config: EstimateConfig) -> Iterator[Path]:
 def _steps(
     config: EstimateConfig, model: Path, recipe: Recipe, *, on_gpu: bool, on_device: bool
 ) -> dict[str, Any]:
-    """Arguments of `map_items` that `a2s label` gives as well."""
+    """The arguments of `map_items` that `a2s label` gives, too."""
     image_size = input_size(model) if config.parity.network_size == "trained" else None
     if not on_gpu:
         return {"fn": label_chunk, "common": (model, image_size, recipe)}

@@ -67,7 +67,7 @@ def run(config: EvaluateConfig) -> int:
 
 
 def _where(config: EvaluateConfig) -> Path:
-    """Folder that the user gave for the truth."""
+    """The folder that was given for the truth."""
     if config.benchmark is not None:
         return config.benchmark[1]
     assert config.truth is not None
@@ -75,7 +75,7 @@ def _where(config: EvaluateConfig) -> Path:
 
 
 def _truths(config: EvaluateConfig) -> tuple[PictureSet, Benchmark | None]:
-    """The truth, and the benchmark that it is of.
+    """Find the truth, and the benchmark if one was named.
 
     Raises:
         ConfigError: neither or both of --truth and --benchmark.
@@ -121,7 +121,7 @@ def _score_all(
 
     start = time.monotonic()
     missing = _write_missing(folder.path, predictions, truths)
-    # The old scores must not vouch for a run that is under way.
+    # Old scores must not pass for those of a run that has not finished.
     (folder.path / "scores.json").unlink(missing_ok=True)
     small = config.workers == "auto" and len(keys) < AUTO_MIN_PAIRS
     workers = pool.resolve_workers(
@@ -194,7 +194,7 @@ def _score_all(
 
 
 def _in_order(parts: Iterator[Part]) -> Iterator[Part]:
-    """Put parts that come as they finish into the order of their keys."""
+    """Yield parts in the order of their keys; they arrive as they finish."""
     waiting: dict[int, Part] = {}
     expected = 0
     for part in parts:
@@ -206,7 +206,7 @@ def _in_order(parts: Iterator[Part]) -> Iterator[Part]:
 
 
 def _write_missing(out: Path, predictions: PictureSet, truths: PictureSet) -> dict[str, int]:
-    """Name on both sides what has no partner."""
+    """Write and print the keys that have a truth without a prediction, or the reverse."""
     lists = {
         "missing_pred": sorted(truths.keys - predictions.keys),
         "missing_truth": sorted(predictions.keys - truths.keys),

@@ -1,4 +1,4 @@
-"""`a2s export-weights`: a model of ours becomes a checkpoint as the paper's authors name it."""
+"""`a2s export-weights`: convert a model to a checkpoint in the layout of the paper's authors."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from a2s.storage.tensors import is_written, write
 
 
 def run(config: ExportWeightsConfig) -> int:
-    """Export one model, or find that it has been; return 0.
+    """Export one model, unless that is done already; return 0.
 
     Raises:
-        CheckpointError: the model cannot be read, or the authors' network is another.
-        ConfigError: the output is there and was made from something else.
+        CheckpointError: the model cannot be read, or differs from the authors' network.
+        ConfigError: the output exists and was made from something else.
     """
     model, out = saved.resolve_model(config.model), config.out
     provenance = {"format": "pt", "model_sha256": hashing.sha256_file(model)}
     if is_written(out, provenance):
         print(f"export-weights: done already: {out} was made from {model}")
         return 0
-    # Here, so that a finished export is recognised without torch.
+    # Imported here, so that a finished export needs no torch.
     from a2s.models.authors_checkpoint import to_released
 
     network, metadata = saved.load_model(model)

@@ -1,12 +1,13 @@
-"""The labels of the next epoch, from the model that stage 2 has committed (`rectify: hma`).
+"""`a2s hma`: update the labels of a stage-2 run with `rectify: hma` between two epochs.
 
-    a2s stage2 … --rectify hma      trains until labels are wanted
+    a2s stage2 … --rectify hma      trains until it needs new labels
     a2s hma --run runs/s2 --data data/x --labels labels/x
-    a2s stage2 … --rectify hma      goes on with them
+    a2s stage2 … --rectify hma      continues with them
 
-A pass over the shards, in this process or by Ray. Row files come first, then the manifests of both
-stores, then a commit that names the same weights and the new generation: before it the run is what
-it was, and the same command resumes; after it the command has nothing to do until the next epoch.
+The command passes over the shards, in this process or with Ray. It writes the row files, then the
+manifests of both stores, then a commit with the same weights and the new label generation. Without
+that commit the run is unchanged and the same command resumes; after it there is nothing to do until
+the next epoch has ended.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from a2s.storage import checkpoints, lock, run_folder
 
 
 def run(config: HmaConfig) -> int:
-    """Make the labels that the next epoch of a run reads, unless they are there.
+    """Make the labels of the next epoch, unless that is done already.
 
     Raises:
-        ConfigError: it is not the folder of such a run, or is in use, or these are not its data and
-            labels.
+        ConfigError: the folder is not that of such a run or is in use, or the data or labels are
+            not those of the run.
         DataError: an image cannot be decoded.
     """
     started, run = time.monotonic(), config.out.resolve()

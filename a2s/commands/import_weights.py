@@ -1,4 +1,4 @@
-"""`a2s import-weights`: a checkpoint of the paper's authors becomes a model of ours."""
+"""`a2s import-weights`: convert a checkpoint of the paper's authors to a model."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from a2s.storage import hashing, tensors
 
 
 def run(config: ImportWeightsConfig) -> int:
-    """Import one checkpoint, or find that it has been; return 0.
+    """Import one checkpoint, unless that is done already; return 0.
 
     Raises:
-        WeightsError: it cannot be read, or is not whole and nothing but a network of the authors.
-        ConfigError: the output is there and was made from something else.
+        WeightsError: it cannot be read, or does not hold exactly a network of the authors.
+        ConfigError: the output exists and was made from something else.
     """
     file, out = config.file, config.out
     if not file.is_file():
@@ -23,7 +23,7 @@ def run(config: ImportWeightsConfig) -> int:
         kind = tensors.read_metadata(out)["kind"]
         print(f"import-weights: done already: {out} was made from {file}")
     else:
-        # Here, so that a finished import is recognised without torch.
+        # Imported here, so that a finished import needs no torch.
         from a2s.models.authors_checkpoint import IMAGE_SIZE, from_released
         from a2s.models.encoder_weights import read_held
 

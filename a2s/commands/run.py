@@ -1,4 +1,4 @@
-"""The whole job on one machine: a list of (command, settings), each of which resumes by itself.
+"""`a2s run`: the whole pipeline on one machine, a list of commands that each resume by themselves.
 
     a2s run photos/ --out runs/mine
     a2s run train/ --out runs/scored --test test/images --truth test/masks
@@ -32,10 +32,10 @@ COLUMNS = {
 
 
 def run(config: RunConfig) -> int:
-    """Run every command in order; the same call again continues where it stopped.
+    """Run every command in order; the same call continues where it stopped.
 
     Raises:
-        ConfigError: as the single commands do, and for a batch size that the ranks cannot share.
+        ConfigError: a command refuses its settings, or the ranks cannot share a batch size.
     """
     sections = {"stage1": config.stage1, "stage2": config.stage2}
     processes = training_processes("run", config.processes, sections)

@@ -1,6 +1,6 @@
-"""`a2s shard`: images in, WebDataset shards with an index out; what is damaged is quarantined.
+"""`a2s shard`: pack images into WebDataset shards with an index; quarantine damaged images.
 
-The inputs are listed once into ``work.parquet`` (row group i = shard i), so that a resumed run cuts
+The inputs are listed once into `work.parquet` (row group i = shard i), so that a resumed run cuts
 the same shards. Each shard is one task that writes its own files, the manifest last.
 """
 
@@ -32,7 +32,7 @@ SECONDS_PER_IMAGE = 5.0
 
 
 def run(config: ShardConfig) -> int:
-    """Pack the images; 3 when too many of them could not be used.
+    """Pack the images; return 0, or 3 when too many of them could not be used.
 
     Raises:
         ConfigError: an input does not exist, or the folder belongs to another run.
@@ -61,7 +61,7 @@ def run(config: ShardConfig) -> int:
 
 
 def _frozen_work(config: ShardConfig, folder: RunDir) -> dict[str, Any]:
-    """List the inputs, or read the list that an earlier attempt has frozen."""
+    """List the inputs, or read the list of an earlier attempt."""
     path = folder.path / "work.json"
     if path.exists():
         frozen: dict[str, Any] = read_json(path)
@@ -107,7 +107,7 @@ def _pack_all(
 
 
 def _finish(config: ShardConfig, work: PackingJob, frozen: dict[str, Any]) -> int:
-    """Collect the failures of all shards into one file, and say what there is now."""
+    """Collect the failures of all shards into one file, and print a summary."""
     reasons: Counter[str] = Counter()
     failed = 0
     with atomic_path(work.out / "failures.jsonl") as temporary, temporary.open("w") as file:

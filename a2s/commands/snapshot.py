@@ -1,9 +1,9 @@
-"""What stage 2 makes of some images at the end of an epoch, kept for figures 7 and 10.
+"""`a2s snapshot`: save stage 2's labels and predictions of a few images, for figures 7 and 10.
 
     a2s stage2 … --out runs/s2
     a2s snapshot --model runs/s2 --data data/x --labels labels/x --out snapshots/s2-25
 
-A finished snapshot stays as it is, however far the run goes on.
+A finished snapshot does not change when the run continues.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from a2s.storage import run_folder
 
 
 def run(config: SnapshotConfig) -> int:
-    """Write labels and predictions of the chosen images, unless they are there.
+    """Write labels and predictions of the chosen images, unless that is done already.
 
     Raises:
         CheckpointError: the run is not at the end of the epoch that was asked for.

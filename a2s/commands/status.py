@@ -1,10 +1,10 @@
-"""How far a job is, read from its folder while it runs or afterwards; nothing is locked or written.
+"""`a2s status`: show the progress of a job from its folder, without locking or writing anything.
 
     a2s status labels/x
     a2s status s3://bucket/labels/x --json
 
-Shards count by their manifests, training by its commits and its log. When a manifest was written is
-what the storage says.
+Shards are counted by their manifests, training by its commits and its log. Times of manifests are
+those of the files.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ RUN_STEPS: tuple[tuple[str, str, set[str]], ...] = (
     ("scores/labels", "evaluate", {"truth"}),
     ("scores/detector", "evaluate", {"truth"}),
 )
-"""What `a2s run` fills, in order: folder, command, and the settings that it takes to be there."""
+"""Folders of `a2s run` in order: name, command, and the settings without which it is absent."""
 LAST_FILE = {
     "predict": "failures.jsonl",
     "evaluate": "scores.json",
     "snapshot": "snapshot.json",
 }
-"""What the commands without manifests write when they are through."""
+"""The file that a command without manifests writes last."""
 _SHARD = re.compile(r"shard-\d{6,}\.json")
 _COMMIT = re.compile(r"\d{5,}\.json")
 
 
 def run(config: StatusConfig) -> int:
-    """Say how far the job in a folder is.
+    """Print the progress of the job in a folder.
 
     Raises:
         ConfigError: no such folder, or nothing of a2s in it.
@@ -76,7 +76,7 @@ def run(config: StatusConfig) -> int:
 
 
 def status_of(folder: Folder, *, now_sec: float) -> Status:
-    """How far the job of a folder is, whatever command it belongs to.
+    """Return the progress of the job in a folder, of whatever command.
 
     Raises:
         ConfigError: nothing in it is of a2s, or a file cannot be read.
@@ -174,7 +174,7 @@ def _shards(
 
 
 def _torn(folder: Folder, manifests: list[Manifest]) -> list[str]:
-    """Manifests that vouch for files which are not there; a copy of manifests alone is fine."""
+    """Manifests whose tar or table is missing; a copy of manifests alone is fine."""
     if not any(name.endswith(".tar") for name in folder.entries):
         return []
     torn = []
@@ -236,9 +236,9 @@ def _last_commit(folder: Folder, problems: list[str]) -> dict[str, Any] | None:
 
 
 def _plain(folder: Folder, command: str, problems: list[str], *, now_sec: float) -> Plain:
-    """The last file says that the command is through; predictions write theirs every time.
+    """Read from its last file whether a command is finished; predict writes that every time.
 
-    A folder may take many tables, so of them the log says it.
+    A folder of ablate may hold many tables, so there the log tells.
     """
     start_sec = folder.written_sec("environment.json")
     if command == "ablate":
@@ -278,7 +278,7 @@ def _step(folder: Folder, command: str, *, now_sec: float) -> Shards | Training 
 
 
 def _stop(folder: Folder) -> list[str]:
-    """Why the last attempt ended early, when the run has not been started again since."""
+    """Why the last attempt ended early, unless it was started again since."""
     last = _last_record(folder)
     try:
         code, job, stopped_sec = last["exit_code"], last["job"], float(last["time_unix_sec"])

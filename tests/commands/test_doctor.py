@@ -27,7 +27,7 @@ def test_healthy_machine_is_exit_0_and_every_check_speaks(tmp_path, capsys, monk
         *("CRF", "CRF/GPU", "Ray", "launch", "disk", "encoder", "detector", "weights"),
     ]
     assert not any(line.startswith("fail") for line in lines)
-    assert lines[-1].startswith("doctor: all that is needed works")
+    assert lines[-1].startswith("doctor: everything that is required works")
     assert list(tmp_path.iterdir()) == []
 
 
