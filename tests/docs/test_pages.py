@@ -20,8 +20,8 @@ from layers import ROOMS
 from pydantic import BaseModel
 from repository import REPO
 
-from a2s.__main__ import COMMANDS
-from a2s.config.parse import MODELS, parse
+from a2s.config.parse import parse
+from a2s.config.registry import COMMANDS
 
 # What a word in backticks must begin with to be meant as a path of the repository.
 FOLDERS = ("a2s", "benchmarks", "configs", "docker", "docs", "examples", "launch", "tests")
@@ -70,7 +70,7 @@ def test_commands_parse(document, command, arguments, tmp_path, monkeypatch) -> 
     for settings in blocks(document.read_text("utf-8"), "yaml"):
         Path("my.yaml").write_text(settings, encoding="utf-8")
     config = parse(command, arguments)
-    assert isinstance(config, MODELS[command])
+    assert isinstance(config, COMMANDS[command].settings_class())
     if "my.yaml" in arguments:
         assert config.lr == 0.002
         assert config.encoder.name == "mobilenet_v2"
@@ -78,7 +78,8 @@ def test_commands_parse(document, command, arguments, tmp_path, monkeypatch) -> 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_flags_exist(document: Path) -> None:
-    known = OTHER_FLAGS.union(*map(flags_of, MODELS.values()))
+    models = [command.settings_class() for command in COMMANDS.values()]
+    known = OTHER_FLAGS.union(*map(flags_of, models))
     spans = [span for span in code_spans(document.read_text("utf-8")) if "…" not in span]
     # What follows another program's name is its own affair.
     spans = [span for span in spans if not re.match(r"(pytest|pip|docker|git|benchmarks/)\b", span)]

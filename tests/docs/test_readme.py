@@ -10,8 +10,8 @@ import yaml
 from documents import DOCUMENTS, a2s_arguments, code_spans
 from repository import REPO
 
-from a2s.__main__ import COMMANDS
-from a2s.config.parse import MODELS, parse
+from a2s.config.parse import parse
+from a2s.config.registry import COMMANDS
 
 MAX_README_LINES = 200
 LAUNCHERS = [
@@ -42,7 +42,7 @@ def test_commands_in_launchers_and_configurations_parse(path) -> None:
     # Continued lines of a comment belong together.
     text = re.sub(r"\\\n\s*", " ", "\n".join(comments))
     for command, arguments in a2s_arguments(text, COMMANDS):
-        assert isinstance(parse(command, arguments), MODELS[command])
+        assert isinstance(parse(command, arguments), COMMANDS[command].settings_class())
 
 
 @pytest.mark.parametrize("path", sorted(REPO.glob("configs/*.yaml")), ids=lambda path: path.name)
