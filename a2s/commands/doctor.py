@@ -244,7 +244,7 @@ def launch(environ: Mapping[str, str]) -> Finding:
 
 
 def disk(folder: Path) -> Finding:
-    """There is free space, and files can be written and locked (some network disks refuse locks)."""
+    """Check free space, and that files can be written and locked; some network disks refuse."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     free_gib = shutil.disk_usage(existing).free / GIB
     found = f"{free_gib:.1f} GiB free in {existing}"
