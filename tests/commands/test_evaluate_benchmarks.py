@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from scipy.io import savemat
 
 from a2s.__main__ import run as a2s
 from a2s.commands import evaluate
+from a2s.config.base import BenchmarkName
 from a2s.config.commands import EvaluateConfig
 from a2s.data.images import encode_png
 from a2s.errors import ConfigError, DataError
@@ -184,6 +185,10 @@ def test_the_authors_convention_is_another_run(tmp_path: Path) -> None:
     assert (library["convention"], official["convention"]) == ("pysodmetrics", "official")
     assert official["mae"] == library["mae"]
     assert 0 < abs(official["s_measure"] - library["s_measure"]) < 0.01
+
+
+def test_every_benchmark_can_be_named_in_the_settings() -> None:
+    assert get_args(BenchmarkName) == tuple(BENCHMARKS)
 
 
 def test_readme_lists_every_benchmark() -> None:
