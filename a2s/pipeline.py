@@ -26,6 +26,7 @@ from a2s.config.registry import COMMANDS
 from a2s.config.training import TrainOptions
 from a2s.errors import ConfigError
 from a2s.parallel.pool import num_cpus
+from a2s.parallel.progress import say
 from a2s.parallel.ranks import cpu_asked_for
 from a2s.storage.files import atomic_write
 from a2s.storage.hashing import digest
@@ -151,11 +152,6 @@ def training_processes(name: str, asked: int, sections: Mapping[str, TrainOption
                 f"{processes} training processes; change one of them (--processes)"
             )
     return processes
-
-
-def say(text: str) -> None:
-    """Tell people, on standard error."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def _launch(job: Job, processes: int) -> int:

@@ -23,10 +23,10 @@ from a2s.data import images
 from a2s.data.index import Index
 from a2s.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from a2s.evaluation.metrics import score
-from a2s.labels.making.chunk import activate, input_size, squash
 from a2s.labels.recipe import recipe_of
 from a2s.labels.refine import refine
-from a2s.models import saved
+from a2s.models.inference import InferenceModel
+from a2s.models.saved import SavedNetwork
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -44,16 +44,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    model, index = saved.resolve_model(args.model), Index.load(args.data)
-    network, _ = saved.load_model(model)
-    squashed = squash(model, input_size(model))
+    saved, index = SavedNetwork.find_stage1(args.model), Index.load(args.data)
+    model, network_input = InferenceModel(saved.load()), saved.trained_input
     recipe = recipe_of(RefineConfig(backend="numba", max_side=None))
     rows: dict[str, dict[str, list[float]]] = {}
     for row in range(len(index)):
         image_HW3, mask = images.decode(index.read(row)), index.read_mask(row)
         assert mask is not None, f"{index.key(row)} has no mask"
         truth_HW = images.decode_mask(mask) > 128
-        theta_hw = activate(network, squashed(image_HW3)[None])[0]
+        theta_hw = model.maps(network_input.resize(image_HW3)[None])[0]
         made = {"photograph": image_HW3}
         made |= {
             f"restored {t.__name__}": restored(image_HW3, dtype=t) for t in (np.float32, np.float64)

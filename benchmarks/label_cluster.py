@@ -17,10 +17,12 @@ from pathlib import Path
 from machine import describe_machine
 
 from a2s.config.base import RefineConfig
+from a2s.data.chunks import chunks
 from a2s.data.index import Index
-from a2s.labels.making.chunk import chunks, input_size, label_chunk, load_network
+from a2s.labels.making.chunk import label_chunk
 from a2s.labels.recipe import recipe_of
-from a2s.models import saved
+from a2s.models.inference import on_cpu
+from a2s.models.saved import SavedNetwork
 from a2s.parallel import pool, ray_session, tasks
 from a2s.storage.files import write_json
 
@@ -44,10 +46,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     arguments = parser.parse_args()
     index = Index.load(arguments.data.resolve()).head(arguments.images)
-    model = saved.resolve_model(arguments.model).resolve()
+    saved = SavedNetwork.find_stage1(arguments.model)
     recipe = recipe_of(RefineConfig(backend="numba"))
-    common = (model, input_size(model), recipe)
-    load_network(model)
+    common = (saved, saved.trained_input, recipe)
+    on_cpu(saved)
     todo = list(range(len(index.shards)))
 
     def digest(labels: dict[str, bytes]) -> str:

@@ -38,14 +38,14 @@ from a2s.data.synthetic import draw_scene
 from a2s.data.transforms import normalise
 from a2s.labels.crf.backends import crf_of
 from a2s.labels.crf.energy import CrfParams, hard_energy
-from a2s.labels.making.chunk import activate, input_size
 from a2s.labels.refine import probability, reduce
-from a2s.models import saved
 from a2s.models.activation_net import ActivationNet
 from a2s.models.blocks import upsample
 from a2s.models.boundary import adaptive_boundary
 from a2s.models.detector import Detector
 from a2s.models.encoder_weights import load_encoder
+from a2s.models.inference import InferenceModel
+from a2s.models.saved import SavedNetwork
 from a2s.storage.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -123,7 +123,7 @@ def label_plainly(network: ActivationNet, path: Path) -> np.ndarray:
     """This project's network and input size, one image after the other."""
     image_HW3 = np.asarray(Image.open(path).convert("RGB"))
     small_SS3 = images.resize_rgb(image_HW3, height=320, width=320)
-    return refined_alone(image_HW3, activate(network, small_SS3[None])[0])
+    return refined_alone(image_HW3, InferenceModel(network).maps(small_SS3[None])[0])
 
 
 def refined_alone(image_HW3: np.ndarray, theta_hw: np.ndarray) -> np.ndarray:
@@ -150,11 +150,12 @@ def activation_rates(network: ActivationNet, device: str) -> dict[str, float]:
     with one_thread():
         for batch in BATCHES[device]:
             pixels = np.random.default_rng(0).integers(0, 256, (batch, 320, 320, 3), np.uint8)
-            activate(network, pixels)
+            model = InferenceModel(network, torch.device(device), batch)
+            model.maps(pixels)
             repeats = max(1, (24 if device == "cpu" else 512) // batch)
             started = time.monotonic()
             for _ in range(repeats):
-                activate(network, pixels)
+                model.maps(pixels)
             rates[str(batch)] = round(repeats * batch / (time.monotonic() - started), 2)
     network.to("cpu")
     return rates
@@ -166,7 +167,8 @@ def crf_rates(network: ActivationNet, paths: list[Path]) -> dict[str, float]:
     with one_thread():
         for number, path in enumerate(paths):
             image_HW3 = reduce(np.asarray(Image.open(path).convert("RGB")), max_side=640)
-            theta = activate(network, images.resize_rgb(image_HW3, height=320, width=320)[None])[0]
+            small_SS3 = images.resize_rgb(image_HW3, height=320, width=320)
+            theta = InferenceModel(network).maps(small_SS3[None])[0]
             p_HW = probability(theta, height=image_HW3.shape[0], width=image_HW3.shape[1])
             energy = hard_energy(p_HW, params)
             for backend in seconds:
@@ -196,10 +198,9 @@ def main() -> None:
         paths = sorted(folder.iterdir())
         count = len(paths)
         model = arguments.model or untrained(arguments.encoder, work)
-        file = saved.resolve_model(model)
-        network, _ = saved.load_model(file)
-        network = network.eval()
-        assert input_size(file) == 320, "the loops assume 320 px"
+        saved = SavedNetwork.find_stage1(model)
+        network = saved.load()
+        assert saved.image_size == 320, "the loops assume 320 px"
 
         rates: dict[str, float] = {}
         for workers in (1, cores):

@@ -26,11 +26,11 @@ import numpy as np
 import torch
 from machine import PRICE, describe_machine
 
-from a2s.labels.making.chunk import activate, load_network
-from a2s.models import saved
 from a2s.models.activation_net import ActivationNet
 from a2s.models.encoder_weights import load_encoder
-from a2s.models.inference import prepare_for_inference
+from a2s.models.inference import InferenceModel, local_device, on_gpu_or_cpu
+from a2s.models.prepare import prepare_for_inference
+from a2s.models.saved import SavedNetwork
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "label_gpu.json"
@@ -61,18 +61,19 @@ def stages(out: Path) -> dict[str, Any]:
     return {"job_images_per_sec": round(labelled["num_images"] / labelled["wall_sec"], 1), **found}
 
 
-def sweep(network: torch.nn.Module, device: str) -> dict[str, Any]:
+def sweep(network: torch.nn.Module, device: torch.device) -> dict[str, Any]:
     """First call in seconds, and images/s from then on, by batch size."""
     found = {}
-    for batch in BATCHES[device]:
+    for batch in BATCHES[device.type]:
         pixels = np.random.default_rng(0).integers(0, 256, (batch, 320, 320, 3), np.uint8)
+        model = InferenceModel(network, device, batch)
         started = time.monotonic()
-        activate(network, pixels)  # type: ignore[arg-type]
+        model.maps(pixels)
         first = time.monotonic() - started
-        repeats = max(3, (256 if device == "cuda" else 8) // batch)
+        repeats = max(3, (256 if device.type == "cuda" else 8) // batch)
         started = time.monotonic()
         for _ in range(repeats):
-            activate(network, pixels)  # type: ignore[arg-type]
+            model.maps(pixels)
         rate = repeats * batch / (time.monotonic() - started)
         found[str(batch)] = {"images_per_sec": round(rate, 1), "first_call_sec": round(first, 2)}
     return found
@@ -80,11 +81,11 @@ def sweep(network: torch.nn.Module, device: str) -> dict[str, Any]:
 
 def activation(model: Path) -> dict[str, Any]:
     """Both networks as labels use them."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    rates = {"the model": sweep(load_network(saved.resolve_model(model), device), device)}
+    device, saved = local_device(), SavedNetwork.find_stage1(model)
+    rates = {"the model": sweep(on_gpu_or_cpu(saved, batch_size=1).network, device)}
     torch.manual_seed(0)
     network = ActivationNet(load_encoder("resnet50", "none"), fusion_stride=4)
-    prepare_for_inference(network, device)
+    prepare_for_inference(network, device.type)
     rates["resnet50"] = sweep(network, device)
     return rates
 

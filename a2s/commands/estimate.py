@@ -6,7 +6,6 @@ Nothing is written. The sample goes through the functions that `a2s label` runs.
 from __future__ import annotations
 
 import functools
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,22 +16,17 @@ from typing import Any
 import numpy as np
 
 from a2s.config.commands import EstimateConfig
+from a2s.data.chunks import Chunk
 from a2s.data.index import Index
 from a2s.errors import DataError
-from a2s.labels.making.chunk import (
-    STAGES,
-    Chunk,
-    Labelled,
-    input_size,
-    label_chunk,
-    refine_chunk,
-    sign_tie,
-)
+from a2s.labels.making.all_shards import network_input
+from a2s.labels.making.chunk import STAGES, Labelled, label_chunk, refine_chunk
 from a2s.labels.making.forecast import Sample, describe, forecast
-from a2s.labels.recipe import has_gpu, recipe_of, with_backend
+from a2s.labels.recipe import crf_is_batched, recipe_of, with_backend
 from a2s.labels.refine import Recipe
-from a2s.models import saved
+from a2s.models.saved import SavedNetwork
 from a2s.parallel import model_actors, pool
+from a2s.parallel.progress import say
 
 TAR_BLOCK = 512
 PER_WORKER = 8
@@ -80,19 +74,19 @@ def measure(config: EstimateConfig, index: Index, *, num_images: int) -> Sample:
         steps = _steps(
             config,
             model,
-            recipe_of(refine, crf_input=config.parity.crf_input, sign_tie=sign_tie(model)),
-            on_gpu=has_gpu(config.ray_address),
-            on_device=refine.backend == "torch",
+            recipe_of(refine, crf_input=config.parity.crf_input, sign_tie=model.sign_tie),
+            on_gpu=pool.has_gpu(config.ray_address),
+            crf_on_gpu=crf_is_batched(refine),
         )
         count = pool.num_cluster_cpus() if workers is None else workers or pool.num_cpus()
         alone = _chunks(index, config.sample, length=1)
-        _say(f"estimate: timing {len(alone)} of {len(index):,} images, CRF by {refine.backend}")
+        say(f"estimate: timing {len(alone)} of {len(index):,} images, CRF by {refine.backend}")
         # One thread alone, after an untimed image that pays for imports and compiled code.
         list(_map(alone[:1], steps, workers=0, threads=1))
         singles = list(_map(alone, steps, workers=0, threads=1))
 
         num_images, length = max(config.sample, PER_WORKER * count), config.sample // (4 * count)
-        if "before" in steps and refine.backend == "torch":
+        if "before" in steps and crf_is_batched(refine):
             # Nearly as many images at once as a GPU gets in a large job.
             num_images, length = max(num_images, 4 * GPU_CHUNK), GPU_CHUNK
         together = _chunks(index, num_images, length=max(1, length))
@@ -113,10 +107,10 @@ def measure(config: EstimateConfig, index: Index, *, num_images: int) -> Sample:
 
 
 @contextmanager
-def _model(config: EstimateConfig) -> Iterator[Path]:
+def _model(config: EstimateConfig) -> Iterator[SavedNetwork]:
     """The stage-1 model, or an untrained one of the same shape in a temporary folder."""
     if config.model is not None:
-        yield saved.resolve_model(config.model).resolve()
+        yield SavedNetwork.find_stage1(config.model)
         return
     from safetensors.torch import save_file
 
@@ -131,23 +125,21 @@ def _model(config: EstimateConfig) -> Iterator[Path]:
         path = Path(folder) / "model.safetensors"
         input_spec = {"image_size": str(config.image_size), "resize_filter": "bilinear"}
         save_file(tensors, path, {**network.spec(), **input_spec})
-        yield path
+        yield SavedNetwork.find_stage1(path)
 
 
 def _steps(
-    config: EstimateConfig, model: Path, recipe: Recipe, *, on_gpu: bool, on_device: bool
+    config: EstimateConfig, model: SavedNetwork, recipe: Recipe, *, on_gpu: bool, crf_on_gpu: bool
 ) -> dict[str, Any]:
     """The arguments of `map_items` that `a2s label` gives, too."""
-    image_size = input_size(model) if config.parity.network_size == "trained" else None
+    sees = network_input(model, config.parity.network_size)
     if not on_gpu:
-        return {"fn": label_chunk, "common": (model, image_size, recipe)}
+        return {"fn": label_chunk, "common": (model, sees, recipe)}
     from a2s.labels.making.batch_size import LARGEST_BATCH
     from a2s.labels.making.gpu import load_activation
 
     batch = LARGEST_BATCH if config.batch_size == "auto" else config.batch_size
-    load = functools.partial(
-        load_activation, model, image_size, batch, recipe if on_device else None
-    )
+    load = functools.partial(load_activation, model, sees, batch, recipe if crf_on_gpu else None)
     return {"fn": refine_chunk, "common": (recipe,), "before": model_actors.ModelStage(load)}
 
 
@@ -223,7 +215,3 @@ def _sample(
         pool_images_per_sec=num_pooled / pool_sec,
         start_sec=start_sec,
     )
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

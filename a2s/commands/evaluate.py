@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from a2s.evaluation.pairs import PictureSet, find_predictions, find_truths, only
 from a2s.parallel import pool
 from a2s.parallel.progress import Progress
 from a2s.storage import files, hashing, run_folder
+from a2s.storage.failures import FILE_NAME, Failure, write_failures
 
 CHUNK_PAIRS = 16
 # Below this many pairs Ray's start takes longer than the scoring that it would share.
@@ -140,7 +140,7 @@ def _score_all(
 
     schema = pa.schema(SCHEMA)
     totals = DatasetScores()
-    failures: list[dict[str, str]] = []
+    failures: list[Failure] = []
     num_resized = num_empty = num_graded = 0
     parts = pool.map_items(
         score_chunk,
@@ -163,11 +163,10 @@ def _score_all(
             num_graded += sum(row["graded_truth"] for row in part.rows)
             table.write_table(pa.Table.from_pylist(part.rows, schema=schema))
             progress.update(len(part.rows) + len(part.failures))
-    lines = "".join(json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures)
-    files.atomic_write(folder.path / "failures.jsonl", lines)
+    write_failures(folder.path, failures)
     if not totals.num_images:
         raise DataError(
-            f"evaluate: none of {len(keys)} pairs could be read; see {folder.path}/failures.jsonl"
+            f"evaluate: none of {len(keys)} pairs could be read; see {folder.path}/{FILE_NAME}"
         )
     _draw(folder.path, totals, title=f"{config.pred.name}, {totals.num_images:,} images")
     seconds = time.monotonic() - start
@@ -257,7 +256,7 @@ def _report(config: EvaluateConfig, scores: dict[str, Any]) -> int:
         print(
             f"evaluate: {lost:,} of {scores['num_truth']:,} truths have no readable prediction,"
             f" over --max-failure-rate {config.max_failure_rate:g}:"
-            f" {config.out}/missing.json, failures.jsonl"
+            f" {config.out}/missing.json, {FILE_NAME}"
         )
         return 3
     return 0

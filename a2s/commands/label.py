@@ -7,7 +7,6 @@ shard are in, the label shard is written, its manifest last. S is the network's 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 
@@ -17,14 +16,12 @@ from a2s.data.index import Index
 from a2s.data.shards import remove_leftovers, shard_done
 from a2s.errors import ConfigError
 from a2s.labels.making.all_shards import LabelJob, _label_shards
-from a2s.labels.making.chunk import (
-    input_size,
-)
 from a2s.labels.making.shards import summarise
 from a2s.labels.recipe import with_backend
-from a2s.models import saved
+from a2s.models.saved import SavedNetwork
 from a2s.parallel import pool
-from a2s.storage import files, hashing, run_folder
+from a2s.storage import hashing, run_folder
+from a2s.storage.failures import FILE_NAME, write_failures
 
 
 def run(config: LabelConfig) -> int:
@@ -39,9 +36,8 @@ def run(config: LabelConfig) -> int:
         # This process does it all: no device but its own counts.
         config = config.model_copy(update={"ray_address": None})
     index = Index.load(config.data.resolve())
-    model = saved.resolve_model(config.model).resolve()
-    image_size = input_size(model)
-    inputs = {"data": index.fingerprint, **saved.inputs_of(model)}
+    model = SavedNetwork.find_stage1(config.model)
+    inputs = {"data": index.fingerprint, **model.identity()}
     if config.limit is not None:
         index = index.head(config.limit)
     parts = _parts(config, index)
@@ -67,13 +63,13 @@ def run(config: LabelConfig) -> int:
 
         if config.dry_run:
             run_folder.compare(config.out, settings)
-            _announce(LabelJob(config, index, model, image_size, todo(hashing.digest(settings))))
+            _announce(LabelJob(config, index, model, todo(hashing.digest(settings))))
             return 0
         claim = run_folder.claim(
             config.out, command="label", config=config, inputs=inputs, parts=parts
         )
         folder = stack.enter_context(claim)
-        work = LabelJob(config, index, model, image_size, todo(folder.settings_hash))
+        work = LabelJob(config, index, model, todo(folder.settings_hash))
         if work.todo:
             remove_leftovers(folder.path, {index.shards[number].name for number in work.todo})
             _label_shards(work, folder)
@@ -110,8 +106,7 @@ def _conclude(config: LabelConfig, folder: run_folder.RunDir, index: Index, *, n
     with folder.exclusive():
         stock = summarise(folder.path, index, settings=folder.settings_hash)
         assert stock.num_missing == 0 or config.shards is not None, stock
-        lines = [json.dumps(failure, ensure_ascii=False) + "\n" for failure in stock.failures]
-        files.atomic_write(folder.path / "failures.jsonl", "".join(lines))
+        write_failures(folder.path, stock.failures)
     state = "" if num_new else "already done: "
     num_shards, num_failed = len(index.shards), len(stock.failures)
     done = f"{num_shards - stock.num_missing} of " if stock.num_missing else ""
@@ -122,7 +117,7 @@ def _conclude(config: LabelConfig, folder: run_folder.RunDir, index: Index, *, n
     if num_failed > config.max_failure_rate * stock.num_images:
         print(
             f"label: {num_failed:,} of {stock.num_images:,} images failed, over the limit of "
-            f"{config.max_failure_rate:.2%}: {folder.path / 'failures.jsonl'}"
+            f"{config.max_failure_rate:.2%}: {folder.path / FILE_NAME}"
         )
         return 3
     if stock.num_missing:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -19,12 +18,14 @@ from a2s.config.commands import PredictConfig
 from a2s.data.images import BadImage, decode, encode_png
 from a2s.data.inputs import collect
 from a2s.data.keys import decode_key
+from a2s.data.open_files import Address
 from a2s.errors import DataError
-from a2s.models import saved
 from a2s.models.predict import Answer, Logits, Model, Picture, Shares, load_step, to_map
+from a2s.models.saved import SavedNetwork
 from a2s.parallel import model_actors, pool
 from a2s.parallel.progress import Progress
 from a2s.storage import files, run_folder
+from a2s.storage.failures import FILE_NAME, Failure, failure, write_failures
 from a2s.storage.remote import is_remote
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def run(config: PredictConfig) -> int:
             for offset, picture in enumerate(_pictures(found.images.slice(first, _SCAN_ROWS))):
                 if config.cutout and decode_key(picture.key).endswith(".cutout"):
                     detail = "with --cutout this name is that of another image's cut-out"
-                    failures.append(_failure(picture, "reserved_name", detail))
+                    failures.append(failure(picture.key, picture.shown, "reserved_name", detail))
                 elif not _is_done(picture, outputs):
                     todo.append(first + offset)
         num_new = 0
@@ -62,8 +63,7 @@ def run(config: PredictConfig) -> int:
             failed = _predict(config, folder, model, outputs, found.images, todo)
             failures += failed
             num_new = len(todo) - len(failed)
-        lines = [json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures]
-        files.atomic_write(config.out / "failures.jsonl", "".join(lines))
+        write_failures(config.out, failures)
         num_images = len(found.images) + len(found.failures)
         return _conclude(config, num_images=num_images, num_new=num_new, failed=len(failures))
 
@@ -72,8 +72,8 @@ def _model(config: PredictConfig) -> tuple[Model, dict[str, str]]:
     """The model, and what identifies it."""
     if config.model == "rbd":
         return "rbd", {"baseline": "rbd"}
-    file = saved.resolve_model(config.model).resolve()
-    return file, saved.inputs_of(file)
+    model = SavedNetwork.find(config.model)
+    return model, model.identity()
 
 
 def _with_shards_opened(images: tuple[str, ...]) -> list[str]:
@@ -90,10 +90,8 @@ def _pictures(rows: pa.Table) -> list[Picture]:
     return [
         Picture(
             row["key"],
-            row["path"],
+            Address(row["path"], row["offset"], row["size"]),
             row["member"] or row["path"].decode("utf-8", "backslashreplace"),
-            row["offset"],
-            row["size"],
         )
         for row in rows.select(_COLUMNS).to_pylist()
     ]
@@ -103,7 +101,7 @@ def _is_done(picture: Picture, outputs: Outputs) -> bool:
     """Whether the map is there and not older than the image (a tar's members have no date)."""
     try:
         written = outputs.paths(picture.key)["map"].stat().st_mtime_ns
-        return picture.offset >= 0 or Path(picture.shown).stat().st_mtime_ns <= written
+        return not picture.address.is_file or Path(picture.shown).stat().st_mtime_ns <= written
     except OSError:
         return False
 
@@ -115,7 +113,7 @@ def _predict(
     outputs: Outputs,
     images: pa.Table,
     todo: list[int],
-) -> list[dict[str, str]]:
+) -> list[Failure]:
     """Predict the rows `todo`; return the failures."""
 
     def chunks() -> Iterator[list[Picture]]:
@@ -124,14 +122,14 @@ def _predict(
 
     start = time.monotonic()
     workers = pool.resolve_workers(config.workers, len(todo), ray_address=config.ray_address)
-    failures: list[dict[str, str]] = []
+    failures: list[Failure] = []
     with Progress(
         len(images), unit="images", name="predict", done=len(images) - len(todo)
     ) as progress:
         fn: Callable[..., Written] = predict_chunk
         common: tuple[object, ...] = (model, outputs)
         before = None
-        if workers != 0 and model != "rbd" and _has_gpu():
+        if workers != 0 and model != "rbd" and pool.has_gpu():
             # On CPUs the network is the work and every worker has its own. Here networks live on
             # the GPUs, and the workers enlarge, draw and compress.
             fn, common = write_chunk, (outputs,)
@@ -162,16 +160,6 @@ def _predict(
     return failures
 
 
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def _failure(picture: Picture, reason: str, detail: str) -> dict[str, str]:
-    return {"key": picture.key, "path": picture.shown, "reason": reason, "detail": detail}
-
-
 def _conclude(config: PredictConfig, *, num_images: int, num_new: int, failed: int) -> int:
     kinds = ["maps", *(["cut-outs"] if config.cutout else []), *(["overlays"] * config.overlay)]
     done = num_images - failed
@@ -180,7 +168,7 @@ def _conclude(config: PredictConfig, *, num_images: int, num_new: int, failed: i
     if failed:
         print(
             f"predict: {failed:,} of {num_images:,} images failed ({failed / num_images:.2%}):"
-            f" {config.out}/failures.jsonl; the same command retries them"
+            f" {config.out}/{FILE_NAME}; the same command retries them"
         )
     print(f"next: a2s evaluate --pred {config.out} --truth DIR --out scores/{config.out.name}")
     return 3 if failed > config.max_failure_rate * num_images else 0
@@ -218,7 +206,7 @@ class Written:
     """What became of a chunk."""
 
     num_written: int = 0
-    failures: list[dict[str, str]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
 
 
 def predict_chunk(pictures: list[Picture], model: Model, outputs: Outputs) -> Written:
@@ -246,9 +234,7 @@ def write_chunk(pictures: list[Picture], answers: list[Answer], outputs: Outputs
                 raise
             reason, detail = "unwritable_name", f"{error.strerror}: {error.filename}"
         if reason:
-            written.failures.append(
-                {"key": picture.key, "path": picture.shown, "reason": reason, "detail": detail}
-            )
+            written.failures.append(failure(picture.key, picture.shown, reason, detail))
     return written
 
 
@@ -262,7 +248,7 @@ def _write(picture: Picture, answer: Logits | Shares, outputs: Outputs) -> None:
         from a2s.evaluation.pictures.overlay import cutout, overlay
 
         # Decoded again rather than kept: a batch of large photographs would fill the memory.
-        image_HW3 = decode(picture.read(), max_pixels=outputs.max_pixels)
+        image_HW3 = decode(picture.address.read(), max_pixels=outputs.max_pixels)
         if outputs.overlay:
             with files.atomic_path(paths["overlay"]) as temporary:
                 Image.fromarray(overlay(image_HW3, map_HW)).save(temporary, "JPEG", quality=90)

@@ -12,7 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from a2s.config.commands import RunConfig
-from a2s.pipeline import job_list, run_jobs, say, training_processes
+from a2s.parallel.progress import say
+from a2s.pipeline import job_list, run_jobs, training_processes
 from a2s.storage.files import atomic_write, read_json
 from a2s.storage.run_folder import claim
 

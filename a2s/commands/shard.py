@@ -6,11 +6,11 @@ the same shards. Each shard is one task that writes its own files, the manifest 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from a2s.data.shards import shard_done, shard_name
 from a2s.errors import DataError
 from a2s.parallel import pool
 from a2s.parallel.progress import Progress
+from a2s.storage.failures import FILE_NAME, Failure, write_failures
 from a2s.storage.files import atomic_path, read_json, write_json
 from a2s.storage.run_folder import RunDir, claim
 
@@ -55,7 +56,7 @@ def run(config: ShardConfig) -> int:
         pending = [number for number in range(work.num_shards) if number not in manifests]
         if pending:
             _pack_all(config, folder, work, pending, frozen["num_images"])
-        elif (work.out / "failures.jsonl").exists():
+        elif (work.out / FILE_NAME).exists():
             print(f"shard: {config.out} is done already")
         return _finish(config, work, frozen)
 
@@ -109,14 +110,14 @@ def _pack_all(
 def _finish(config: ShardConfig, work: PackingJob, frozen: dict[str, Any]) -> int:
     """Collect the failures of all shards into one file, and print a summary."""
     reasons: Counter[str] = Counter()
-    failed = 0
-    with atomic_path(work.out / "failures.jsonl") as temporary, temporary.open("w") as file:
-        for line in _failures(work, frozen):
-            file.write(json.dumps(line, sort_keys=True) + "\n")
-            failed += 1
-            reasons[line["reason"]] += 1
-        for line in frozen["stray_masks"]:
-            file.write(json.dumps(line, sort_keys=True) + "\n")
+
+    def counted() -> Iterator[Failure]:
+        for one in _failures(work, frozen):
+            reasons[one["reason"]] += 1
+            yield one
+
+    write_failures(work.out, chain(counted(), frozen["stray_masks"]), sorted_ascii=True)
+    failed = reasons.total()
     shutil.rmtree(work.out / ".staging", ignore_errors=True)
     total = frozen["num_images"] + len(frozen["failures"])
     kept = total - failed
@@ -140,7 +141,7 @@ def _finish(config: ShardConfig, work: PackingJob, frozen: dict[str, Any]) -> in
         listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
         print(
             f"shard: {failed} of {total:,} images quarantined ({failed / total:.2%}, limit"
-            f" {config.max_failure_rate:.2%}): {listed}; see {config.out / 'failures.jsonl'}"
+            f" {config.max_failure_rate:.2%}): {listed}; see {config.out / FILE_NAME}"
         )
     if not kept:
         raise DataError(f"{config.out}: not one of the {total} images could be used")
@@ -151,7 +152,7 @@ def _finish(config: ShardConfig, work: PackingJob, frozen: dict[str, Any]) -> in
     return 3 if too_many else 0
 
 
-def _failures(work: PackingJob, frozen: dict[str, Any]) -> Iterator[dict[str, str]]:
+def _failures(work: PackingJob, frozen: dict[str, Any]) -> Iterator[Failure]:
     yield from frozen["failures"]
     for number in range(work.num_shards):
         yield from read_json(work.out / f"{shard_name(number)}.json")["failures"]

@@ -17,6 +17,7 @@ from a2s.data.images import SUFFIXES
 from a2s.data.keys import encode_key
 from a2s.data.tar_inputs import is_tar, local_tar, tar_members
 from a2s.errors import ConfigError, DataError
+from a2s.storage.failures import Failure, failure, readable
 from a2s.storage.remote import is_remote
 
 SCHEMA = pa.schema(
@@ -44,8 +45,8 @@ class FoundImages:
     """
 
     images: pa.Table
-    failures: list[dict[str, str]]
-    stray_masks: list[dict[str, str]]
+    failures: list[Failure]
+    stray_masks: list[Failure]
     skipped: dict[str, int]
 
 
@@ -82,7 +83,7 @@ class _Collector:
     masks_folder: Path | None
     images: _Rows = field(default_factory=_Rows)
     masks: _Rows = field(default_factory=_Rows)
-    failures: list[dict[str, str]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
 
     def add(self, rows: _Rows, number: int, path: bytes, relative: str) -> None:
@@ -209,22 +210,12 @@ def _first_of_each_key(table: pa.Table) -> tuple[pa.Table, pa.Table]:
     return table.filter(pc.invert(repeated)), table.filter(repeated)
 
 
-def _failures(table: pa.Table, reason: str, detail: str) -> list[dict[str, str]]:
+def _failures(table: pa.Table, reason: str, detail: str) -> list[Failure]:
     rows = table.select(["key", "path", "member"]).to_pylist()
     return [
         failure(row["key"], row["member"] or os.fsdecode(row["path"]), reason, detail)
         for row in rows
     ]
-
-
-def failure(key: str, path: str, reason: str, detail: str) -> dict[str, str]:
-    """One line of ``failures.jsonl``."""
-    return {"key": key, "path": readable(path), "reason": reason, "detail": detail}
-
-
-def readable(path: str) -> str:
-    """A path that can be printed: bytes of it that are not UTF-8 become escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _walk(root: Path, *, leave_out: list[Path]) -> Iterator[tuple[str, str]]:

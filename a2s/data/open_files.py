@@ -1,12 +1,49 @@
-"""Open files for reading by address."""
+"""Read bytes by address: at once, or of many addresses in a few files."""
 
+import errno
 import os
+import stat
 import threading
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 OPEN_FILES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where bytes lie: a whole file (offset and size -1), or a member of a tar."""
+
+    path: str | bytes
+    offset: int = -1
+    size: int = -1
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a whole file."""
+        return self.offset < 0
+
+    def read(self, *, max_bytes: int | None = None) -> bytes:
+        """Read the bytes; fewer where the file ends before.
+
+        Raises:
+            OSError: they cannot be read, or it is no regular file; with `errno.EFBIG` they are more
+                than `max_bytes`.
+        """
+        # Without O_NONBLOCK, opening a named pipe would wait for ever.
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            num_bytes = status.st_size if self.is_file else self.size
+            if max_bytes is not None and num_bytes > max_bytes:
+                detail = f"{num_bytes} bytes are over the limit of {max_bytes}"
+                raise OSError(errno.EFBIG, detail)
+            file.seek(max(self.offset, 0))
+            return file.read(num_bytes)
 
 
 class Descriptors:

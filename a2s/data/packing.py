@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from a2s.data import images
-from a2s.data.inputs import failure
+from a2s.data.open_files import Address
 from a2s.data.shards import MASK, ShardWriter, shard_name
+from a2s.storage.failures import Failure, failure
 
 MAX_FILE_BYTES = 2**30
 
@@ -59,7 +60,7 @@ class _Unusable(Exception):
 def pack(number: int, work: PackingJob) -> dict[str, Any]:
     """Read, verify and write the images of one shard."""
     rows = pq.ParquetFile(work.out / "work.parquet").read_row_group(number).to_pylist()
-    failures: list[dict[str, str]] = []
+    failures: list[Failure] = []
     name = shard_name(number)
     with ShardWriter(
         work.out, name, columns=COLUMNS, settings=work.settings, num_shards=work.num_shards
@@ -78,7 +79,7 @@ def pack(number: int, work: PackingJob) -> dict[str, Any]:
 
 def _sample(row: dict[str, Any], work: PackingJob) -> tuple[dict[str, bytes], dict[str, object]]:
     """Members and columns of one image; the pixels are decoded once, to know that they can be."""
-    data = _read(row["path"], row["offset"], row["size"])
+    data = _read(Address(row["path"], row["offset"], row["size"]))
     try:
         info = images.probe(data, max_pixels=work.max_pixels)
         extension = EXTENSIONS[info.format]
@@ -105,7 +106,7 @@ def _sample(row: dict[str, Any], work: PackingJob) -> tuple[dict[str, bytes], di
 
 def _mask(row: dict[str, Any], *, before: tuple[int, int], after: tuple[int, int]) -> bytes:
     """The mask as PNG: its bytes as they came unless another format or size is needed."""
-    data = _read(row["mask_path"], row["mask_offset"], row["mask_size"])
+    data = _read(Address(row["mask_path"], row["mask_offset"], row["mask_size"]))
     try:
         mask_HW = images.decode_mask(data)
     except images.BadImage as error:
@@ -119,21 +120,9 @@ def _mask(row: dict[str, Any], *, before: tuple[int, int], after: tuple[int, int
     return images.encode_png(images.resize_mask(mask_HW, height=after[1], width=after[0]))
 
 
-def _read(path: bytes, offset: int, size: int) -> bytes:
-    """A whole file, or (offset at least 0) a member of a tar."""
+def _read(address: Address) -> bytes:
     try:
-        # Without O_NONBLOCK, opening a named pipe would wait for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise _Unusable("unreadable", "not a regular file")
-            num_bytes = size if offset >= 0 else status.st_size
-            if num_bytes > MAX_FILE_BYTES:
-                detail = f"{num_bytes} bytes are over the limit of {MAX_FILE_BYTES}"
-                raise _Unusable("too_large", detail)
-            return os.pread(descriptor, num_bytes, max(offset, 0))
-        finally:
-            os.close(descriptor)
+        return address.read(max_bytes=MAX_FILE_BYTES)
     except OSError as error:
-        raise _Unusable("unreadable", error.strerror or str(error)) from error
+        reason = "too_large" if error.errno == errno.EFBIG else "unreadable"
+        raise _Unusable(reason, error.strerror or str(error)) from error

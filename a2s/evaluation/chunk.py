@@ -11,7 +11,8 @@ from a2s.data.images import BadImage, decode_mask
 from a2s.errors import DataError
 from a2s.evaluation import metrics
 from a2s.evaluation.dataset_scores import DatasetScores
-from a2s.evaluation.pairs import Address
+from a2s.evaluation.pairs import PictureFile
+from a2s.storage.failures import Failure, failure
 
 SCHEMA = [
     ("key", "string"),
@@ -29,8 +30,8 @@ class Pair:
     """A prediction and its truth."""
 
     key: str
-    prediction: Address
-    truth: Address
+    prediction: PictureFile
+    truth: PictureFile
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Part:
     number: int
     totals: DatasetScores = field(default_factory=DatasetScores)
     rows: list[dict[str, Any]] = field(default_factory=list)
-    failures: list[dict[str, str]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
 
 
 def score_chunk(
@@ -57,9 +58,7 @@ def score_chunk(
             mask_HW = decode_mask(side.read())
         except DataError as error:
             reason = error.reason if isinstance(error, BadImage) else "unreadable"
-            part.failures.append(
-                {"key": pair.key, "path": side.path, "reason": reason, "detail": str(error)}
-            )
+            part.failures.append(failure(pair.key, side.path, reason, str(error)))
             continue
         truth_HW = metrics.binary_truth(mask_HW, rules)
         resized = prediction_HW.shape != truth_HW.shape

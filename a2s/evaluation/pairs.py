@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from a2s.data.images import SUFFIXES
 from a2s.data.keys import encode_key
+from a2s.data.open_files import Address
 from a2s.errors import DataError
 
 if TYPE_CHECKING:
@@ -22,13 +23,16 @@ _LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """Where the bytes of one picture lie: a whole file (size -1), or a span of a shard."""
+class PictureFile:
+    """Where the bytes of one picture lie, and their checksum where they are part of a shard."""
 
-    path: str
-    offset: int = 0
-    size: int = -1
+    address: Address
     crc32: int = 0
+
+    @property
+    def path(self) -> str:
+        """The file, or the shard that holds it."""
+        return os.fsdecode(self.address.path)
 
     def read(self) -> bytes:
         """Read the bytes.
@@ -36,14 +40,13 @@ class Address:
         Raises:
             DataError: the file cannot be read, or the span does not match its checksum.
         """
+        address = self.address
         try:
-            with open(self.path, "rb") as file:
-                file.seek(self.offset)
-                data = file.read(self.size)
+            data = address.read()
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read ({error.strerror})") from error
-        if self.size >= 0 and (len(data) != self.size or zlib.crc32(data) != self.crc32):
-            raise DataError(f"{self.path}: offset {self.offset} does not match its checksum")
+        if not address.is_file and (len(data) != address.size or zlib.crc32(data) != self.crc32):
+            raise DataError(f"{self.path}: offset {address.offset} does not match its checksum")
         return data
 
 
@@ -56,7 +59,7 @@ class PictureSet:
     """
 
     keys: frozenset[str]
-    locate: Callable[[str], Address]
+    locate: Callable[[str], PictureFile]
     fingerprint: str
     shadowed: list[str] = field(default_factory=list)
 
@@ -139,10 +142,11 @@ def _from_index(index: Index, *, masks: bool) -> PictureSet:
     )
     rows = {key: row for key, row in index.rows_by_key().items() if offsets[row] >= 0}
 
-    def locate(key: str) -> Address:
+    def locate(key: str) -> PictureFile:
         row = rows[key]
         path = index.shards[int(index.shard_N[row])].path
-        return Address(str(path), int(offsets[row]), int(sizes[row]), int(checksums[row]))
+        address = Address(str(path), int(offsets[row]), int(sizes[row]))
+        return PictureFile(address, int(checksums[row]))
 
     return PictureSet(frozenset(rows), locate, index.fingerprint)
 
@@ -172,9 +176,11 @@ def _from_files(
         state.update(f"{key} {status.st_size} {status.st_mtime_ns}\n".encode())
     if not found:
         raise DataError(f"{root}: no {what} here")
-    return PictureSet(
-        frozenset(found), lambda key: Address(str(root / found[key])), state.hexdigest(), shadowed
-    )
+
+    def locate(key: str) -> PictureFile:
+        return PictureFile(Address(str(root / found[key])))
+
+    return PictureSet(frozenset(found), locate, state.hexdigest(), shadowed)
 
 
 def _is_lossless(relative: str) -> bool:

@@ -5,19 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 from a2s.config.base import RefineConfig
-from a2s.labels.crf.backends import crf_of
+from a2s.labels.crf.backends import choose_backend, crf_of, is_batched
 from a2s.labels.crf.energy import CrfParams, energy_of
 from a2s.labels.refine import Recipe
 from a2s.parallel import pool
-
-
-def has_gpu(ray_address: str | None) -> bool:
-    """Whether networks can live on a GPU: of the cluster that was joined, or of this machine."""
-    if ray_address is not None:
-        return pool.num_gpus() > 0
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def with_backend(
@@ -26,8 +17,18 @@ def with_backend(
     """Settings in which `auto` is what was `recorded`, else what fits the device."""
     backend: str = refine.backend
     if backend == "auto":
-        backend = recorded or ("torch" if has_gpu(ray_address) else "numba")
+        backend = recorded or choose_backend(backend, on_gpu=pool.has_gpu(ray_address))
     return refine.model_copy(update={"backend": backend})
+
+
+def crf_is_batched(settings: RefineConfig) -> bool:
+    """Whether the CRF of resolved settings runs beside a network, on its GPU, in batches.
+
+    Raises:
+        ConfigError: the backend's library is not installed.
+    """
+    assert settings.backend != "auto"
+    return is_batched(settings.backend)
 
 
 def recipe_of(

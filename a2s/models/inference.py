@@ -1,138 +1,192 @@
-"""Networks prepared for inference: folded BatchNorm, memory format, oneDNN convolutions."""
+"""The one way to run a saved network: on a CPU image by image, on a GPU in batches that fit.
+
+    model = on_gpu_or_cpu(SavedNetwork.find(path), batch_size=8)
+    maps_Bhw = model.call(lambda: model.maps(image_BSS3))
+
+Shape suffixes: B images, H W their size (S S for squares), h w a map's.
+"""
 
 from __future__ import annotations
 
-import threading
+import contextlib
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from a2s.data.transforms import normalise
+from a2s.errors import A2SError
+from a2s.models.activation_net import ActivationMaps, ActivationNet
+from a2s.models.boundary import sign
+from a2s.models.prepare import as_input, prepare_for_inference
+from a2s.models.saved import SavedNetwork
+from a2s.parallel.gpu_memory import FULL
+from a2s.parallel.gpu_thread import DeviceThread, device_thread
+
+R = TypeVar("R")
+BatchShapes = Literal["few", "one", "any"]
+"""How many shapes of batches a GPU sees; it takes time to plan its kernels for each of them.
+
+`few`: the last batch of a call is filled up to a power of two images; `one`: to `batch_size`. The
+copies of its last image change nothing for the others. `any`: batches stay as they are, for images
+of any size, by kernels that need no plan.
+"""
 
 
-def disable_tf32() -> None:
-    """Have inference give the same on CUDA whatever this process did before, a training for one.
+@dataclass
+class InferenceModel:
+    """A network on a device, ready to run; cheap to copy with another batch size."""
 
-    Float32 without TF32, as in training, and no search for the fastest kernel at every new size.
+    network: nn.Module
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    batch_size: int = 1
+    """Becomes smaller when memory runs out."""
+    batch_shapes: BatchShapes = "few"
+    thread: DeviceThread | None = None
+    """Where the device's work is done; None: in the thread that asks for it."""
+
+    def call(self, function: Callable[[], R]) -> R:
+        """Call a function that uses the device, in the thread that does all its work."""
+        return function() if self.thread is None else self.thread(function)
+
+    @torch.inference_mode()
+    def forward(self, image_BHW3: Tensor) -> Tensor:
+        """Run one forward pass: theta (Eqn 3) of a stage-1 network, logits of a detector.
+
+        The images' bytes go to the device and are normalised there; the host does not wait.
+
+        Shape: uint8 B H W 3 on any device -> float32 B h w on the network's
+        """
+        output = self.network(as_input(self.network, image_BHW3))
+        map_B1hw = output.theta if isinstance(output, ActivationMaps) else output
+        map_Bhw: Tensor = map_B1hw[:, 0].float()
+        return map_Bhw
+
+    def maps(self, image_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Theta (Eqn 3) of a stage-1 network, logits of a detector.
+
+        Shape: B H W 3 -> B h w
+
+        Raises:
+            A2SError: not even one image fits into memory.
+        """
+        parts = self._in_batches(torch.from_numpy(image_BHW3), _on_host)
+        return np.concatenate(parts)
+
+    def saliency_logits(self, image_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """What is above 0 is salient: logits of a detector, theta times its sign (Eqn 5).
+
+        Shape: B H W 3 -> B h w
+
+        Raises:
+            A2SError: as `maps`.
+        """
+
+        def signed(map_Bhw: Tensor) -> NDArray[np.float32]:
+            if isinstance(self.network, ActivationNet):
+                map_B1hw = map_Bhw[:, None]
+                map_Bhw = (map_B1hw * sign(map_B1hw, tie=self.network.sign_tie))[:, 0]
+            return _on_host(map_Bhw)
+
+        return np.concatenate(self._in_batches(torch.from_numpy(image_BHW3), signed))
+
+    def saliency(self, image_BHW3: Tensor) -> NDArray[np.float32]:
+        """Saliency by a detector, of images that may lie on its device; the host waits at the end.
+
+        Shape: B H W 3 -> B H W. Range: 0..1
+
+        Raises:
+            A2SError: as `maps`.
+        """
+        return _on_host(torch.cat(self._in_batches(image_BHW3, torch.sigmoid)))
+
+    def _in_batches(self, image_BHW3: Tensor, finish: Callable[[Tensor], R]) -> list[R]:
+        """Finished maps of batches that fit; when memory runs out (others use it too), smaller."""
+        parts: list[R] = []
+        first = 0
+        while first < len(image_BHW3):
+            batch_BHW3 = image_BHW3[first : first + self.batch_size]
+            num_images = len(batch_BHW3)
+            try:
+                with self._kernels():
+                    map_Bhw = self.forward(self._filled_up(batch_BHW3))[:num_images]
+                parts.append(finish(map_Bhw))
+            except torch.OutOfMemoryError:
+                if self.batch_size == 1:
+                    raise A2SError(FULL) from None
+                self.batch_size //= 2
+                torch.cuda.empty_cache()
+                continue
+            first += num_images
+        return parts
+
+    def _filled_up(self, image_BHW3: Tensor) -> Tensor:
+        num_images = len(image_BHW3)
+        size = {
+            "few": min(1 << (num_images - 1).bit_length(), self.batch_size),
+            "one": self.batch_size,
+            "any": num_images,
+        }[self.batch_shapes]
+        if size == num_images:
+            return image_BHW3
+        copy_BHW3 = image_BHW3[-1:].expand(size - num_images, -1, -1, -1)
+        return torch.cat([image_BHW3, copy_BHW3])
+
+    def _kernels(self) -> contextlib.AbstractContextManager[None]:
+        if self.batch_shapes == "any":
+            return torch.backends.cudnn.flags(enabled=False, allow_tf32=False)
+        return contextlib.nullcontext()
+
+
+def _on_host(map_Bhw: Tensor) -> NDArray[np.float32]:
+    return map_Bhw.cpu().numpy()
+
+
+def load_prepared(saved: SavedNetwork, device: str) -> nn.Module:
+    """Load a network onto a device for inference and nothing else.
+
+    Raises:
+        CheckpointError: as `SavedNetwork.load`.
     """
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.benchmark = False
+    network = saved.load()
+    prepare_for_inference(network, device)
+    return network
 
 
-def inference_format(module: nn.Module, device: str) -> torch.memory_format:
-    """Memory format of a network for inference in float32 on a device.
+_kept = functools.cache(load_prepared)
 
-    Channels last; but not with depthwise convolutions on CUDA, which in this format go to cuDNN,
-    and it compiles kernels for each of their shapes.
+
+def on_cpu(saved: SavedNetwork) -> InferenceModel:
+    """A network on this process's CPU, loaded once per process; the calling thread runs it.
+
+    One image at a time: it has the same map whatever shares its batch.
+
+    Raises:
+        CheckpointError: as `SavedNetwork.load`.
     """
-    convs = [child for child in module.modules() if isinstance(child, nn.Conv2d)]
-    depthwise = any(conv.groups > 1 and conv.groups == conv.in_channels for conv in convs)
-    return torch.contiguous_format if depthwise and device == "cuda" else torch.channels_last
+    return InferenceModel(_kept(saved, "cpu"))
 
 
-def fold_batchnorm(module: nn.Module) -> None:
-    """Fold BatchNorm in evaluation mode into the convolution before it, in place.
+def on_gpu_or_cpu(
+    saved: SavedNetwork, *, batch_size: int, batch_shapes: BatchShapes = "few"
+) -> InferenceModel:
+    """A network on this process's GPU, else its CPU, loaded once per process; one thread runs it.
 
-    The same function but for rounding. A BatchNorm belongs to the convolution that is registered
-    just before it in the same parent, as in torchvision's networks.
+    On a CPU one image at a time, as `on_cpu`.
+
+    Raises:
+        CheckpointError: as `SavedNetwork.load`.
     """
-    before: tuple[str, nn.Module] | None = None
-    for name, child in list(module.named_children()):
-        if isinstance(child, nn.BatchNorm2d) and before and isinstance(before[1], nn.Conv2d):
-            setattr(module, before[0], fuse_conv_bn_eval(before[1], child))
-            setattr(module, name, nn.Identity())
-        fold_batchnorm(child)
-        before = (name, child)
+    device = local_device()
+    network = _kept(saved, device.type)
+    batch_size = batch_size if device.type == "cuda" else 1
+    return InferenceModel(network, device, batch_size, batch_shapes, device_thread())
 
 
-_KEEP_LAYOUTS = 4
-
-
-_KEEP_SHAPES = 4096
-
-
-_layout_lock = threading.Lock()
-
-
-class _OneDnnConv2d(nn.Module):
-    """The convolution of another module, by oneDNN, its weights laid out once.
-
-    Which layout is best depends on the input's shape. In another the result is the same, but the
-    weights are brought into the right one at every call. Most shapes share one; a few are kept.
-    """
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        assert conv.padding_mode == "zeros", conv
-        assert not isinstance(conv.padding, str), conv
-        self.weight, self.bias = conv.weight, conv.bias
-        self.arguments = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        self.layout_of: dict[torch.Size, bytes] = {}
-        self.laid_out: dict[bytes, Tensor] = {}
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Convolve."""
-        weight = self.laid_out.get(self.layout_of.get(x_BCHW.shape, b""))
-        if weight is None:
-            weight = self._lay_out(x_BCHW.shape)
-        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x_BCHW, weight, self.bias, *self.arguments, "none", [], ""
-        )
-        return result
-
-    def _lay_out(self, shape: torch.Size) -> Tensor:
-        onednn = torch.ops.mkldnn
-        weight: Tensor = onednn._reorder_convolution_weight(self.weight, *self.arguments, shape)
-        layout = bytes(onednn._get_mkldnn_serialized_md(weight).numpy())
-        with _layout_lock:
-            if len(self.layout_of) >= _KEEP_SHAPES:
-                self.layout_of.clear()
-            self.layout_of[shape] = layout
-            while len(self.laid_out) >= _KEEP_LAYOUTS and layout not in self.laid_out:
-                del self.laid_out[next(iter(self.laid_out))]
-            return self.laid_out.setdefault(layout, weight)
-
-
-def use_onednn(module: nn.Module) -> None:
-    """Have oneDNN compute all convolutions on a CPU, in place; for inference.
-
-    For a single image on a single thread torch takes a plain matrix product for most of them, and
-    brings the weights into oneDNN's layout anew for every call of the others; both are slower.
-    """
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return
-    for name, child in list(module.named_children()):
-        if isinstance(child, nn.Conv2d):
-            setattr(module, name, _OneDnnConv2d(child))
-        use_onednn(child)
-
-
-def prepare_for_inference(network: nn.Module, device: str) -> None:
-    """Put a network with an encoder on a device, in place, ready for inference and nothing else.
-
-    The same function but for rounding: evaluation mode, BatchNorm of the encoder folded, the memory
-    format of `inference_format` (`as_input` gives images the same), on a CPU oneDNN's convolutions.
-    """
-    disable_tf32()
-    fold_batchnorm(network.eval().get_submodule("encoder"))
-    memory_format = inference_format(network, device)
-    if device == "cpu":
-        use_onednn(network)
-    network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
-
-
-def as_input(network: nn.Module, image_BHW3: Tensor) -> Tensor:
-    """Bytes of images on any device as what a network of `prepare_for_inference` takes.
-
-    They go to a GPU without the host waiting for it.
-
-    Shape: uint8 B H W 3 -> float32 B 3 H W.
-    """
-    weight = next(network.parameters())
-    if weight.is_cuda and not image_BHW3.is_cuda:
-        image_BHW3 = image_BHW3.pin_memory().to(weight.device, non_blocking=True)
-    image_B3HW = normalise(image_BHW3.permute(0, 3, 1, 2))
-    # In the weights' format; else the images' own, channels last, would decide.
-    return image_B3HW.contiguous() if weight.is_cuda and weight.is_contiguous() else image_B3HW
+def local_device() -> torch.device:
+    """This process's GPU, else its CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

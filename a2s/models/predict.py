@@ -6,47 +6,32 @@ suffixes: B images, H W an image's own size, S the network's input side, h w its
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from a2s.data.images import BadImage, Image8, decode, resize_rgb
-from a2s.errors import CheckpointError, DataError
-from a2s.parallel.gpu_thread import device_thread, pad_batch
+from a2s.data.images import BadImage, Image8, decode
+from a2s.data.open_files import Address
+from a2s.models.saved import SavedNetwork
+from a2s.parallel.gpu_thread import PREFETCH_THREADS, device_thread
 
-_DECODERS_PER_GPU = 8
 # Beyond this a sigmoid is 0 or 255 after rounding, and exp would overflow.
 _LOGIT_LIMIT = 30.0
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One input image: a file (size -1), or a member of a tar."""
+    """One input image: its key, where its bytes lie, and that in words."""
 
     key: str
-    path: bytes
+    address: Address
     shown: str
-    offset: int
-    size: int
-
-    def read(self) -> bytes:
-        """Read its bytes.
-
-        Raises:
-            DataError: it cannot be read.
-        """
-        try:
-            with open(self.path, "rb") as file:
-                file.seek(max(self.offset, 0))
-                return file.read(self.size)
-        except OSError as error:
-            raise DataError(f"cannot be read ({error.strerror})") from error
 
 
 @dataclass(frozen=True)
@@ -69,8 +54,8 @@ class Shares:
 
 Answer = Logits | Shares | BadImage
 Step = Callable[[list[Picture]], list[Answer]]
-Model = Path | Literal["rbd"]
-"""The file of a network, or the name of a baseline that needs none."""
+Model = SavedNetwork | Literal["rbd"]
+"""A network, or the name of a baseline that needs none."""
 
 
 @functools.cache
@@ -100,50 +85,33 @@ def _baseline_step(max_pixels: int) -> Step:
     return lambda pictures: [answer(picture) for picture in pictures]
 
 
-def _network_step(model: Path, max_pixels: int) -> Step:
-    import torch
+def _network_step(saved: SavedNetwork, max_pixels: int) -> Step:
+    from a2s.models.inference import InferenceModel, load_prepared, local_device
 
-    from a2s.models import saved
-    from a2s.models.boundary import sign
-    from a2s.models.inference import as_input, prepare_for_inference
-
-    network, metadata = saved.load_model(model)
-    for entry in ("image_size", "resize_filter"):
-        if entry not in metadata:
-            raise CheckpointError(f"model: {model} does not say with which {entry} it was trained")
-    side, resize_filter = int(metadata["image_size"]), metadata["resize_filter"]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = local_device()
     on_gpu = device.type == "cuda"
-    prepare_for_inference(network, device.type)
+    network = load_prepared(saved, device.type)
+    model = InferenceModel(network, device, thread=device_thread() if on_gpu else None)
+    network_input = saved.trained_input
 
     def load(picture: Picture) -> tuple[Image8, int, int] | BadImage:
         image_HW3 = _decode(picture, max_pixels)
         if isinstance(image_HW3, BadImage):
             return image_HW3
         height, width = image_HW3.shape[:2]
-        small_SS3 = resize_rgb(image_HW3, height=side, width=side, resize_filter=resize_filter)
-        return small_SS3, height, width
-
-    @torch.inference_mode()
-    def forward(image_BSS3: Image8) -> NDArray[np.float32]:
-        answer = network(as_input(network, torch.from_numpy(image_BSS3)))
-        if metadata["kind"] == "activation":
-            answer = answer.theta * sign(answer.theta, tie=int(metadata["sign_tie"]))
-        return answer[:, 0].float().cpu().numpy()  # type: ignore[no-any-return]
+        return network_input.resize(image_HW3), height, width
 
     def step(pictures: list[Picture]) -> list[Answer]:
+        runner = model
         if on_gpu:
-            with ThreadPoolExecutor(_DECODERS_PER_GPU) as threads:
-                loaded = list(threads.map(load, pictures))
-        else:
-            loaded = [load(picture) for picture in pictures]
-        good = [item[0] for item in loaded if not isinstance(item, BadImage)]
-        if good and on_gpu:
-            batch_BSS3 = pad_batch(np.stack(good), largest=len(pictures))
-            maps = iter(device_thread()(lambda: forward(batch_BSS3)))
+            runner = dataclasses.replace(model, batch_size=len(pictures))
+            with ThreadPoolExecutor(PREFETCH_THREADS) as prefetch:
+                loaded = list(prefetch.map(load, pictures))
         else:
             # One at a time on a CPU: faster, and no map depends on which images share its chunk.
-            maps = (forward(small_SS3[None])[0] for small_SS3 in good)
+            loaded = [load(picture) for picture in pictures]
+        good = [item[0] for item in loaded if not isinstance(item, BadImage)]
+        maps = iter(runner.call(lambda: runner.saliency_logits(np.stack(good))) if good else ())
         return [
             item if isinstance(item, BadImage) else Logits(next(maps), item[1], item[2])
             for item in loaded
@@ -154,11 +122,11 @@ def _network_step(model: Path, max_pixels: int) -> Step:
 
 def _decode(picture: Picture, max_pixels: int) -> Image8 | BadImage:
     try:
-        return decode(picture.read(), max_pixels=max_pixels)
+        return decode(picture.address.read(), max_pixels=max_pixels)
     except BadImage as error:
         return error
-    except DataError as error:
-        return BadImage("unreadable", str(error))
+    except OSError as error:
+        return BadImage("unreadable", f"cannot be read ({error.strerror})")
 
 
 def to_map(answer: Logits | Shares) -> Image8:

@@ -3,19 +3,145 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from a2s.data import images
 from a2s.errors import CheckpointError
 from a2s.storage import hashing
+from a2s.storage.checkpoints import Commit, last_commit, verify
 from a2s.storage.tensors import read, read_metadata
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-from a2s.storage.checkpoints import Commit, last_commit, verify
 
 UNUSED = "unused."
 """Prefix of tensors that a model file carries for its way back to where it came from."""
+
+
+@dataclass(frozen=True)
+class NetworkInput:
+    """What a network sees of an image: a square of `side` pixels, or (None) the image as it is."""
+
+    side: int | None
+    resize_filter: str = "bilinear"
+
+    def resize(self, image_HW3: images.Image8) -> images.Image8:
+        """Resize an image without keeping its aspect ratio. Shape: H W 3 -> S S 3, or H W 3."""
+        if self.side is None:
+            return image_HW3
+        return images.resize_rgb(
+            image_HW3, height=self.side, width=self.side, resize_filter=self.resize_filter
+        )
+
+
+@dataclass(frozen=True)
+class SavedNetwork:
+    """A model file, and what its header says. Imports no torch, and is small enough to travel."""
+
+    file: Path
+    metadata: Mapping[str, str] = field(compare=False, repr=False)
+
+    @staticmethod
+    def find(path: Path) -> SavedNetwork:
+        """Find and describe what `--model` means: a `.safetensors` file, or a run's last commit.
+
+        Raises:
+            CheckpointError: neither, or the file cannot be read.
+        """
+        file = resolve_model(path).resolve()
+        return SavedNetwork(file, read_metadata(file))
+
+    @staticmethod
+    def find_stage1(path: Path) -> SavedNetwork:
+        """Find a network whose maps become labels.
+
+        Raises:
+            CheckpointError: it cannot be read, is of another kind, or does not say how it was
+                trained.
+        """
+        file = resolve_model(path).resolve()
+        try:
+            saved = SavedNetwork(file, read_metadata(file))
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{error}; is it a checkpoint of the paper's authors, make it a model with a2s "
+                "import-weights"
+            ) from None
+        if saved.kind != "activation":
+            raise CheckpointError(
+                f"label: {file} is of kind {saved.kind}; labels come from a stage-1 model (a2s "
+                "stage1)"
+            )
+        for name in ("image_size", "resize_filter", "sign_tie"):
+            saved._entry(name)
+        return saved
+
+    @property
+    def kind(self) -> str:
+        """`activation` (stage 1) or `detector` (stage 2)."""
+        return self.metadata.get("kind", "unknown")
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the squares that it was trained with.
+
+        Raises:
+            CheckpointError: the file does not say.
+        """
+        return int(self._entry("image_size"))
+
+    @property
+    def sign_tie(self) -> int:
+        """The sign (Eqn 5) of a tie in the maps of a stage-1 network.
+
+        Raises:
+            CheckpointError: as `image_size`.
+        """
+        return int(self._entry("sign_tie"))
+
+    @property
+    def trained_input(self) -> NetworkInput:
+        """Squares of the size and by the filter of the training images.
+
+        Raises:
+            CheckpointError: as `image_size`.
+        """
+        return NetworkInput(self.image_size, self._entry("resize_filter"))
+
+    def _entry(self, name: str) -> str:
+        if name not in self.metadata:
+            raise CheckpointError(
+                f"model: {self.file} does not say with which {name} it was trained"
+            )
+        return self.metadata[name]
+
+    def identity(self) -> dict[str, str]:
+        """What a job whose input is this model compares when it is resumed.
+
+        The checksum would be enough; the entries say what is different about another model.
+        """
+        described = {f"model.{key}": value for key, value in self.metadata.items()}
+        return {"model_sha256": hashing.sha256_file(self.file), **described}
+
+    def load(self) -> nn.Module:
+        """Build the network, weights loaded, on the CPU.
+
+        Raises:
+            CheckpointError: an unknown kind, or tensors that do not fit.
+        """
+        from a2s.models.build import build_from_spec
+
+        tensors = read(self.file)
+        try:
+            model = build_from_spec(self.metadata)
+            model.load_state_dict({k: v for k, v in tensors.items() if not k.startswith(UNUSED)})
+        except (CheckpointError, RuntimeError) as error:
+            raise CheckpointError(
+                f"model: {self.file} is not a model that a2s wrote ({error})"
+            ) from None
+        return model.eval()
 
 
 def check_network(commit: Commit, spec: Mapping[str, str]) -> None:
@@ -58,34 +184,14 @@ def resolve_model(path: Path) -> Path:
     return commit.folder / "model.safetensors"
 
 
-def inputs_of(model: Path) -> dict[str, str]:
-    """What a job whose input is this model file compares when it is resumed. Imports no torch.
-
-    The checksum would be enough; the entries say what is different about another model.
-
-    Raises:
-        CheckpointError: the file cannot be read.
-    """
-    described = {f"model.{key}": value for key, value in read_metadata(model).items()}
-    return {"model_sha256": hashing.sha256_file(model), **described}
-
-
 def load_model(path: Path) -> tuple[nn.Module, dict[str, str]]:
-    """Build the network that a run folder or `.safetensors` file holds, weights loaded, on the CPU.
+    """Network and metadata of a run folder or `.safetensors` file, weights loaded, on the CPU.
 
     Raises:
         CheckpointError: no such model, an unknown kind, or tensors that do not fit.
     """
-    from a2s.models.build import build_from_spec
-
-    file = resolve_model(path)
-    metadata, tensors = read_metadata(file), read(file)
-    try:
-        model = build_from_spec(metadata)
-        model.load_state_dict({k: v for k, v in tensors.items() if not k.startswith(UNUSED)})
-    except (CheckpointError, RuntimeError) as error:
-        raise CheckpointError(f"model: {file} is not a model that a2s wrote ({error})") from None
-    return model.eval(), metadata
+    saved = SavedNetwork.find(path)
+    return saved.load(), dict(saved.metadata)
 
 
 def load_unused(path: Path) -> dict[str, Tensor]:

@@ -1,13 +1,14 @@
-"""How much of a GPU's memory may be used, and how many images at once that is."""
+"""How much of a GPU's memory may be used, and host memory that a GPU copies from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from a2s.errors import A2SError
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import torch
 
 R = TypeVar("R")
@@ -51,3 +52,23 @@ def retry_on_oom(
                 raise A2SError(FULL) from None
             max_bytes //= 2
             torch.cuda.empty_cache()
+
+
+def pinned(arrays: Sequence[npt.NDArray[Any]], device: torch.device) -> list[torch.Tensor]:
+    """Arrays of one dtype as tensors that a GPU copies from while the host goes on.
+
+    For a GPU they are copied into one piece of page-locked memory; for a CPU they stay.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return [torch.from_numpy(array) for array in arrays]
+    flat = torch.empty(
+        sum(array.size for array in arrays),
+        dtype=torch.from_numpy(arrays[0]).dtype,
+        pin_memory=True,
+    )
+    parts = torch.split(flat, [array.size for array in arrays])
+    for part, array in zip(parts, arrays, strict=True):
+        part.numpy()[:] = array.ravel()
+    return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]

@@ -1,4 +1,4 @@
-"""One thread for all work of a device, whoever asks for it, and few shapes of work.
+"""One thread for all work of a GPU, and threads that read and decode ahead of it.
 
 cuDNN's plans are kept per thread and shape: a thread that has not yet seen a shape makes plans for
 some fifty convolutions, which takes seconds where some of them must be compiled. So many threads
@@ -12,10 +12,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 R = TypeVar("R")
+PREFETCH_THREADS = 8
+"""Threads per GPU that read and decode, and do what else is the CPU's."""
 
 
 class DeviceThread:
@@ -33,13 +32,3 @@ class DeviceThread:
 def device_thread() -> DeviceThread:
     """The thread of this process's GPU, whatever is done there."""
     return DeviceThread()
-
-
-def pad_batch(image_BSS3: npt.NDArray[np.uint8], *, largest: int) -> npt.NDArray[np.uint8]:
-    """A batch with copies of its last image behind it: a power of two of images, or the `largest`.
-
-    Copies change nothing for the others. Shape: B S S 3 -> C S S 3.
-    """
-    num_images = len(image_BSS3)
-    num_copies = min(1 << (num_images - 1).bit_length(), largest) - num_images
-    return np.concatenate([image_BSS3, np.repeat(image_BSS3[-1:], num_copies, axis=0)])

@@ -27,6 +27,7 @@ from a2s.parallel.tasks import Tally, TaskScheduler
 __all__ = [
     "ModelStage",
     "Tally",
+    "has_gpu",
     "map_items",
     "num_cluster_cpus",
     "num_cpus",
@@ -77,6 +78,15 @@ def num_gpus() -> int:
 
     cluster: Any = ray
     return int(cluster.cluster_resources().get("GPU", 0))
+
+
+def has_gpu(ray_address: str | None = None) -> bool:
+    """Whether networks can live on a GPU: of the cluster that was joined, or of this machine."""
+    if ray_address is not None:
+        return num_gpus() > 0
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def num_cluster_cpus() -> int:

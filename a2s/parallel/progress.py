@@ -77,3 +77,8 @@ class Progress:
             file=sys.stderr,
             flush=True,
         )
+
+
+def say(text: str) -> None:
+    """Tell people, on standard error."""
+    print(text, file=sys.stderr, flush=True)

@@ -12,8 +12,9 @@ from labelling_run import encoded, write_data, write_model
 from a2s.commands import estimate
 from a2s.config.base import EncoderConfig, RefineConfig
 from a2s.config.commands import EstimateConfig
+from a2s.data.chunks import Chunk
 from a2s.errors import DataError
-from a2s.labels.making.chunk import Chunk
+from a2s.parallel import pool
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_a_gpu_is_timed_with_as_many_images_as_a_large_job_gives_it(
         lengths.append([len(chunk.part) for chunk in chunks])
         return real(chunks, *rest, **settings)
 
-    monkeypatch.setattr(estimate, "has_gpu", lambda address: True)
+    monkeypatch.setattr(pool, "has_gpu", lambda address: True)
     monkeypatch.setattr(estimate, "_map", noted)
     monkeypatch.setattr(estimate, "GPU_CHUNK", 5)
     model = write_model(tmp_path / "model.safetensors")

@@ -23,7 +23,6 @@ from moving_average_run import (
 )
 from processes import call, pack
 
-from a2s.commands import hma as hma_job
 from a2s.commands import status
 from a2s.config.commands import RunConfig, StatusConfig
 from a2s.config.training import Stage2Options
@@ -36,7 +35,8 @@ from a2s.labels.store.generations import Generation
 from a2s.labels.store.reader import LabelSource, resize
 from a2s.models import saved
 from a2s.paper.hma import rule
-from a2s.paper.hma.chunk import HmaPass, chunks, row_files, update_chunk
+from a2s.paper.hma.chunk import HmaPass, labelled_chunks, row_files, update_chunk
+from a2s.parallel import pool
 from a2s.pipeline import job_list
 
 
@@ -203,7 +203,7 @@ def test_a_process_with_a_device_makes_the_same_labels(
     """The half that a GPU has, on a CPU: threads read ahead, one at a time has the device."""
     here, there = waiting.copied(tmp_path / "here"), waiting.copied(tmp_path / "there")
     assert here.averaging("--backend", backend).code == 0
-    monkeypatch.setattr(hma_job, "has_gpu", lambda address: True)
+    monkeypatch.setattr(pool, "has_gpu", lambda address: True)
     assert there.averaging("--backend", backend).code == 0
     assert contents(there.out) == contents(here.out)
 
@@ -242,16 +242,15 @@ def test_an_image_that_is_damaged_is_named(waiting: Case, tmp_path: Path) -> Non
     tar.write_bytes(data)
     keep_N = np.ones(len(index), bool)
     turn = HmaPass(
-        saved.resolve_model(waiting.out),
-        SIDE,
-        "bilinear",
+        saved.SavedNetwork.find(waiting.out),
+        saved.NetworkInput(SIDE),
         "numba",
         LabelSource(index, np.arange(len(index)), tmp_path, SIDE, [0]),
         tmp_path / "averages",
         tmp_path / "labels",
         1,
     )
-    chunk = next(chunks(broken, keep_N))
+    chunk = next(labelled_chunks(broken, keep_N))
     with pytest.raises(A2SError, match=index.key(1)):
         update_chunk(chunk, turn)
     assert row_files(turn, chunk) is None

@@ -24,12 +24,13 @@ from safetensors.torch import save_file
 from a2s.commands import label
 from a2s.config.base import RefineConfig
 from a2s.data import images
+from a2s.data.chunks import chunks
 from a2s.data.index import Index
 from a2s.data.keys import encode_key
 from a2s.errors import A2SError, CheckpointError, ConfigError, DataError
-from a2s.labels.making.chunk import chunks
 from a2s.labels.making.gpu import load_activation
 from a2s.labels.making.shards import COLUMNS
+from a2s.models.saved import SavedNetwork
 from a2s.parallel import pool
 
 SIZES = [(40, 60), (60, 40), (1, 1), (1, 30), (64, 64), (33, 47), (50, 50)]
@@ -112,7 +113,8 @@ def test_another_batch_size_makes_the_same_activation_maps(
     batch_size: int, model: Path, data: Path
 ) -> None:
     index = Index.load(data)
-    activate = load_activation(model, 64, batch_size, None)
+    saved = SavedNetwork.find(model)
+    activate = load_activation(saved, saved.trained_input, batch_size, None)
 
     def maps(size: int) -> dict[str, bytes]:
         return {

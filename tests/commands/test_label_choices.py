@@ -136,7 +136,7 @@ def test_auto_is_resolved_once_and_kept_when_the_device_changes(
     written = yaml.safe_load((out / "config.yaml").read_text())
     assert written["identity"]["refine"]["backend"] == "numba"
     # The next part is done where there is a GPU: still the same backend.
-    monkeypatch.setattr(label, "has_gpu", lambda address: True)
+    monkeypatch.setattr(pool, "has_gpu", lambda address: True)
     assert label.run(config(model, data, out, shards="1")) == 0
     assert "CRF by numba" in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"refine\.backend: numba there, pydensecrf now"):
@@ -147,10 +147,10 @@ def test_threads_and_the_device_path_make_the_same_bytes(
     model: Path, data: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(pool.pool, "num_cpus", lambda: 3)
+    monkeypatch.setattr(pool, "num_cpus", lambda: 3)
     assert label.run(config(model, data, tmp_path / "threads")) == 0
     assert shard_bytes(tmp_path / "threads") == shard_bytes(reference)
-    monkeypatch.setattr(label, "has_gpu", lambda address: True)
+    monkeypatch.setattr(pool, "has_gpu", lambda address: True)
     settings = config(
         model, data, tmp_path / "device", batch_size="auto", refine=RefineConfig(backend="numba")
     )
@@ -168,7 +168,7 @@ def test_the_crf_of_the_device_makes_the_labels_that_it_makes_alone(
 ) -> None:  # fmt: skip
     torch_crf = {"refine": RefineConfig(backend="torch")}
     assert label.run(config(model, data, tmp_path / "alone", **torch_crf)) == 0
-    monkeypatch.setattr(label, "has_gpu", lambda address: True)
+    monkeypatch.setattr(pool, "has_gpu", lambda address: True)
     assert label.run(config(model, data, tmp_path / "device", batch_size="auto", **torch_crf)) == 0
     assert "device refine" in capsys.readouterr().out
     assert shard_bytes(tmp_path / "device") == shard_bytes(tmp_path / "alone")
@@ -184,12 +184,12 @@ def test_devices_of_a_ray_session_make_the_same_bytes(
 ) -> None:
     import ray
 
-    ray_session.rayhost.private_token()
+    ray_session.private_token()
     # A GPU in name: what runs in its actor finds none and computes on the CPU.
     ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(label, "has_gpu", lambda address: pool.num_gpus() > 0)
+            patch.setattr(pool, "has_gpu", lambda address: pool.num_gpus() > 0)
             settings = config(
                 model,
                 data,

@@ -15,12 +15,14 @@ from labelling_run import encoded, write_data, write_model
 
 from a2s.commands import estimate
 from a2s.config.base import RefineConfig
+from a2s.data.chunks import chunks
 from a2s.data.index import Index
 from a2s.errors import ConfigError, StorageError
-from a2s.labels.making.chunk import Activated, Label, Labelled, chunks, label_chunk, refine_chunk
+from a2s.labels.making.chunk import Activated, Label, Labelled, label_chunk, refine_chunk
 from a2s.labels.making.timing import StageTimes
 from a2s.labels.quality import Quality
 from a2s.labels.recipe import recipe_of
+from a2s.models.saved import SavedNetwork
 from a2s.parallel import bottleneck
 from a2s.storage import run_folder
 
@@ -43,7 +45,7 @@ def test_processes_that_start_together_find_out_once(tmp_path: Path) -> None:
 
     folder = run_folder.RunDir(tmp_path, "", shared=True)
     with ThreadPoolExecutor(2) as threads:
-        known = [threads.submit(folder.remember, "batch_size", find_out) for _ in range(2)]
+        known = [threads.submit(folder.resolve_once, "batch_size", find_out) for _ in range(2)]
     assert [one.result() for one in known] == [0, 0]
 
 
@@ -79,13 +81,13 @@ def test_an_estimate_stands_damaged_images_on_a_gpu() -> None:
 
 
 def test_shards_that_cannot_be_reached_are_no_damaged_images(tmp_path: Path) -> None:
-    model = write_model(tmp_path / "model.safetensors")
+    saved = SavedNetwork.find(write_model(tmp_path / "model.safetensors"))
     data = write_data(tmp_path / "data", [[("a", encoded(40, 40, seed=1))]])
     (chunk,) = chunks(Index.load(data), todo=[0], size=4)
     chunk.part.shards[0].path.unlink()
     recipe = recipe_of(RefineConfig(backend="numba"))
     with pytest.raises(StorageError, match="cannot be read at key a"):
-        label_chunk(chunk, model, 64, recipe)
+        label_chunk(chunk, saved, saved.trained_input, recipe)
     activated = Activated({0: np.zeros((16, 16), np.float32)}, {}, {0: (40, 40)}, {})
     with pytest.raises(StorageError, match="same command resumes"):
         refine_chunk(chunk, activated, recipe)

@@ -21,12 +21,14 @@ from a2s.data.transforms import normalise
 from a2s.errors import ConfigError
 from a2s.labels.crf.energy import binarise
 from a2s.labels.making import all_shards
-from a2s.labels.making.chunk import load_network, sign_tie, squash
 from a2s.labels.recipe import recipe_of
 from a2s.labels.refine import probability, refine, sign, working_size
 from a2s.models.activation_net import ActivationNet
 from a2s.models.boundary import signed_probability
 from a2s.models.encoders import build_encoder, calibrate_batchnorm
+from a2s.models.inference import on_cpu
+from a2s.models.saved import SavedNetwork
+from a2s.parallel import pool
 
 SIZES = [(70, 50), (51, 71), (70, 50), (33, 90), (1, 40)]
 OWN = {"parity": {"network_size": "own"}, "refine": RefineConfig(max_side=None)}
@@ -62,7 +64,8 @@ def own(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_the_network_sees_every_image_as_it_is(model: Path, data: Path, own: Path) -> None:
     """Labels are those of maps at half the image's own size, without a square in between."""
-    network, index, labels = load_network(model), Index.load(data), Index.load(own)
+    network = on_cpu(SavedNetwork.find(model)).network
+    index, labels = Index.load(data), Index.load(own)
     recipe = recipe_of(RefineConfig(backend="numba", max_side=None), sign_tie=0)
     assert len(labels) == len(SIZES)
     for row in range(len(index)):
@@ -93,7 +96,7 @@ def test_devices_group_images_by_size_and_make_the_same_labels(
 ) -> None:
     settings = {**OWN, "refine": RefineConfig(max_side=None, backend=backend)}
     assert label.run(config(model, data, tmp_path / "alone", **settings)) == 0
-    monkeypatch.setattr(label, "has_gpu", lambda address: True)
+    monkeypatch.setattr(pool, "has_gpu", lambda address: True)
     device = config(model, data, tmp_path / "device", **{**settings, "batch_size": "auto"})
     assert label.run(device) == 0
     assert shard_bytes(tmp_path / "device") == shard_bytes(tmp_path / "alone")
@@ -112,12 +115,12 @@ def test_the_largest_image_decides_what_a_device_takes(model: Path, tmp_path: Pa
     (tmp_path / "photos").mkdir()
     for n, size in enumerate(SIZES):
         (tmp_path / "photos" / f"{n}.png").write_bytes(encoded(*size, seed=n + 1))
-    data = pack(tmp_path / "photos", tmp_path / "data")
+    data, saved = pack(tmp_path / "photos", tmp_path / "data"), SavedNetwork.find(model)
     for network_size, pixels in {"own": 51 * 71, "trained": 64 * 64}.items():
         settings = LabelConfig(
             model=model, data=data, out=data, parity={"network_size": network_size}
         )
-        assert all_shards.Work(settings, Index.load(data), model, 64, [0, 1]).most_pixels == pixels
+        assert all_shards.LabelJob(settings, Index.load(data), saved, [0, 1]).most_pixels == pixels
 
 
 def test_an_estimate_takes_the_same_choices(
@@ -156,9 +159,10 @@ def test_the_boundary_itself_counts_as_below_where_a_tie_has_no_side() -> None:
 
 
 def test_the_model_decides_about_ties_and_filters(model: Path, tmp_path: Path) -> None:
-    assert sign_tie(model) == 0
+    saved = SavedNetwork.find_stage1(model)
+    assert saved.sign_tie == 0
     image_HW3 = images.decode(encoded(90, 70, seed=5))
-    found = squash(model, 64)(image_HW3)
+    found = saved.trained_input.resize(image_HW3)
     resize = functools.partial(images.resize_rgb, image_HW3, height=64, width=64)
     np.testing.assert_array_equal(found, resize(resize_filter="bicubic"))
     assert (found != resize()).any()
@@ -170,7 +174,7 @@ def test_labels_are_made_by_the_boundary_that_was_trained(
 ) -> None:
     other = write_model(tmp_path / "model.safetensors", boundary=boundary)
     assert label.run(config(other, data, tmp_path / "labels")) == 0
-    network, reference = load_network(other), load_network(model)
+    network, reference = (on_cpu(SavedNetwork.find(path)).network for path in (other, model))
     assert network.blocks.boundary == boundary
     image = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():

@@ -10,7 +10,7 @@ import pytest
 from labelling_run import config, encoded, shard_bytes, write_data, write_model
 
 from a2s.commands import label
-from a2s.labels.making import timing
+from a2s.labels.making import all_shards, timing
 from a2s.parallel import ray_session
 
 NUM_SHARDS = 24
@@ -35,12 +35,12 @@ def test_nodes_come_and_go_and_the_labels_are_those_of_one_process(
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **store})
     try:
         second = cluster.add_node(num_cpus=1, **store)
-        seen: list[timing.Totals] = []
+        seen: list[timing.StageTimes] = []
         written: list[int] = []
         removed_at: list[int] = []
-        write_shard = shards.write_shard
+        write_shard = all_shards.write_shard
 
-        class Watched(timing.Totals):
+        class Watched(timing.StageTimes):
             def __init__(self) -> None:
                 super().__init__()
                 seen.append(self)
@@ -57,8 +57,8 @@ def test_nodes_come_and_go_and_the_labels_are_those_of_one_process(
             elif removed_at and len(written) == removed_at[0] + 3:
                 cluster.add_node(num_cpus=1, **store)
 
-        monkeypatch.setattr(label, "Totals", Watched)
-        monkeypatch.setattr(label, "write_shard", watch)
+        monkeypatch.setattr(all_shards, "StageTimes", Watched)
+        monkeypatch.setattr(all_shards, "write_shard", watch)
         out = tmp_path / "labels"
         settings = config(
             model, data, out, workers="auto", batch_size=1, ray_address=cluster.address

@@ -11,12 +11,14 @@ import torch
 from safetensors.torch import save_file
 
 from a2s.data.images import BadImage, decode, resize_rgb
+from a2s.data.open_files import Address
 from a2s.data.transforms import normalise
 from a2s.models.activation_net import ActivationNet
 from a2s.models.boundary import sign
 from a2s.models.detector import Detector
 from a2s.models.encoders import build_encoder, calibrate_batchnorm
 from a2s.models.predict import Logits, Picture, new_step, to_map
+from a2s.models.saved import SavedNetwork
 
 SIDE, MAX_PIXELS = 96, 10**6
 
@@ -24,7 +26,7 @@ SIDE, MAX_PIXELS = 96, 10**6
 @pytest.fixture(scope="module")
 def pictures(shared: Path) -> list[Picture]:
     paths = sorted((shared / "data" / "msra1000").glob("*.jpg"))[:5]
-    return [Picture(path.stem, os.fsencode(path), str(path), 0, -1) for path in paths]
+    return [Picture(path.stem, Address(os.fsencode(path)), str(path)) for path in paths]
 
 
 def untrained(kind: str, encoder_name: str) -> ActivationNet | Detector:
@@ -55,10 +57,11 @@ def test_maps_are_those_of_the_network_as_it_was_saved(
     kind: str, encoder_name: str, pictures: list[Picture], tmp_path: Path
 ) -> None:
     network = untrained(kind, encoder_name)
-    answers = new_step(save(network, tmp_path / "model.safetensors"), MAX_PIXELS)(pictures[:2])
+    saved = SavedNetwork.find(save(network, tmp_path / "model.safetensors"))
+    answers = new_step(saved, MAX_PIXELS)(pictures[:2])
     for picture, answer in zip(pictures[:2], answers, strict=True):
         assert isinstance(answer, Logits)
-        image_HW3 = decode(picture.read())
+        image_HW3 = decode(picture.address.read())
         small_SS3 = resize_rgb(image_HW3, height=SIDE, width=SIDE)
         with torch.no_grad():
             logits_11hw = network(normalise(torch.from_numpy(small_SS3).permute(2, 0, 1)[None]))
@@ -87,9 +90,10 @@ def test_a_map_is_the_same_whatever_shares_its_chunk(
     network_class = ActivationNet if kind == "activation" else Detector
     plain_forward = network_class.forward
     monkeypatch.setattr(network_class, "forward", forward)
-    step = new_step(save(untrained(kind, "mobilenet_v2"), tmp_path / "m.safetensors"), MAX_PIXELS)
+    path = save(untrained(kind, "mobilenet_v2"), tmp_path / "m.safetensors")
+    step = new_step(SavedNetwork.find(path), MAX_PIXELS)
     (tmp_path / "empty.jpg").touch()
-    empty = Picture("empty", os.fsencode(tmp_path / "empty.jpg"), "empty.jpg", 0, -1)
+    empty = Picture("empty", Address(os.fsencode(tmp_path / "empty.jpg")), "empty.jpg")
     together = step([*pictures[:2], empty, *pictures[2:]])
     assert isinstance(together.pop(2), BadImage)
     assert batch_sizes == [1] * len(pictures)

@@ -5,7 +5,6 @@ Shape suffixes: H W an image's own size; N rows of the data's index.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,11 +16,12 @@ from numpy.typing import NDArray
 from a2s.data.images import MAX_PIXELS, BadImage, Image8, decode_mask, encode_png
 from a2s.data.index import Index
 from a2s.data.keys import decode_key
+from a2s.data.open_files import Address
 from a2s.errors import CheckpointError, DataError
 from a2s.labels.store.generations import Generation
 from a2s.labels.store.reader import resize
 from a2s.models.predict import Picture, new_step, to_map
-from a2s.models.saved import resolve_model
+from a2s.models.saved import SavedNetwork
 from a2s.storage.checkpoints import Commit, last_commit
 from a2s.storage.files import atomic_write, read_json, write_json
 
@@ -134,17 +134,12 @@ def _write_labels(
 
 
 def _write_predictions(out: Path, rows: Sequence[int], index: Index, run: Path) -> tuple[str, ...]:
-    step = new_step(resolve_model(run).resolve(), MAX_PIXELS)
+    step = new_step(SavedNetwork.find(run), MAX_PIXELS)
     without = []
     for row in rows:
         shard = index.shards[int(index.shard_N[row])]
-        picture = Picture(
-            index.key(row),
-            os.fsencode(shard.path),
-            shard.name,
-            int(index.offset_N[row]),
-            int(index.size_N[row]),
-        )
+        address = Address(str(shard.path), int(index.offset_N[row]), int(index.size_N[row]))
+        picture = Picture(index.key(row), address, shard.name)
         (answer,) = step([picture])
         if isinstance(answer, BadImage):
             without.append(picture.key)

@@ -8,16 +8,41 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from types import ModuleType
-from typing import Literal
+from typing import Literal, get_args
 
 from a2s.errors import ConfigError
 from a2s.labels.crf.energy import F32, U8, CrfParams, Mask
 
 Backend = Literal["numba", "torch", "pydensecrf"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 Crf = Callable[[U8, F32, CrfParams], Mask]
 """(image_HW3, energy_2N, params) -> mask_HW, one image at a time."""
 Marginal = Callable[[U8, F32, CrfParams], F32]
 """The same, giving the probability of foreground instead of the more probable label."""
+
+
+def choose_backend(wanted: str, *, on_gpu: bool) -> Backend:
+    """Take the backend that is wanted; of `auto` make the one that suits where networks live.
+
+    Raises:
+        ConfigError: there is no such backend.
+    """
+    if wanted == "auto":
+        return "torch" if on_gpu else "numba"
+    for backend in BACKENDS:
+        if wanted == backend:
+            return backend
+    raise ConfigError(f"refine.backend {wanted}: known are {', '.join(BACKENDS)}")
+
+
+def is_batched(backend: Backend) -> bool:
+    """Whether it computes many images together, on a GPU where there is one.
+
+    Raises:
+        ConfigError: as `crf_of`.
+    """
+    batched: bool = _module(backend).IS_BATCHED
+    return batched
 
 
 def crf_of(backend: Backend) -> Crf:

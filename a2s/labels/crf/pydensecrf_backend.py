@@ -11,6 +11,8 @@ from pydensecrf.densecrf import DenseCRF2D
 
 from a2s.labels.crf.energy import F32, U8, CrfParams, Mask
 
+IS_BATCHED = False
+
 
 def crf(image_HW3: U8, energy_2N: F32, params: CrfParams) -> Mask:
     """Most probable label of every pixel after mean-field inference.

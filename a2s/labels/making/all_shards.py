@@ -12,23 +12,18 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from a2s.config.commands import LabelConfig
+from a2s.data.chunks import chunks
 from a2s.data.index import Index
-from a2s.labels.making.chunk import (
-    Labelled,
-    chunks,
-    label_chunk,
-    load_network,
-    refine_chunk,
-    sign_tie,
-)
+from a2s.labels.making.chunk import Labelled, label_chunk, refine_chunk
 from a2s.labels.making.shards import write_shard
 from a2s.labels.making.timing import StageTimes
-from a2s.labels.recipe import has_gpu, recipe_of
+from a2s.labels.recipe import crf_is_batched, recipe_of
+from a2s.models.saved import NetworkInput, SavedNetwork
 from a2s.parallel import bottleneck, model_actors, pool
 from a2s.parallel.progress import Progress
 from a2s.storage import run_folder
@@ -43,9 +38,7 @@ class LabelJob:
 
     config: LabelConfig
     index: Index
-    model: Path
-    image_size: int
-    """Side of the squares that the network was trained with."""
+    model: SavedNetwork
     todo: list[int]
 
     @property
@@ -54,47 +47,57 @@ class LabelJob:
         return sum(self.index.shards[number].count for number in self.todo)
 
     @property
-    def network_size(self) -> int | None:
-        """Side at which the network sees images; None is their own size."""
-        return self.image_size if self.config.parity.network_size == "trained" else None
+    def network_input(self) -> NetworkInput:
+        """How the network sees images: as in training, or at their own size."""
+        return network_input(self.model, self.config.parity.network_size)
 
     @property
     def most_pixels(self) -> int:
         """Pixels of the largest image that the network sees."""
-        if self.network_size is not None:
-            return self.network_size**2
+        side = self.network_input.side
+        if side is not None:
+            return side**2
         pixels_N = self.index.height_N.astype(np.int64) * self.index.width_N
         return int(pixels_N.max(initial=1))
+
+
+def network_input(model: SavedNetwork, network_size: Literal["trained", "own"]) -> NetworkInput:
+    """How a network sees images: as in training, or at their own size."""
+    return model.trained_input if network_size == "trained" else NetworkInput(None)
 
 
 def _label_shards(work: LabelJob, folder: run_folder.RunDir) -> None:
     config, index = work.config, work.index
     workers = pool.resolve_workers(config.workers, work.num_images, ray_address=config.ray_address)
     threads = pool.num_cpus() if workers == 0 else 0
-    on_gpu = has_gpu(config.ray_address)
-    size = _chunk_size(work, folder, workers=workers, on_gpu=on_gpu)
+    on_gpu = pool.has_gpu(config.ray_address)
     recipe = recipe_of(
-        config.refine, crf_input=config.parity.crf_input, sign_tie=sign_tie(work.model)
+        config.refine, crf_input=config.parity.crf_input, sign_tie=work.model.sign_tie
     )
     before = None
+    size = _chunk_size(work, folder, workers=workers, on_gpu=on_gpu)
     fn: Callable[..., Labelled] = label_chunk
-    common: tuple[object, ...] = (work.model, work.network_size, recipe)
+    common: tuple[object, ...] = (work.model, work.network_input, recipe)
     if on_gpu:
         from a2s.labels.making.gpu import load_activation
 
-        on_device = recipe if config.refine.backend == "torch" else None
-        load = functools.partial(load_activation, work.model, work.network_size, size, on_device)
+        on_gpu_recipe = recipe if crf_is_batched(config.refine) else None
+        load = functools.partial(
+            load_activation, work.model, work.network_input, size, on_gpu_recipe
+        )
         fn, common, before = refine_chunk, (recipe,), model_actors.ModelStage(load)
     elif threads:
+        from a2s.models.inference import on_cpu
+
         # Before the threads start: torch is imported and the file read once.
-        load_network(work.model)
+        on_cpu(work.model)
 
     totals, started = StageTimes(), time.monotonic()
     done = len(index) - work.num_images
     with Progress(len(index), unit="images", name="label", done=done) as bar:
         bar.note(
             f"{work.num_images:,} images in {len(work.todo)} shards; "
-            f"{_hands(workers, threads, on_gpu)}; CRF by {config.refine.backend}; "
+            f"{_describe_workers(workers, threads, on_gpu)}; CRF by {config.refine.backend}; "
             f"{size} images at a time"
         )
         results = pool.map_items(
@@ -125,14 +128,14 @@ def _label_shards(work: LabelJob, folder: run_folder.RunDir) -> None:
                     write_shard(
                         folder.path, index, result.shard, in_order, settings=folder.settings_hash
                     )
-                held_up = bottleneck.bottleneck(totals.sides(threads))
-                bar.update(len(result.labels) + len(result.failures), bottleneck=held_up)
+                slowest = bottleneck.bottleneck(totals.sides(threads))
+                bar.update(len(result.labels) + len(result.failures), bottleneck=slowest)
     assert not pending, sorted(pending)
     totals.wall_sec = time.monotonic() - started
     _report(totals, work, threads=threads, folder=folder)
 
 
-def _hands(workers: int | None, threads: int, on_gpu: bool) -> str:
+def _describe_workers(workers: int | None, threads: int, on_gpu: bool) -> str:
     who = f"{workers} Ray workers" if workers else "all CPUs of the Ray cluster"
     who = f"{threads} threads of this process" if threads else who
     return f"network on the GPU, the rest by {who}" if on_gpu else who
@@ -151,14 +154,14 @@ def _chunk_size(
     def fitting() -> int:
         from a2s.labels.making.batch_size import fitting_batch
 
-        probe = functools.partial(fitting_batch, work.model, work.image_size, work.most_pixels)
+        probe = functools.partial(fitting_batch, work.model, work.most_pixels)
         if workers == 0:
             # With the CRF on the GPU too, the rest is little work: a few parts keep all busy.
-            part = work.num_images // 16 if work.config.refine.backend == "torch" else share
+            part = work.num_images // 16 if crf_is_batched(work.config.refine) else share
             return min(probe(), max(8, part))
         before = model_actors.ModelStage(functools.partial(_constant, probe))
         asked = pool.map_items(
-            _second, [0], workers=1, before=before, ray_address=work.config.ray_address
+            _take_prepared, [0], workers=1, before=before, ray_address=work.config.ray_address
         )
         return min(*asked, max(8, share))
 
@@ -169,8 +172,8 @@ def _constant(probe: Callable[[], int]) -> Callable[[object], int]:
     return lambda item: probe()
 
 
-def _second(item: object, found: int) -> int:
-    return found
+def _take_prepared(item: object, prepared: int) -> int:
+    return prepared
 
 
 def _report(totals: StageTimes, work: LabelJob, *, threads: int, folder: run_folder.RunDir) -> None:

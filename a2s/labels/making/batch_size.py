@@ -3,42 +3,36 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
+import torch
 
 from a2s.errors import A2SError
-from a2s.labels.making.chunk import activate, load_network
-from a2s.parallel.gpu_thread import device_thread
-
-if TYPE_CHECKING:
-    pass
+from a2s.models.inference import InferenceModel, on_gpu_or_cpu
+from a2s.models.saved import SavedNetwork
 from a2s.parallel.gpu_memory import FULL, MEMORY_SHARE, free_bytes
 
 LARGEST_BATCH = 256
 """More gives nothing: a GPU is full long before, and the results of a batch travel together."""
 
 
-def fitting_batch(model: Path, image_size: int, num_pixels: int) -> int:
+def fitting_batch(saved: SavedNetwork, num_pixels: int) -> int:
     """How many images of `num_pixels` a forward pass may have on this process's GPU; 1 on a CPU.
 
-    Measured on squares of `image_size`, a side in pixels.
+    Measured on squares of the side that the network was trained with.
 
-    Raises: A2SError when not even one image fits.
+    Raises:
+        A2SError: not even one image fits.
     """
-    import torch
-
     if not torch.cuda.is_available():
         return 1
-    network = load_network(model, "cuda")
+    model, side = on_gpu_or_cpu(saved, batch_size=1), saved.image_size
     peaks: dict[int, int] = {}
     for batch_size in (1, 2, 8):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+        image_BSS3 = torch.zeros(batch_size, side, side, 3, dtype=torch.uint8)
         try:
-            images = np.zeros((batch_size, image_size, image_size, 3), np.uint8)
-            device_thread()(functools.partial(activate, network, images))
+            model.call(functools.partial(_forward, model, image_BSS3))
         except torch.OutOfMemoryError:
             if not peaks:
                 # Not 1: it would be remembered after the memory is free again.
@@ -46,8 +40,12 @@ def fitting_batch(model: Path, image_size: int, num_pixels: int) -> int:
             return 1
         peaks[batch_size] = torch.cuda.max_memory_allocated()
     torch.cuda.empty_cache()
-    bytes_per_pixel = (peaks[8] - peaks[2]) / 6 / image_size**2
+    bytes_per_pixel = (peaks[8] - peaks[2]) / 6 / side**2
     return batch_for(free_bytes(torch.device("cuda")), bytes_per_image=bytes_per_pixel * num_pixels)
+
+
+def _forward(model: InferenceModel, image_BSS3: torch.Tensor) -> None:
+    model.forward(image_BSS3).cpu()
 
 
 def batch_for(num_bytes: float, *, bytes_per_image: float) -> int:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from a2s.data.index import Index
 from a2s.data.shards import ShardWriter, shard_done
-from a2s.labels.making.chunk import Failure, Labelled
+from a2s.labels.making.chunk import Labelled
+from a2s.storage.failures import Failure
 
 COLUMNS = {
     "width": "int32",

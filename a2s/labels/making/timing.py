@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from a2s.labels.making.chunk import STAGES, Labelled
-from a2s.labels.making.gpu import HELPERS
 from a2s.parallel import tasks
 from a2s.parallel.bottleneck import WorkerGroup
+from a2s.parallel.gpu_thread import PREFETCH_THREADS
 
 
 @dataclass
@@ -43,7 +43,9 @@ class StageTimes:
         device_sec = tally.before_sec or self.wall_sec
         # Where all images were damaged nothing but reading was done.
         reading = {"decode": device.pop("decode", 0.0)}
-        readers = WorkerGroup("readers", HELPERS * num_devices, reading, HELPERS * device_sec)
+        readers = WorkerGroup(
+            "readers", PREFETCH_THREADS * num_devices, reading, PREFETCH_THREADS * device_sec
+        )
         device.pop("queue", None)
         device.setdefault("network", 0.0)
         return [WorkerGroup("GPU processes", num_devices, device, device_sec), readers, workers]

@@ -10,18 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from a2s.data.images import Image8, resize_rgb
-from a2s.labels.making.chunk import activate, input_size, load_network
+from a2s.data.images import Image8
+from a2s.labels.crf.energy import F32
 from a2s.labels.refine import probability, sign
 from a2s.models.activation_net import ActivationNet
 from a2s.models.encoder_weights import load_encoder
-from a2s.models.inference import fold_batchnorm
-from a2s.models.saved import resolve_model
-from a2s.storage.tensors import read_metadata
-
-Theta = NDArray[np.float32]
+from a2s.models.inference import InferenceModel, local_device, on_gpu_or_cpu
+from a2s.models.prepare import fold_batchnorm
+from a2s.models.saved import NetworkInput, SavedNetwork
 
 
 class Cue(NamedTuple):
@@ -32,22 +29,20 @@ class Cue(NamedTuple):
 
 
 class Activator(NamedTuple):
-    """A stage-1 network, the side in pixels of its input, and how images are squashed to it."""
+    """A stage-1 network, how it sees images, and the sign that it gives a tie."""
 
-    network: ActivationNet
-    image_size: int
-    resize_filter: str = "bilinear"
+    model: InferenceModel
+    network_input: NetworkInput
+    sign_tie: int = 1
 
-    def __call__(self, image_HW3: Image8) -> Theta:
+    def __call__(self, image_HW3: Image8) -> F32:
         """Compute theta (Eqn 3): the activation map M less its mean. Shape: [H, W, 3] -> [h, w]."""
-        side = self.image_size
-        small_SS3 = resize_rgb(image_HW3, height=side, width=side, resize_filter=self.resize_filter)
-        theta_hw: Theta = activate(self.network, small_SS3[None])[0]
+        theta_hw: F32 = self.model.maps(self.network_input.resize(image_HW3)[None])[0]
         return theta_hw
 
-    def cue(self, theta_hw: Theta, *, height: int, width: int) -> Cue:
+    def cue(self, theta_hw: F32, *, height: int, width: int) -> Cue:
         """Turn theta into a cue (Eqn 6 before the CRF). Shape: [h, w] -> [height, width]."""
-        tie = self.network.sign_tie
+        tie = self.sign_tie
         p_HW = probability(theta_hw, height=height, width=width, tie=tie)
         return Cue(np.rint(p_HW * 255).astype(np.uint8), sign(theta_hw, tie=tie)[0])
 
@@ -58,10 +53,8 @@ def trained(model: Path) -> Activator:
     Raises:
         CheckpointError: it is none.
     """
-    file = resolve_model(model)
-    side = input_size(file)
-    metadata = read_metadata(file)
-    return Activator(load_network(file, _device()), side, metadata["resize_filter"])
+    saved = SavedNetwork.find_stage1(model)
+    return Activator(on_gpu_or_cpu(saved, batch_size=1), saved.trained_input, saved.sign_tie)
 
 
 def untrained(
@@ -76,8 +69,6 @@ def untrained(
         torch.manual_seed(seed)
         network = ActivationNet(load_encoder(encoder, weights), fusion_stride=fusion_stride)
     fold_batchnorm(network.eval().encoder)
-    return Activator(network.to(_device()), image_size)
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    device = local_device()
+    model = InferenceModel(network.to(device), device)
+    return Activator(model, NetworkInput(image_size), network.sign_tie)

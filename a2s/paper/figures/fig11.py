@@ -1,6 +1,6 @@
 """Figure 11: what the detector's two modules see, channel by channel.
 
-Shape suffixes: C channels, h w the size of the maps.
+Shape suffixes: C channels, S the network's input size, h w the size of the maps.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from a2s.data.images import Image8, resize_rgb
+from a2s.data.images import Image8
 from a2s.data.transforms import normalise
 from a2s.errors import CheckpointError
 from a2s.evaluation.pairs import find_images, find_truths
@@ -28,7 +28,7 @@ from a2s.evaluation.pictures.cells import (
 from a2s.evaluation.pictures.grid import Cell
 from a2s.models.detector import Detector, DetectorDecoder
 from a2s.models.predict import Logits, to_map
-from a2s.models.saved import load_model, resolve_model
+from a2s.models.saved import NetworkInput, SavedNetwork
 
 Maps = NDArray[np.float32]
 _LOW, _HIGH = np.array([33.0, 90.0, 172.0]), np.array([178.0, 24.0, 43.0])
@@ -53,7 +53,7 @@ def fig11(
     Raises:
         CheckpointError: the model is no detector with these modules.
     """
-    detector, side, resize_filter = _load(model)
+    detector, network_input = _load(model)
     num_channels = min(num_channels, detector.width)
     images = find_images(data)
     truths = find_truths(truth) if truth is not None else None
@@ -68,9 +68,7 @@ def fig11(
         lines = [[Cell(None, "no image"), *[Cell()] * (num_channels - 1)]] * 3
         if image.picture is not None:
             size = (image.picture.shape[0], image.picture.shape[1])
-            local_Chw, regional_Chw = _levels(
-                detector, image.picture, side=side, resize_filter=resize_filter
-            )
+            local_Chw, regional_Chw = _levels(detector, network_input.resize(image.picture))
             product_Chw = local_Chw * regional_Chw
             beside[2] = Cell(to_map(Logits(product_Chw.sum(0), *size)))
             order_C = np.argsort(-product_Chw.std((1, 2)), kind="stable")
@@ -105,26 +103,22 @@ def signed(values_hw: NDArray[np.floating], size: Size) -> Image8:
     return picture_HW3
 
 
-def _load(model: Path) -> tuple[Detector, int, str]:
-    file = resolve_model(model)
-    network, metadata = load_model(file)
-    is_ours = isinstance(network, Detector) and isinstance(network.decoder, DetectorDecoder)
-    if not is_ours or not {"image_size", "resize_filter"} <= metadata.keys():
-        raise CheckpointError(
-            f"fig11: {file} is no detector with local and regional modules; give the --out of a "
-            "stage2 that has them"
-        )
-    assert isinstance(network, Detector)
-    return network, int(metadata["image_size"]), metadata["resize_filter"]
+def _load(model: Path) -> tuple[Detector, NetworkInput]:
+    """The network as it was trained: what is drawn are its own maps, not those of a folded one."""
+    saved = SavedNetwork.find(model)
+    network = saved.load()
+    if isinstance(network, Detector) and isinstance(network.decoder, DetectorDecoder):
+        return network, saved.trained_input
+    raise CheckpointError(
+        f"fig11: {saved.file} is no detector with local and regional modules; give the --out of a "
+        "stage2 that has them"
+    )
 
 
 @torch.inference_mode()
-def _levels(
-    detector: Detector, image_HW3: Image8, *, side: int, resize_filter: str
-) -> tuple[Maps, Maps]:
-    """Shape: [H, W, 3] -> twice [C, h, w]."""
-    small_SS3 = resize_rgb(image_HW3, height=side, width=side, resize_filter=resize_filter)
-    image_13SS = normalise(torch.from_numpy(small_SS3).permute(2, 0, 1)[None])
+def _levels(detector: Detector, image_SS3: Image8) -> tuple[Maps, Maps]:
+    """Shape: [S, S, 3] -> twice [C, h, w]."""
+    image_13SS = normalise(torch.from_numpy(image_SS3).permute(2, 0, 1)[None])
     assert isinstance(detector.decoder, DetectorDecoder)
     levels = detector.decoder.levels(detector.encoder(image_13SS))
     return levels.local[0].numpy(), levels.regional[0].numpy()

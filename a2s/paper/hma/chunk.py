@@ -9,77 +9,66 @@ workers, as it is by all ranks. Shapes: B images, S the side of the network's in
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from a2s.data import images
+from a2s.data.chunks import Chunk
 from a2s.data.index import Index
 from a2s.errors import DataError, LabelError
-from a2s.labels.crf.backends import Backend, marginal_of
+from a2s.labels.crf.backends import Backend, is_batched, marginal_of
 from a2s.labels.crf.energy import F32, U8
-from a2s.labels.making.chunk import decode
 from a2s.labels.store.reader import LabelSource
 from a2s.labels.store.rows import RowFile, quantise, read_header, row_file_name, write_rows
-from a2s.models import saved
+from a2s.models.saved import NetworkInput, SavedNetwork
 from a2s.paper.hma import rule
-from a2s.parallel.gpu_memory import retry_on_oom
-from a2s.parallel.gpu_thread import device_thread
+from a2s.parallel.gpu_memory import pinned, retry_on_oom
+from a2s.parallel.gpu_thread import PREFETCH_THREADS
+from a2s.parallel.timing import StageTimer
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
+    from torch import Tensor
+
+    from a2s.models.inference import InferenceModel
 
 CHUNK = 32
 """Images per task, and so per row file: seconds of work on a core."""
 GPU_BATCH = 8
 """Images per forward pass on a GPU; training needs more memory for as many."""
-HELPERS = 8
-"""Threads per GPU that read, decode, and where the CRF is the CPU's, compute it."""
 STAGES = ("decode", "network", "crf", "write")
-
-Run = Callable[[Callable[[], Any]], Any]
-"""Calls a function, where and when it may use the device."""
+"""What a new label costs: reading and decoding, the prediction, both CRFs, row files."""
 
 
 @dataclass(frozen=True)
 class HmaPass:
     """What all chunks of a pass have in common.
 
-    `before` reads the average that a row had until now, `averages` and `labels` are the stores into
-    which `generation` is written.
+    `previous` reads the average that a row had until now, `averages` and `labels` are the stores
+    into which `generation` is written. `network_input` is that of the run's training.
     """
 
-    model: Path
-    side: int
-    resize_filter: str
+    model: SavedNetwork
+    network_input: NetworkInput
     backend: Backend
-    before: LabelSource
+    previous: LabelSource
     averages: Path
     labels: Path
     generation: int
 
 
 @dataclass(frozen=True)
-class Chunk:
+class LabelledChunk(Chunk):
     """Labelled rows of one shard, by their numbers in the whole index; `part` begins at the first.
 
-    `number` counts the chunks of the shard.
+    Between them `part` may have rows without a label.
     """
 
-    shard: int
-    number: int
     rows: tuple[int, ...]
-    part: Index
-
-    def __str__(self) -> str:
-        return f"{self.part.shards[0].name}, chunk {self.number} from key {self.part.key(0)}"
 
     def file(self, generation: int) -> str:
         """Name of its row file, in both stores."""
@@ -93,23 +82,20 @@ class Updated:
     num_images: int
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
-    def lap(self, stage: str, since: float) -> float:
-        """Count the seconds of a stage; return the time now."""
-        now = time.perf_counter()
-        self.seconds[stage] += now - since
-        return now
 
-
-def chunks(index: Index, keep_N: npt.NDArray[np.bool_], *, size: int = CHUNK) -> Iterator[Chunk]:
+def labelled_chunks(
+    index: Index, keep_N: npt.NDArray[np.bool_], *, size: int = CHUNK
+) -> Iterator[LabelledChunk]:
     """Cut the rows that have labels into chunks, lazily and in order."""
     for shard in range(len(index.shards)):
         rows = [row for row in index.shard_rows(shard) if keep_N[row]]
         for number, first in enumerate(range(0, len(rows), size)):
             some = rows[first : first + size]
-            yield Chunk(shard, number, tuple(some), index.part(range(some[0], some[-1] + 1)))
+            part = index.part(range(some[0], some[-1] + 1))
+            yield LabelledChunk(shard, number, part, tuple(some))
 
 
-def row_files(turn: HmaPass, chunk: Chunk) -> tuple[RowFile, RowFile] | None:
+def row_files(turn: HmaPass, chunk: LabelledChunk) -> tuple[RowFile, RowFile] | None:
     """The row files of averages and labels, when an earlier attempt has finished this chunk."""
     name = chunk.file(turn.generation)
     # The label's comes last, so it is looked for first.
@@ -120,98 +106,62 @@ def row_files(turn: HmaPass, chunk: Chunk) -> tuple[RowFile, RowFile] | None:
     except LabelError:
         return None
     for header in headers:
-        same_size = (header.height, header.width) == (turn.side, turn.side)
+        side = turn.network_input.side
+        same_size = (header.height, header.width) == (side, side)
         if not same_size or header.rows_N.tolist() != list(chunk.rows):
             return None
     return headers[0].file, headers[1].file
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A network on a device, how to have something done there, and for each of several images."""
+class HmaWorker:
+    """A network on a device, and how something is done for each of several images."""
 
-    network: nn.Module
-    device: torch.device
-    run: Run
-    each: rule.Each
-    batch_size: int = 1
+    model: InferenceModel
+    each: rule.Each = map
     crf_bytes: int | None = 0
     """Memory for CRFs that are computed together; None: what is free; 0: one at a time, on a CPU
     faster as well."""
 
 
-def update_chunk(chunk: Chunk, turn: HmaPass) -> Updated:
+def update_chunk(chunk: LabelledChunk, turn: HmaPass) -> Updated:
     """Update the images of a chunk on one CPU core."""
-    import torch
+    from a2s.models.inference import on_cpu
 
-    def run(function: Callable[[], Any]) -> Any:
-        return function()
-
-    network, device = load_network(turn.model, "cpu"), torch.device("cpu")
-    return _update(turn, _Place(network, device, run, map), chunk)
+    return update_with(HmaWorker(on_cpu(turn.model)), turn, chunk)
 
 
-def load_update(turn: HmaPass) -> Callable[[Chunk], Updated]:
+def load_update(turn: HmaPass) -> Callable[[LabelledChunk], Updated]:
     """Load the model once, on the GPU if there is one; what comes back does a chunk.
 
     Several threads call it: while one has the device, the others read and decode.
     """
-    import torch
+    from a2s.models.inference import on_gpu_or_cpu
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    helpers = ThreadPoolExecutor(HELPERS, "a2s-helper")
-    network = load_network(turn.model, device.type)
-    # One at a time on a CPU: an image has the same label whatever shares its chunk.
-    batch_size, crf_bytes = (GPU_BATCH, None) if device.type == "cuda" else (1, 0)
-    place = _Place(network, device, device_thread(), helpers.map, batch_size, crf_bytes)
-    return functools.partial(_update, turn, place)
+    # All forward passes have one shape, for which a GPU makes plans once.
+    model = on_gpu_or_cpu(turn.model, batch_size=GPU_BATCH, batch_shapes="one")
+    prefetch = ThreadPoolExecutor(PREFETCH_THREADS, "a2s-prefetch")
+    crf_bytes = None if model.device.type == "cuda" else 0
+    return functools.partial(update_with, HmaWorker(model, prefetch.map, crf_bytes), turn)
 
 
-def identity_step(chunk: Chunk, updated: Updated) -> Updated:
+def take_updated(chunk: LabelledChunk, updated: Updated) -> Updated:
     """Nothing: the process with the GPU has done the chunk."""
     return updated
 
 
-@functools.cache
-def load_network(model: Path, device: str) -> nn.Module:
-    """Load a detector for inference only, onto a device, once per process."""
-    from a2s.models.inference import prepare_for_inference
+def batched_marginals(
+    image_BSS3: Tensor, call: Callable[[Callable[[], F32]], F32], *, max_bytes: int | None
+) -> rule.Marginals:
+    """The CRF of images that lie on a device, together as far as `max_bytes` allow.
 
-    network, _ = saved.load_model(model)
-    prepare_for_inference(network, device)
-    return network
-
-
-def predict(network: nn.Module, image_BSS3: Tensor, *, batch_size: int) -> F32:
-    """Saliency of images on the network's device, squashed to its size.
-
-    All forward passes have one shape, for which a GPU makes plans once: the last batch is filled up
-    with copies, which change nothing for the others. The device is waited for at the end.
-
-    Shape: B S S 3 -> B S S. Range: 0..1.
-    """
-    import torch
-
-    from a2s.models.inference import as_input
-
-    num_images = len(image_BSS3)
-    copy_BSS3 = image_BSS3[-1:].expand(-num_images % batch_size, -1, -1, -1)
-    found = []
-    with torch.inference_mode():
-        for bytes_BSS3 in torch.split(torch.cat([image_BSS3, copy_BSS3]), batch_size):
-            found.append(network(as_input(network, bytes_BSS3))[:, 0].float().sigmoid())
-        return torch.cat(found)[:num_images].cpu().numpy()
-
-
-def marginals_of(image_BSS3: Tensor, run: Run, *, max_bytes: int | None) -> rule.Marginals:
-    """The CRF in torch of images that lie on a device, together as far as `max_bytes` allow.
-
-    Of what is free, if that is less or no number is given. Raises: A2SError when not even one image
-    fits.
-
-    An image gets the same numbers, to the last bit, whatever its companions.
+    Of what is free, if that is less or no number is given. `call` has the device's work done. An
+    image gets the same numbers, to the last bit, whatever shares its batch.
 
     Shape: B S S 3; 2 N of each -> S S of each. Range: 0..1.
+
+    Raises:
+        A2SError: not even one image fits.
     """
     import torch
 
@@ -219,74 +169,72 @@ def marginals_of(image_BSS3: Tensor, run: Run, *, max_bytes: int | None) -> rule
 
     def marginals(energies: Sequence[F32]) -> F32:
         difference_BN = np.stack([energy_2N[0] - energy_2N[1] for energy_2N in energies])
-        logit_BSS = _pinned(difference_BN.reshape(image_BSS3.shape[:3]), image_BSS3.device)
+        device = image_BSS3.device
+        (host_BSS,) = pinned([difference_BN.reshape(image_BSS3.shape[:3])], device)
 
         def on_device() -> F32:
-            there_BSS = logit_BSS.to(image_BSS3.device, non_blocking=True)
+            logit_BSS = host_BSS.to(device, non_blocking=True)
 
             def computed(max_bytes: int) -> F32:
                 found = inference.marginals(
-                    image_BSS3.unbind(), there_BSS.unbind(), rule.CRF, max_bytes=max_bytes
+                    image_BSS3.unbind(), logit_BSS.unbind(), rule.CRF, max_bytes=max_bytes
                 )
                 return torch.stack(found).cpu().numpy()
 
-            least_bytes = inference.BYTES_PER_PIXEL * there_BSS[0].numel()
-            return retry_on_oom(
-                computed, image_BSS3.device, least_bytes=least_bytes, most_bytes=max_bytes
-            )
+            least_bytes = inference.BYTES_PER_PIXEL * logit_BSS[0].numel()
+            return retry_on_oom(computed, device, least_bytes=least_bytes, most_bytes=max_bytes)
 
-        s_BSS: F32 = run(on_device)
-        return inference.as_probability(s_BSS)
+        return inference.as_probability(call(on_device))
 
     return marginals
 
 
-def _pinned(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """An array where a GPU can copy from while the host goes on."""
-    import torch
+def update_with(worker: HmaWorker, turn: HmaPass, chunk: LabelledChunk) -> Updated:
+    """Update the images of a chunk, and write its row files.
 
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory() if device.type == "cuda" else tensor
-
-
-def _update(turn: HmaPass, place: _Place, chunk: Chunk) -> Updated:
+    Raises:
+        DataError: an image cannot be decoded.
+        A2SError: not even one image fits into the GPU's memory.
+    """
     done = Updated(len(chunk.rows))
-    now = time.perf_counter()
-    image_BSS3 = np.stack(list(place.each(functools.partial(_image, turn, chunk), chunk.rows)))
-    averages = list(place.each(lambda row: turn.before(row, 1), chunk.rows))
-    waiting_BSS3 = _pinned(image_BSS3, place.device)
-    now = done.lap("decode", now)
+    timer, model, each = StageTimer(done.seconds), worker.model, worker.each
+    image_BSS3 = np.stack(list(each(functools.partial(read_input, turn, chunk), chunk.rows)))
+    averages = list(each(lambda row: turn.previous(row, 1), chunk.rows))
+    (host_BSS3,) = pinned([image_BSS3], model.device)
+    timer.lap("decode")
 
     def on_device() -> tuple[Tensor, F32]:
-        there_BSS3 = waiting_BSS3.to(place.device, non_blocking=True)
-        return there_BSS3, predict(place.network, there_BSS3, batch_size=place.batch_size)
+        device_BSS3 = host_BSS3.to(model.device, non_blocking=True)
+        return device_BSS3, model.saliency(device_BSS3)
 
-    there_BSS3, probability_BSS = place.run(on_device)
-    now = done.lap("network", now)
+    device_BSS3, probability_BSS = model.call(on_device)
+    timer.lap("network")
 
-    if turn.backend == "torch":
-        marginals = marginals_of(there_BSS3, place.run, max_bytes=place.crf_bytes)
-        pairs = rule.update_batch(probability_BSS, averages, marginals=marginals, each=place.each)
+    if is_batched(turn.backend):
+        marginals = batched_marginals(device_BSS3, model.call, max_bytes=worker.crf_bytes)
+        pairs = rule.update_batch(probability_BSS, averages, marginals=marginals, each=each)
     else:
         one = functools.partial(rule.update, marginal=marginal_of(turn.backend))
-        pairs = list(place.each(one, image_BSS3, probability_BSS, averages))
-    now = done.lap("crf", now)
+        pairs = list(each(one, image_BSS3, probability_BSS, averages))
+    timer.lap("crf")
 
     name = chunk.file(turn.generation)
-    for at, store in enumerate((turn.averages, turn.labels)):
-        write_rows(store, name, chunk.rows, np.stack([quantise(pair[at]) for pair in pairs]))
-    done.lap("write", now)
+    for position, store in enumerate((turn.averages, turn.labels)):
+        write_rows(store, name, chunk.rows, np.stack([quantise(pair[position]) for pair in pairs]))
+    timer.lap("write")
     return done
 
 
-def _image(turn: HmaPass, chunk: Chunk, row: int) -> U8:
-    at = row - chunk.rows[0]
+def read_input(turn: HmaPass, chunk: LabelledChunk, row: int) -> U8:
+    """Read an image as the network sees it. Shape: S S 3.
+
+    Raises:
+        DataError: it cannot be decoded; names it.
+    """
+    row_in_part = row - chunk.rows[0]
     try:
-        image_HW3 = decode(chunk.part, at)
+        image_HW3 = chunk.decode(row_in_part)
     except DataError as error:
-        raise DataError(
-            f"hma: image {chunk.part.key(at)} of {chunk.part.folder}: {error}"
-        ) from None
-    return images.resize_rgb(
-        image_HW3, height=turn.side, width=turn.side, resize_filter=turn.resize_filter
-    )
+        key, folder = chunk.part.key(row_in_part), chunk.part.folder
+        raise DataError(f"hma: image {key} of {folder}: {error}") from None
+    return turn.network_input.resize(image_HW3)

@@ -12,22 +12,20 @@ from typing import Any
 from a2s.config.commands import HmaConfig
 from a2s.data.index import Index
 from a2s.errors import ConfigError
-from a2s.labels.crf.backends import marginal_of
-from a2s.labels.recipe import has_gpu
+from a2s.labels.crf.backends import Backend, choose_backend, marginal_of
 from a2s.labels.store import generations
 from a2s.labels.store.reader import Bools, LabelSource, read_unlabelled
 from a2s.labels.store.writer import AVERAGES, cleaning
-from a2s.models import saved
+from a2s.models.saved import NetworkInput, SavedNetwork
 from a2s.paper.hma.chunk import (
     STAGES,
-    Chunk,
     HmaPass,
+    LabelledChunk,
     Updated,
-    chunks,
-    identity_step,
-    load_network,
+    labelled_chunks,
     load_update,
     row_files,
+    take_updated,
     update_chunk,
 )
 from a2s.parallel import model_actors, pool
@@ -54,17 +52,16 @@ def _make_generation(
         if ray_address is not None:
             # The cluster's devices decide, not those of the machine that the command runs on.
             stack.enter_context(pool.session(workers=None, ray_address=ray_address))
-        on_gpu = has_gpu(ray_address)
+        on_gpu = pool.has_gpu(ray_address)
         side = int(run_folder.recorded(run, "image_size"))
         resize_filter = str(run_folder.recorded(run, "parity", "resize_filter"))
         averages, label_row_N = run / AVERAGES, labels.rows_of(index.keys)
         averages.mkdir(exist_ok=True)
         turn = HmaPass(
-            model=saved.resolve_model(run),
-            side=side,
-            resize_filter=resize_filter,
+            model=SavedNetwork.find(run),
+            network_input=NetworkInput(side, resize_filter),
             backend=_backend(config, folder, on_gpu=on_gpu),
-            before=LabelSource(
+            previous=LabelSource(
                 labels, label_row_N, averages, side, [number - 1], resize_filter=resize_filter
             ),
             averages=averages,
@@ -73,7 +70,7 @@ def _make_generation(
         )
         work = _update_all(config, turn, index, keep_N, ray_address=ray_address, on_gpu=on_gpu)
 
-    files = [row_files(turn, chunk) for chunk in chunks(index, keep_N)]
+    files = [row_files(turn, chunk) for chunk in labelled_chunks(index, keep_N)]
     for position, store in enumerate((turn.averages, turn.labels)):
         written = [pair[position] for pair in files if pair is not None]
         generations.publish(
@@ -94,11 +91,11 @@ def _make_generation(
     return int(keep_N.sum())
 
 
-def _backend(config: HmaConfig, folder: run_folder.RunDir, *, on_gpu: bool) -> Any:
+def _backend(config: HmaConfig, folder: run_folder.RunDir, *, on_gpu: bool) -> Backend:
     """Who computes the CRF in all passes of a run; `auto` is decided by the first one's device."""
-    chosen = config.backend if config.backend != "auto" else "torch" if on_gpu else "numba"
+    chosen = choose_backend(config.backend, on_gpu=on_gpu)
     marginal_of(chosen)
-    backend = folder.resolve_once("hma_backend", lambda: chosen)
+    backend: Backend = folder.resolve_once("hma_backend", lambda: chosen)
     if config.backend not in ("auto", backend):
         raise ConfigError(
             f"hma: --backend {config.backend}, but {config.out} began with {backend}; leave it out"
@@ -121,20 +118,19 @@ def _update_all(
     workers = pool.resolve_workers(config.workers, num_images, ray_address=ray_address)
     fn: Callable[..., Updated] = update_chunk
     common: tuple[object, ...] = (turn,)
-    before = None
+    model_stage = None
     if on_gpu:
-        fn, common, before = (
-            identity_step,
-            (),
-            model_actors.ModelStage(functools.partial(load_update, turn)),
-        )
+        fn, common = take_updated, ()
+        model_stage = model_actors.ModelStage(functools.partial(load_update, turn))
     elif workers == 0:
+        from a2s.models.inference import on_cpu
+
         # Before the threads start: torch is imported and the file read once.
-        load_network(turn.model, "cpu")
+        on_cpu(turn.model)
     with Progress(num_images, unit="images", name="hma") as bar:
 
         def left() -> Any:
-            for chunk in chunks(index, keep_N):
+            for chunk in labelled_chunks(index, keep_N):
                 if row_files(turn, chunk) is None:
                     yield chunk
                 else:
@@ -145,7 +141,7 @@ def _update_all(
             left(),
             workers=workers,
             common=common,
-            before=before,
+            before=model_stage,
             threads=pool.num_cpus() if workers == 0 else 0,
             ray_address=ray_address,
             name=_named,
@@ -165,7 +161,7 @@ def _update_all(
     }
 
 
-def _named(chunk: Chunk) -> str:
+def _named(chunk: LabelledChunk) -> str:
     return f"hma: {chunk}"
 
 

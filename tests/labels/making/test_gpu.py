@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,56 +11,31 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from labelling_run import write_model
+from labelling_run import encoded, write_data, write_model
 
 from a2s.config.base import RefineConfig
+from a2s.data.chunks import chunks
+from a2s.data.index import Index
 from a2s.errors import A2SError
 from a2s.labels.crf.energy import CrfParams
 from a2s.labels.crf.torch_backend import inference
-from a2s.labels.making import batch_size, chunk, gpu
+from a2s.labels.making import batch_size, gpu
 from a2s.labels.recipe import recipe_of
+from a2s.models.inference import InferenceModel
+from a2s.models.saved import SavedNetwork
 from a2s.parallel import gpu_memory
 from a2s.parallel.gpu_thread import DeviceThread
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model") / "model.safetensors")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> SavedNetwork:
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    return SavedNetwork.find_stage1(write_model(path))
 
 
-def test_a_batch_that_does_not_fit_is_halved(model: Path) -> None:
-    network = chunk.load_network(model)
-
-    class Small(torch.nn.Module):
-        """Raises what a full GPU raises."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = network
-
-        def forward(self, image_B3SS: torch.Tensor) -> object:
-            if len(image_B3SS) > 2:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return self.inner(image_B3SS)
-
-    pixels = torch.randint(0, 255, (7, 64, 64, 3), dtype=torch.uint8).numpy()
-    place = gpu._Device(Small(), torch.device("cpu"), 8, DeviceThread(), None, True)
-    assert gpu.in_batches(place, pixels).shape == (7, 16, 16)
-    assert place.batch_size == 2
-
-    class Full(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = network
-
-        def forward(self, image_B3SS: torch.Tensor) -> object:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    with pytest.raises(A2SError, match="does not hold one image"):
-        gpu.in_batches(dataclasses.replace(place, network=Full()), pixels)
-
-
-def test_a_crf_that_does_not_fit_is_done_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crf_that_does_not_fit_is_done_in_parts(
+    saved: SavedNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, largest = inference.crf_batch, 4 * 16 * 16 * inference.BYTES_PER_PIXEL
     asked: list[int] = []
 
@@ -73,47 +48,24 @@ def test_a_crf_that_does_not_fit_is_done_in_parts(monkeypatch: pytest.MonkeyPatc
     def full(images: Any, logits: Any, params: CrfParams, *, max_bytes: int) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    numbers = np.random.default_rng(0)
     shapes = [(16, 16), (8, 16), (16, 16), (12, 20)]
-    pictures = [numbers.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
-    logits = [numbers.normal(size=shape).astype(np.float32) for shape in shapes]
-    device = torch.device("cpu")
-    place = gpu._Device(None, device, 1, DeviceThread(), None, True)
-    given = gpu._pinned(pictures, device), gpu._pinned(logits, device)
+    samples = [(f"{n}", encoded(*shape, seed=n + 1)) for n, shape in enumerate(shapes)]
+    data = write_data(tmp_path / "data", [samples])
+    (chunk,) = chunks(Index.load(data), todo=[0], size=8)
     recipe = recipe_of(RefineConfig(backend="torch"))
-    expected = gpu._refined(place, *given, recipe)
+    activate = gpu.load_activation(saved, saved.trained_input, 8, recipe)
+
+    expected = activate(chunk).masks
     monkeypatch.setattr(inference, "crf_batch", small)
-    found = gpu._refined(place, *given, recipe)
+    found = activate(chunk).masks
     assert asked[0] > largest >= asked[-1]
-    for mask, other in zip(found, expected, strict=True):
-        assert np.array_equal(mask.unpacked(), other.unpacked())
+    assert found.keys() == expected.keys() == set(range(4))
+    for row, mask in found.items():
+        assert mask.unpacked().shape == shapes[row]
+        assert np.array_equal(mask.unpacked(), expected[row].unpacked())
     monkeypatch.setattr(inference, "crf_batch", full)
     with pytest.raises(A2SError, match="does not hold one image"):
-        gpu._refined(place, *given, recipe)
-
-
-def test_a_gpu_sees_few_shapes_and_no_image_the_others(model: Path) -> None:
-    network, shapes = chunk.load_network(model), []
-
-    class Seen(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = network
-
-        def forward(self, image_B3SS: torch.Tensor) -> object:
-            shapes.append(len(image_B3SS))
-            return self.inner(image_B3SS)
-
-    pixels = np.random.default_rng(0).integers(0, 256, (13, 64, 64, 3), np.uint8)
-    place = gpu._Device(Seen(), torch.device("cpu"), 10, DeviceThread(), None, True)
-    found = gpu.in_batches(place, pixels)
-    assert shapes == [10, 4]
-    shapes.clear()
-    varied = dataclasses.replace(place, one_size=False)
-    np.testing.assert_allclose(gpu.in_batches(varied, pixels), found, atol=1e-4)
-    assert shapes == [10, 3]
-    alone = gpu.in_batches(dataclasses.replace(place, batch_size=1), pixels)
-    np.testing.assert_allclose(found, alone, atol=1e-4)
+        activate(chunk)
 
 
 def test_all_work_of_a_device_is_done_in_one_thread() -> None:
@@ -131,18 +83,24 @@ def test_all_work_of_a_device_is_done_in_one_thread() -> None:
 
 @pytest.mark.parametrize(("fits", "batch"), [(0, None), (1, 1), (2, 1), (8, 256)])
 def test_the_batch_of_a_gpu_that_others_fill(
-    fits: int, batch: int | None, monkeypatch: pytest.MonkeyPatch
+    fits: int, batch: int | None, saved: SavedNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a GPU says is played: this much memory per image, and room for `fits` of them."""
     peaks: list[int] = []
 
-    def pretend(network: object, image_BSS3: np.ndarray) -> None:
-        if len(image_BSS3) > fits:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        peaks.append(len(image_BSS3) * 2**20)
+    class Small(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
 
-    monkeypatch.setattr(gpu_memory, "activate", pretend)
-    monkeypatch.setattr(gpu_memory, "load_network", lambda model, device: None)
+        def forward(self, image_B3SS: torch.Tensor) -> torch.Tensor:
+            if len(image_B3SS) > fits:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            peaks.append(len(image_B3SS) * 2**20)
+            return image_B3SS
+
+    model = InferenceModel(Small())
+    monkeypatch.setattr(batch_size, "on_gpu_or_cpu", lambda saved, *, batch_size: model)
     for name, answer in {
         "is_available": lambda: True,
         "empty_cache": lambda: None,
@@ -151,11 +109,12 @@ def test_the_batch_of_a_gpu_that_others_fill(
         "mem_get_info": lambda: (2**40, 2**40),
     }.items():
         monkeypatch.setattr(torch.cuda, name, answer)
+    fitting = functools.partial(batch_size.fitting_batch, saved, 64 * 64)
     if batch is None:
         with pytest.raises(A2SError, match="does not hold one image"):
-            batch_size.fitting_batch(Path("model"), 64, 64 * 64)
+            fitting()
     else:
-        assert batch_size.fitting_batch(Path("model"), 64, 64 * 64) == batch
+        assert fitting() == batch
 
 
 def test_what_torch_keeps_for_later_is_free_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,8 @@ from a2s.data.index import Index
 from a2s.data.keys import encode_key
 from a2s.errors import CheckpointError, DataError
 from a2s.evaluation.pictures.cells import choose, coloured, grey, normalised, resized
+from a2s.models.inference import InferenceModel
+from a2s.models.saved import NetworkInput
 from a2s.paper.figures import fig1_4_5, fig8, table1
 from a2s.paper.figures.activator import Activator, trained, untrained
 from a2s.paper.figures.thresholds import STRATEGIES, inter_class_variance, otsu, squashed
@@ -59,7 +61,8 @@ def test_before_training_means_as_stage1_begins(packed: Path) -> None:
     network, _, _ = start_stage1(options, None, device=torch.device("cpu"))
     image_HW3 = image_of(packed, Index.load(packed).key(0))
     ours = untrained(**UNTRAINED, seed=3)(image_HW3)
-    np.testing.assert_allclose(ours, Activator(network.eval(), 64)(image_HW3), rtol=1e-3, atol=1e-3)
+    stage1 = Activator(InferenceModel(network.eval()), NetworkInput(64))
+    np.testing.assert_allclose(ours, stage1(image_HW3), rtol=1e-3, atol=1e-3)
 
 
 def test_table_1(packed: Path, tmp_path: Path) -> None:

@@ -21,26 +21,24 @@ from a2s.labels.crf.torch_backend import inference
 from a2s.labels.store.reader import LabelSource
 from a2s.models.detector import Detector
 from a2s.models.encoders import build_encoder, calibrate_batchnorm
+from a2s.models.inference import on_cpu
+from a2s.models.saved import SavedNetwork
 from a2s.paper.hma import rule
 from a2s.paper.hma.chunk import (
-    Chunk,
     HmaPass,
-    _image,
-    _Place,
-    _update,
-    chunks,
-    load_network,
-    marginals_of,
-    predict,
+    HmaWorker,
+    LabelledChunk,
+    batched_marginals,
+    labelled_chunks,
+    read_input,
     update_chunk,
+    update_with,
 )
 from a2s.parallel.gpu_thread import DeviceThread
 
-CPU = torch.device("cpu")
-
 
 @pytest.fixture(scope="module")
-def case(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[HmaPass, Chunk]:
+def case(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[HmaPass, LabelledChunk]:
     """What a pass with the CRF in torch has in common, and four photographs."""
     root = tmp_path_factory.mktemp("averaging")
     data = pack_photographs(shared, root)
@@ -55,10 +53,11 @@ def case(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[HmaPas
         {**network.spec(), "image_size": str(SIDE), "resize_filter": "bilinear"},
     )
     index, labels = Index.load(data), Index.load(root / "labels")
-    before = LabelSource(labels, labels.rows_of(index.keys), root, SIDE, [0])
+    previous = LabelSource(labels, labels.rows_of(index.keys), root, SIDE, [0])
     stores = root / "averages", root / "labels"
-    turn = HmaPass(root / "model.safetensors", SIDE, "bilinear", "torch", before, *stores, 1)
-    return turn, next(chunks(index, np.ones(len(index), bool)))
+    saved = SavedNetwork.find(root / "model.safetensors")
+    turn = HmaPass(saved, saved.trained_input, "torch", previous, *stores, 1)
+    return turn, next(labelled_chunks(index, np.ones(len(index), bool)))
 
 
 def into(turn: HmaPass, folder: Path) -> HmaPass:
@@ -68,7 +67,7 @@ def into(turn: HmaPass, folder: Path) -> HmaPass:
 
 
 def test_a_chunk_as_a_gpu_does_it_has_the_same_bytes(
-    case: tuple[HmaPass, Chunk], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: tuple[HmaPass, LabelledChunk], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turn, chunk = case
     alone = into(turn, tmp_path / "alone")
@@ -81,32 +80,33 @@ def test_a_chunk_as_a_gpu_does_it_has_the_same_bytes(
         crfs.append((len(images), options["max_bytes"], at))
         return crf_torch_marginals(images, *rest, **options)
 
-    def before(row: int, epoch: int) -> np.ndarray:
+    def previous(row: int, epoch: int) -> np.ndarray:
         readers.append(threading.current_thread().name.split("_")[0])
-        return turn.before(row, epoch)
+        return turn.previous(row, epoch)
 
     crf_torch_marginals = inference.marginals
     monkeypatch.setattr(inference, "marginals", counted)
-    network = load_network(turn.model, "cpu")
-    with ThreadPoolExecutor(2, "helper") as helpers:
-        place = _Place(network, CPU, DeviceThread(), helpers.map, 1, 2**29)
-        batch = dataclasses.replace(into(turn, tmp_path / "batch"), before=before)
-        _update(batch, place, chunk)
+    model = dataclasses.replace(on_cpu(turn.model), batch_shapes="one", thread=DeviceThread())
+    with ThreadPoolExecutor(2, "prefetch") as prefetch:
+        batch = dataclasses.replace(into(turn, tmp_path / "batch"), previous=previous)
+        update_with(HmaWorker(model, prefetch.map, 2**29), batch, chunk)
     assert crfs == [(4, 2**29, "a2s-device")] * 2
-    assert readers == ["helper"] * 4
+    assert readers == ["prefetch"] * 4
     for store in ("averages", "labels"):
         name = f"{store}/{chunk.file(1)}"
         assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "batch" / name).read_bytes()
 
 
-def test_crfs_of_a_batch_are_bit_by_bit_those_of_its_images(case: tuple[HmaPass, Chunk]) -> None:
+def test_crfs_of_a_batch_are_bit_by_bit_those_of_its_images(
+    case: tuple[HmaPass, LabelledChunk],
+) -> None:
     turn, chunk = case
-    images = [_image(turn, chunk, row) for row in chunk.rows]
-    averages = [turn.before(row, 1) for row in chunk.rows]
+    images = [read_input(turn, chunk, row) for row in chunk.rows]
+    averages = [turn.previous(row, 1) for row in chunk.rows]
     rng = np.random.default_rng(0)
     probabilities = [rng.random((SIDE, SIDE), np.float32) for _ in images]
 
-    marginals = marginals_of(
+    marginals = batched_marginals(
         torch.from_numpy(np.stack(images)), lambda function: function(), max_bytes=2**30
     )
     energies = [soft_energy(probability, rule.CRF) for probability in probabilities]
@@ -123,18 +123,3 @@ def test_crfs_of_a_batch_are_bit_by_bit_those_of_its_images(case: tuple[HmaPass,
         alone = rule.update(image, probability, average, marginal=marginal)
         for found, expected in zip(pair, alone, strict=True):
             assert torch.equal(torch.from_numpy(found), torch.from_numpy(expected))
-
-
-def test_forward_passes_have_one_shape_and_no_image_sees_the_others(
-    case: tuple[HmaPass, Chunk],
-) -> None:
-    network, shapes = load_network(case[0].model, "cpu"), []
-    image_BSS3 = torch.randint(0, 256, (7, SIDE, SIDE, 3), dtype=torch.uint8)
-    hook = network.register_forward_pre_hook(lambda _, given: shapes.append(len(given[0])))
-    with hook:
-        found = predict(network, image_BSS3, batch_size=4)
-    assert shapes == [4, 4]
-    assert found.shape == (7, SIDE, SIDE)
-    alone = predict(network, image_BSS3, batch_size=1)
-    np.testing.assert_allclose(found, alone, atol=1e-4)
-    assert np.ptp(alone) > 0.1

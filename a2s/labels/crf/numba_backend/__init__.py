@@ -13,4 +13,6 @@ of another file.
 
 from a2s.labels.crf.numba_backend.inference import crf, foreground_probability
 
-__all__ = ["crf", "foreground_probability"]
+__all__ = ["IS_BATCHED", "crf", "foreground_probability"]
+
+IS_BATCHED = False

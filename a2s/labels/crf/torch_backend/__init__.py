@@ -2,4 +2,6 @@
 
 from a2s.labels.crf.torch_backend.inference import crf, foreground_probability
 
-__all__ = ["crf", "foreground_probability"]
+__all__ = ["IS_BATCHED", "crf", "foreground_probability"]
+
+IS_BATCHED = True

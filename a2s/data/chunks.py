@@ -1,0 +1,39 @@
+"""Consecutive samples of one shard: what a worker gets at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from a2s.data import images
+from a2s.data.images import Image8
+from a2s.data.index import Index
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Samples of one shard, small enough to travel; `number` counts the chunks of the shard."""
+
+    shard: int
+    number: int
+    part: Index
+
+    def __str__(self) -> str:
+        return f"{self.part.shards[0].name}, chunk {self.number} from key {self.part.key(0)}"
+
+    def decode(self, row: int) -> Image8:
+        """Read and decode the image of a row of `part`. Shape: H W 3.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        max_pixels = max(images.MAX_PIXELS, self.part.pixels(row))
+        return images.decode(self.part.read(row), max_pixels=max_pixels)
+
+
+def chunks(index: Index, *, todo: list[int], size: int) -> Iterator[Chunk]:
+    """Cut shards into chunks, lazily and in order."""
+    for shard in todo:
+        rows = index.shard_rows(shard)
+        for number, start in enumerate(range(rows.start, rows.stop, size)):
+            yield Chunk(shard, number, index.part(range(start, min(start + size, rows.stop))))

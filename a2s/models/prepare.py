@@ -1,0 +1,138 @@
+"""Networks prepared for inference: folded BatchNorm, memory format, oneDNN convolutions."""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from a2s.data.transforms import normalise
+
+
+def disable_tf32() -> None:
+    """Have inference give the same on CUDA whatever this process did before, a training for one.
+
+    Float32 without TF32, as in training, and no search for the fastest kernel at every new size.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+
+
+def inference_format(module: nn.Module, device: str) -> torch.memory_format:
+    """Memory format of a network for inference in float32 on a device.
+
+    Channels last; but not with depthwise convolutions on CUDA, which in this format go to cuDNN,
+    and it compiles kernels for each of their shapes.
+    """
+    convs = [child for child in module.modules() if isinstance(child, nn.Conv2d)]
+    depthwise = any(conv.groups > 1 and conv.groups == conv.in_channels for conv in convs)
+    return torch.contiguous_format if depthwise and device == "cuda" else torch.channels_last
+
+
+def fold_batchnorm(module: nn.Module) -> None:
+    """Fold BatchNorm in evaluation mode into the convolution before it, in place.
+
+    The same function but for rounding. A BatchNorm belongs to the convolution that is registered
+    just before it in the same parent, as in torchvision's networks.
+    """
+    before: tuple[str, nn.Module] | None = None
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d) and before and isinstance(before[1], nn.Conv2d):
+            setattr(module, before[0], fuse_conv_bn_eval(before[1], child))
+            setattr(module, name, nn.Identity())
+        fold_batchnorm(child)
+        before = (name, child)
+
+
+_KEEP_LAYOUTS = 4
+
+
+_KEEP_SHAPES = 4096
+
+
+_layout_lock = threading.Lock()
+
+
+class _OneDnnConv2d(nn.Module):
+    """The convolution of another module, by oneDNN, its weights laid out once.
+
+    Which layout is best depends on the input's shape. In another the result is the same, but the
+    weights are brought into the right one at every call. Most shapes share one; a few are kept.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        assert conv.padding_mode == "zeros", conv
+        assert not isinstance(conv.padding, str), conv
+        self.weight, self.bias = conv.weight, conv.bias
+        self.arguments = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        self.layout_of: dict[torch.Size, bytes] = {}
+        self.laid_out: dict[bytes, Tensor] = {}
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Convolve."""
+        weight = self.laid_out.get(self.layout_of.get(x_BCHW.shape, b""))
+        if weight is None:
+            weight = self._lay_out(x_BCHW.shape)
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x_BCHW, weight, self.bias, *self.arguments, "none", [], ""
+        )
+        return result
+
+    def _lay_out(self, shape: torch.Size) -> Tensor:
+        onednn = torch.ops.mkldnn
+        weight: Tensor = onednn._reorder_convolution_weight(self.weight, *self.arguments, shape)
+        layout = bytes(onednn._get_mkldnn_serialized_md(weight).numpy())
+        with _layout_lock:
+            if len(self.layout_of) >= _KEEP_SHAPES:
+                self.layout_of.clear()
+            self.layout_of[shape] = layout
+            while len(self.laid_out) >= _KEEP_LAYOUTS and layout not in self.laid_out:
+                del self.laid_out[next(iter(self.laid_out))]
+            return self.laid_out.setdefault(layout, weight)
+
+
+def use_onednn(module: nn.Module) -> None:
+    """Have oneDNN compute all convolutions on a CPU, in place; for inference.
+
+    For a single image on a single thread torch takes a plain matrix product for most of them, and
+    brings the weights into oneDNN's layout anew for every call of the others; both are slower.
+    """
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.Conv2d):
+            setattr(module, name, _OneDnnConv2d(child))
+        use_onednn(child)
+
+
+def prepare_for_inference(network: nn.Module, device: str) -> None:
+    """Put a network with an encoder on a device, in place, ready for inference and nothing else.
+
+    The same function but for rounding: evaluation mode, BatchNorm of the encoder folded, the memory
+    format of `inference_format` (`as_input` gives images the same), on a CPU oneDNN's convolutions.
+    """
+    disable_tf32()
+    fold_batchnorm(network.eval().get_submodule("encoder"))
+    memory_format = inference_format(network, device)
+    if device == "cpu":
+        use_onednn(network)
+    network.to(device, memory_format=memory_format)  # type: ignore[call-overload]
+
+
+def as_input(network: nn.Module, image_BHW3: Tensor) -> Tensor:
+    """Bytes of images on any device as what a network of `prepare_for_inference` takes.
+
+    They go to a GPU without the host waiting for it.
+
+    Shape: uint8 B H W 3 -> float32 B 3 H W.
+    """
+    weight = next(network.parameters())
+    if weight.is_cuda and not image_BHW3.is_cuda:
+        image_BHW3 = image_BHW3.pin_memory().to(weight.device, non_blocking=True)
+    image_B3HW = normalise(image_BHW3.permute(0, 3, 1, 2))
+    # In the weights' format; else the images' own, channels last, would decide.
+    return image_B3HW.contiguous() if weight.is_cuda and weight.is_contiguous() else image_B3HW
