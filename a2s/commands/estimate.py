@@ -86,7 +86,7 @@ def measure(config: EstimateConfig, index: Index, *, num_images: int) -> Sample:
         singles = list(_map(alone, steps, workers=0, threads=1))
 
         num_images, length = max(config.sample, PER_WORKER * count), config.sample // (4 * count)
-        if "before" in steps and crf_is_batched(refine):
+        if "model_stage" in steps and crf_is_batched(refine):
             # Nearly as many images at once as a GPU gets in a large job.
             num_images, length = max(num_images, 4 * GPU_CHUNK), GPU_CHUNK
         together = _chunks(index, num_images, length=max(1, length))
@@ -140,7 +140,7 @@ def _steps(
 
     batch = LARGEST_BATCH if config.batch_size == "auto" else config.batch_size
     load = functools.partial(load_activation, model, sees, batch, recipe if crf_on_gpu else None)
-    return {"fn": refine_chunk, "common": (recipe,), "before": model_actors.ModelStage(load)}
+    return {"fn": refine_chunk, "common": (recipe,), "model_stage": model_actors.ModelStage(load)}
 
 
 def _map(
@@ -151,7 +151,7 @@ def _map(
         chunks,
         workers=workers,
         common=steps["common"],
-        before=steps.get("before"),
+        model_stage=steps.get("model_stage"),
         threads=threads if workers == 0 else 0,
     )
 

@@ -128,18 +128,19 @@ def _predict(
     ) as progress:
         fn: Callable[..., Written] = predict_chunk
         common: tuple[object, ...] = (model, outputs)
-        before = None
+        model_stage = None
         if workers != 0 and model != "rbd" and pool.has_gpu():
             # On CPUs the network is the work and every worker has its own. Here networks live on
             # the GPUs, and the workers enlarge, draw and compress.
             fn, common = write_chunk, (outputs,)
-            before = model_actors.ModelStage(functools.partial(load_step, model, config.max_pixels))
+            load = functools.partial(load_step, model, config.max_pixels)
+            model_stage = model_actors.ModelStage(load)
         results = pool.map_items(
             fn,
             chunks(),
             workers=workers,
             common=common,
-            before=before,
+            model_stage=model_stage,
             ray_address=config.ray_address,
             name=lambda pictures: f"predict: images from {pictures[0].key}",
             note=progress.note,

@@ -1,4 +1,4 @@
-"""The processes that hold a model, one per GPU of a Ray cluster: who is here, who has least to do.
+"""Ray actors that hold a model, one per GPU of a cluster: which have started, which are idle.
 
 The ray module itself comes from pool.py.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-CALLS_PER_HOLDER = 3
+CALLS_PER_ACTOR = 3
 """One has the device, the others read and decode meanwhile."""
 WAITING_SEC = 15.0
 """So long a process may take to start; one that has not has no GPU, others have them."""
@@ -22,7 +22,7 @@ class ModelStage:
     """A step that needs a model: `build()` runs once per process, its result once per item.
 
     With Ray it lives in actors of its own, one per GPU (one where there is none), and up to
-    `CALLS_PER_HOLDER` items are in it at a time, each in a thread.
+    `CALLS_PER_ACTOR` items are in it at a time, each in a thread.
     """
 
     build: Callable[[], Callable[[Any], Any]]
@@ -30,25 +30,25 @@ class ModelStage:
 
 @dataclass(eq=False)
 class ModelActor:
-    """An actor, and a call that returns when its process has started."""
+    """An actor, a call that returns when its process has started, and when it was asked for."""
 
-    actor: Any
-    here: Any
-    asked: float
+    handle: Any
+    started: Any
+    asked_at: float
 
 
 class ModelActors:
     """As many as there are GPUs, or one on a CPU."""
 
     def __init__(
-        self, ray: Any, kind: type, before: ModelStage, note: Callable[[str], None]
+        self, ray: Any, kind: type, model_stage: ModelStage, note: Callable[[str], None]
     ) -> None:
         self.ray = ray
         self.kind = kind
-        self.build = before.build
+        self.build = model_stage.build
         self.note = note
         self.all: list[ModelActor] = []
-        self.said_that_none_is_free = False
+        self.noted_that_none_is_free = False
         # Settled once: a model that moves to a CPU while the GPUs are away would be slow, and its
         # maps not the same to the last bit.
         self.gpus_each = min(1, int(ray.cluster_resources().get("GPU", 0)))
@@ -56,26 +56,26 @@ class ModelActors:
     def __len__(self) -> int:
         return len(self.all)
 
-    def is_here(self, holder: ModelActor) -> bool:
+    def has_started(self, actor: ModelActor) -> bool:
         """Whether its process has started: it may have to wait until others give up a GPU."""
-        return bool(self.ray.wait([holder.here], timeout=0)[0])
+        return bool(self.ray.wait([actor.started], timeout=0)[0])
 
     def least_busy(self, busy_with: Iterable[ModelActor | None]) -> ModelActor:
-        """The one with the fewest calls, of those that are here if any is."""
+        """The one with the fewest calls, of those that have started if any has."""
         self._have(1)
         calls = Counter(busy_with)
-        return min(self._present() or self.all, key=lambda holder: calls[holder])
+        return min(self._started() or self.all, key=lambda actor: calls[actor])
 
-    def misses(self, holder: ModelActor) -> bool:
-        """Whether to wait for it no longer, since others are here."""
-        late = time.monotonic() - holder.asked > WAITING_SEC
-        return late and not self.is_here(holder) and bool(self._present())
+    def is_late(self, actor: ModelActor) -> bool:
+        """Whether to wait for it no longer, since others have started."""
+        late = time.monotonic() - actor.asked_at > WAITING_SEC
+        return late and not self.has_started(actor) and bool(self._started())
 
-    def lost(self, holder: ModelActor) -> bool:
+    def forget(self, actor: ModelActor) -> bool:
         """Forget one that has died; False if that was known."""
-        if holder not in self.all:
+        if actor not in self.all:
             return False
-        self.all.remove(holder)
+        self.all.remove(actor)
         return True
 
     def resize(self, num_gpus: int, *, at_most: int) -> None:
@@ -84,27 +84,27 @@ class ModelActors:
         self._have(wanted)
         if len(self) > wanted:
             # Those for which no GPU was found go first, the youngest of them first.
-            self.all.sort(key=lambda holder: not self.is_here(holder))
+            self.all.sort(key=lambda actor: not self.has_started(actor))
             self._end(wanted)
-        late = self.gpus_each and time.monotonic() - self.all[0].asked > WAITING_SEC
-        if late and not self.said_that_none_is_free and not self._present():
-            self.said_that_none_is_free = True
+        late = self.gpus_each and time.monotonic() - self.all[0].asked_at > WAITING_SEC
+        if late and not self.noted_that_none_is_free and not self._started():
+            self.noted_that_none_is_free = True
             self.note("no GPU of the cluster is free; waiting for one")
 
     def close(self) -> None:
         """Let go of the GPUs."""
         self._end(0)
 
-    def _present(self) -> list[ModelActor]:
-        return [holder for holder in self.all if self.is_here(holder)]
+    def _started(self) -> list[ModelActor]:
+        return [actor for actor in self.all if self.has_started(actor)]
 
     def _end(self, first: int) -> None:
-        for holder in self.all[first:]:
-            self.ray.kill(holder.actor)
+        for actor in self.all[first:]:
+            self.ray.kill(actor.handle)
         del self.all[first:]
 
     def _have(self, number: int) -> None:
-        options = {"num_cpus": 0, "num_gpus": self.gpus_each, "max_concurrency": CALLS_PER_HOLDER}
+        options = {"num_cpus": 0, "num_gpus": self.gpus_each, "max_concurrency": CALLS_PER_ACTOR}
         while len(self) < number:
-            actor = self.ray.remote(**options)(self.kind).remote(self.build)
-            self.all.append(ModelActor(actor, actor.here.remote(), time.monotonic()))
+            handle = self.ray.remote(**options)(self.kind).remote(self.build)
+            self.all.append(ModelActor(handle, handle.ping.remote(), time.monotonic()))

@@ -103,7 +103,7 @@ def map_items(
     *,
     workers: int | None,
     common: tuple[Any, ...] = (),
-    before: ModelStage | None = None,
+    model_stage: ModelStage | None = None,
     threads: int = 0,
     ray_address: str | None = None,
     deadline_sec: float = 900.0,
@@ -114,9 +114,9 @@ def map_items(
 ) -> Generator[R, None, None]:
     """Yield `fn(item, *common)` for every item, in order of completion.
 
-    With `before` it is `fn(item, before.build()(item), *common)`. Items are taken lazily, at most
-    twice as many as there are workers are in flight, `common` is shipped once. With workers None
-    there are as many as the cluster has CPUs at the time.
+    With a `model_stage` it is `fn(item, model_stage.build()(item), *common)`. Items are taken
+    lazily, at most twice as many as there are workers are in flight, `common` is shipped once. With
+    workers None there are as many as the cluster has CPUs at the time.
 
     A task whose process dies is tried again `retries` times, one that exceeds `deadline_sec` once;
     one whose machine is gone always. A task that takes much longer than the others gets a copy:
@@ -128,42 +128,42 @@ def map_items(
     """
     tally = tally if tally is not None else Tally()
     if workers == 0:
-        yield from _map_here(fn, items, common, before, threads, tally)
+        yield from _map_in_process(fn, items, common, model_stage, threads, tally)
         return
     note = note or (lambda text: print(text, file=sys.stderr))
     with session(workers=workers, ray_address=ray_address):
         import ray
 
-        flight = TaskScheduler(
+        scheduler = TaskScheduler(
             ray,
             _run,
-            _Holder,
+            _ModelHost,
             (fn, *common),
-            before=before,
+            model_stage=model_stage,
             workers=workers,
             tally=tally,
             note=note,
         )
         source = iter(items)
-        with contextlib.closing(flight):
+        with contextlib.closing(scheduler):
             while True:
-                while flight.has_room() and (item := next(source, END)) is not END:
-                    flight.submit(item)
-                tally.max_in_flight = max(tally.max_in_flight, flight.num_items)
-                if not flight.num_items:
+                while scheduler.has_room() and (item := next(source, END)) is not END:
+                    scheduler.submit(item)
+                tally.max_in_flight = max(tally.max_in_flight, scheduler.num_items)
+                if not scheduler.num_items:
                     return
-                yield from flight.wait(deadline_sec, retries=retries, name=name)
+                yield from scheduler.wait(deadline_sec, retries=retries, name=name)
 
 
-def _map_here(
+def _map_in_process(
     fn: Callable[..., R],
     items: Iterable[T],
     common: tuple[Any, ...],
-    before: ModelStage | None,
+    model_stage: ModelStage | None,
     threads: int,
     tally: Tally,
 ) -> Iterator[R]:
-    prepare = before.build() if before else None
+    prepare = model_stage.build() if model_stage else None
 
     def work(item: T) -> R:
         if threads:
@@ -177,18 +177,18 @@ def _map_here(
             tally.worker_sec = time.monotonic() - started
         return
     source = iter(items)
-    flying: set[futures.Future[R]] = set()
+    submitted: set[futures.Future[R]] = set()
     with (
         _threads_restored(),
         futures.ThreadPoolExecutor(threads, "a2s") as executor,
     ):
         try:
             while True:
-                for item in islice(source, 2 * threads - len(flying)):
-                    flying.add(executor.submit(work, item))
-                if not flying:
+                for item in islice(source, 2 * threads - len(submitted)):
+                    submitted.add(executor.submit(work, item))
+                if not submitted:
                     return
-                done, flying = futures.wait(flying, return_when=futures.FIRST_COMPLETED)
+                done, submitted = futures.wait(submitted, return_when=futures.FIRST_COMPLETED)
                 tally.worker_sec = threads * (time.monotonic() - started)
                 yield from (future.result() for future in done)
         finally:
@@ -206,7 +206,7 @@ def _run(fn: Callable[..., R], item: Any, *rest: Any) -> tuple[str, float, R]:
     return ray.get_runtime_context().get_node_id(), time.monotonic() - started, result
 
 
-class _Holder:
+class _ModelHost:
     """In an actor: the `ModelStage` step, built once; calls come from several threads."""
 
     def __init__(self, build: Callable[[], Callable[[Any], Any]]) -> None:
@@ -214,7 +214,7 @@ class _Holder:
         self.step: Callable[[Any], Any] | None = None
         self.lock = threading.Lock()
 
-    def here(self) -> None:
+    def ping(self) -> None:
         """Nothing; that it returns says that the process has started."""
 
     def prepare(self, item: Any) -> Any:

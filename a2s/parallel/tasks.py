@@ -1,4 +1,4 @@
-"""The Ray tasks in flight: who runs what, retries, deadlines, copies of stragglers, coming nodes.
+"""Ray tasks in flight: retries, deadlines, speculative copies of stragglers, joining nodes.
 
 An item is one piece of work; it has one attempt in flight, or two when the first takes too long.
 The ray module itself comes from pool.py.
@@ -21,8 +21,8 @@ STRAGGLER_FACTOR = 5.0
 STRAGGLER_MIN_SEC = 10.0
 """An attempt gets a copy when it runs longer than 5 times the median, and than this."""
 KNOWN_DURATIONS = 3
-LOOK_AROUND_SEC = 2.0
-HOLDER_DEATHS = 3
+REFRESH_SEC = 2.0
+ACTOR_DEATHS = 3
 
 
 @dataclass
@@ -31,14 +31,14 @@ class Tally:
 
     crashed: int = 0
     timed_out: int = 0
-    copied: int = 0
+    speculative_copies: int = 0
     """Second attempts of items that took too long."""
     max_in_flight: int = 0
     max_workers: int = 0
-    num_before: int = 0
+    num_actors: int = 0
     worker_sec: float = 0.0
     """Workers that there were, times seconds."""
-    before_sec: float = 0.0
+    actor_sec: float = 0.0
     """Processes that had the `ModelStage` step, times seconds."""
     node_sec: dict[str, float] = field(default_factory=dict)
     """Seconds of work by node."""
@@ -56,12 +56,12 @@ class _Item:
 @dataclass
 class _Attempt:
     item: _Item
-    holder: ModelActor | None
+    actor: ModelActor | None
     started: float | None = None
 
 
 @dataclass(frozen=True)
-class _Lost:
+class _Loss:
     kind: str
     why: str
 
@@ -73,10 +73,10 @@ class TaskScheduler:
         self,
         ray: Any,
         run: Callable[..., Any],
-        holder: type,
-        fixed: tuple[Any, ...],
+        actor_class: type,
+        common: tuple[Any, ...],
         *,
-        before: ModelStage | None,
+        model_stage: ModelStage | None,
         workers: int | None,
         tally: Tally,
         note: Callable[[str], None],
@@ -85,16 +85,16 @@ class TaskScheduler:
         self.tally = tally
         self.note = note
         self.task = ray.remote(num_cpus=1, max_retries=0)(run)
-        self.fixed = [ray.put(value) for value in fixed]
-        self.holders = ModelActors(ray, holder, before, note) if before else None
-        self.holder_deaths = 0
+        self.common = [ray.put(value) for value in common]
+        self.actors = ModelActors(ray, actor_class, model_stage, note) if model_stage else None
+        self.actor_deaths = 0
         self.attempts: dict[Any, _Attempt] = {}
         self.num_items = 0
         self.durations: deque[float] = deque(maxlen=100)
         self.follows_cluster = workers is None
         self.workers = workers or 0
-        self.looked = self.counted = time.monotonic()
-        self._look_around()
+        self.refreshed = self.counted = time.monotonic()
+        self._refresh_cluster()
 
     def has_room(self) -> bool:
         """Whether the window, twice the workers, takes another item."""
@@ -117,14 +117,14 @@ class TaskScheduler:
             item.attempts -= 1
             if item.done:
                 continue
-            if isinstance(outcome, _Lost):
-                self._lost(attempt, outcome, name(item.value), retries)
+            if isinstance(outcome, _Loss):
+                self._handle_loss(attempt, outcome, name(item.value), retries)
                 continue
             node, seconds, result = outcome
             item.done = True
-            self._call_off(item)
+            self._cancel_other_attempt(item)
             self.num_items -= 1
-            self.holder_deaths = 0
+            self.actor_deaths = 0
             self.durations.append(
                 seconds if attempt.started is None else time.monotonic() - attempt.started
             )
@@ -133,24 +133,24 @@ class TaskScheduler:
         self._copy_stragglers(name)
         now = time.monotonic()
         self.tally.worker_sec += self.workers * (now - self.counted)
-        self.tally.before_sec += len(self.holders or ()) * (now - self.counted)
+        self.tally.actor_sec += len(self.actors or ()) * (now - self.counted)
         self.counted = now
-        if now - self.looked > LOOK_AROUND_SEC:
-            self._look_around()
+        if now - self.refreshed > REFRESH_SEC:
+            self._refresh_cluster()
 
     def close(self) -> None:
         """Let go of the GPUs; the session may go on."""
-        if self.holders is not None:
-            self.holders.close()
+        if self.actors is not None:
+            self.actors.close()
 
     def _attempt(self, item: _Item) -> None:
-        holder, prepared = None, []
-        if self.holders is not None:
-            holder = self.holders.least_busy(other.holder for other in self.attempts.values())
+        actor, prepared = None, []
+        if self.actors is not None:
+            actor = self.actors.least_busy(other.actor for other in self.attempts.values())
             # The prepared value goes from there to the task without passing through this process.
-            prepared = [holder.actor.prepare.remote(item.value)]
-        reference = self.task.remote(self.fixed[0], item.value, *prepared, *self.fixed[1:])
-        self.attempts[reference] = _Attempt(item, holder)
+            prepared = [actor.handle.prepare.remote(item.value)]
+        reference = self.task.remote(self.common[0], item.value, *prepared, *self.common[1:])
+        self.attempts[reference] = _Attempt(item, actor)
         item.attempts += 1
 
     def _finished(self, deadline_sec: float) -> Iterator[tuple[_Attempt, Any]]:
@@ -163,14 +163,14 @@ class TaskScheduler:
         now = time.monotonic()
         # Tasks start in order of submission, so the oldest `workers` are the ones that run.
         for reference, attempt in list(islice(self.attempts.items(), self.workers)):
-            if attempt.started is None and attempt.holder and self.holders is not None:
+            if attempt.started is None and attempt.actor and self.actors is not None:
                 # No clock runs while others have the GPU.
-                if self.holders.misses(attempt.holder):
+                if self.actors.is_late(attempt.actor):
                     self.ray.cancel(reference, force=True)
                     why = "its model got no GPU so far"
-                    yield self.attempts.pop(reference), _Lost("place", why)
+                    yield self.attempts.pop(reference), _Loss("no_gpu", why)
                     continue
-                if not self.holders.is_here(attempt.holder):
+                if not self.actors.has_started(attempt.actor):
                     continue
             attempt.started = now if attempt.started is None else attempt.started
             late = now - attempt.started > deadline_sec
@@ -178,7 +178,7 @@ class TaskScheduler:
                 # Native code does not notice a polite cancel; this ends the worker's process.
                 self.ray.cancel(reference, force=True)
                 why = f"not done after {deadline_sec:g} s, stopped"
-                yield self.attempts.pop(reference), _Lost("overdue", why)
+                yield self.attempts.pop(reference), _Loss("overdue", why)
 
     def _outcome(self, reference: Any) -> Any:
         errors = self.ray.exceptions
@@ -189,33 +189,33 @@ class TaskScheduler:
             cause = error.cause if isinstance(error, errors.RayTaskError) else error
             if isinstance(cause, errors.RayActorError):
                 first_line = str(cause).strip().split("\n", 1)[0]
-                return _Lost("model", f"the process that holds the model died ({first_line})")
+                return _Loss("model", f"the process that holds the model died ({first_line})")
             if isinstance(cause, errors.OutOfMemoryError):
                 why = "its worker was stopped because memory ran out (try fewer --workers)"
-                return _Lost("crash", why)
+                return _Loss("crash", why)
             if isinstance(cause, (errors.NodeDiedError, errors.ObjectLostError)):
-                return _Lost("node", "its machine has gone")
+                return _Loss("node", "its machine has gone")
             if isinstance(cause, errors.WorkerCrashedError):
-                return _Lost("crash", "its worker process died")
+                return _Loss("crash", "its worker process died")
             if isinstance(cause, A2SError):
                 raise cause from None
             raise (cause if isinstance(cause, Exception) else error) from error
 
-    def _lost(self, attempt: _Attempt, lost: _Lost, name: str, retries: int) -> None:
-        item, why = attempt.item, f"{name}: {lost.why}"
-        item.losses[lost.kind] += 1
-        self.tally.crashed += lost.kind in ("crash", "model")
-        self.tally.timed_out += lost.kind == "overdue"
-        times, allowed = item.losses[lost.kind], 1 if lost.kind == "overdue" else retries
-        if lost.kind == "model":
+    def _handle_loss(self, attempt: _Attempt, loss: _Loss, name: str, retries: int) -> None:
+        item, why = attempt.item, f"{name}: {loss.why}"
+        item.losses[loss.kind] += 1
+        self.tally.crashed += loss.kind in ("crash", "model")
+        self.tally.timed_out += loss.kind == "overdue"
+        times, allowed = item.losses[loss.kind], 1 if loss.kind == "overdue" else retries
+        if loss.kind == "model":
             # Everything that was with it is lost at once, and says nothing about the items.
-            assert self.holders is not None
-            self.holder_deaths += attempt.holder is not None and self.holders.lost(attempt.holder)
+            assert self.actors is not None
+            self.actor_deaths += attempt.actor is not None and self.actors.forget(attempt.actor)
             # A machine may take the models of all its GPUs with it.
-            times, allowed = self.holder_deaths, HOLDER_DEATHS * max(1, self.tally.num_before)
-        if lost.kind == "place":
+            times, allowed = self.actor_deaths, ACTOR_DEATHS * max(1, self.tally.num_actors)
+        if loss.kind == "no_gpu":
             self.note(f"{why}; another one takes it")
-        elif lost.kind == "node":
+        elif loss.kind == "node":
             self.note(f"{why}; its work is done again")
         elif times > allowed:
             raise A2SError(f"{why} (given up after {times} times; the same command resumes)")
@@ -234,12 +234,12 @@ class TaskScheduler:
             if item.copied or attempt.started is None or now - attempt.started < limit_sec:
                 continue
             item.copied = True
-            self.tally.copied += 1
+            self.tally.speculative_copies += 1
             text = f"runs for {now - attempt.started:.0f} s, far longer than the others"
             self.note(f"{name(item.value)}: {text}; a copy is started, the first to finish counts")
             self._attempt(item)
 
-    def _call_off(self, item: _Item) -> None:
+    def _cancel_other_attempt(self, item: _Item) -> None:
         """Stop the other attempt of an item that is done."""
         if item.attempts == 0:
             return
@@ -249,9 +249,9 @@ class TaskScheduler:
                 del self.attempts[reference]
                 item.attempts -= 1
 
-    def _look_around(self) -> None:
+    def _refresh_cluster(self) -> None:
         """Take in nodes that came, let go of those that went."""
-        self.looked = time.monotonic()
+        self.refreshed = time.monotonic()
         resources = self.ray.cluster_resources()
         if self.follows_cluster:
             workers = max(1, int(resources.get("CPU", 0)))
@@ -259,6 +259,6 @@ class TaskScheduler:
                 self.note(f"the cluster has {workers} CPUs now, not {self.workers}")
             self.workers = workers
         self.tally.max_workers = max(self.tally.max_workers, self.workers)
-        if self.holders is not None:
-            self.holders.resize(int(resources.get("GPU", 0)), at_most=self.workers)
-            self.tally.num_before = max(self.tally.num_before, len(self.holders))
+        if self.actors is not None:
+            self.actors.resize(int(resources.get("GPU", 0)), at_most=self.workers)
+            self.tally.num_actors = max(self.tally.num_actors, len(self.actors))

@@ -188,7 +188,7 @@ def test_the_model_step_runs_once_per_item_in_its_own_process(
             range(6),
             workers=workers,
             common=(1,),
-            before=model_actors.ModelStage(BuildDoubler(tmp_path)),
+            model_stage=model_actors.ModelStage(BuildDoubler(tmp_path)),
         )
     )
     assert sorted(total for total, _, _ in results) == [100_000 * item + 1 for item in range(6)]
@@ -204,7 +204,7 @@ def test_the_model_step_runs_once_per_item_in_its_own_process(
 
 def test_an_error_while_the_model_is_built_comes_back_as_itself(ray_here: None) -> None:
     results = pool.map_items(
-        add_prepared, [1], workers=2, before=model_actors.ModelStage(build_broken)
+        add_prepared, [1], workers=2, model_stage=model_actors.ModelStage(build_broken)
     )
     with pytest.raises(DataError, match="no such model"):
         list(results)

@@ -120,7 +120,7 @@ def test_a_straggler_gets_a_copy_and_counts_once(
     )
     assert sorted(results) == [(item, "copy" if item == 5 else "first") for item in range(12)]
     assert time.monotonic() - started < 60
-    assert tally.copied == 1
+    assert tally.speculative_copies == 1
     (note,) = notes
     assert note.startswith("chunk 5: runs for")
 
@@ -132,7 +132,7 @@ def test_each_gpu_has_a_model_and_one_that_dies_is_replaced(cluster: Any, tmp_pa
         paired,
         range(30),
         workers=None,
-        before=model_actors.ModelStage(Where(tmp_path, deadly=(7,))),
+        model_stage=model_actors.ModelStage(Where(tmp_path, deadly=(7,))),
         ray_address=cluster.address,
         tally=tally,
         note=notes.append,
@@ -140,7 +140,7 @@ def test_each_gpu_has_a_model_and_one_that_dies_is_replaced(cluster: Any, tmp_pa
     found = dict(results)
     assert sorted(found) == list(range(30))
     assert len(set(found.values())) in (2, 3)
-    assert tally.num_before == 2
+    assert tally.num_actors == 2
     assert len(list(tmp_path.glob("death-*"))) == 1
     assert any("the process that holds the model died" in note for note in notes)
 
@@ -174,7 +174,7 @@ def test_waiting_for_a_gpu_is_not_taking_too_long(
             paired,
             range(8),
             workers=None,
-            before=model_actors.ModelStage(Where(tmp_path)),
+            model_stage=model_actors.ModelStage(Where(tmp_path)),
             ray_address=cluster.address,
             deadline_sec=3.0,
             tally=tally,
@@ -192,9 +192,25 @@ def test_waiting_for_a_gpu_is_not_taking_too_long(
 
 def test_a_model_that_always_dies_ends_in_an_error(tmp_path: Path) -> None:
     results = pool.map_items(
-        paired, [-1], workers=1, before=model_actors.ModelStage(Where(tmp_path, deadly=(-1,)))
+        paired, [-1], workers=1, model_stage=model_actors.ModelStage(Where(tmp_path, deadly=(-1,)))
     )
     with pytest.raises(A2SError, match=r"holds the model died .* \(given up after 4 times"):
+        list(results)
+
+
+def test_a_machine_may_take_the_models_of_all_its_gpus_with_it(
+    cluster: Any, tmp_path: Path
+) -> None:
+    """So many more deaths are no reason to give up."""
+    add_node(cluster, num_cpus=1, num_gpus=2)
+    results = pool.map_items(
+        paired,
+        [-1],
+        workers=None,
+        model_stage=model_actors.ModelStage(Where(tmp_path, deadly=(-1,))),
+        ray_address=cluster.address,
+    )
+    with pytest.raises(A2SError, match=r"holds the model died .* \(given up after 7 times"):
         list(results)
 
 

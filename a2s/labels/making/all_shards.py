@@ -74,7 +74,7 @@ def _label_shards(work: LabelJob, folder: run_folder.RunDir) -> None:
     recipe = recipe_of(
         config.refine, crf_input=config.parity.crf_input, sign_tie=work.model.sign_tie
     )
-    before = None
+    model_stage = None
     size = _chunk_size(work, folder, workers=workers, on_gpu=on_gpu)
     fn: Callable[..., Labelled] = label_chunk
     common: tuple[object, ...] = (work.model, work.network_input, recipe)
@@ -85,7 +85,7 @@ def _label_shards(work: LabelJob, folder: run_folder.RunDir) -> None:
         load = functools.partial(
             load_activation, work.model, work.network_input, size, on_gpu_recipe
         )
-        fn, common, before = refine_chunk, (recipe,), model_actors.ModelStage(load)
+        fn, common, model_stage = refine_chunk, (recipe,), model_actors.ModelStage(load)
     elif threads:
         from a2s.models.inference import on_cpu
 
@@ -105,7 +105,7 @@ def _label_shards(work: LabelJob, folder: run_folder.RunDir) -> None:
             chunks(index, todo=work.todo, size=size),
             workers=workers,
             common=common,
-            before=before,
+            model_stage=model_stage,
             threads=threads,
             ray_address=config.ray_address,
             note=bar.note,
@@ -159,9 +159,12 @@ def _chunk_size(
             # With the CRF on the GPU too, the rest is little work: a few parts keep all busy.
             part = work.num_images // 16 if crf_is_batched(work.config.refine) else share
             return min(probe(), max(8, part))
-        before = model_actors.ModelStage(functools.partial(_constant, probe))
         asked = pool.map_items(
-            _take_prepared, [0], workers=1, before=before, ray_address=work.config.ray_address
+            _take_prepared,
+            [0],
+            workers=1,
+            model_stage=model_actors.ModelStage(functools.partial(_constant, probe)),
+            ray_address=work.config.ray_address,
         )
         return min(*asked, max(8, share))
 
@@ -192,5 +195,5 @@ def _report(totals: StageTimes, work: LabelJob, *, threads: int, folder: run_fol
         work_sec_by_node=tally.node_sec,
         workers_crashed=tally.crashed,
         tasks_timed_out=tally.timed_out,
-        tasks_copied=tally.copied,
+        tasks_copied=tally.speculative_copies,
     )

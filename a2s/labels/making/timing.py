@@ -39,8 +39,8 @@ class StageTimes:
         )
         if not device:
             return [workers]
-        num_devices = max(tally.num_before, 1)
-        device_sec = tally.before_sec or self.wall_sec
+        num_devices = max(tally.num_actors, 1)
+        device_sec = tally.actor_sec or self.wall_sec
         # Where all images were damaged nothing but reading was done.
         reading = {"decode": device.pop("decode", 0.0)}
         readers = WorkerGroup(

@@ -141,7 +141,7 @@ def _update_all(
             left(),
             workers=workers,
             common=common,
-            before=model_stage,
+            model_stage=model_stage,
             threads=pool.num_cpus() if workers == 0 else 0,
             ray_address=ray_address,
             name=_named,

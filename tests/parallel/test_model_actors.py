@@ -1,0 +1,132 @@
+"""Models of a Ray session whose GPUs others use, come late, or go; the GPUs are there in name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from a2s.parallel import model_actors, pool, ray_session
+from a2s.parallel.model_actors import ModelActors, ModelStage
+
+
+class Host:
+    """As much of a process with a model as starting one takes."""
+
+    def __init__(self, build: Callable[[], Any] | None = None) -> None:
+        self.build = build
+
+    def ping(self) -> None:
+        """Nothing."""
+
+    def num_gpus(self) -> int:
+        import ray
+
+        return len(ray.get_gpu_ids())
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Any]:
+    """A session with two GPUs."""
+    import ray
+
+    ray_session.private_token()
+    ray.init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def ray_of_two(session: Any) -> Iterator[Any]:
+    """The session, both GPUs free; a test gives them back."""
+    yield session
+    wait_until(lambda: session.available_resources().get("GPU") == 2)
+
+
+@pytest.fixture
+def notes() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def actors(ray_of_two: Any, notes: list[str]) -> Iterator[ModelActors]:
+    made = ModelActors(ray_of_two, Host, ModelStage(lambda: print), notes.append)
+    yield made
+    made.close()
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def take_gpus(ray_of_two: Any) -> Iterator[Callable[[int], list[Any]]]:
+    """Gives GPUs to somebody else."""
+    taken: list[Any] = []
+
+    def take(number: int) -> list[Any]:
+        taken.extend(
+            ray_of_two.remote(num_cpus=0, num_gpus=1)(Host).remote() for _ in range(number)
+        )
+        ray_of_two.get([other.ping.remote() for other in taken], timeout=60)
+        return taken
+
+    yield take
+    for other in taken:
+        ray_of_two.kill(other)
+
+
+def test_work_goes_to_models_that_have_started(
+    take_gpus: Callable[[int], list[Any]], actors: ModelActors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_gpus(1)
+    actors.resize(2, at_most=16)
+    wait_until(lambda: any(actors.has_started(actor) for actor in actors.all))
+    (started,) = (actor for actor in actors.all if actors.has_started(actor))
+    (waiting,) = (actor for actor in actors.all if actor is not started)
+    assert actors.least_busy([started] * 9) is started
+    assert not actors.is_late(waiting), "it has only just been asked for"
+    monkeypatch.setattr(model_actors, "WAITING_SEC", 0.0)
+    assert actors.is_late(waiting)
+    assert not actors.is_late(started)
+    # The one without a GPU goes before the one that works, however old it is.
+    actors.resize(1, at_most=16)
+    assert actors.all == [started]
+
+
+def test_work_is_shared_among_models_that_have_started(actors: ModelActors) -> None:
+    actors.resize(2, at_most=16)
+    wait_until(lambda: all(actors.has_started(actor) for actor in actors.all))
+    first, second = actors.all
+    assert actors.least_busy([first, second, first]) is second
+    assert actors.least_busy([second, None]) is first
+
+
+def test_it_is_said_once_that_no_gpu_is_free(
+    take_gpus: Callable[[int], list[Any]],
+    actors: ModelActors,
+    notes: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    take_gpus(2)
+    actors.resize(1, at_most=16)
+    assert notes == []
+    monkeypatch.setattr(model_actors, "WAITING_SEC", 0.0)
+    for _ in range(2):
+        actors.resize(1, at_most=16)
+    assert notes == ["no GPU of the cluster is free; waiting for one"]
+    assert not actors.is_late(actors.all[0]), "nobody else could take its work"
+
+
+def test_a_model_waits_for_a_gpu_when_all_have_gone(
+    actors: ModelActors, ray_of_two: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_of_two, "cluster_resources", lambda: {"CPU": 2.0})
+    assert pool.num_gpus() == 0
+    actor = actors.least_busy([])
+    assert ray_of_two.get(actor.handle.num_gpus.remote(), timeout=60) == 1
