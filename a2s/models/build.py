@@ -10,7 +10,7 @@ from a2s.errors import CheckpointError
 from a2s.models.activation_net import FUSION_STRIDES, ActivationNet
 from a2s.models.boundary import BOUNDARIES
 from a2s.models.detector import DETECTORS, Detector
-from a2s.models.encoders import VARIANTS, build_encoder
+from a2s.models.encoders import ENCODERS, build_encoder
 
 
 def build_from_spec(spec: Mapping[str, str]) -> ActivationNet | Detector:
@@ -28,8 +28,8 @@ def build_from_spec(spec: Mapping[str, str]) -> ActivationNet | Detector:
         return value
 
     kind = entry("kind", "activation", "detector")
-    name = entry("encoder.name", *VARIANTS)
-    encoder = build_encoder(name, variant=entry("encoder.variant", *VARIANTS[name]))
+    name = entry("encoder.name", *ENCODERS)
+    encoder = build_encoder(name, variant=entry("encoder.variant", *ENCODERS[name].variants))
     text = entry("width")
     if not (text.isdecimal() and int(text) > 0 and int(text) % 2 == 0):
         raise CheckpointError(f"model: metadata entry width is {text!r}, must be an even number")

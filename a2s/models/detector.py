@@ -5,7 +5,7 @@ Shape suffixes: B images, C channels, H W the image's size.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor, nn
 
@@ -14,7 +14,7 @@ from a2s.models.encoders import Encoder
 from a2s.models.minet import MINetDecoder
 
 DetectorName = Literal["ram", "conv", "minet"]
-DETECTORS: tuple[DetectorName, ...] = ("ram", "conv", "minet")
+DETECTORS: tuple[DetectorName, ...] = get_args(DetectorName)
 
 
 class Levels(NamedTuple):

@@ -5,7 +5,7 @@ Shape suffixes: B images, H W the image's size.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,6 @@ from a2s.models.torchvision_nets import Conv2dNormActivation, mobilenet_v2, resn
 Taps = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 Channels = tuple[int, int, int, int, int]
 
-# The two MobileNetV2 differ in block 1: the ONNX model zoo's has a 1x1 convolution in front.
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "resnet50": ("torchvision",),
-    "mobilenet_v2": ("torchvision", "onnx_zoo"),
-}
-
 
 class Encoder(nn.Module):
     """An image classifier without its head.
@@ -30,10 +24,15 @@ class Encoder(nn.Module):
     Reference: Sec. III-A, III-B
     """
 
-    name: str
-    variant: str = "torchvision"
-    channels: Channels
-    strides = (2, 4, 8, 16, 32)
+    name: ClassVar[str]
+    variants: ClassVar[tuple[str, ...]] = ("torchvision",)
+    """Of networks that differ in their tensors."""
+    channels: ClassVar[Channels]
+    strides: ClassVar = (2, 4, 8, 16, 32)
+
+    def __init__(self, *, variant: str) -> None:
+        super().__init__()
+        self.variant = variant
 
     def forward(self, image_B3HW: Tensor) -> Taps:
         """Compute the five taps of normalised images."""
@@ -50,8 +49,8 @@ class ResNet50(Encoder):
     name = "resnet50"
     channels = (64, 256, 512, 1024, 2048)
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, variant: str = "torchvision") -> None:
+        super().__init__(variant=variant)
         net = resnet50(weights=None)
         self.conv1, self.bn1 = net.conv1, net.bn1
         self.relu, self.maxpool = net.relu, net.maxpool
@@ -68,14 +67,17 @@ class ResNet50(Encoder):
 
 
 class MobileNetV2(Encoder):
-    """MobileNetV2; the taps are the last block of each stride."""
+    """MobileNetV2; the taps are the last block of each stride.
+
+    The variants differ in block 1: the ONNX model zoo's has a 1x1 convolution in front.
+    """
 
     name = "mobilenet_v2"
+    variants = ("torchvision", "onnx_zoo")
     channels = (16, 24, 32, 96, 1280)
 
-    def __init__(self, *, variant: str) -> None:
-        super().__init__()
-        self.variant = variant
+    def __init__(self, *, variant: str = "torchvision") -> None:
+        super().__init__(variant=variant)
         self.features: nn.Sequential = mobilenet_v2(weights=None).features
         if variant == "onnx_zoo":
             expand = Conv2dNormActivation(32, 32, kernel_size=1, activation_layer=nn.ReLU6)
@@ -91,16 +93,19 @@ class MobileNetV2(Encoder):
         return e1, e2, e3, e4, blocks[14:](e4)
 
 
+ENCODERS: dict[str, type[Encoder]] = {encoder.name: encoder for encoder in (ResNet50, MobileNetV2)}
+
+
 def build_encoder(name: str, *, variant: str = "torchvision") -> Encoder:
     """Build an encoder with random weights.
 
     Raises:
         ConfigError: no such encoder or variant.
     """
-    if variant not in VARIANTS.get(name, ()):
-        known = ", ".join(f"{n} ({'|'.join(v)})" for n, v in VARIANTS.items())
+    if name not in ENCODERS or variant not in ENCODERS[name].variants:
+        known = ", ".join(f"{n} ({'|'.join(e.variants)})" for n, e in ENCODERS.items())
         raise ConfigError(f"encoder: {name} ({variant}) is unknown; known are {known}")
-    return ResNet50() if name == "resnet50" else MobileNetV2(variant=variant)
+    return ENCODERS[name](variant=variant)
 
 
 @torch.no_grad()
