@@ -71,7 +71,7 @@ def measure(config: EstimateConfig, index: Index, *, num_images: int) -> Sample:
         session_sec = time.monotonic() - begun
         # The devices of the cluster count if there is one, else those of this machine.
         refine = with_backend(config.refine, ray_address=config.ray_address)
-        steps = _steps(
+        steps = label_steps(
             config,
             model,
             recipe_of(refine, crf_input=config.parity.crf_input, sign_tie=model.sign_tie),
@@ -82,8 +82,8 @@ def measure(config: EstimateConfig, index: Index, *, num_images: int) -> Sample:
         alone = _chunks(index, config.sample, length=1)
         say(f"estimate: timing {len(alone)} of {len(index):,} images, CRF by {refine.backend}")
         # One thread alone, after an untimed image that pays for imports and compiled code.
-        list(_map(alone[:1], steps, workers=0, threads=1))
-        singles = list(_map(alone, steps, workers=0, threads=1))
+        list(time_chunks(alone[:1], steps, workers=0, threads=1))
+        singles = list(time_chunks(alone, steps, workers=0, threads=1))
 
         num_images, length = max(config.sample, PER_WORKER * count), config.sample // (4 * count)
         if "model_stage" in steps and crf_is_batched(refine):
@@ -91,12 +91,12 @@ def measure(config: EstimateConfig, index: Index, *, num_images: int) -> Sample:
             num_images, length = max(num_images, 4 * GPU_CHUNK), GPU_CHUNK
         together = _chunks(index, num_images, length=max(1, length))
         begun = time.monotonic()
-        warm = list(_map(together[: 2 * count], steps, workers=workers, threads=count))
+        warm = list(time_chunks(together[: 2 * count], steps, workers=workers, threads=count))
         warm_sec = time.monotonic() - begun - sum(_seconds(part) for part in warm) / count
         begun = time.monotonic()
-        results = list(_map(together, steps, workers=workers, threads=count))
+        results = list(time_chunks(together, steps, workers=workers, threads=count))
         pool_sec = time.monotonic() - begun
-    return _sample(
+    return summarise(
         singles,
         results,
         index,
@@ -128,7 +128,7 @@ def _model(config: EstimateConfig) -> Iterator[SavedNetwork]:
         yield SavedNetwork.find_stage1(path)
 
 
-def _steps(
+def label_steps(
     config: EstimateConfig, model: SavedNetwork, recipe: Recipe, *, on_gpu: bool, crf_on_gpu: bool
 ) -> dict[str, Any]:
     """The arguments of `map_items` that `a2s label` gives, too."""
@@ -143,9 +143,10 @@ def _steps(
     return {"fn": refine_chunk, "common": (recipe,), "model_stage": model_actors.ModelStage(load)}
 
 
-def _map(
+def time_chunks(
     chunks: list[Chunk], steps: dict[str, Any], *, workers: int | None, threads: int
 ) -> Iterator[Labelled]:
+    """Label chunks as `a2s label` does; the results carry their seconds."""
     return pool.map_items(
         steps["fn"],
         chunks,
@@ -171,7 +172,7 @@ def _seconds(part: Labelled) -> float:
     return sum(part.seconds.values())
 
 
-def _sample(
+def summarise(
     singles: list[Labelled],
     results: list[Labelled],
     index: Index,
@@ -180,6 +181,11 @@ def _sample(
     pool_sec: float,
     start_sec: float,
 ) -> Sample:
+    """Sum up what was measured: images alone, then those of the pool.
+
+    Raises:
+        DataError: no image alone could be read.
+    """
     good = [part for part in singles if part.labels]
     num_good = len(good)
     if not num_good:

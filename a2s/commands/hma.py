@@ -18,7 +18,7 @@ from a2s.config.commands import HmaConfig
 from a2s.data.index import Index
 from a2s.errors import ConfigError
 from a2s.labels.correction.schedule import generation_after
-from a2s.paper.hma.generation import _make_generation, _next
+from a2s.paper.hma.generation import make_generation, next_command
 from a2s.storage import checkpoints, lock, run_folder
 
 
@@ -51,9 +51,10 @@ def run(config: HmaConfig) -> int:
         at = f"{config.out}, epoch {commit.state['epoch']}"
         if number == commit.state["generation"]:
             print(
-                f"hma: nothing to do at {at}: the labels that come next are there. {_next(config)}"
+                f"hma: nothing to do at {at}: the labels that come next are there. "
+                f"{next_command(config)}"
             )
             return 0
-        num_images = _make_generation(config, run, commit, number, index, labels, started=started)
-    print(f"hma: {at}: label generation {number} of {num_images:,} images. {_next(config)}")
+        num_images = make_generation(config, run, commit, number, index, labels, started=started)
+    print(f"hma: {at}: label generation {number} of {num_images:,} images. {next_command(config)}")
     return 0

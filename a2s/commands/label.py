@@ -15,7 +15,7 @@ from a2s.config.commands import LabelConfig
 from a2s.data.index import Index
 from a2s.data.shards import remove_leftovers, shard_done
 from a2s.errors import ConfigError
-from a2s.labels.making.all_shards import LabelJob, _label_shards
+from a2s.labels.making.all_shards import LabelJob, label_shards
 from a2s.labels.making.shards import summarise
 from a2s.labels.recipe import with_backend
 from a2s.models.saved import SavedNetwork
@@ -72,7 +72,7 @@ def run(config: LabelConfig) -> int:
         work = LabelJob(config, index, model, todo(folder.settings_hash))
         if work.todo:
             remove_leftovers(folder.path, {index.shards[number].name for number in work.todo})
-            _label_shards(work, folder)
+            label_shards(work, folder)
         return _conclude(config, folder, index, num_new=len(work.todo))
 
 

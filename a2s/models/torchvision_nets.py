@@ -33,7 +33,7 @@ class _Later(ModuleType):
 
 
 @contextlib.contextmanager
-def _compiler_later() -> Iterator[None]:
+def compiler_imported_later() -> Iterator[None]:
     """Within it the compiler is not imported; what is taken from it imports it when called."""
     if _COMPILER in sys.modules:
         yield
@@ -47,8 +47,8 @@ def _compiler_later() -> Iterator[None]:
             del sys.modules[_COMPILER]
 
 
-with _compiler_later():
+with compiler_imported_later():
     from torchvision.models import mobilenet_v2, resnet50
     from torchvision.ops.misc import Conv2dNormActivation
 
-__all__ = ["Conv2dNormActivation", "mobilenet_v2", "resnet50"]
+__all__ = ["Conv2dNormActivation", "compiler_imported_later", "mobilenet_v2", "resnet50"]

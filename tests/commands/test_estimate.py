@@ -52,14 +52,14 @@ def test_a_gpu_is_timed_with_as_many_images_as_a_large_job_gives_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A GPU in name: what runs there finds none and computes on the CPU."""
-    real, lengths = estimate._map, []
+    real, lengths = estimate.time_chunks, []
 
     def noted(chunks: list[Chunk], *rest: Any, **settings: Any) -> Any:
         lengths.append([len(chunk.part) for chunk in chunks])
         return real(chunks, *rest, **settings)
 
     monkeypatch.setattr(pool, "has_gpu", lambda address: True)
-    monkeypatch.setattr(estimate, "_map", noted)
+    monkeypatch.setattr(estimate, "time_chunks", noted)
     monkeypatch.setattr(estimate, "GPU_CHUNK", 5)
     model = write_model(tmp_path / "model.safetensors")
     settings = EstimateConfig(data=data, model=model, workers=0, sample=4, images=1000)

@@ -46,8 +46,8 @@ print(tuple(roi_align(torch.ones(1, 3, 8, 8), torch.tensor([[0, 0, 0, 4.0, 4.0]]
 
 def test_another_name_is_that_of_the_compiler() -> None:
     code = """
-from a2s.models.torchvision_nets import _compiler_later
-with _compiler_later():
+from a2s.models.torchvision_nets import compiler_imported_later
+with compiler_imported_later():
     from torch._dynamo.utils import counters
 import torch._dynamo
 print(counters is torch._dynamo.utils.counters)

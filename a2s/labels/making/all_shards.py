@@ -66,7 +66,12 @@ def network_input(model: SavedNetwork, network_size: Literal["trained", "own"]) 
     return model.trained_input if network_size == "trained" else NetworkInput(None)
 
 
-def _label_shards(work: LabelJob, folder: run_folder.RunDir) -> None:
+def label_shards(work: LabelJob, folder: run_folder.RunDir) -> None:
+    """Label the shards that are to be done, write each when its last chunk is in, and report.
+
+    Raises:
+        A2SError: a task failed too often, or not even one image fits into a GPU's memory.
+    """
     config, index = work.config, work.index
     workers = pool.resolve_workers(config.workers, work.num_images, ray_address=config.ray_address)
     threads = pool.num_cpus() if workers == 0 else 0

@@ -57,7 +57,7 @@ def fig1(
         looked_at = choose(images.keys, num_images=_LOOKED_AT * num_images)
         inverted = [key for key in looked_at if _is_inverted(image_cell(images, key), activator)]
         found = f" {len(inverted)} of {len(looked_at)} images looked at are inverted."
-        keys = _mixed(looked_at, inverted, num_images=num_images)
+        keys = choose_some_inverted(looked_at, inverted, num_images=num_images)
     chosen = choose(images.keys, num_images=num_images, given=keys)
     titles = ["image", "activation map M", "θ ≥ 0", "cue: σ(sign · θ)"]
     rows = []
@@ -148,7 +148,9 @@ def _is_inverted(image: Cell, activator: Activator) -> bool:
     return activator.cue(activator(image.picture), height=height, width=width).sign < 0
 
 
-def _mixed(looked_at: Sequence[str], inverted: Sequence[str], *, num_images: int) -> list[str]:
+def choose_some_inverted(
+    looked_at: Sequence[str], inverted: Sequence[str], *, num_images: int
+) -> list[str]:
     """Choose so that up to half are inverted, each kind spread evenly."""
     upright = sorted(set(looked_at) - set(inverted))
     num_inverted = min(len(inverted), max(num_images // 2, num_images - len(upright)))

@@ -34,7 +34,7 @@ from a2s.storage import checkpoints, run_folder
 from a2s.storage.checkpoints import Commit
 
 
-def _make_generation(
+def make_generation(
     config: HmaConfig,
     run: Path,
     commit: Commit,
@@ -85,7 +85,7 @@ def _make_generation(
         generation=number,
         wall_sec=round(wall_sec, 3),
         backend=turn.backend,
-        then=_next(config),
+        then=next_command(config),
         **work,
     )
     return int(keep_N.sum())
@@ -165,5 +165,6 @@ def _named(chunk: LabelledChunk) -> str:
     return f"hma: {chunk}"
 
 
-def _next(config: HmaConfig) -> str:
+def next_command(config: HmaConfig) -> str:
+    """Say what comes after a generation."""
     return f"Next: the a2s stage2 command of {config.out} again"

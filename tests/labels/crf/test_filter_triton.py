@@ -86,18 +86,18 @@ def test_kernels_compile_for_hopper_without_one(
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     pair = f"*{value} *i32 *{value} fp32"
     signatures = {
-        kernels._sum_pieces: f"*fp32 *{value} *i32 *i32 *fp32 i32",
-        kernels._sum_vertices: f"*fp32 *i32 *{value} i32",
-        kernels._blur: f"*{value} *i32 *i32 *{value} i32",
-        kernels._update: f"*fp32 {pair} {pair} *fp32 i32",
-        kernels._embed: "*u8 *i32 *i64 *i64 *i64 *i64 *fp32 i32" + " fp32" * 8,
+        kernels.sum_pieces_kernel: f"*fp32 *{value} *i32 *i32 *fp32 i32",
+        kernels.sum_vertices_kernel: f"*fp32 *i32 *{value} i32",
+        kernels.blur_kernel: f"*{value} *i32 *i32 *{value} i32",
+        kernels.update_kernel: f"*fp32 {pair} {pair} *fp32 i32",
+        kernels.embed_kernel: "*u8 *i32 *i64 *i64 *i64 *i64 *fp32 i32" + " fp32" * 8,
     }
     constants = {"BLOCK": kernels.BLOCK, "CORNERS0": 6, "CORNERS1": 3}
     for kernel, types in signatures.items():
         given = dict(zip(kernel.arg_names, types.split(), strict=False))
         fixed = {name: constants[name] for name in kernel.arg_names if name in constants}
         source = ASTSource(kernel, given | dict.fromkeys(fixed, "constexpr"), fixed)
-        exact = {"enable_fp_fusion": False} if kernel is kernels._embed else {}
+        exact = {"enable_fp_fusion": False} if kernel is kernels.embed_kernel else {}
         ptx = compile_kernel(source, target=GPUTarget("cuda", 90, 32), options=exact).asm["ptx"]
         assert "atom." not in ptx
         assert "red.global" not in ptx

@@ -94,7 +94,7 @@ def test_probabilities_are_the_librarys(wide: bool, data: st.DataObject) -> None
     energy_of = data.draw(st.sampled_from([hard_energy, soft_energy]))
     energy = energy_of(rough_map(height, width, seed), params)
     with pytest.MonkeyPatch.context() as patch:
-        inference._positions.clear()
+        inference.kept_positions.clear()
         if wide:
             patch.setattr(layout, "key_fields", lambda ranges, num_pixels: None)
         ours = foreground_probability(image, energy, params)
@@ -164,13 +164,13 @@ def test_packed_and_wide_keys_make_the_same_lattice(
     kind: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image, energy = picture(kind, *size), hard_energy(rough_map(*size), PARAMS)
-    tiles, space = layout.tiles_of(*size), inference._workspace()
+    tiles, space = layout.tiles_of(*size), inference.workspace_of_thread()
 
     def lattices() -> list[inference.Lattice]:
-        inference._positions.clear()
+        inference.kept_positions.clear()
         return [
-            inference._positions_of(image, PARAMS.gaussian_sxy, tiles, space),
-            inference._colours_of(image, PARAMS, tiles, space),
+            inference.position_lattice(image, PARAMS.gaussian_sxy, tiles, space),
+            inference.colour_lattice(image, PARAMS, tiles, space),
         ]
 
     counts = [lattice.count for lattice in lattices()]
@@ -178,7 +178,7 @@ def test_packed_and_wide_keys_make_the_same_lattice(
     monkeypatch.setattr(layout, "key_fields", lambda ranges, num_pixels: None)
     assert [lattice.count for lattice in lattices()] == counts
     np.testing.assert_allclose(foreground_probability(image, energy, PARAMS), expected, atol=1e-4)
-    inference._positions.clear()
+    inference.kept_positions.clear()
 
 
 def test_a_kernel_too_narrow_for_numbers_is_refused() -> None:

@@ -59,9 +59,8 @@ def test_same_bytes_whatever_came_before() -> None:
 def test_memory_does_not_grow_with_the_number_of_sizes() -> None:
     for height in range(20, 80):
         crf(ramp(height, 30), hard_energy(rough_map(height, 30), PARAMS), PARAMS)
-    assert len(inference._positions) <= inference._KEEP_POSITIONS
-    kept = sum(array.nbytes for array in inference._workspace()._arrays.values())
-    assert kept <= inference._KEEP_BYTES
+    assert len(inference.kept_positions) <= inference.KEEP_POSITIONS
+    assert inference.workspace_of_thread().num_bytes <= inference.KEEP_BYTES
 
 
 def test_other_threads_run_meanwhile() -> None:

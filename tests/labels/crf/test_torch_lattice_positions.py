@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -25,15 +26,31 @@ def test_lattices_of_positions_are_the_same_built_alone_or_together() -> None:
 
 
 def test_lattices_of_positions_are_kept_within_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lattice_positions, "_kept", OrderedDict())
-    device, dtype = torch.device("cpu"), torch.float32
+    device, dtype, build = torch.device("cpu"), torch.float32, lattice_positions.build
+    built: list[tuple[int, int]] = []
 
-    def kept(*sizes: tuple[int, int]) -> list[tuple[int, int]]:
+    def noted(sizes: Sequence[tuple[int, int]], *rest: Any) -> Any:
+        built.extend(sizes)
+        return build(sizes, *rest)
+
+    def built_for(*sizes: tuple[int, int]) -> list[tuple[int, int]]:
+        built.clear()
         lattice_positions.position_lattices(sizes, 3.0, device, dtype)
-        return [size for size, *_ in lattice_positions._kept]
+        return list(built)
 
-    assert kept((9, 9), (8, 8)) == [(9, 9), (8, 8)]
-    assert kept((9, 9), (9, 9)) == [(8, 8), (9, 9)]
-    num_bytes = sum(map(lattice_positions._num_bytes, lattice_positions._kept.values()))
+    monkeypatch.setattr(lattice_positions, "build", noted)
+    with monkeypatch.context() as patch:
+        patch.setattr(lattice_positions, "KEEP_BYTES", 0)
+        built_for((5, 5))
+    assert built_for((5, 5)) == [(5, 5)], "nothing was kept"
+    with monkeypatch.context() as patch:
+        patch.setattr(lattice_positions, "KEEP_BYTES", 0)
+        built_for((6, 6))
+    assert built_for((9, 9), (8, 8)) == [(9, 9), (8, 8)]
+    assert built_for((9, 9), (9, 9)) == []
+    lattices = build([(9, 9), (8, 8)], 3.0, device, dtype)
+    num_bytes = sum(tensor.nbytes for lattice in lattices for tensor in vars(lattice).values())
     monkeypatch.setattr(lattice_positions, "KEEP_BYTES", num_bytes)
-    assert kept((7, 7)) == [(9, 9), (7, 7)]
+    assert built_for((7, 7)) == [(7, 7)]
+    assert built_for((9, 9), (7, 7)) == []
+    assert built_for((8, 8)) == [(8, 8)], "it was used longest ago"

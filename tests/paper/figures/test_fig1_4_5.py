@@ -137,11 +137,11 @@ def test_figure_1(packed: Path, stage1: Path, truth: Path, tmp_path: Path) -> No
 
 def test_figure_1_looks_for_inverted_maps() -> None:
     keys = [f"{number:02d}" for number in range(16)]
-    assert fig1_4_5._mixed(keys, [], num_images=4) == ["00", "05", "10", "15"]
-    mixed = fig1_4_5._mixed(keys, ["03", "04", "09"], num_images=4)
+    assert fig1_4_5.choose_some_inverted(keys, [], num_images=4) == ["00", "05", "10", "15"]
+    mixed = fig1_4_5.choose_some_inverted(keys, ["03", "04", "09"], num_images=4)
     assert mixed == ["00", "03", "09", "15"]
-    assert fig1_4_5._mixed(keys, keys, num_images=4) == ["00", "05", "10", "15"]
-    assert fig1_4_5._mixed(keys[:2], keys[:1], num_images=4) == ["00", "01"]
+    assert fig1_4_5.choose_some_inverted(keys, keys, num_images=4) == ["00", "05", "10", "15"]
+    assert fig1_4_5.choose_some_inverted(keys[:2], keys[:1], num_images=4) == ["00", "01"]
 
 
 def test_figure_4(packed: Path, stage1: Path, labels: Path, tmp_path: Path) -> None:

@@ -26,13 +26,13 @@ from a2s.labels.crf.numba_backend.layout import TILE, Tiles
 
 assert TILE == lattice_packed.TILE == lattice_positions.TILE == lattice_wide.TILE == mean_field.TILE
 
-_KEEP_BYTES = 512 * 2**20
-_KEEP_POSITIONS = 16
+KEEP_BYTES = 512 * 2**20
+KEEP_POSITIONS = 16
 _KEEP_POSITION_PIXELS = 2**21
 _TABLE_PER_PIXEL = 32
 
 _local = threading.local()
-_positions: OrderedDict[tuple[Tiles, float], Lattice] = OrderedDict()
+kept_positions: OrderedDict[tuple[Tiles, float], Lattice] = OrderedDict()
 _positions_lock = threading.Lock()
 
 
@@ -61,13 +61,19 @@ class Workspace:
             self._arrays[name] = array
         return array[:size]
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all arrays."""
+        return sum(array.nbytes for array in self._arrays.values())
+
     def trim(self) -> None:
         """Let go of everything after an image that needed a lot."""
-        if sum(array.nbytes for array in self._arrays.values()) > _KEEP_BYTES:
+        if self.num_bytes > KEEP_BYTES:
             self._arrays.clear()
 
 
-def _workspace() -> Workspace:
+def workspace_of_thread() -> Workspace:
+    """The calling thread's own."""
     if not hasattr(_local, "workspace"):
         _local.workspace = Workspace()
     workspace: Workspace = _local.workspace
@@ -170,13 +176,13 @@ def _normalised(lattice: Lattice, rows: int, workspace: Workspace) -> Lattice:
     return lattice
 
 
-def _positions_of(image_HW3: U8, sxy: float, tiles: Tiles, workspace: Workspace) -> Lattice:
+def position_lattice(image_HW3: U8, sxy: float, tiles: Tiles, workspace: Workspace) -> Lattice:
     """Lattice of positions: of all images of a size the same, so the last few sizes are kept."""
     key = (tiles, sxy)
     with _positions_lock:
-        lattice = _positions.get(key)
+        lattice = kept_positions.get(key)
         if lattice is not None:
-            _positions.move_to_end(key)
+            kept_positions.move_to_end(key)
             return lattice
     ranges = layout.coordinate_ranges([(tiles.width - 1) / sxy, (tiles.height - 1) / sxy])
     layout.check_ranges(ranges, "gaussian_sxy")
@@ -186,16 +192,17 @@ def _positions_of(image_HW3: U8, sxy: float, tiles: Tiles, workspace: Workspace)
     else:
         lattice = _build_positions(sxy, tiles, fields, workspace)
     with _positions_lock:
-        _positions[key] = lattice
-        while len(_positions) > 1 and (
-            len(_positions) > _KEEP_POSITIONS
-            or sum(kept.count * TILE for kept, _ in _positions) > _KEEP_POSITION_PIXELS
+        kept_positions[key] = lattice
+        while len(kept_positions) > 1 and (
+            len(kept_positions) > KEEP_POSITIONS
+            or sum(kept.count * TILE for kept, _ in kept_positions) > _KEEP_POSITION_PIXELS
         ):
-            _positions.popitem(last=False)
+            kept_positions.popitem(last=False)
     return lattice
 
 
-def _colours_of(image_HW3: U8, params: CrfParams, tiles: Tiles, workspace: Workspace) -> Lattice:
+def colour_lattice(image_HW3: U8, params: CrfParams, tiles: Tiles, workspace: Workspace) -> Lattice:
+    """Lattice of positions and colours."""
     sxy, srgb = params.bilateral_sxy, params.bilateral_srgb
     sigmas = (sxy, sxy, srgb, srgb, srgb)
     largest = [(tiles.width - 1) / sxy, (tiles.height - 1) / sxy, *([255 / srgb] * 3)]
@@ -215,10 +222,10 @@ def _difference(image_HW3: U8, energy_2N: F32, params: CrfParams) -> F32:
     # Compiled code exists for writable C arrays; those that came through an object store are not.
     image_HW3 = np.require(image_HW3, np.uint8, ["C", "W"])
     energy_2N = np.require(energy_2N, np.float32, ["C", "W"])
-    tiles, workspace = layout.tiles_of(height, width), _workspace()
+    tiles, workspace = layout.tiles_of(height, width), workspace_of_thread()
     at, near = (
-        _positions_of(image_HW3, params.gaussian_sxy, tiles, workspace),
-        _colours_of(image_HW3, params, tiles, workspace),
+        position_lattice(image_HW3, params.gaussian_sxy, tiles, workspace),
+        colour_lattice(image_HW3, params, tiles, workspace),
     )
     s_N = np.empty(height * width, np.float32)
     mean_field.mean_field(

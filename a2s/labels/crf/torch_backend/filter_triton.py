@@ -53,7 +53,7 @@ def _pick(rank, r0, r1, r2, r3, r4, a0, a1, a2, a3, a4, a5):
 
 
 @triton.jit
-def _embed(
+def embed_kernel(
     rgb, image, starts, widths, digits, keys, weights, num_pixels,
     sxy, srgb, scale0, scale1, scale2, scale3, scale4, inverse,
     BLOCK: tl.constexpr,
@@ -137,7 +137,7 @@ def corners(pixels: Pixels, params: CrfParams, packed: Packing) -> tuple[Tensor,
     digits = [packed.image_stride, packed.offset, *packed.strides, 0]
     keys_CN = torch.empty((6, num_pixels), dtype=torch.int64, device=device)
     weights_CN = torch.empty((6, num_pixels), dtype=torch.float32, device=device)
-    _embed[(triton.cdiv(num_pixels, BLOCK),)](
+    embed_kernel[(triton.cdiv(num_pixels, BLOCK),)](
         pixels.rgb_N3,
         pixels.image_N,
         pixels.starts_B,
@@ -157,7 +157,8 @@ def corners(pixels: Pixels, params: CrfParams, packed: Packing) -> tuple[Tensor,
 
 
 @triton.jit(do_not_specialize=["num_pieces"])
-def _sum_pieces(values, weights, pixels, starts, sums, num_pieces, BLOCK: tl.constexpr):
+def sum_pieces_kernel(values, weights, pixels, starts, sums, num_pieces, BLOCK: tl.constexpr):
+    """Sums of weighted values over the pixels of each piece."""
     piece = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = piece < num_pieces
     start = tl.load(starts + piece, mask=valid, other=0)
@@ -172,7 +173,8 @@ def _sum_pieces(values, weights, pixels, starts, sums, num_pieces, BLOCK: tl.con
 
 
 @triton.jit(do_not_specialize=["num_vertices"])
-def _sum_vertices(sums, bounds, values, num_vertices, BLOCK: tl.constexpr):
+def sum_vertices_kernel(sums, bounds, values, num_vertices, BLOCK: tl.constexpr):
+    """Sums of pieces over those of each vertex; the void gets 0."""
     vertex = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = (vertex > 0) & (vertex <= num_vertices)
     first = tl.load(bounds + vertex - 1, mask=valid, other=0)
@@ -188,7 +190,7 @@ def splat(lattice: Lattice, value_N: Tensor, dtype: torch.dtype) -> Tensor:
     num_pieces, num_vertices = lattice.piece_starts.numel() - 1, lattice.num_vertices
     sums = torch.empty(num_pieces, dtype=torch.float32, device=value_N.device)
     values_M = torch.empty(num_vertices + 1, dtype=dtype, device=value_N.device)
-    _sum_pieces[(triton.cdiv(num_pieces, BLOCK),)](
+    sum_pieces_kernel[(triton.cdiv(num_pieces, BLOCK),)](
         value_N,
         lattice.sorted_weights_E,
         lattice.pixels_E,
@@ -197,7 +199,7 @@ def splat(lattice: Lattice, value_N: Tensor, dtype: torch.dtype) -> Tensor:
         num_pieces,
         BLOCK=BLOCK,
     )
-    _sum_vertices[(triton.cdiv(num_vertices + 1, BLOCK),)](
+    sum_vertices_kernel[(triton.cdiv(num_vertices + 1, BLOCK),)](
         sums, lattice.vertex_pieces, values_M, num_vertices, BLOCK=BLOCK
     )
     return values_M
@@ -205,7 +207,8 @@ def splat(lattice: Lattice, value_N: Tensor, dtype: torch.dtype) -> Tensor:
 
 # Else Triton compiles again for sizes that 16 divides and rows that begin at 16 bytes.
 @triton.jit(do_not_specialize=["num_vertices"], do_not_specialize_on_alignment=["ahead", "behind"])
-def _blur(values, ahead, behind, out, num_vertices, BLOCK: tl.constexpr):
+def blur_kernel(values, ahead, behind, out, num_vertices, BLOCK: tl.constexpr):
+    """Add half of both neighbours in one direction."""
     vertex = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = (vertex > 0) & (vertex <= num_vertices)
     one = tl.load(ahead + vertex - 1, mask=valid, other=0)
@@ -220,7 +223,7 @@ def blur(lattice: Lattice, values_M: Tensor) -> Tensor:
     """Add half of both neighbours, one direction after the other; `values_M` is overwritten."""
     out_M = torch.empty_like(values_M)
     for ahead_M, behind_M in lattice.neighbours_C2M:
-        _blur[(triton.cdiv(values_M.numel(), BLOCK),)](
+        blur_kernel[(triton.cdiv(values_M.numel(), BLOCK),)](
             values_M, ahead_M, behind_M, out_M, lattice.num_vertices, BLOCK=BLOCK
         )
         values_M, out_M = out_M, values_M
@@ -240,10 +243,11 @@ def _sliced(values, vertices, weights, n, valid, num_pixels, CORNERS: tl.constex
 
 
 @triton.jit
-def _update(
+def update_kernel(
     logit, values0, vertices0, weights0, compat0, values1, vertices1, weights1, compat1,
     out, num_pixels, CORNERS0: tl.constexpr, CORNERS1: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """Tanh of half the logit plus both filters, read from their vertices."""
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = n < num_pixels
     total = tl.load(logit + n, mask=valid, other=0)
@@ -259,7 +263,7 @@ def update(logit_N: Tensor, messages: Sequence[tuple[float, Lattice, Tensor]]) -
     """
     (compat0, lattice0, values0), (compat1, lattice1, values1) = messages
     s_N = torch.empty_like(logit_N)
-    _update[(triton.cdiv(s_N.numel(), BLOCK),)](
+    update_kernel[(triton.cdiv(s_N.numel(), BLOCK),)](
         logit_N,
         values0,
         lattice0.vertices_CN,
