@@ -21,8 +21,9 @@ import cv2
 from crf_material import pictures
 from machine import describe_machine
 
+from a2s.data.arrays import F32, U8
 from a2s.labels.crf.backends import crf_of
-from a2s.labels.crf.energy import F32, U8, CrfParams, hard_energy
+from a2s.labels.crf.energy import CrfParams, hard_energy
 from a2s.storage.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]

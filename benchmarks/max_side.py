@@ -28,6 +28,7 @@ import torch
 from machine import describe_machine
 
 from a2s.data import images
+from a2s.data.arrays import U8
 from a2s.data.index import Index
 from a2s.data.transforms import normalise
 from a2s.evaluation.metrics import score
@@ -37,7 +38,6 @@ from a2s.labels.refine import Recipe, probability, refine
 from a2s.models import saved
 
 RESULTS = Path(__file__).parent / "results"
-U8 = npt.NDArray[np.uint8]
 
 
 @dataclass

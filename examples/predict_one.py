@@ -12,16 +12,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 
+from a2s.data.arrays import U8
 from a2s.data.images import decode, resize_rgb
 from a2s.data.transforms import normalise
 from a2s.models.boundary import sign
 from a2s.models.saved import load_model
-
-U8 = npt.NDArray[np.uint8]
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from a2s.data import images
-from a2s.data.images import Image8
+from a2s.data.arrays import U8
 from a2s.data.index import Index
 
 
@@ -21,7 +21,7 @@ class Chunk:
     def __str__(self) -> str:
         return f"{self.part.shards[0].name}, chunk {self.number} from key {self.part.key(0)}"
 
-    def decode(self, row: int) -> Image8:
+    def decode(self, row: int) -> U8:
         """Read and decode the image of a row of `part`. Shape: H W 3.
 
         Raises:

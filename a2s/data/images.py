@@ -8,9 +8,9 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from a2s.data.arrays import U8
 from a2s.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -42,7 +42,6 @@ _DAMAGE = (
     zlib.error,
 )
 
-Image8 = npt.NDArray[np.uint8]
 
 RESIZE_FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -88,7 +87,7 @@ def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     return ImageInfo(rgb.width, rgb.height, orientation, image_format)
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image8:
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> U8:
     """Decode an image to upright RGB.
 
     The EXIF orientation is applied; grey, palette, CMYK and 16-bit images become 8-bit RGB;
@@ -104,7 +103,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image8:
     return np.array(_to_rgb(image))
 
 
-def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image8:
+def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> U8:
     """Decode a mask or label to one grey channel, values as stored (no min-max).
 
     Colour becomes its luminance, alpha is dropped, 1-bit becomes 0 and 255, 16-bit becomes 8-bit.
@@ -124,9 +123,7 @@ def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image8:
     return np.array(_to_rgb(image).convert("L"))
 
 
-def resize_rgb(
-    image_HW3: Image8, *, height: int, width: int, resize_filter: str = "bilinear"
-) -> Image8:
+def resize_rgb(image_HW3: U8, *, height: int, width: int, resize_filter: str = "bilinear") -> U8:
     """Resize an RGB image by one of `RESIZE_FILTERS`, antialiased (but `nearest`) when it shrinks.
 
     Shape: H W 3 -> height width 3, uint8.
@@ -137,7 +134,7 @@ def resize_rgb(
     return np.array(image)
 
 
-def resize_mask(mask_HW: Image8, *, height: int, width: int) -> Image8:
+def resize_mask(mask_HW: U8, *, height: int, width: int) -> U8:
     """Resize a mask to the nearest pixel, so that no new values appear.
 
     Shape: H W -> height width, uint8.
@@ -153,7 +150,7 @@ def content_hash(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-def encode_png(mask_HW: Image8) -> bytes:
+def encode_png(mask_HW: U8) -> bytes:
     """Encode a grey mask as PNG (mode L); the same mask always gives the same bytes.
 
     Shape: H W, uint8.

@@ -21,11 +21,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from a2s.data.arrays import F32, U8
 from a2s.storage.files import atomic_write, read_json, write_json
 from a2s.storage.hashing import digest
-
-Image = NDArray[np.uint8]
-Field = NDArray[np.float32]
 
 MANIFEST = "scenes.json"
 SUPERSAMPLE = 4
@@ -35,11 +33,11 @@ SUPERSAMPLE = 4
 class Scene:
     """A drawn photograph and its truth."""
 
-    image_HW3: Image
+    image_HW3: U8
     """RGB."""
-    mask_HW: Image
+    mask_HW: U8
     """0 or 255: the object covers at least half of the pixel."""
-    shadow_HW: Field
+    shadow_HW: F32
     """How dark the cast shadows are, 0 to 1; never part of the mask."""
 
 
@@ -112,11 +110,11 @@ def render_folder(out: Path, *, num_train: int, num_test: int, side_px: int, see
     return True
 
 
-def _f32(values: Any) -> Field:
+def _f32(values: Any) -> F32:
     return np.asarray(values, np.float32)
 
 
-def _noise(rng: np.random.Generator, shape: tuple[int, int]) -> Field:
+def _noise(rng: np.random.Generator, shape: tuple[int, int]) -> F32:
     """Multi-octave value noise: coarse patches, fine grain; about -1 to 1."""
     height, width = shape
     total = np.zeros(shape, np.float32)
@@ -137,7 +135,7 @@ def _textured(
     value: float,
     contrast: float,
     saturation: float = 0.3,
-) -> Field:
+) -> F32:
     """A surface of one base colour whose brightness and hue follow noise; RGB, 0 to 1."""
     brightness = np.clip(value * (1 + contrast * _noise(rng, shape)), 0.02, 1)
     hues = np.mod(2 * (hue + 10 * _noise(rng, shape)), 360)
@@ -146,7 +144,7 @@ def _textured(
     return _f32(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
 
 
-def _marks(rng: np.random.Generator, ground: Field) -> Field:
+def _marks(rng: np.random.Generator, ground: F32) -> F32:
     """Faint stripes and patches that belong to the ground and run to its border."""
     height, width = ground.shape[:2]
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
@@ -182,7 +180,7 @@ def _silhouette(
     *,
     centre: tuple[float, float],
     radius: float,
-) -> Field:
+) -> F32:
     """Share of each pixel that an object covers; drawn large and averaged, so edges are exact."""
     kind = rng.choice(["ellipse", "polygon", "blob", "ring", "star"])
     angle = np.linspace(0, 2 * np.pi, 180, endpoint=False)
@@ -216,28 +214,28 @@ def _silhouette(
     return _f32(cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA) / 255.0)
 
 
-def _shift(field: Field, *, dx: float, dy: float) -> Field:
+def _shift(field: F32, *, dx: float, dy: float) -> F32:
     matrix = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
     return _f32(cv2.warpAffine(field, matrix, field.shape[::-1]))
 
 
 def _ball(
     shape: tuple[int, int], *, centre: tuple[float, float], radius: float, light: float
-) -> Field:
+) -> F32:
     """Bright towards the light, dark away from it; -1 to 1."""
     y, x = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
     along = (x - centre[0]) * np.cos(light) + (y - centre[1]) * np.sin(light)
     return _f32(np.clip(-along / radius, -1, 1))
 
 
-def _light_gradient(rng: np.random.Generator, shape: tuple[int, int]) -> Field:
+def _light_gradient(rng: np.random.Generator, shape: tuple[int, int]) -> F32:
     y, x = np.mgrid[0 : 1 : shape[0] * 1j, 0 : 1 : shape[1] * 1j].astype(np.float32)
     angle = rng.uniform(0, 2 * np.pi)
     slope = (x - 0.5) * np.cos(angle) + (y - 0.5) * np.sin(angle)
     return _f32(1 + rng.uniform(0.1, 0.5) * slope)
 
 
-def _jpeg(image_HW3: Image) -> bytes:
+def _jpeg(image_HW3: U8) -> bytes:
     bgr = np.ascontiguousarray(image_HW3[..., ::-1])
     return _encode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from a2s.evaluation.metrics import NAMES, NUM_THRESHOLDS, Float, ImageScores, f_measure
+from a2s.data.arrays import F64
+from a2s.evaluation.metrics import NAMES, NUM_THRESHOLDS, ImageScores, f_measure
 
 _SCALARS = ("mae", "adaptive_f", "weighted_f", "s_measure", "e_adaptive")
 _CURVES = ("precision", "recall", "f", "e")
@@ -46,7 +47,7 @@ class DatasetScores:
         self._low += other._low
         self.num_images += other.num_images
 
-    def curves(self) -> dict[str, Float]:
+    def curves(self) -> dict[str, F64]:
         """Return the mean `precision`, `recall`, `f` and `e` curves, threshold 255 first."""
         parts = np.split(self._means()[len(_SCALARS) :], len(_CURVES))
         return dict(zip(_CURVES, parts, strict=True))
@@ -78,7 +79,7 @@ class DatasetScores:
             "max_f_official": float(of_means_T.max()),
         }
 
-    def _means(self) -> Float:
+    def _means(self) -> F64:
         assert self.num_images > 0
         divisor = self.num_images << _UNIT_BITS
         pairs = zip(self._high.tolist(), self._low.tolist(), strict=True)

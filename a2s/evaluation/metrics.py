@@ -25,8 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import correlate1d, distance_transform_edt
 
-Float = NDArray[np.float64]
-Bool = NDArray[np.bool_]
+from a2s.data.arrays import F64, Bool
 
 LIBRARY = "pysodmetrics"
 """The library whose numbers these are."""
@@ -79,10 +78,10 @@ class ImageScores:
     weighted_f: float
     s_measure: float
     e_adaptive: float
-    precision_T: Float
-    recall_T: Float
-    f_T: Float
-    e_T: Float
+    precision_T: F64
+    recall_T: F64
+    f_T: F64
+    e_T: F64
 
     def row(self) -> dict[str, float]:
         """Return this image's numbers, its curves reduced to their mean and maximum."""
@@ -155,7 +154,7 @@ def score(
     )
 
 
-def _normalise(prediction_HW: NDArray[Any]) -> Float:
+def _normalise(prediction_HW: NDArray[Any]) -> F64:
     values = prediction_HW.astype(np.float64)
     if prediction_HW.dtype == np.uint8:
         values /= 255
@@ -168,16 +167,16 @@ def _at_or_above(levels_N: NDArray[np.uint8]) -> NDArray[np.int64]:
     return np.cumsum(counts[::-1], dtype=np.int64)
 
 
-def f_measure(precision: Float, recall: Float) -> Float:
+def f_measure(precision: F64, recall: F64) -> F64:
     """F with beta^2 0.3, element by element; 0 where precision or recall is."""
     numerator = (1 + BETA_SQUARE) * precision * recall
-    f: Float = numerator / np.where(numerator == 0, 1, BETA_SQUARE * precision + recall)
+    f: F64 = numerator / np.where(numerator == 0, 1, BETA_SQUARE * precision + recall)
     return f
 
 
 def _e_measure(
     hits: NDArray[np.int64], alarms: NDArray[np.int64], *, num_true: int, size: int
-) -> Float:
+) -> F64:
     """Return the enhanced alignment of binarised maps from their four counts (Fan et al. 2018)."""
     chosen = hits + alarms
     if num_true == 0:
@@ -199,7 +198,7 @@ def _e_measure(
     return total / (size - 1 + _EPS if size > 1 else 1)
 
 
-def _gaussian(*, radius: int, sigma: float) -> Float:
+def _gaussian(*, radius: int, sigma: float) -> F64:
     weights = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * sigma**2))
     return np.asarray(weights / weights.sum(), dtype=np.float64)
 
@@ -214,7 +213,7 @@ def _reach(truth_HW: Bool, *, axis: int) -> slice:
     return slice(max(int(where[0]) - _RADIUS, 0), int(where[-1]) + _RADIUS + 1)
 
 
-def _weighted_f(values_HW: Float, truth_HW: Bool, epsilon: float) -> float:
+def _weighted_f(values_HW: F64, truth_HW: Bool, epsilon: float) -> float:
     """Return the weighted F-measure with beta 1 of a truth that is not empty (Margolin 2014)."""
     height, width = truth_HW.shape
     background = ~truth_HW
@@ -243,7 +242,7 @@ def _weighted_f(values_HW: Float, truth_HW: Bool, epsilon: float) -> float:
     return 2 * recall * precision / (recall + precision + epsilon)
 
 
-def _s_measure(values_HW: Float, truth_HW: Bool, ddof: int) -> float:
+def _s_measure(values_HW: F64, truth_HW: Bool, ddof: int) -> float:
     """Return the structure measure, object and region halves weighed equally (Fan et al. 2017)."""
     share = truth_HW.mean()
     if share in (0, 1):
@@ -268,13 +267,13 @@ def _s_measure(values_HW: Float, truth_HW: Bool, ddof: int) -> float:
     return max(0.0, both) if ddof else both
 
 
-def _object_score(values_N: Float, ddof: int) -> float:
+def _object_score(values_N: F64, ddof: int) -> float:
     mean = np.mean(values_N)
     deviation = np.std(values_N, ddof=ddof) if values_N.size > 1 else 0
     return float(2 * mean / (mean**2 + 1 + deviation + _EPS))
 
 
-def _similarity(values_HW: Float, truth_HW: Bool, ddof: int) -> float:
+def _similarity(values_HW: F64, truth_HW: Bool, ddof: int) -> float:
     mean_v, mean_t = np.mean(values_HW), np.mean(truth_HW)
     apart_v, apart_t = values_HW - mean_v, truth_HW - mean_t
     covariance = np.sum(apart_v * apart_t) / (values_HW.size - 1 + _EPS)

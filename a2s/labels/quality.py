@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-Mask = npt.NDArray[np.bool_]
+from a2s.data.arrays import Bool
 
 
 @dataclass(frozen=True)
@@ -31,20 +30,20 @@ class Quality:
     """Eqn 5 turned the map around."""
 
 
-def border_contact(mask_HW: Mask) -> float:
+def border_contact(mask_HW: Bool) -> float:
     """Share of the outermost pixels that are foreground."""
     outer_HW = np.ones_like(mask_HW)
     outer_HW[1:-1, 1:-1] = False
     return float(mask_HW[outer_HW].mean())
 
 
-def agreement(a_HW: Mask, b_HW: Mask) -> float:
+def agreement(a_HW: Bool, b_HW: Bool) -> float:
     """Intersection over union; 1 when both are empty."""
     union = np.count_nonzero(a_HW | b_HW)
     return float(np.count_nonzero(a_HW & b_HW) / union) if union else 1.0
 
 
-def num_components(mask_HW: Mask) -> int:
+def num_components(mask_HW: Bool) -> int:
     """8-connected foreground regions."""
     count, _ = cv2.connectedComponents(mask_HW.astype(np.uint8), connectivity=8)
     return int(count) - 1

@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from a2s.data.arrays import F32, U8, Bool
 from a2s.labels.crf.backends import Crf
-from a2s.labels.crf.energy import F32, U8, CrfParams, Energy, Mask, binarise
+from a2s.labels.crf.energy import CrfParams, Energy, binarise
 from a2s.labels.quality import Quality, agreement, border_contact, num_components
 
 
@@ -116,7 +117,7 @@ def refine(image_HW3: U8, theta_hw: npt.NDArray[np.floating], *, recipe: Recipe)
 
 
 def finish(
-    crf_ST: Mask,
+    crf_ST: Bool,
     theta_hw: npt.NDArray[np.floating],
     p_ST: F32,
     *,

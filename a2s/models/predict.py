@@ -16,7 +16,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from a2s.data.images import BadImage, Image8, decode
+from a2s.data.arrays import U8
+from a2s.data.images import BadImage, decode
 from a2s.data.open_files import Address
 from a2s.models.saved import SavedNetwork
 from a2s.parallel.gpu_thread import PREFETCH_THREADS, device_thread
@@ -94,7 +95,7 @@ def _network_step(saved: SavedNetwork, max_pixels: int) -> Step:
     model = InferenceModel(network, device, thread=device_thread() if on_gpu else None)
     network_input = saved.trained_input
 
-    def load(picture: Picture) -> tuple[Image8, int, int] | BadImage:
+    def load(picture: Picture) -> tuple[U8, int, int] | BadImage:
         image_HW3 = _decode(picture, max_pixels)
         if isinstance(image_HW3, BadImage):
             return image_HW3
@@ -120,7 +121,7 @@ def _network_step(saved: SavedNetwork, max_pixels: int) -> Step:
     return step
 
 
-def _decode(picture: Picture, max_pixels: int) -> Image8 | BadImage:
+def _decode(picture: Picture, max_pixels: int) -> U8 | BadImage:
     try:
         return decode(picture.address.read(), max_pixels=max_pixels)
     except BadImage as error:
@@ -129,7 +130,7 @@ def _decode(picture: Picture, max_pixels: int) -> Image8 | BadImage:
         return BadImage("unreadable", f"cannot be read ({error.strerror})")
 
 
-def to_map(answer: Logits | Shares) -> Image8:
+def to_map(answer: Logits | Shares) -> U8:
     """Enlarge an answer to the image's own size; logits are squashed only then: edges stay sharp.
 
     Shape: [h, w] -> [H, W]

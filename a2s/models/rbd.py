@@ -21,7 +21,8 @@ from scipy.sparse import csc_array, csr_array
 from scipy.sparse.csgraph import dijkstra
 from scipy.sparse.linalg import spsolve
 
-from a2s.models.superpixels import MAX_SIDE_PX, Bool, Float, Image8, Superpixels, area_for, segment
+from a2s.data.arrays import F64, U8, Bool
+from a2s.models.superpixels import MAX_SIDE_PX, Superpixels, area_for, segment
 
 SIGMA_SPACE = 0.4
 """Reach of the contrast in shares of the image; the paper prints 0.25."""
@@ -53,14 +54,14 @@ class Steps:
     Range: contrasts and saliency [0, 1], boundary connectivity >= 0.
     """
 
-    contrast_N: Float
-    bndcon_N: Float
-    weighted_contrast_N: Float
-    foreground_N: Float
-    saliency_N: Float
+    contrast_N: F64
+    bndcon_N: F64
+    weighted_contrast_N: F64
+    foreground_N: F64
+    saliency_N: F64
 
 
-def rbd(image_HW3: Image8) -> NDArray[np.float32]:
+def rbd(image_HW3: U8) -> NDArray[np.float32]:
     """Compute the saliency map of an image; images above `MAX_SIDE_PX` are looked at reduced.
 
     Shape: [H, W, 3] -> [H, W]
@@ -74,7 +75,7 @@ def rbd(image_HW3: Image8) -> NDArray[np.float32]:
     return np.asarray(enlarged, dtype=np.float32)
 
 
-def rbd_reduced(image_HW3: Image8) -> NDArray[np.float32]:
+def rbd_reduced(image_HW3: U8) -> NDArray[np.float32]:
     """Compute the saliency map at the size at which the image is looked at.
 
     Shape: [H, W, 3] -> [h, w], of `MAX_SIDE_PX` at most
@@ -122,7 +123,7 @@ def steps(superpixels: Superpixels) -> Steps:
     )
 
 
-def distances(value_Nd: Float) -> Float:
+def distances(value_Nd: F64) -> F64:
     """Euclidean distances of all pairs.
 
     Shape: [N, d] -> [N, N]
@@ -130,7 +131,7 @@ def distances(value_Nd: Float) -> Float:
     return np.asarray(np.linalg.norm(value_Nd[:, None] - value_Nd, axis=-1))
 
 
-def similarity(distance_NN: Float, sigma: float, *, reach: float = 3.0) -> Float:
+def similarity(distance_NN: F64, sigma: float, *, reach: float = 3.0) -> F64:
     """Turn distances into weights; nothing reaches further than `reach` sigmas.
 
     Shape: [N, N]
@@ -150,7 +151,7 @@ def two_rings(adjacent_NN: Bool) -> Bool:
     return linked_NN
 
 
-def scales_of(colour_NN: Float, adjacent_NN: Bool) -> Scales:
+def scales_of(colour_NN: F64, adjacent_NN: Bool) -> Scales:
     """Measure how much colour changes where an image does not change, and where it does most.
 
     Steps as small as between the most similar neighbours must not add up along a path (clip); the
@@ -172,7 +173,7 @@ def scales_of(colour_NN: Float, adjacent_NN: Bool) -> Scales:
     )
 
 
-def geodesic(colour_NN: Float, linked_NN: Bool, *, clip: float = 0.0) -> Float:
+def geodesic(colour_NN: F64, linked_NN: Bool, *, clip: float = 0.0) -> F64:
     """Length of the shortest path over the graph; an edge costs its colour distance above `clip`.
 
     Shape: [N, N], [N, N] -> [N, N]
@@ -185,7 +186,7 @@ def geodesic(colour_NN: Float, linked_NN: Bool, *, clip: float = 0.0) -> Float:
     return np.asarray(dijkstra(graph, directed=False))
 
 
-def boundary_connectivity(weight_NN: Float, on_border_N: Bool) -> Float:
+def boundary_connectivity(weight_NN: F64, on_border_N: Bool) -> F64:
     """How much of a superpixel's region lies on the border, for the region's size.
 
     Weights are the similarities of geodesic distances: they say who belongs to whose region.
@@ -196,7 +197,7 @@ def boundary_connectivity(weight_NN: Float, on_border_N: Bool) -> Float:
     return np.asarray(weight_NN[:, on_border_N].sum(axis=1) / np.sqrt(weight_NN.sum(axis=1)))
 
 
-def background_probability(bndcon_N: Float) -> Float:
+def background_probability(bndcon_N: F64) -> F64:
     """Turn boundary connectivity into a probability of being background.
 
     Shape: [N]
@@ -205,7 +206,7 @@ def background_probability(bndcon_N: Float) -> Float:
     return np.asarray(1 - np.exp(-np.square(bndcon_N) / (2 * SIGMA_BNDCON**2)))
 
 
-def contrast(colour_NN: Float, near_NN: Float, weight_N: Float) -> Float:
+def contrast(colour_NN: F64, near_NN: F64, weight_N: F64) -> F64:
     """Difference of colour from all superpixels nearby, weighted: by 1, or as background.
 
     Shape: [N, N], [N, N], [N] -> [N]
@@ -214,7 +215,7 @@ def contrast(colour_NN: Float, near_NN: Float, weight_N: Float) -> Float:
     return np.asarray((colour_NN * near_NN) @ weight_N)
 
 
-def without_low(value_N: Float) -> Float:
+def without_low(value_N: F64) -> F64:
     """Put the lower of Otsu's two classes to 0: those with the largest variance between them.
 
     No histogram: its bins would be mostly empty, and the threshold anywhere between two values.
@@ -230,7 +231,7 @@ def without_low(value_N: Float) -> Float:
     return np.where(value_N < sorted_N[1 + np.argmax(between)], 0.0, value_N)
 
 
-def optimise(background_N: Float, foreground_N: Float, smooth_NN: Float) -> Float:
+def optimise(background_N: F64, foreground_N: F64, smooth_NN: F64) -> F64:
     """Minimise sum b s^2 + sum f (s - 1)^2 + sum over pairs w (s_i - s_j)^2.
 
     Shape: [N], [N], symmetric [N, N] with an empty diagonal -> [N]
@@ -241,7 +242,7 @@ def optimise(background_N: Float, foreground_N: Float, smooth_NN: Float) -> Floa
     return np.asarray(spsolve(csc_array(system_NN), foreground_N)).reshape(-1)
 
 
-def stretch(value_N: Float) -> Float:
+def stretch(value_N: F64) -> F64:
     """Stretch to 0..1; what differs by rounding only becomes 0.
 
     Shape: [N]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from a2s.data import images
+from a2s.data.arrays import U8
 from a2s.errors import CheckpointError
 from a2s.storage import hashing
 from a2s.storage.checkpoints import Commit, last_commit, verify
@@ -27,7 +28,7 @@ class NetworkInput:
     side: int | None
     resize_filter: str = "bilinear"
 
-    def resize(self, image_HW3: images.Image8) -> images.Image8:
+    def resize(self, image_HW3: U8) -> U8:
         """Resize an image without keeping its aspect ratio. Shape: H W 3 -> S S 3, or H W 3."""
         if self.side is None:
             return image_HW3

@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from skimage.color import rgb2lab
 from skimage.segmentation import slic
 
-Image8 = NDArray[np.uint8]
-Float = NDArray[np.float64]
-Bool = NDArray[np.bool_]
+from a2s.data.arrays import F64, U8, Bool
 
 MAX_SIDE_PX = 400
 """Longest side at which an image is looked at: the constants are made for this size."""
@@ -35,12 +33,12 @@ class Superpixels:
     """
 
     label_HW: NDArray[np.intp]
-    lab_N3: Float
-    centre_N2: Float
+    lab_N3: F64
+    centre_N2: F64
     on_border_N: Bool
     adjacent_NN: Bool
 
-    def paint(self, value_N: Float) -> NDArray[np.float32]:
+    def paint(self, value_N: F64) -> NDArray[np.float32]:
         """Give every pixel its superpixel's value.
 
         Shape: [N] -> [H, W]
@@ -53,7 +51,7 @@ def area_for(height: int, width: int) -> float:
     return max(MIN_AREA_PX, AREA_PX * min(1.0, max(height, width) / MAX_SIDE_PX) ** 2)
 
 
-def segment(image_HW3: Image8, *, area_px: float) -> Superpixels:
+def segment(image_HW3: U8, *, area_px: float) -> Superpixels:
     """Cut an image into superpixels of similar size and colour; the same image, the same cut.
 
     Shape: [H, W, 3], N = 1 at least
@@ -87,7 +85,7 @@ def describe(
     num = int(used.sum())
     size_N = np.bincount(label_HW.ravel(), minlength=num)
 
-    def mean_N(value_HW: NDArray[np.floating]) -> Float:
+    def mean_N(value_HW: NDArray[np.floating]) -> F64:
         return np.bincount(label_HW.ravel(), value_HW.ravel(), minlength=num) / size_N
 
     rows_HW, columns_HW = np.mgrid[:height, :width] + 0.5

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from a2s.labels.crf.energy import F32, U8, CrfParams, hard_energy
-
-F64 = NDArray[np.float64]
+from a2s.data.arrays import F32, F64, U8
+from a2s.labels.crf.energy import CrfParams, hard_energy
 
 
 def _kernel(features_ND: F64) -> F64:

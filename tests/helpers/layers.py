@@ -27,6 +27,7 @@ ROOMS = {
 # Mathematics: these import no rank, file, setting or engine, only each other.
 PURE = {
     "config.schedules",
+    "data.arrays",
     "data.epoch_plan",
     "data.keys",
     "data.transforms",

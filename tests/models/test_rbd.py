@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from a2s.data.arrays import F64, U8, Bool
 from a2s.data.images import decode, decode_mask
 from a2s.evaluation.metrics import score
 from a2s.models import rbd
-from a2s.models.superpixels import Bool, Float, Image8, Superpixels, area_for, describe, segment
+from a2s.models.superpixels import Superpixels, area_for, describe, segment
 
 
-def random_graph(num: int, *, seed: int) -> tuple[np.random.Generator, Float, Bool, Bool]:
+def random_graph(num: int, *, seed: int) -> tuple[np.random.Generator, F64, Bool, Bool]:
     """Colours, a connected graph, and some nodes on the border."""
     rng = np.random.default_rng(seed)
     # Whole numbers: some neighbours have the same colour, and their edge has length 0.
@@ -26,7 +27,7 @@ def random_graph(num: int, *, seed: int) -> tuple[np.random.Generator, Float, Bo
     return rng, colour_N3, adjacent_NN, rng.random(num) < 0.4
 
 
-def square(*, side: int = 120, inner: int = 44, offset: int = 38) -> Image8:
+def square(*, side: int = 120, inner: int = 44, offset: int = 38) -> U8:
     """A red square on a noisy green ground."""
     rng = np.random.default_rng(0)
     image = np.full((side, side, 3), (30, 110, 50), dtype=np.uint8)
@@ -129,7 +130,7 @@ def test_optimum_is_that_of_a_dense_solver_and_a_minimum(seed: int) -> None:
     found = rbd.optimise(background, foreground, smooth)
     np.testing.assert_allclose(found, np.linalg.solve(system, foreground), atol=1e-10)
 
-    def cost(s: Float) -> float:
+    def cost(s: F64) -> float:
         pairs = sum(
             smooth[i, j] * (s[i] - s[j]) ** 2 for i, j in itertools.combinations(range(num), 2)
         )
@@ -193,7 +194,7 @@ def test_superpixels_follow_colour() -> None:
     assert 150 < len(found.lab_N3) < 400
 
 
-def cut(image: Image8) -> Superpixels:
+def cut(image: U8) -> Superpixels:
     return segment(image, area_px=area_for(*image.shape[:2]))
 
 

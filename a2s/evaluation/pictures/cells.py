@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from a2s.data.images import BadImage, Image8, decode, decode_mask
+from a2s.data.arrays import U8
+from a2s.data.images import BadImage, decode, decode_mask
 from a2s.data.keys import decode_key
 from a2s.errors import DataError
 from a2s.evaluation.pairs import PictureSet
@@ -93,17 +94,17 @@ def file_cell(folder: Path, key: str, *, suffix: str) -> Cell:
         return Cell(None, _reason(error))
 
 
-def grey(values_hw: NDArray[np.floating], size: Size) -> Image8:
+def grey(values_hw: NDArray[np.floating], size: Size) -> U8:
     """Stretch a map to black and white and enlarge it, as a picture.
 
     Shape: [h, w] -> [*size]
     """
     values_HW = resized(normalised(values_hw).astype(np.float32), size)
-    picture_HW: Image8 = np.rint(values_HW.clip(0, 1) * 255).astype(np.uint8)
+    picture_HW: U8 = np.rint(values_HW.clip(0, 1) * 255).astype(np.uint8)
     return picture_HW
 
 
-def coloured(values_hw: NDArray[np.floating], size: Size) -> Image8:
+def coloured(values_hw: NDArray[np.floating], size: Size) -> U8:
     """Do the same in colours from blue to yellow: neither end of the map is foreground yet.
 
     Shape: [h, w] -> [*size, 3], RGB

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
+from a2s.data.arrays import U8
 from a2s.storage.files import atomic_write
 
-Image = NDArray[np.uint8]
 RGB = tuple[int, int, int]
 
 GAP_PX = 4
@@ -43,7 +42,7 @@ class Cell:
     Without a picture the caption says why; without either the cell is blank.
     """
 
-    picture: Image | None = None
+    picture: U8 | None = None
     caption: str = ""
     frame: RGB | None = None
 
@@ -55,7 +54,7 @@ def grid(
     row_titles: Sequence[str] = (),
     note: str = "",
     cell_px: int = 160,
-) -> Image:
+) -> U8:
     """Draw rows of cells below their columns' titles, each picture with its proportions kept.
 
     Shape: [H, W, 3], RGB; where the cells lie: `cell_places`
@@ -115,7 +114,7 @@ def cell_places(
     ]
 
 
-def fitted(picture: Image, side_px: int, *, frame: RGB | None = None) -> Image:
+def fitted(picture: U8, side_px: int, *, frame: RGB | None = None) -> U8:
     """Fit a picture into a square, its proportions kept; a frame covers its outermost pixels.
 
     Shape: HxW or HxWx3 -> [side_px, side_px, 3]
@@ -138,7 +137,7 @@ def fitted(picture: Image, side_px: int, *, frame: RGB | None = None) -> Image:
     return cell
 
 
-def write_png(path: Path, picture: Image) -> None:
+def write_png(path: Path, picture: U8) -> None:
     """Write an RGB picture, whole or not at all; the folder is made."""
     done, encoded = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
     assert done, "OpenCV could not encode a PNG"
@@ -151,14 +150,14 @@ def _caption_px(rows: Sequence[Sequence[Cell]]) -> int:
     return CAPTION_PX if captioned else 0
 
 
-def _drawn(cell: Cell, side_px: int) -> Image:
+def _drawn(cell: Cell, side_px: int) -> U8:
     if cell.picture is None:
         blank = np.full((side_px, side_px, 3), _PAPER, np.uint8)
         return _empty(cell.caption, side_px) if cell.caption else blank
     return fitted(cell.picture, side_px, frame=cell.frame)
 
 
-def _empty(reason: str, side_px: int) -> Image:
+def _empty(reason: str, side_px: int) -> U8:
     square = Pillow.new("RGB", (side_px, side_px), _BEHIND)
     draw = ImageDraw.Draw(square)
     draw.rectangle((0, 0, side_px - 1, side_px - 1), outline=_GREY)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-Image8 = NDArray[np.uint8]
+from a2s.data.arrays import U8
 
 CONTOUR_RGB = (255, 176, 32)
 BACKGROUND_RGB = (24, 34, 58)
@@ -14,7 +13,7 @@ BACKGROUND_KEPT = 0.38
 """Share of the (grey) background that shines through its tint."""
 
 
-def cutout(image_HW3: Image8, map_HW: Image8) -> Image8:
+def cutout(image_HW3: U8, map_HW: U8) -> U8:
     """Put the map into the alpha channel; where it is 0 the colour is dropped too.
 
     Shape: [H, W, 3], [H, W] -> [H, W, 4]
@@ -24,7 +23,7 @@ def cutout(image_HW3: Image8, map_HW: Image8) -> Image8:
     return rgba_HW4
 
 
-def overlay(image_HW3: Image8, map_HW: Image8) -> Image8:
+def overlay(image_HW3: U8, map_HW: U8) -> U8:
     """Dim the background softly by the map, and draw the contour of its upper half.
 
     Shape: [H, W, 3], [H, W] -> [H, W, 3]
@@ -43,7 +42,7 @@ def overlay(image_HW3: Image8, map_HW: Image8) -> Image8:
     return picture_HW3
 
 
-def _blend(top: Image8, bottom: Image8, weight_HW: Image8) -> Image8:
+def _blend(top: U8, bottom: U8, weight_HW: U8) -> U8:
     # In strips: a 12-megapixel picture would take half a gigabyte in floating point.
     result = np.empty_like(top)
     for first in range(0, len(top), 256):

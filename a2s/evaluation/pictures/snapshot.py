@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from a2s.data.images import MAX_PIXELS, BadImage, Image8, decode_mask, encode_png
+from a2s.data.arrays import U8
+from a2s.data.images import MAX_PIXELS, BadImage, decode_mask, encode_png
 from a2s.data.index import Index
 from a2s.data.keys import decode_key
 from a2s.data.open_files import Address
@@ -118,7 +119,7 @@ def _write_labels(
     for row in rows:
         key = index.key(row)
         height, width = int(index.height_N[row]), int(index.width_N[row])
-        label_HW: Image8 | None = None
+        label_HW: U8 | None = None
         if generation is not None and generation.has_label_N[row]:
             label_HW = _bytes(resize(generation.read(row), height=height, width=width))
         elif shards is not None and (at := int(shards.rows_of([key])[0])) >= 0:
@@ -148,11 +149,11 @@ def _write_predictions(out: Path, rows: Sequence[int], index: Index, run: Path) 
     return tuple(without)
 
 
-def _bytes(label_HW: NDArray[np.float32]) -> Image8:
+def _bytes(label_HW: NDArray[np.float32]) -> U8:
     return np.rint(label_HW * 255).astype(np.uint8)
 
 
-def _write(out: Path, key: str, suffix: str, map_HW: Image8) -> None:
+def _write(out: Path, key: str, suffix: str, map_HW: U8) -> None:
     path = out / f"{decode_key(key)}{suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, encode_png(map_HW))

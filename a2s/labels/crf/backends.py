@@ -10,12 +10,13 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Literal, get_args
 
+from a2s.data.arrays import F32, U8, Bool
 from a2s.errors import ConfigError
-from a2s.labels.crf.energy import F32, U8, CrfParams, Mask
+from a2s.labels.crf.energy import CrfParams
 
 Backend = Literal["numba", "torch", "pydensecrf"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
-Crf = Callable[[U8, F32, CrfParams], Mask]
+Crf = Callable[[U8, F32, CrfParams], Bool]
 """(image_HW3, energy_2N, params) -> mask_HW, one image at a time."""
 Marginal = Callable[[U8, F32, CrfParams], F32]
 """The same, giving the probability of foreground instead of the more probable label."""

@@ -11,13 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from a2s.data.arrays import F32, Bool
 from a2s.errors import ConfigError
-
-U8 = npt.NDArray[np.uint8]
-F32 = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ def stretch(probability_HW: F32) -> F32:
     return np.asarray((probability_HW - low) / (high - low), dtype=np.float32)
 
 
-def binarise(probability_HW: F32) -> Mask:
+def binarise(probability_HW: F32) -> Bool:
     """Foreground after stretching: the labels before refinement."""
     return stretch(probability_HW) > 0.5
 

@@ -9,18 +9,19 @@ from __future__ import annotations
 import numpy as np
 from pydensecrf.densecrf import DenseCRF2D
 
-from a2s.labels.crf.energy import F32, U8, CrfParams, Mask
+from a2s.data.arrays import F32, U8, Bool
+from a2s.labels.crf.energy import CrfParams
 
 IS_BATCHED = False
 
 
-def crf(image_HW3: U8, energy_2N: F32, params: CrfParams) -> Mask:
+def crf(image_HW3: U8, energy_2N: F32, params: CrfParams) -> Bool:
     """Most probable label of every pixel after mean-field inference.
 
     Shape: H W 3, 2 N -> H W. Reference: Eqn 6.
     """
     q_2N = _marginals(image_HW3, energy_2N, params)
-    mask_HW: Mask = (q_2N[1] > q_2N[0]).reshape(image_HW3.shape[:2])
+    mask_HW: Bool = (q_2N[1] > q_2N[0]).reshape(image_HW3.shape[:2])
     return mask_HW
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from a2s.data import images
+from a2s.data.arrays import F32, Bool
 from a2s.data.chunks import Chunk
 from a2s.errors import DataError
-from a2s.labels.crf.energy import F32, Mask
 from a2s.labels.quality import Quality
 from a2s.labels.refine import Recipe, Refined, finish, probability, refine
 from a2s.models.saved import NetworkInput, SavedNetwork
@@ -36,11 +36,11 @@ class Packed:
     width: int
 
     @staticmethod
-    def of(mask_HW: Mask) -> Packed:
+    def of(mask_HW: Bool) -> Packed:
         """Pack."""
         return Packed(np.packbits(mask_HW), *mask_HW.shape)
 
-    def unpacked(self) -> Mask:
+    def unpacked(self) -> Bool:
         """Unpack."""
         count = self.height * self.width
         return np.unpackbits(self.bits, count=count).astype(bool).reshape(self.height, self.width)

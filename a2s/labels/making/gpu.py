@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from a2s.data.arrays import F32, U8
 from a2s.data.chunks import Chunk
 from a2s.errors import DataError
-from a2s.labels.crf.energy import F32, U8
 from a2s.labels.crf.torch_backend import inference
 from a2s.labels.making.chunk import Activated, Packed, damaged
 from a2s.labels.refine import Recipe, probability, reduce

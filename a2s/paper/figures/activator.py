@@ -11,8 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from a2s.data.images import Image8
-from a2s.labels.crf.energy import F32
+from a2s.data.arrays import F32, U8
 from a2s.labels.refine import probability, sign
 from a2s.models.activation_net import ActivationNet
 from a2s.models.encoder_weights import load_encoder
@@ -24,7 +23,7 @@ from a2s.models.saved import NetworkInput, SavedNetwork
 class Cue(NamedTuple):
     """Probability of foreground at an image's own size, and the sign that it took (Eqn 5)."""
 
-    picture_HW: Image8
+    picture_HW: U8
     sign: int
 
 
@@ -35,7 +34,7 @@ class Activator(NamedTuple):
     network_input: NetworkInput
     sign_tie: int = 1
 
-    def __call__(self, image_HW3: Image8) -> F32:
+    def __call__(self, image_HW3: U8) -> F32:
         """Compute theta (Eqn 3): the activation map M less its mean. Shape: [H, W, 3] -> [h, w]."""
         theta_hw: F32 = self.model.maps(self.network_input.resize(image_HW3)[None])[0]
         return theta_hw

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from a2s.data.images import Image8
+from a2s.data.arrays import F32, U8
 from a2s.data.transforms import normalise
 from a2s.errors import CheckpointError
 from a2s.evaluation.pairs import find_images, find_truths
@@ -30,7 +30,6 @@ from a2s.models.detector import Detector, DetectorDecoder
 from a2s.models.predict import Logits, to_map
 from a2s.models.saved import NetworkInput, SavedNetwork
 
-Maps = NDArray[np.float32]
 _LOW, _HIGH = np.array([33.0, 90.0, 172.0]), np.array([178.0, 24.0, 43.0])
 """Blue and red of equal lightness, for the two ends of a signed scale."""
 
@@ -91,7 +90,7 @@ def fig11(
     )
 
 
-def signed(values_hw: NDArray[np.floating], size: Size) -> Image8:
+def signed(values_hw: NDArray[np.floating], size: Size) -> U8:
     """Colour a map of both signs: white at 0, red above, blue below, full at its largest distance.
 
     Shape: [h, w] -> [*size, 3], RGB
@@ -99,7 +98,7 @@ def signed(values_hw: NDArray[np.floating], size: Size) -> Image8:
     largest = float(np.abs(values_hw).max())
     share_HW1 = resized(values_hw / (largest or 1.0), size)[..., None]
     ends_HW3 = np.where(share_HW1 < 0, _LOW, _HIGH)
-    picture_HW3: Image8 = np.rint(255 + np.abs(share_HW1) * (ends_HW3 - 255)).astype(np.uint8)
+    picture_HW3: U8 = np.rint(255 + np.abs(share_HW1) * (ends_HW3 - 255)).astype(np.uint8)
     return picture_HW3
 
 
@@ -116,7 +115,7 @@ def _load(model: Path) -> tuple[Detector, NetworkInput]:
 
 
 @torch.inference_mode()
-def _levels(detector: Detector, image_SS3: Image8) -> tuple[Maps, Maps]:
+def _levels(detector: Detector, image_SS3: U8) -> tuple[F32, F32]:
     """Shape: [S, S, 3] -> twice [C, h, w]."""
     image_13SS = normalise(torch.from_numpy(image_SS3).permute(2, 0, 1)[None])
     assert isinstance(detector.decoder, DetectorDecoder)

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from a2s.data.arrays import F32, U8
 from a2s.data.chunks import Chunk
 from a2s.data.index import Index
 from a2s.errors import DataError, LabelError
 from a2s.labels.crf.backends import Backend, is_batched, marginal_of
-from a2s.labels.crf.energy import F32, U8
 from a2s.labels.store.reader import LabelSource
 from a2s.labels.store.rows import RowFile, quantise, read_header, row_file_name, write_rows
 from a2s.models.saved import NetworkInput, SavedNetwork

@@ -35,8 +35,9 @@ from typing import Any
 
 import numpy as np
 
+from a2s.data.arrays import F32, U8
 from a2s.labels.crf.backends import Marginal
-from a2s.labels.crf.energy import F32, U8, CrfParams, soft_energy
+from a2s.labels.crf.energy import CrfParams, soft_energy
 
 KEPT = 0.7
 """Share of the old average that an update keeps."""

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from a2s.labels.crf.energy import F32, U8, CrfParams, Mask
+from a2s.data.arrays import F32, U8, Bool
+from a2s.labels.crf.energy import CrfParams
 from a2s.labels.crf.numba_backend import (
     lattice_packed,
     lattice_positions,
@@ -248,13 +249,13 @@ def _difference(image_HW3: U8, energy_2N: F32, params: CrfParams) -> F32:
     return s_N.reshape(height, width)
 
 
-def crf(image_HW3: U8, energy_2N: F32, params: CrfParams) -> Mask:
+def crf(image_HW3: U8, energy_2N: F32, params: CrfParams) -> Bool:
     """Most probable label of every pixel after mean-field inference.
 
     Shape: H W 3, 2 N -> H W. Raises: ConfigError for kernels too narrow for the image.
     Reference: Eqn 6.
     """
-    mask_HW: Mask = _difference(image_HW3, energy_2N, params) > 0
+    mask_HW: Bool = _difference(image_HW3, energy_2N, params) > 0
     return mask_HW
 
 

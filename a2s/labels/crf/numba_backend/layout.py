@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from a2s.data.arrays import F32, U8
 from a2s.errors import ConfigError
-from a2s.labels.crf.energy import F32, U8
 
 TILE = 64
 MAX_COORDINATE = 2**19

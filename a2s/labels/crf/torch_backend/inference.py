@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from a2s.data.arrays import F32, U8, Bool
 from a2s.errors import ConfigError
-from a2s.labels.crf.energy import F32, U8, CrfParams, Mask
+from a2s.labels.crf.energy import CrfParams
 from a2s.labels.crf.torch_backend.filter import PLAIN, Kernels, Pixels, layout, normalised
 from a2s.labels.crf.torch_backend.lattice import Packing, assemble, packing
 from a2s.labels.crf.torch_backend.lattice_positions import position_lattices
@@ -156,12 +157,12 @@ def crf_batch(
     return [s_HW > 0 for s_HW in marginals(images, logits, params, max_bytes=max_bytes)]
 
 
-def crf(image_HW3: U8, energy_2N: F32, params: CrfParams) -> Mask:
+def crf(image_HW3: U8, energy_2N: F32, params: CrfParams) -> Bool:
     """Most probable label of every pixel, on the GPU where there is one.
 
     Shape: H W 3, 2 N -> H W. Reference: Eqn 6.
     """
-    mask_HW: Mask = _difference(image_HW3, energy_2N, params) > 0
+    mask_HW: Bool = _difference(image_HW3, energy_2N, params) > 0
     return mask_HW
 
 
