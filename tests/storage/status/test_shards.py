@@ -1,4 +1,4 @@
-"""Folders of shards from their manifests, and the words for it that the README shows."""
+"""Folders of shards from their manifests, and the words for it that docs/status.md shows."""
 
 from __future__ import annotations
 
@@ -44,10 +44,9 @@ def status(manifests: list[Manifest], **more: object) -> Shards:
     return shards_status(manifests, **{"command": "label", **times, **more})
 
 
-def test_the_readme_shows_what_is_printed() -> None:
-    readme = (REPO / "README.md").read_text("utf-8")
-    section = readme.partition("### status")[2]
-    shown = section.split("```\n")[2]
+def test_the_page_shows_what_is_printed() -> None:
+    page = (REPO / "docs" / "status.md").read_text("utf-8")
+    shown = page.split("```\n")[2]
     manifests = [
         manifest(number, written_sec=START + 244 * (number + 1), num_images_total=119_650)
         for number in range(36)
