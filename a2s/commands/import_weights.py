@@ -27,11 +27,11 @@ def run(config: ImportWeightsConfig) -> int:
         from a2s.models.authors_checkpoint import IMAGE_SIZE, from_released
         from a2s.models.encoder_weights import read_held
 
-        released = from_released(read_held(file), told=str(file))
+        released = from_released(read_held(file), source=str(file))
         state, spec = released.network.state_dict(), released.network.spec()
         kind = spec["kind"]
         unused = {saved.UNUSED + name: value for name, value in released.unused.items()}
-        # Pillow's default, by which the authors' code squashes images.
+        # Pillow's default, by which the authors' code resizes images.
         input_spec = {"image_size": str(IMAGE_SIZE), "resize_filter": "bicubic"}
         metadata = {**spec, **input_spec, **provenance}
         tensors.write(out, state | unused, metadata=metadata)

@@ -102,7 +102,7 @@ def _announce(work: LabelJob) -> None:
 
 def _conclude(config: LabelConfig, folder: run_folder.RunDir, index: Index, *, num_new: int) -> int:
     """Sum up the manifests, list the failures, name the next command."""
-    # Whoever comes last finds all shards; an older list must not replace its list.
+    # The process that comes last finds all shards; an older list must not replace its list.
     with folder.exclusive():
         stock = summarise(folder.path, index, settings=folder.settings_hash)
         assert stock.num_missing == 0 or config.shards is not None, stock

@@ -20,7 +20,7 @@ from a2s.models.detector import Detector
 from a2s.models.encoder_weights import require_coverage
 
 IMAGE_SIZE = 320
-"""The side in pixels to which the authors squash images, in both stages."""
+"""The side in pixels to which the authors resize images, in both stages."""
 
 # Stage 1: our SE block to theirs; the numbers are the encoder's stages, counted from 0.
 _SE_BLOCKS = {"se3": "ad2", "se4": "ad3", "se5": "ad4", "se0": "fusion"}
@@ -80,8 +80,8 @@ class Released:
     unused: dict[str, Tensor]
 
 
-def from_released(held: Mapping[str, object], *, told: str) -> Released:
-    """Build the network whose tensors are `held`; `told` names their file in errors.
+def from_released(held: Mapping[str, object], *, source: str) -> Released:
+    """Build the network whose tensors are `held`; `source` names their file in errors.
 
     E5 is scaled by the column sums of the classifier, which the authors' stage 1 computes anew in
     every pass from weights that nothing trains.
@@ -91,14 +91,14 @@ def from_released(held: Mapping[str, object], *, told: str) -> Released:
             another shape or type.
     """
     held = _without_prefix(held)
-    network, whole = _empty_network(held, told)
+    network, whole = _empty_network(held, source)
     names, empty = _names_of(network), network.state_dict()
     assert empty.keys() - names.keys() <= {_E5_SCALE}, "a tensor of ours without a name of theirs"
     unused = _unused_of(network)
     wanted = {theirs: _described(empty[ours]) for ours, theirs in names.items()}
     wanted |= {name: _described(torch.empty(shape)) for name, shape in unused.items()}
     found = {name: _described(value) for name, value in held.items()}
-    require_coverage(found, wanted, told=told, whole=whole)
+    require_coverage(found, wanted, source=source, whole=whole)
 
     tensors = {name: value for name, value in held.items() if isinstance(value, Tensor)}
     state = {ours: tensors[theirs] for ours, theirs in names.items() if theirs in tensors}
@@ -147,7 +147,7 @@ def _without_prefix(held: Mapping[str, object]) -> Mapping[str, object]:
     return held
 
 
-def _empty_network(held: Mapping[str, object], told: str) -> tuple[ActivationNet | Detector, str]:
+def _empty_network(held: Mapping[str, object], source: str) -> tuple[ActivationNet | Detector, str]:
     """The network to be filled, and what to call it."""
     spec = {**_THEIRS, "e5_scale": "true", "sign_tie": "0"}
     if any(name.startswith("decoder.fusion.") for name in held):
@@ -158,7 +158,7 @@ def _empty_network(held: Mapping[str, object], told: str) -> tuple[ActivationNet
         spec["detector"] = "ram" if attends else "conv"
         return build_from_spec({**spec, "kind": "detector"}), "the authors' stage 2"
     raise WeightsError(
-        f"weights: {told} is no checkpoint of the authors: among its {len(held)} names "
+        f"weights: {source} is no checkpoint of the authors: among its {len(held)} names "
         f"({', '.join([*held][:_NAMED])}, …) is neither decoder.fusion.* of stage 1 nor "
         "decoder.adapter0.* of stage 2"
     )

@@ -112,7 +112,7 @@ def load_encoder(name: str, weights: str | None) -> Encoder:
             file=sys.stderr,
         )
         path = fetch(weights, source)
-    return fill_encoder(name, read_state(path), told=str(path))
+    return fill_encoder(name, read_state(path), source=str(path))
 
 
 def cache_folder() -> Path:
@@ -205,7 +205,7 @@ def _damaged_member(path: Path) -> str | None:
         return archive.testzip()
 
 
-def fill_encoder(name: str, state: Mapping[str, Tensor], *, told: str) -> Encoder:
+def fill_encoder(name: str, state: Mapping[str, Tensor], *, source: str) -> Encoder:
     """Build the encoder whose tensors are in `state`, in any published layout.
 
     Raises:
@@ -225,7 +225,7 @@ def fill_encoder(name: str, state: Mapping[str, Tensor], *, told: str) -> Encode
     require_coverage(
         {key: str(list(value.shape)) for key, value in state.items()},
         {key: str(list(value.shape)) for key, value in encoder.state_dict().items()},
-        told=told,
+        source=source,
         whole=name,
     )
     encoder.load_state_dict(dict(state), strict=False)
@@ -233,7 +233,7 @@ def fill_encoder(name: str, state: Mapping[str, Tensor], *, told: str) -> Encode
 
 
 def require_coverage(
-    found: Mapping[str, str], wanted: Mapping[str, str], *, told: str, whole: str
+    found: Mapping[str, str], wanted: Mapping[str, str], *, source: str, whole: str
 ) -> None:
     """Compare tensors by name and by a description, such as their shape.
 
@@ -248,7 +248,7 @@ def require_coverage(
     if missing or unexpected or misfits:
         covered = len(needed) - len(missing) - len(set(needed).intersection(misfits))
         raise WeightsError(
-            f"weights: {told} covers {covered} of the {len(needed)} tensors of {whole}"
+            f"weights: {source} covers {covered} of the {len(needed)} tensors of {whole}"
             + _listed("missing", missing)
             + _listed("unexpected", unexpected)
             + _listed(

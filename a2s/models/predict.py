@@ -131,7 +131,7 @@ def _decode(picture: Picture, max_pixels: int) -> U8 | BadImage:
 
 
 def to_map(answer: Logits | Shares) -> U8:
-    """Enlarge an answer to the image's own size; logits are squashed only then: edges stay sharp.
+    """Enlarge an answer to the image's own size; the sigmoid comes after that: edges stay sharp.
 
     Shape: [h, w] -> [H, W]
     Range: 0..255

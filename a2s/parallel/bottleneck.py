@@ -29,50 +29,50 @@ class WorkerGroup:
 
     @property
     def waiting_sec(self) -> float:
-        """Seconds that a process of this side waited, on average."""
+        """Seconds that a process of this group waited, on average."""
         return (1 - self.busy) * self.available_sec / max(self.processes, 1)
 
 
-def describe(num_images: int, wall_sec: float, sides: list[WorkerGroup]) -> list[str]:
-    """Lines for people: images/s, each side's stages and waiting, and what to speed up first."""
+def describe(num_images: int, wall_sec: float, groups: list[WorkerGroup]) -> list[str]:
+    """Lines for people: images/s, each group's stages and waiting, and what to speed up first."""
     rate = num_images / max(wall_sec, 1e-9)
     lines = [f"{num_images:,} images in {wall_sec:.1f} s, {rate:.2f} images/s"]
-    for side in sides:
+    for group in groups:
         stages = ", ".join(
             f"{stage} {num_images / sec:.1f} images/s"
-            for stage, sec in side.stage_sec.items()
+            for stage, sec in group.stage_sec.items()
             if sec > 0
         )
         lines.append(
-            f"{side.processes} {side.name}: {stages} (each alone); busy {side.busy:.0%}, "
-            f"waited {side.waiting_sec:.1f} s"
+            f"{group.processes} {group.name}: {stages} (each alone); busy {group.busy:.0%}, "
+            f"waited {group.waiting_sec:.1f} s"
         )
-    lines.append(f"bottleneck: {bottleneck(sides)}")
+    lines.append(f"bottleneck: {bottleneck(groups)}")
     return lines
 
 
-def bottleneck(sides: list[WorkerGroup]) -> str:
-    """The busiest side's longest stage."""
-    side = max(sides, key=lambda side: side.busy)
-    stage, sec = max(side.stage_sec.items(), key=lambda item: item[1])
-    share = sec / max(sum(side.stage_sec.values()), 1e-9)
-    text = f"{stage} ({share:.0%} of the work of the {side.name})"
-    return text if side.busy >= FEW else f"none, all wait most of the time; the most is {text}"
+def bottleneck(groups: list[WorkerGroup]) -> str:
+    """The busiest group's longest stage."""
+    group = max(groups, key=lambda group: group.busy)
+    stage, sec = max(group.stage_sec.items(), key=lambda item: item[1])
+    share = sec / max(sum(group.stage_sec.values()), 1e-9)
+    text = f"{stage} ({share:.0%} of the work of the {group.name})"
+    return text if group.busy >= FEW else f"none, all wait most of the time; the most is {text}"
 
 
-def record(num_images: int, wall_sec: float, sides: list[WorkerGroup]) -> dict[str, object]:
+def record(num_images: int, wall_sec: float, groups: list[WorkerGroup]) -> dict[str, object]:
     """The same numbers for `metrics.jsonl`."""
     values: dict[str, object] = {
         "num_images": num_images,
         "wall_sec": round(wall_sec, 3),
         "images_per_sec": round(num_images / max(wall_sec, 1e-9), 3),
-        "bottleneck": bottleneck(sides),
+        "bottleneck": bottleneck(groups),
     }
-    for side in sides:
-        values[side.name] = {
-            "processes": side.processes,
-            "busy_share": round(side.busy, 4),
-            "waiting_sec": round(side.waiting_sec, 3),
-            "stage_sec": {stage: round(sec, 3) for stage, sec in side.stage_sec.items()},
+    for group in groups:
+        values[group.name] = {
+            "processes": group.processes,
+            "busy_share": round(group.busy, 4),
+            "waiting_sec": round(group.waiting_sec, 3),
+            "stage_sec": {stage: round(sec, 3) for stage, sec in group.stage_sec.items()},
         }
     return values

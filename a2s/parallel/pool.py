@@ -120,7 +120,7 @@ def map_items(
 
     A task whose process dies is tried again `retries` times, one that exceeds `deadline_sec` once;
     one whose machine is gone always. A task that takes much longer than the others gets a copy:
-    the first to finish counts. So `fn` must give, and write, the same whoever runs it and however
+    the first to finish counts. So `fn` must give, and write, the same on every worker and however
     often; it must be importable on the workers and keep no state between calls. With workers 0 this
     thread calls it, or `threads` others that each use one core, and nothing is tried again.
 

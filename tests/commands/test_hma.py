@@ -241,7 +241,7 @@ def test_an_image_that_is_damaged_is_named(waiting: Case, tmp_path: Path) -> Non
     data[start + 40 : start + 60] = bytes(20)
     tar.write_bytes(data)
     keep_N = np.ones(len(index), bool)
-    turn = HmaPass(
+    hma_pass = HmaPass(
         saved.SavedNetwork.find(waiting.out),
         saved.NetworkInput(SIDE),
         "numba",
@@ -252,8 +252,8 @@ def test_an_image_that_is_damaged_is_named(waiting: Case, tmp_path: Path) -> Non
     )
     chunk = next(labelled_chunks(broken, keep_N))
     with pytest.raises(A2SError, match=index.key(1)):
-        update_chunk(chunk, turn)
-    assert row_files(turn, chunk) is None
+        update_chunk(chunk, hma_pass)
+    assert row_files(hma_pass, chunk) is None
 
 
 def test_the_whole_job_takes_turns(tmp_path: Path) -> None:

@@ -30,9 +30,9 @@ from a2s.storage import run_folder
 def test_a_chunk_of_damaged_images_alone_is_accounted_for_on_a_gpu() -> None:
     totals = StageTimes(wall_sec=2.0)
     totals.add(Labelled(0, 0, device_seconds={"decode": 0.5}))
-    devices, readers, _ = totals.sides(1)
+    devices, readers, _ = totals.groups(1)
     assert (devices.busy, readers.stage_sec) == (0.0, {"decode": 0.5})
-    assert "decode" in bottleneck.bottleneck(totals.sides(1))
+    assert "decode" in bottleneck.bottleneck(totals.groups(1))
 
 
 def test_processes_that_start_together_find_out_once(tmp_path: Path) -> None:

@@ -85,9 +85,9 @@ def test_own_size_is_another_label_set(model: Path, data: Path, own: Path, tmp_p
         label.run(config(model, data, own, refine=RefineConfig(max_side=None)))
     with pytest.raises(ConfigError, match=r"refine\.max_side: None there, 640 now"):
         label.run(config(model, data, own, parity={"network_size": "own"}))
-    squashed = tmp_path / "squashed"
-    assert label.run(config(model, data, squashed, refine=RefineConfig(max_side=None))) == 0
-    assert shard_bytes(squashed) != shard_bytes(own)
+    resized = tmp_path / "resized"
+    assert label.run(config(model, data, resized, refine=RefineConfig(max_side=None))) == 0
+    assert shard_bytes(resized) != shard_bytes(own)
 
 
 @pytest.mark.parametrize("backend", ["numba", "torch"])

@@ -56,7 +56,7 @@ def test_stage1_computes_what_the_authors_compute(
     states: dict[str, State], image_B3HW: Tensor
 ) -> None:
     state = states["stage 1"]
-    network = from_released(state, told="x").network
+    network = from_released(state, source="x").network
     taps = theirs.encoded(state, image_B3HW)
     expected = theirs.stage1_maps(state, taps, SIZE, decoder="decoder.")
     for ours, map_B1HW in zip(their_maps(network(image_B3HW), SIZE), expected, strict=True):
@@ -68,7 +68,7 @@ def test_stage1_computes_what_the_authors_compute(
 def test_stage2_computes_what_the_authors_compute(
     states: dict[str, State], image_B3HW: Tensor, kind: str
 ) -> None:
-    network = from_released(states[kind], told="x").network
+    network = from_released(states[kind], source="x").network
     taps = theirs.encoded(states[kind], image_B3HW)
     expected = theirs.stage2_logits(states[kind], taps, SIZE, decoder="decoder.")
     assert_relative(network(image_B3HW), expected)
@@ -134,13 +134,13 @@ def test_the_layout_is_that_of_the_authors_modules(states: dict[str, State], ora
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_there_and_back_is_the_same_to_the_bit(states: dict[str, State], kind: str) -> None:
-    first = from_released(states[kind], told="x")
+    first = from_released(states[kind], source="x")
     back = to_released(first.network, first.unused)
     assert back.keys() == states[kind].keys()
     for name, value in states[kind].items():
         assert value.dtype == back[name].dtype
         assert torch.equal(value, back[name]), name
-    again = from_released(back, told="x")
+    again = from_released(back, source="x")
     assert again.network.spec() == first.network.spec()
     for name, value in first.network.state_dict().items():
         assert torch.equal(value, again.network.state_dict()[name]), name
@@ -157,7 +157,7 @@ def test_a_network_of_ours_gets_a_classifier_with_the_same_column_sums(
     assert torch.equal(
         state["encoder.fc.weight"].sum(0), torch.ones(2048) if scale is None else scale
     )
-    back = from_released(state, told="x").network
+    back = from_released(state, source="x").network
     for ours, again in zip(network(image_B3HW), back(image_B3HW), strict=True):
         assert torch.equal(ours, again)
     taps = theirs.encoded(state, image_B3HW)
@@ -169,14 +169,14 @@ def test_a_network_of_ours_gets_a_classifier_with_the_same_column_sums(
 @pytest.mark.parametrize("prefix", ["module.", "model.", "module.model."])
 def test_prefixes_of_wrappers(states: dict[str, State], prefix: str) -> None:
     wrapped = {prefix + name: value for name, value in states["stage 2"].items()}
-    back = to_released(from_released(wrapped, told="x").network, {})
+    back = to_released(from_released(wrapped, source="x").network, {})
     assert all(torch.equal(back[k], v) for k, v in states["stage 2"].items() if ".fc." not in k)
 
 
 def test_counters_of_batches_may_be_absent(states: dict[str, State]) -> None:
     """As in files of old versions, which the authors' code loads as well."""
     state = {k: v for k, v in states["stage 1"].items() if "num_batches" not in k}
-    back = to_released(from_released(state, told="x").network, {})
+    back = to_released(from_released(state, source="x").network, {})
     assert back.keys() == states["stage 1"].keys()
     assert back["encoder.bn1.num_batches_tracked"] == 0
 
@@ -255,7 +255,7 @@ REFUSED: dict[str, tuple[Callable[[State, State], dict[str, object]], str]] = {
 def test_what_is_not_wholly_theirs_is_refused(states: dict[str, State], case: str) -> None:
     change, complaint = REFUSED[case]
     with pytest.raises(WeightsError, match=complaint) as caught:
-        from_released(change(states["stage 1"], states["stage 2"]), told="some.pth")
+        from_released(change(states["stage 1"], states["stage 2"]), source="some.pth")
     text = str(caught.value)
     assert text.startswith("weights: some.pth ")
     assert "\n" not in text

@@ -133,7 +133,7 @@ def label_shards(work: LabelJob, folder: run_folder.RunDir) -> None:
                     write_shard(
                         folder.path, index, result.shard, in_order, settings=folder.settings_hash
                     )
-                slowest = bottleneck.bottleneck(totals.sides(threads))
+                slowest = bottleneck.bottleneck(totals.groups(threads))
                 bar.update(len(result.labels) + len(result.failures), bottleneck=slowest)
     assert not pending, sorted(pending)
     totals.wall_sec = time.monotonic() - started
@@ -186,8 +186,8 @@ def _take_prepared(item: object, prepared: int) -> int:
 
 def _report(totals: StageTimes, work: LabelJob, *, threads: int, folder: run_folder.RunDir) -> None:
     """Say how fast each stage was, who waited, and for whom."""
-    sides, tally = totals.sides(threads), totals.tally
-    for line in bottleneck.describe(work.num_images, totals.wall_sec, sides):
+    groups, tally = totals.groups(threads), totals.tally
+    for line in bottleneck.describe(work.num_images, totals.wall_sec, groups):
         print(f"label: {line}")
     if len(tally.node_sec) > 1:
         total = sum(tally.node_sec.values())
@@ -196,7 +196,7 @@ def _report(totals: StageTimes, work: LabelJob, *, threads: int, folder: run_fol
     folder.log(
         event="labelled",
         backend=work.config.refine.backend,
-        **bottleneck.record(work.num_images, totals.wall_sec, sides),
+        **bottleneck.record(work.num_images, totals.wall_sec, groups),
         work_sec_by_node=tally.node_sec,
         workers_crashed=tally.crashed,
         tasks_timed_out=tally.timed_out,

@@ -28,7 +28,7 @@ class StageTimes:
             for stage, sec in theirs.items():
                 ours[stage] = ours.get(stage, 0.0) + sec
 
-    def sides(self, threads: int) -> list[WorkerGroup]:
+    def groups(self, threads: int) -> list[WorkerGroup]:
         """The CPUs' processes or `threads` threads, and those that hold a GPU."""
         tally, device = self.tally, dict(self.device_seconds)
         workers = WorkerGroup(

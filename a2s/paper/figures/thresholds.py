@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from a2s.evaluation.pictures.cells import Map, normalised
 
 
-def squashed(theta: Map) -> NDArray[np.float64]:
+def sigmoid(theta: Map) -> NDArray[np.float64]:
     """Turn a map less its mean into a probability, as Eqn 6 does.
 
     Range: 0..1
@@ -74,6 +74,6 @@ STRATEGIES: dict[str, Callable[[Map], float]] = {"Otsu": otsu, "mean": mean, "me
 
 READINGS: dict[str, Callable[[Map], NDArray[np.float64]]] = {
     "min-max": normalised,
-    "sigmoid": squashed,
+    "sigmoid": sigmoid,
 }
 """How theta becomes values in 0..1. The paper does not say, but its V is not the first's."""

@@ -95,18 +95,18 @@ def labelled_chunks(
             yield LabelledChunk(shard, number, part, tuple(some))
 
 
-def row_files(turn: HmaPass, chunk: LabelledChunk) -> tuple[RowFile, RowFile] | None:
+def row_files(hma_pass: HmaPass, chunk: LabelledChunk) -> tuple[RowFile, RowFile] | None:
     """The row files of averages and labels, when an earlier attempt has finished this chunk."""
-    name = chunk.file(turn.generation)
+    name = chunk.file(hma_pass.generation)
     # The label's comes last, so it is looked for first.
-    if not (turn.labels / name).exists():
+    if not (hma_pass.labels / name).exists():
         return None
     try:
-        headers = [read_header(store, name) for store in (turn.averages, turn.labels)]
+        headers = [read_header(store, name) for store in (hma_pass.averages, hma_pass.labels)]
     except LabelError:
         return None
     for header in headers:
-        side = turn.network_input.side
+        side = hma_pass.network_input.side
         same_size = (header.height, header.width) == (side, side)
         if not same_size or header.rows_N.tolist() != list(chunk.rows):
             return None
@@ -124,14 +124,14 @@ class HmaWorker:
     faster as well."""
 
 
-def update_chunk(chunk: LabelledChunk, turn: HmaPass) -> Updated:
+def update_chunk(chunk: LabelledChunk, hma_pass: HmaPass) -> Updated:
     """Update the images of a chunk on one CPU core."""
     from a2s.models.inference import on_cpu
 
-    return update_with(HmaWorker(on_cpu(turn.model)), turn, chunk)
+    return update_with(HmaWorker(on_cpu(hma_pass.model)), hma_pass, chunk)
 
 
-def load_update(turn: HmaPass) -> Callable[[LabelledChunk], Updated]:
+def load_update(hma_pass: HmaPass) -> Callable[[LabelledChunk], Updated]:
     """Load the model once, on the GPU if there is one; what comes back does a chunk.
 
     Several threads call it: while one has the device, the others read and decode.
@@ -139,10 +139,10 @@ def load_update(turn: HmaPass) -> Callable[[LabelledChunk], Updated]:
     from a2s.models.inference import on_gpu_or_cpu
 
     # All forward passes have one shape, for which a GPU makes plans once.
-    model = on_gpu_or_cpu(turn.model, batch_size=GPU_BATCH, batch_shapes="one")
+    model = on_gpu_or_cpu(hma_pass.model, batch_size=GPU_BATCH, batch_shapes="one")
     prefetch = ThreadPoolExecutor(PREFETCH_THREADS, "a2s-prefetch")
     crf_bytes = None if model.device.type == "cuda" else 0
-    return functools.partial(update_with, HmaWorker(model, prefetch.map, crf_bytes), turn)
+    return functools.partial(update_with, HmaWorker(model, prefetch.map, crf_bytes), hma_pass)
 
 
 def take_updated(chunk: LabelledChunk, updated: Updated) -> Updated:
@@ -189,7 +189,7 @@ def batched_marginals(
     return marginals
 
 
-def update_with(worker: HmaWorker, turn: HmaPass, chunk: LabelledChunk) -> Updated:
+def update_with(worker: HmaWorker, hma_pass: HmaPass, chunk: LabelledChunk) -> Updated:
     """Update the images of a chunk, and write its row files.
 
     Raises:
@@ -198,8 +198,8 @@ def update_with(worker: HmaWorker, turn: HmaPass, chunk: LabelledChunk) -> Updat
     """
     done = Updated(len(chunk.rows))
     timer, model, each = StageTimer(done.seconds), worker.model, worker.each
-    image_BSS3 = np.stack(list(each(functools.partial(read_input, turn, chunk), chunk.rows)))
-    averages = list(each(lambda row: turn.previous(row, 1), chunk.rows))
+    image_BSS3 = np.stack(list(each(functools.partial(read_input, hma_pass, chunk), chunk.rows)))
+    averages = list(each(lambda row: hma_pass.previous(row, 1), chunk.rows))
     (host_BSS3,) = pinned([image_BSS3], model.device)
     timer.lap("decode")
 
@@ -210,22 +210,22 @@ def update_with(worker: HmaWorker, turn: HmaPass, chunk: LabelledChunk) -> Updat
     device_BSS3, probability_BSS = model.call(on_device)
     timer.lap("network")
 
-    if is_batched(turn.backend):
+    if is_batched(hma_pass.backend):
         marginals = batched_marginals(device_BSS3, model.call, max_bytes=worker.crf_bytes)
         pairs = rule.update_batch(probability_BSS, averages, marginals=marginals, each=each)
     else:
-        one = functools.partial(rule.update, marginal=marginal_of(turn.backend))
+        one = functools.partial(rule.update, marginal=marginal_of(hma_pass.backend))
         pairs = list(each(one, image_BSS3, probability_BSS, averages))
     timer.lap("crf")
 
-    name = chunk.file(turn.generation)
-    for position, store in enumerate((turn.averages, turn.labels)):
+    name = chunk.file(hma_pass.generation)
+    for position, store in enumerate((hma_pass.averages, hma_pass.labels)):
         write_rows(store, name, chunk.rows, np.stack([quantise(pair[position]) for pair in pairs]))
     timer.lap("write")
     return done
 
 
-def read_input(turn: HmaPass, chunk: LabelledChunk, row: int) -> U8:
+def read_input(hma_pass: HmaPass, chunk: LabelledChunk, row: int) -> U8:
     """Read an image as the network sees it. Shape: S S 3.
 
     Raises:
@@ -237,4 +237,4 @@ def read_input(turn: HmaPass, chunk: LabelledChunk, row: int) -> U8:
     except DataError as error:
         key, folder = chunk.part.key(row_in_part), chunk.part.folder
         raise DataError(f"hma: image {key} of {folder}: {error}") from None
-    return turn.network_input.resize(image_HW3)
+    return hma_pass.network_input.resize(image_HW3)

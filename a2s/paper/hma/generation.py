@@ -57,7 +57,7 @@ def make_generation(
         resize_filter = str(run_folder.recorded(run, "parity", "resize_filter"))
         averages, label_row_N = run / AVERAGES, labels.rows_of(index.keys)
         averages.mkdir(exist_ok=True)
-        turn = HmaPass(
+        hma_pass = HmaPass(
             model=SavedNetwork.find(run),
             network_input=NetworkInput(side, resize_filter),
             backend=_backend(config, folder, on_gpu=on_gpu),
@@ -68,10 +68,10 @@ def make_generation(
             labels=run / "labels",
             generation=number,
         )
-        work = _update_all(config, turn, index, keep_N, ray_address=ray_address, on_gpu=on_gpu)
+        work = _update_all(config, hma_pass, index, keep_N, ray_address=ray_address, on_gpu=on_gpu)
 
-    files = [row_files(turn, chunk) for chunk in labelled_chunks(index, keep_N)]
-    for position, store in enumerate((turn.averages, turn.labels)):
+    files = [row_files(hma_pass, chunk) for chunk in labelled_chunks(index, keep_N)]
+    for position, store in enumerate((hma_pass.averages, hma_pass.labels)):
         written = [pair[position] for pair in files if pair is not None]
         generations.publish(
             store, generation=number, files=written, keep_N=keep_N, height=side, width=side
@@ -84,7 +84,7 @@ def make_generation(
         epoch=commit.state["epoch"],
         generation=number,
         wall_sec=round(wall_sec, 3),
-        backend=turn.backend,
+        backend=hma_pass.backend,
         then=next_command(config),
         **work,
     )
@@ -105,7 +105,7 @@ def _backend(config: HmaConfig, folder: run_folder.RunDir, *, on_gpu: bool) -> B
 
 def _update_all(
     config: HmaConfig,
-    turn: HmaPass,
+    hma_pass: HmaPass,
     index: Index,
     keep_N: Bools,
     *,
@@ -117,21 +117,21 @@ def _update_all(
     seconds = dict.fromkeys(STAGES, 0.0)
     workers = pool.resolve_workers(config.workers, num_images, ray_address=ray_address)
     fn: Callable[..., Updated] = update_chunk
-    common: tuple[object, ...] = (turn,)
+    common: tuple[object, ...] = (hma_pass,)
     model_stage = None
     if on_gpu:
         fn, common = take_updated, ()
-        model_stage = model_actors.ModelStage(functools.partial(load_update, turn))
+        model_stage = model_actors.ModelStage(functools.partial(load_update, hma_pass))
     elif workers == 0:
         from a2s.models.inference import on_cpu
 
         # Before the threads start: torch is imported and the file read once.
-        on_cpu(turn.model)
+        on_cpu(hma_pass.model)
     with Progress(num_images, unit="images", name="hma") as bar:
 
         def left() -> Any:
             for chunk in labelled_chunks(index, keep_N):
-                if row_files(turn, chunk) is None:
+                if row_files(hma_pass, chunk) is None:
                     yield chunk
                 else:
                     bar.update(len(chunk.rows))

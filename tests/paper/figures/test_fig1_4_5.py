@@ -22,7 +22,7 @@ from a2s.models.inference import InferenceModel
 from a2s.models.saved import NetworkInput
 from a2s.paper.figures import fig1_4_5, fig8, table1
 from a2s.paper.figures.activator import Activator, trained, untrained
-from a2s.paper.figures.thresholds import STRATEGIES, inter_class_variance, otsu, squashed
+from a2s.paper.figures.thresholds import STRATEGIES, inter_class_variance, otsu, sigmoid
 from a2s.training.setup import start_stage1
 
 UNTRAINED = {"encoder": "mobilenet_v2", "weights": "none", "image_size": 64}
@@ -71,7 +71,7 @@ def test_table_1(packed: Path, tmp_path: Path) -> None:
     table = table1.write(tmp_path / "t", **given, activator=lambda: activator)
     index = Index.load(packed)
     thetas = [activator(decode(index.read(row))) for row in range(len(index))]
-    for reading, to_unit in (("min-max", normalised), ("sigmoid", squashed)):
+    for reading, to_unit in (("min-max", normalised), ("sigmoid", sigmoid)):
         values = [to_unit(theta_hw) for theta_hw in thetas]
         for name, strategy in STRATEGIES.items():
             expected = np.mean([inter_class_variance(v, strategy(v)) for v in values])

@@ -92,10 +92,10 @@ def test_a_constant_moves_nothing() -> None:
     assert cells.normalised(values).max() == 1
 
 
-def test_squashed_is_the_sigmoid_and_does_not_overflow() -> None:
+def test_the_sigmoid_is_torchs_and_does_not_overflow() -> None:
     theta = np.array([-1e4, -3.0, 0.0, 2.0, 1e4], np.float32)
     np.testing.assert_allclose(
-        thresholds.squashed(theta), torch.from_numpy(theta).double().sigmoid().numpy(), atol=1e-12
+        thresholds.sigmoid(theta), torch.from_numpy(theta).double().sigmoid().numpy(), atol=1e-12
     )
 
 

@@ -56,21 +56,21 @@ def case(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[HmaPas
     previous = LabelSource(labels, labels.rows_of(index.keys), root, SIDE, [0])
     stores = root / "averages", root / "labels"
     saved = SavedNetwork.find(root / "model.safetensors")
-    turn = HmaPass(saved, saved.trained_input, "torch", previous, *stores, 1)
-    return turn, next(labelled_chunks(index, np.ones(len(index), bool)))
+    hma_pass = HmaPass(saved, saved.trained_input, "torch", previous, *stores, 1)
+    return hma_pass, next(labelled_chunks(index, np.ones(len(index), bool)))
 
 
-def into(turn: HmaPass, folder: Path) -> HmaPass:
+def into(hma_pass: HmaPass, folder: Path) -> HmaPass:
     for store in ("averages", "labels"):
         (folder / store).mkdir(parents=True)
-    return dataclasses.replace(turn, averages=folder / "averages", labels=folder / "labels")
+    return dataclasses.replace(hma_pass, averages=folder / "averages", labels=folder / "labels")
 
 
 def test_a_chunk_as_a_gpu_does_it_has_the_same_bytes(
     case: tuple[HmaPass, LabelledChunk], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    turn, chunk = case
-    alone = into(turn, tmp_path / "alone")
+    hma_pass, chunk = case
+    alone = into(hma_pass, tmp_path / "alone")
     update_chunk(chunk, alone)
 
     crfs, readers = [], []
@@ -82,13 +82,13 @@ def test_a_chunk_as_a_gpu_does_it_has_the_same_bytes(
 
     def previous(row: int, epoch: int) -> np.ndarray:
         readers.append(threading.current_thread().name.split("_")[0])
-        return turn.previous(row, epoch)
+        return hma_pass.previous(row, epoch)
 
     crf_torch_marginals = inference.marginals
     monkeypatch.setattr(inference, "marginals", counted)
-    model = dataclasses.replace(on_cpu(turn.model), batch_shapes="one", thread=DeviceThread())
+    model = dataclasses.replace(on_cpu(hma_pass.model), batch_shapes="one", thread=DeviceThread())
     with ThreadPoolExecutor(2, "prefetch") as prefetch:
-        batch = dataclasses.replace(into(turn, tmp_path / "batch"), previous=previous)
+        batch = dataclasses.replace(into(hma_pass, tmp_path / "batch"), previous=previous)
         update_with(HmaWorker(model, prefetch.map, 2**29), batch, chunk)
     assert crfs == [(4, 2**29, "a2s-device")] * 2
     assert readers == ["prefetch"] * 4
@@ -100,9 +100,9 @@ def test_a_chunk_as_a_gpu_does_it_has_the_same_bytes(
 def test_crfs_of_a_batch_are_bit_by_bit_those_of_its_images(
     case: tuple[HmaPass, LabelledChunk],
 ) -> None:
-    turn, chunk = case
-    images = [read_input(turn, chunk, row) for row in chunk.rows]
-    averages = [turn.previous(row, 1) for row in chunk.rows]
+    hma_pass, chunk = case
+    images = [read_input(hma_pass, chunk, row) for row in chunk.rows]
+    averages = [hma_pass.previous(row, 1) for row in chunk.rows]
     rng = np.random.default_rng(0)
     probabilities = [rng.random((SIDE, SIDE), np.float32) for _ in images]
 
