@@ -34,7 +34,7 @@ class Address:
         """
         # Without O_NONBLOCK, opening a named pipe would wait for ever.
         descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
@@ -42,8 +42,11 @@ class Address:
             if max_bytes is not None and num_bytes > max_bytes:
                 detail = f"{num_bytes} bytes are over the limit of {max_bytes}"
                 raise OSError(errno.EFBIG, detail)
-            file.seek(max(self.offset, 0))
-            return file.read(num_bytes)
+            with open(descriptor, "rb", closefd=False) as file:
+                file.seek(max(self.offset, 0))
+                return file.read(num_bytes)
+        finally:
+            os.close(descriptor)
 
 
 class Descriptors:
