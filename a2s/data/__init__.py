@@ -1,1 +1,1 @@
-"""Reading and writing the data: keys, images, tar shards, the epoch's plan, the loader."""
+"""From photographs to batches: keys, images, tar shards, epoch plan, loader."""

@@ -1,4 +1,4 @@
-"""Consecutive samples of one shard: what a worker gets at once."""
+"""Chunks: runs of consecutive samples of a shard, the work items of the pool."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from a2s.data.index import Index
 
 @dataclass(frozen=True)
 class Chunk:
-    """Samples of one shard, small enough to travel; `number` counts the chunks of the shard."""
+    """Consecutive samples of one shard, sent to one worker; `number` counts chunks per shard."""
 
     shard: int
     number: int
@@ -25,14 +25,14 @@ class Chunk:
         """Read and decode the image of a row of `part`. Shape: H W 3.
 
         Raises:
-            DataError: it is damaged.
+            DataError: the image is damaged.
         """
         max_pixels = max(images.MAX_PIXELS, self.part.pixels(row))
         return images.decode(self.part.read(row), max_pixels=max_pixels)
 
 
 def chunks(index: Index, *, todo: list[int], size: int) -> Iterator[Chunk]:
-    """Cut shards into chunks, lazily and in order."""
+    """Yield the chunks, of at most `size` samples, of the shards in `todo`, in order."""
     for shard in todo:
         rows = index.shard_rows(shard)
         for number, start in enumerate(range(rows.start, rows.stop, size)):

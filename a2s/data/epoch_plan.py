@@ -1,10 +1,13 @@
-"""The epoch's plan: which sample is used at which step by which rank. Pure.
+"""Epoch plan: which rank reads which sample at which step. Pure.
 
-One order per (seed, epoch), the same for every number of ranks, is cut into ``batch_size``
-contiguous lanes of equal length. Step t takes element t of every lane; rank r of ``world`` owns
-``batch_size / world`` consecutive lanes. So every sample comes exactly once per epoch, every rank
-takes the same number of steps, and the global batches do not depend on the number of ranks.
+Each (seed, epoch) has one sample order, independent of the number of ranks. It is cut into
+`batch_size` contiguous lanes of equal length. Step t takes element t of every lane. Rank r of
+`world` owns `batch_size / world` consecutive lanes. Therefore each sample occurs exactly once per
+epoch, all ranks take the same number of steps, and global batches do not depend on the number of
+ranks.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -20,7 +23,7 @@ PADDING = -1
 
 @dataclass(frozen=True)
 class Plan:
-    """One epoch: the order of the sample rows, cut into lanes of ``num_steps``."""
+    """One epoch: the order of the sample rows, cut into lanes of `num_steps`."""
 
     order_N: Rows
     batch_size: int
@@ -34,7 +37,7 @@ class Plan:
         return self.rank_batch(step, rank=0, world=1)
 
     def rank_batch(self, step: int, *, rank: int, world: int) -> Rows:
-        """Rows that one rank takes at a step: its consecutive lanes; -1 is padding.
+        """Rows that one rank reads at a step, one per lane; -1 is padding.
 
         Shape: batch_size / world, int64.
 
@@ -47,14 +50,14 @@ class Plan:
         slots = np.arange(rank * per_rank, (rank + 1) * per_rank, dtype=np.int64)
         slots = slots * self.num_steps + step
         rows = np.full(per_rank, PADDING, dtype=np.int64)
-        # Slots rise with the lane, so the valid ones come first.
+        # Slots increase with the lane number, so the valid ones come first.
         valid = int(np.searchsorted(slots, len(self.order_N)))
         rows[:valid] = self.order_N[slots[:valid]]
         return rows
 
 
 def lanes_per_rank(batch_size: int, world: int) -> int:
-    """Lanes that each rank owns.
+    """Number of lanes per rank.
 
     Raises:
         ConfigError: the batch size is not divisible by the number of ranks.
@@ -76,7 +79,7 @@ def make_plan(
     window: int = 16,
     keep: npt.NDArray[np.bool_] | None = None,
 ) -> Plan:
-    """Plan one epoch over all samples, or over those that ``keep`` marks.
+    """Plan one epoch over all samples, or over those selected by the boolean mask `keep`.
 
     Shape: shard_sizes S; keep N (N = sum of shard_sizes), bool.
 
@@ -95,10 +98,10 @@ def make_plan(
 
 
 def epoch_order(shard_sizes: npt.ArrayLike, *, seed: int, epoch: int, window: int) -> Rows:
-    """Order of the sample rows: shards shuffled, then samples within windows of shards.
+    """Shuffle the shards, then shuffle the samples within windows of `window` shards.
 
-    Sorting by an integer hash, and not a library's random generator, keeps the order the same in
-    every version of numpy, so that a run can be resumed after an upgrade.
+    Rows are sorted by an integer hash instead of a library's random generator, so the order is the
+    same in every numpy version and a run can be resumed after an upgrade.
 
     Shape: shard_sizes S -> N, int64, a permutation of 0..N-1.
     """
@@ -125,7 +128,7 @@ def epoch_order(shard_sizes: npt.ArrayLike, *, seed: int, epoch: int, window: in
 
 
 def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Scramble 64-bit integers one to one.
+    """Hash 64-bit integers bijectively.
 
     Reference: the output function of SplitMix64 (Steele, Lea, Flood 2014).
     """

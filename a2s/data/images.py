@@ -1,4 +1,6 @@
-"""The one place that turns bytes into pixels: safe decoding, EXIF orientation, colour modes."""
+"""Image decoding and encoding: limits, EXIF orientation, colour modes. No other module decodes."""
+
+from __future__ import annotations
 
 import hashlib
 import io
@@ -28,7 +30,7 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What Pillow's decoders raise on damaged bytes.
+# Exceptions that Pillow's decoders raise on damaged bytes.
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -51,10 +53,10 @@ RESIZE_FILTERS = {
 
 
 class BadImage(DataError):
-    """An image that cannot be used; ``reason`` is one word for the failure list.
+    """An image that cannot be used; `reason` is a one-word code for the failure list.
 
-    Range: reason in {"empty", "damaged", "truncated", "pixel_bomb", "unsupported", "memory"}; the
-    last says nothing against the image.
+    Range: reason in {"empty", "damaged", "truncated", "pixel_bomb", "unsupported", "memory"}. With
+    "memory" the image itself may be fine.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -62,13 +64,13 @@ class BadImage(DataError):
         self.reason = reason
         self.detail = detail
 
-    def __reduce__(self) -> tuple[type["BadImage"], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
         return BadImage, (self.reason, self.detail)
 
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """Size of the decoded image (orientation applied), the EXIF orientation and the format."""
+    """Size in pixels after the EXIF orientation is applied, EXIF orientation, file format."""
 
     width: int
     height: int
@@ -77,10 +79,10 @@ class ImageInfo:
 
 
 def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
-    """Decode an image completely, to know that it decodes, and describe it.
+    """Check that an image decodes completely, and return its size and format.
 
     Raises:
-        BadImage: what ``decode`` would raise.
+        BadImage: as `decode`.
     """
     image, orientation, image_format = _load(data, max_pixels=max_pixels)
     rgb = _to_rgb(image)
@@ -90,9 +92,9 @@ def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> U8:
     """Decode an image to upright RGB.
 
-    The EXIF orientation is applied; grey, palette, CMYK and 16-bit images become 8-bit RGB;
-    transparency is laid over white. Colour profiles are ignored; of an animation the first frame
-    counts.
+    Applies the EXIF orientation. Converts grey, palette, CMYK and 16-bit images to 8-bit RGB.
+    Composites transparent pixels over white. Ignores colour profiles. Uses the first frame of an
+    animation.
 
     Shape: H W 3, uint8, writable.
 
@@ -104,14 +106,15 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> U8:
 
 
 def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> U8:
-    """Decode a mask or label to one grey channel, values as stored (no min-max).
+    """Decode a mask or label to one grey channel, without min-max scaling.
 
-    Colour becomes its luminance, alpha is dropped, 1-bit becomes 0 and 255, 16-bit becomes 8-bit.
+    Converts colour to luminance, 1-bit values to 0 and 255, and 16-bit values to 8-bit. Drops
+    alpha.
 
     Shape: H W, uint8, writable.
 
     Raises:
-        BadImage: as ``decode``.
+        BadImage: as `decode`.
     """
     image, _, _ = _load(data, max_pixels=max_pixels)
     if image.mode in ("LA", "La"):
@@ -124,7 +127,9 @@ def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> U8:
 
 
 def resize_rgb(image_HW3: U8, *, height: int, width: int, resize_filter: str = "bilinear") -> U8:
-    """Resize an RGB image by one of `RESIZE_FILTERS`, antialiased (but `nearest`) when it shrinks.
+    """Resize an RGB image with one of `RESIZE_FILTERS`.
+
+    All filters but `nearest` antialias when they shrink.
 
     Shape: H W 3 -> height width 3, uint8.
     """
@@ -135,7 +140,7 @@ def resize_rgb(image_HW3: U8, *, height: int, width: int, resize_filter: str = "
 
 
 def resize_mask(mask_HW: U8, *, height: int, width: int) -> U8:
-    """Resize a mask to the nearest pixel, so that no new values appear.
+    """Resize a mask by nearest neighbour, so that no new values appear.
 
     Shape: H W -> height width, uint8.
     """
@@ -146,12 +151,12 @@ def resize_mask(mask_HW: U8, *, height: int, width: int) -> U8:
 
 
 def content_hash(data: bytes) -> int:
-    """Hash of an image's bytes, to recognise equal files. Range: 0 .. 2**64 - 1."""
+    """Hash of a file's bytes, for finding identical files. Range: 0 .. 2**64 - 1."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 def encode_png(mask_HW: U8) -> bytes:
-    """Encode a grey mask as PNG (mode L); the same mask always gives the same bytes.
+    """Encode a grey mask as PNG (mode L); deterministic.
 
     Shape: H W, uint8.
     """
@@ -161,12 +166,13 @@ def encode_png(mask_HW: U8) -> bytes:
 
 
 def shrink(data: bytes, *, max_side: int, max_pixels: int = MAX_PIXELS) -> tuple[bytes, str]:
-    """Re-encode an image so that its longer side is at most ``max_side``, upright.
+    """Re-encode an image, EXIF orientation applied, with its longer side at most `max_side` pixels.
 
-    PNG, BMP and TIFF stay lossless (PNG); the others become JPEG at quality 95.
+    Writes PNG, BMP and TIFF as PNG (lossless), other formats as JPEG at quality 95. Returns the
+    bytes and the file extension.
 
     Raises:
-        BadImage: as ``decode``.
+        BadImage: as `decode`.
     """
     image, _, image_format = _load(data, max_pixels=max_pixels)
     rgb = _to_rgb(image)
@@ -186,12 +192,12 @@ def _save(image: Image.Image, image_format: str) -> bytes:
 
 
 def _load(data: bytes, *, max_pixels: int) -> tuple[Image.Image, int, str]:
-    """Open, check the header's size before any pixel is decoded, decode, turn upright."""
+    """Open, check the pixel count in the header, decode, apply the EXIF orientation."""
     if not data:
         raise BadImage("empty", "the file holds no bytes")
     try:
         with warnings.catch_warnings():
-            # Our own limit, checked below, is the exact one; metadata warnings are no damage.
+            # The exact pixel limit is checked below; metadata warnings do not mean damage.
             warnings.simplefilter("ignore")
             image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
             if image.width * image.height > max_pixels:
@@ -204,7 +210,7 @@ def _load(data: bytes, *, max_pixels: int) -> tuple[Image.Image, int, str]:
             orientation = _orientation(image)
             image.load()
             if image_format == "PNG":
-                # Pillow does not look at the checksums of the pixels while it loads them.
+                # `load` does not verify the checksums of the pixel data.
                 Image.open(io.BytesIO(data), formats=("PNG",)).verify()
     except BadImage:
         raise
@@ -215,18 +221,18 @@ def _load(data: bytes, *, max_pixels: int) -> tuple[Image.Image, int, str]:
             raise BadImage("damaged", "the header cannot be read") from error
         raise BadImage("unsupported", "not a JPEG, PNG, WebP, BMP or TIFF image") from error
     except MemoryError as error:
-        raise BadImage("memory", "it ran out while this was decoded; try fewer workers") from error
+        raise BadImage("memory", "out of memory while decoding; try fewer workers") from error
     except _DAMAGE as error:
         reason = "truncated" if "truncated" in str(error).lower() else "damaged"
         raise BadImage(reason, str(error) or type(error).__name__) from error
-    # Pillow turns TIFF upright by itself while loading.
+    # Pillow applies the orientation of TIFF files itself while loading.
     if image_format != "TIFF" and orientation in _TRANSPOSE:
         image = image.transpose(_TRANSPOSE[orientation])
     return image, orientation, image_format
 
 
 def _orientation(image: Image.Image) -> int:
-    """Read the EXIF orientation; unreadable metadata beside good pixels counts as upright."""
+    """Read the EXIF orientation; 1 (upright) if the metadata cannot be read."""
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except (*_DAMAGE, MemoryError):

@@ -1,4 +1,6 @@
-"""The index of a folder of shards: columns in memory, bytes by address."""
+"""Index of a folder of shards: metadata columns in memory, random access to the samples' bytes."""
+
+from __future__ import annotations
 
 import hashlib
 import socket
@@ -26,7 +28,7 @@ _UINT32 = ("crc32", "mask_crc32")
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """One shard: its first row in the index, how many samples, and the hash of its tar."""
+    """One shard: path of its tar, number of samples, first row in the index, hash of the tar."""
 
     name: str
     path: Path
@@ -37,10 +39,11 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class Index:
-    """All samples of a folder of shards, as columns of length N in shard order.
+    """Columns of length N over all samples of a folder of shards, in shard order.
 
-    Keys stay in an Arrow array: ten million Python strings would not fit. ``width_N`` and
-    ``height_N`` are -1 where the shards do not state them, ``mask_offset_N`` -1 means no mask.
+    Keys stay in an Arrow array because ten million Python strings would not fit in memory.
+    `width_N` and `height_N` are -1 if the shards do not store them; `mask_offset_N` is -1 for a
+    sample without a mask.
     """
 
     folder: Path
@@ -56,14 +59,14 @@ class Index:
     mask_offset_N: npt.NDArray[np.int64]
     mask_size_N: npt.NDArray[np.int64]
     mask_crc32_N: npt.NDArray[np.uint32]
-    _files: "Descriptors"
+    _files: Descriptors
 
     @staticmethod
-    def load(folder: Path) -> "Index":
-        """Read the manifests, then the tables, of a folder of data or label shards.
+    def load(folder: Path) -> Index:
+        """Read the manifests and tables of a folder of data or label shards.
 
         Raises:
-            DataError: no shards, an unfinished folder, or tables that do not fit the manifests.
+            DataError: no shards, unfinished shards, or tables that do not match the manifests.
         """
         shards, fingerprint = _read_manifests(folder)
         table = _read_tables(folder, shards)
@@ -86,7 +89,7 @@ class Index:
 
     @property
     def shard_sizes(self) -> npt.NDArray[np.int64]:
-        """Samples per shard, as the plan wants them. Shape: S, int64."""
+        """Number of samples per shard, for `make_plan`. Shape: S, int64."""
         return np.array([shard.count for shard in self.shards], dtype=np.int64)
 
     def shard_rows(self, shard: int) -> range:
@@ -95,11 +98,11 @@ class Index:
         return range(info.start, info.start + info.count)
 
     def pixels(self, row: int) -> int:
-        """Pixels of a decoded image: the shards passed their own limit, perhaps a higher one."""
+        """Number of pixels of an image; may exceed `MAX_PIXELS` if `a2s shard` allowed more."""
         return int(self.width_N[row]) * int(self.height_N[row])
 
-    def part(self, rows: range) -> "Index":
-        """Index of consecutive rows of one shard only: small enough to travel to a worker."""
+    def part(self, rows: range) -> Index:
+        """Index of consecutive rows of one shard, small enough to send to a worker process."""
         shard = self.shards[int(self.shard_N[rows.start])]
         assert rows.stop <= shard.start + shard.count, (rows, shard)
         names = [field.name for field in fields(self) if field.name.endswith("_N")]
@@ -112,8 +115,8 @@ class Index:
             **(columns | {"shard_N": np.zeros(len(rows), dtype=np.int32)}),
         )
 
-    def head(self, num_samples: int) -> "Index":
-        """Index of the first samples, and of the shards that hold them."""
+    def head(self, num_samples: int) -> Index:
+        """Index of the first `num_samples` samples and their shards."""
         shards = [
             replace(shard, count=min(shard.count, num_samples - shard.start))
             for shard in self.shards
@@ -134,7 +137,7 @@ class Index:
         return keys
 
     def rows_of(self, keys: pa.ChunkedArray | pa.Array | Sequence[str]) -> npt.NDArray[np.int64]:
-        """Rows of some keys, -1 where this index has none; fit for millions of keys.
+        """Rows of some keys, -1 for an unknown key. Vectorised, for millions of keys.
 
         Shape: len(keys), int64.
         """
@@ -145,11 +148,11 @@ class Index:
         return rows
 
     def rows_by_key(self) -> dict[str, int]:
-        """Row of every key, for folders small enough for a dictionary."""
+        """Mapping from key to row, for folders small enough for a dictionary."""
         return {key: row for row, key in enumerate(self.keys.to_pylist())}
 
     def column(self, name: str) -> npt.NDArray[Any]:
-        """Read one more column of the tables, for example a quality number. Shape: N.
+        """Read another column of the tables, for example a quality number. Shape: N.
 
         Raises:
             DataError: the shards have no such column.
@@ -161,19 +164,19 @@ class Index:
         return values
 
     def read(self, row: int) -> bytes:
-        """Bytes of a sample's image or label, checked against the index.
+        """Read a sample's image or label and verify its checksum.
 
         Raises:
             DataError: the shard is damaged or was replaced; names shard and key.
-            StorageError: it cannot be reached from this machine.
+            StorageError: the shard cannot be read on this machine.
         """
         return self._read(row, self.offset_N, self.size_N, self.crc32_N)
 
     def read_mask(self, row: int) -> bytes | None:
-        """Bytes of a sample's mask, or None when it has none.
+        """Read a sample's mask and verify its checksum; None if it has none.
 
         Raises:
-            DataError, StorageError: as ``read``.
+            DataError, StorageError: as `read`.
         """
         if self.mask_offset_N[row] < 0:
             return None
@@ -192,15 +195,15 @@ class Index:
                 int(self.shard_N[row]), offset=int(offset_N[row]), size=int(size_N[row])
             )
         except OSError as error:
-            # Not the image's fault: a list of failures would never get it back.
+            # The image itself is fine, so stop: quarantined images are never read again.
             raise StorageError(
                 f"{shard.path}: cannot be read at key {self.key(row)} on {socket.gethostname()} "
-                f"({error.strerror}); see that it is there, the same command resumes"
+                f"({error.strerror}); make it readable; the same command resumes"
             ) from error
         if len(data) != size_N[row] or zlib.crc32(data) != crc32_N[row]:
             raise DataError(
                 f"{shard.path}: key {self.key(row)} does not match its checksum; the file is"
-                " damaged: delete this shard's .json and run the command that made it again"
+                " damaged: delete this shard's .json and rerun the command that made it"
             )
         return data
 
@@ -208,56 +211,56 @@ class Index:
 def _read_manifests(folder: Path) -> tuple[list[ShardInfo], str]:
     paths = sorted(folder.glob("shard-*.json"))
     if not paths:
-        raise DataError(f"{folder}: no finished shards here (shard-000000.json …); make them first")
+        raise DataError(f"{folder}: no finished shards (shard-000000.json …); make them first")
     shards: list[ShardInfo] = []
     start = 0
-    promised, settings = set(), set()
+    expected_counts, settings = set(), set()
     fingerprint = hashlib.sha256()
     for path in paths:
         try:
             manifest = read_json(path)
             count, sha256 = int(manifest["count"]), str(manifest["tar_sha256"])
-            promised.add(manifest["num_shards"])
+            expected_counts.add(manifest["num_shards"])
             settings.add(manifest["settings"])
-            expected = int(manifest["tar_bytes"])
+            expected_bytes = int(manifest["tar_bytes"])
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"{path}: not a manifest of a shard ({error!r}); delete it and run the command "
-                "that made it again"
+                f"{path}: not a shard manifest ({error!r}); delete it and rerun the command that "
+                "made it"
             ) from error
         tar = path.with_suffix(".tar")
         actual = tar.stat().st_size if tar.exists() else -1
-        if actual != expected:
-            state = "is missing" if actual < 0 else f"has {actual} bytes, not {expected}"
+        if actual != expected_bytes:
+            state = "is missing" if actual < 0 else f"has {actual} bytes, not {expected_bytes}"
             raise DataError(
-                f"{tar}: {state}; delete {path.name} and run the command that made it again"
+                f"{tar}: {state}; delete {path.name} and rerun the command that made it"
             )
         shards.append(ShardInfo(path.stem, tar, count, start, sha256))
         start += count
         fingerprint.update(f"{path.stem} {count} {sha256}\n".encode())
     if len(settings) > 1:
         raise DataError(f"{folder}: its shards were made with different settings; make them again")
-    for number in promised - {None}:
+    for number in expected_counts - {None}:
         if number != len(paths):
             raise DataError(
-                f"{folder}: {len(paths)} of {number} shards are finished; run the command that"
-                " made them again, it resumes"
+                f"{folder}: {len(paths)} of {number} shards are finished; rerun the command that"
+                " makes them, it resumes"
             )
     return shards, fingerprint.hexdigest()
 
 
 def _read_tables(folder: Path, shards: list[ShardInfo]) -> pa.Table:
-    """Read all tables, in shard order, and count the rows of each."""
+    """Read all tables in shard order, and compare their row counts with the manifests."""
     paths = [str(folder / f"{shard.name}.parquet") for shard in shards]
     try:
-        wanted = {"key", *_INT64, *_INT32, *_UINT32}
+        known = {"key", *_INT64, *_INT32, *_UINT32}
         dataset = ds.dataset(paths, format="parquet", schema=pq.read_schema(paths[0]))
-        names = [name for name in dataset.schema.names if name in wanted]
+        names = [name for name in dataset.schema.names if name in known]
         table = dataset.to_table(columns=[*names, "__filename"], use_threads=True)
     except (OSError, pa.ArrowException) as error:
         raise DataError(
             f"{folder}: a table of its shards cannot be read ({error}); delete the shard-*.json of "
-            "the damaged .parquet and run the command that made it again"
+            "the damaged .parquet and rerun the command that made it"
         ) from error
     ordinals = pc.index_in(table["__filename"], pa.array(paths)).to_numpy()
     counts = np.bincount(ordinals.astype(np.int64), minlength=len(shards))
@@ -265,7 +268,7 @@ def _read_tables(folder: Path, shards: list[ShardInfo]) -> pa.Table:
         if count != shard.count:
             raise DataError(
                 f"{folder / shard.name}.parquet holds {count} rows, its manifest says"
-                f" {shard.count}; delete {shard.name}.json and run the command that made it again"
+                f" {shard.count}; delete {shard.name}.json and rerun the command that made it"
             )
     return table.drop_columns("__filename").set_column(
         names.index("key"), "key", table["key"].cast(pa.large_string())

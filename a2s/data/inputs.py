@@ -1,8 +1,10 @@
-"""What there is to pack: folders, list files, single images and tars, as one sorted table.
+"""Inputs of `a2s shard`: list folders, list files, single images and tars in one sorted table.
 
-The table is columnar (Arrow), so that millions of paths fit; a row is an address (file, offset,
-size), never bytes.
+The table is columnar (Arrow), so millions of paths fit in memory. A row holds an address (file,
+offset, size), not the bytes.
 """
+
+from __future__ import annotations
 
 import os
 from collections import Counter
@@ -17,7 +19,7 @@ from a2s.data.images import SUFFIXES
 from a2s.data.keys import encode_key
 from a2s.data.tar_inputs import is_tar, local_tar, tar_members
 from a2s.errors import ConfigError, DataError
-from a2s.storage.failures import Failure, failure, readable
+from a2s.storage.failures import Failure, failure, printable
 from a2s.storage.remote import is_remote
 
 SCHEMA = pa.schema(
@@ -37,11 +39,12 @@ _ORDER = [(name, "ascending") for name in ("key", "input", "path", "offset")]
 
 @dataclass(frozen=True)
 class FoundImages:
-    """Everything that the inputs hold.
+    """Images found in the inputs, and files that are left out.
 
-    ``images`` has the columns of SCHEMA and those of its mask (``mask_path`` null = none), sorted
-    by key, each key once. ``failures`` lists images that are left out before they are read,
-    ``stray_masks`` masks that belong to no image, ``skipped`` counts other files by suffix.
+    `images` has the columns of SCHEMA, then those of the mask with the prefix `mask_`
+    (`mask_path` is null without a mask). It is sorted by key; keys are unique. `failures` lists
+    images rejected before they are read, `stray_masks` lists masks without an image, `skipped`
+    counts other files by suffix.
     """
 
     images: pa.Table
@@ -87,7 +90,7 @@ class _Collector:
     skipped: Counter[str] = field(default_factory=Counter)
 
     def add(self, rows: _Rows, number: int, path: bytes, relative: str) -> None:
-        """Add one file under the key of its path below the root."""
+        """Add one file; its key is derived from its path relative to the input's root."""
         try:
             key = encode_key(relative.rpartition(".")[0])
         except DataError as error:
@@ -105,16 +108,16 @@ class _Collector:
                 self.skipped[suffix or "without suffix"] += 1
         if rows.count + len(self.failures) == before:
             others = sum(self.skipped.values())
-            hint = f" (tars are given by name: {root}/*.tar)" if self.skipped[".tar"] else ""
+            hint = f" (name tars explicitly: {root}/*.tar)" if self.skipped[".tar"] else ""
             raise DataError(
                 f"{root}: holds no images ({', '.join(SUFFIXES)}), {others} other files{hint}"
             )
 
     def list_file(self, number: int, path: Path) -> None:
-        """Add the files named by the lines of a list, relative to its folder.
+        """Add the files that a list file names, one path per line, relative to the list's folder.
 
-        Keys are relative to the folder of the list, or, when an entry lies elsewhere, to the
-        deepest folder that holds all entries.
+        Keys are relative to the list's folder. If an entry lies outside it, keys are relative to
+        the deepest common folder of all entries.
         """
         try:
             lines = path.read_text("utf-8", "surrogateescape").splitlines()
@@ -133,11 +136,11 @@ class _Collector:
                 self.skipped[os.path.splitext(entry)[1].lower() or "without suffix"] += 1
 
     def tar(self, number: int, source: str) -> None:
-        """Add the images and ``.mask.png`` members of a tar; remote ones are fetched first."""
+        """Add the images and `.mask.png` members of a tar; download a remote tar first."""
         path = local_tar(source, staging=self.out / ".staging", number=number)
         before = self.images.count + len(self.failures)
         for member in tar_members(path, source=source):
-            shown = readable(f"{source}/{member.name}")
+            shown = printable(f"{source}/{member.name}")
             if member.problem:
                 self.failures.append(failure("", shown, member.problem, member.detail))
             elif member.is_image:
@@ -151,17 +154,17 @@ class _Collector:
 
 
 def collect(inputs: Sequence[str], *, masks: Path | None, out: Path) -> FoundImages:
-    """List all images of the inputs with their masks; nothing is decoded yet.
+    """List all images of the inputs with their masks, without decoding.
 
     Raises:
         ConfigError: an input or the mask folder does not exist.
-        DataError: an input holds no image, cannot be read, or is a refused URL.
+        DataError: an input holds no image, cannot be read, or is a URL that is not allowed.
     """
     masks = Path(os.path.abspath(masks)) if masks else None
     if masks and not masks.is_dir():
         raise ConfigError(f"--masks {masks}: no such folder")
     collector = _Collector(out, masks)
-    apart = [out, *([masks] if masks else [])]
+    excluded = [out, *([masks] if masks else [])]
     for number, source in enumerate(inputs):
         if is_remote(source):
             collector.tar(number, source)
@@ -169,8 +172,8 @@ def collect(inputs: Sequence[str], *, masks: Path | None, out: Path) -> FoundIma
         path = Path(os.path.abspath(source.removeprefix("file://")))
         if path.is_dir():
             if masks and path.samefile(masks):
-                raise ConfigError(f"--masks {masks}: images and masks need two folders")
-            collector.folder(collector.images, number, path, leave_out=apart)
+                raise ConfigError(f"--masks {masks}: images and masks must be in different folders")
+            collector.folder(collector.images, number, path, leave_out=excluded)
         elif not path.exists():
             raise ConfigError(f"{source}: no such file or folder")
         elif is_tar(path):
@@ -187,7 +190,7 @@ def collect(inputs: Sequence[str], *, masks: Path | None, out: Path) -> FoundIma
 
 
 def _join(collector: _Collector) -> FoundImages:
-    """Keep the first image of each key and give it the mask of the same key."""
+    """Keep the first image of each key and attach the mask with the same key."""
     images, repeated = _first_of_each_key(collector.images.sorted_table())
     masks, extra_masks = _first_of_each_key(collector.masks.sorted_table())
     failures = [*collector.failures]
@@ -219,8 +222,11 @@ def _failures(table: pa.Table, reason: str, detail: str) -> list[Failure]:
 
 
 def _walk(root: Path, *, leave_out: list[Path]) -> Iterator[tuple[str, str]]:
-    """Visible files below a folder, links followed except into a loop: (path, relative path)."""
-    apart = {_identity(str(folder)) for folder in leave_out}
+    """Yield (path, relative path) of all files below a folder, except hidden ones.
+
+    Follows symbolic links, but not into a cycle.
+    """
+    excluded = {_identity(str(folder)) for folder in leave_out}
     pending = [(str(root), "", frozenset([_identity(str(root))]))]
     while pending:
         folder, prefix, parents = pending.pop()
@@ -235,7 +241,7 @@ def _walk(root: Path, *, leave_out: list[Path]) -> Iterator[tuple[str, str]]:
                 yield entry.path, prefix + entry.name
                 continue
             identity = _identity(entry.path)
-            if identity not in parents and identity not in apart:
+            if identity not in parents and identity not in excluded:
                 pending.append((entry.path, f"{prefix}{entry.name}/", parents | {identity}))
 
 
@@ -243,7 +249,7 @@ def _is_dir(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        # A link to itself; if it is named like an image, reading it will say so.
+        # A link to itself. If its name is that of an image, reading it will report the failure.
         return False
 
 

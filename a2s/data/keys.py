@@ -1,4 +1,6 @@
-"""Keys: one name per image, safe as a tar member, as a file name and inside a URL."""
+"""Keys: a unique name per image that is safe as a tar member, as a file name and in a URL."""
+
+from __future__ import annotations
 
 import re
 
@@ -10,13 +12,13 @@ _ESCAPE = re.compile(rb"%([0-9A-F]{2})")
 
 
 def encode_key(relative_path: str) -> str:
-    """Turn a path below the root, without its last suffix, into a key.
+    """Convert a path relative to the input's root, without its last suffix, to a key.
 
-    Every byte of the UTF-8 path outside ``[A-Za-z0-9_/-]`` becomes ``%XX``; a file name that is
-    not UTF-8 (surrogate escapes, as Python lists it) keeps its raw bytes.
+    Every byte of the UTF-8 path outside `[A-Za-z0-9_/-]` becomes `%XX`. A file name that is not
+    UTF-8 (Python lists it with surrogate escapes) keeps its raw bytes.
 
     Raises:
-        DataError: the path is empty, absolute, or has an empty, ``.`` or ``..`` segment or a NUL.
+        DataError: the path is empty, absolute, or has an empty, `.` or `..` segment or a NUL.
     """
     _refuse_unsafe(relative_path)
     try:
@@ -29,10 +31,10 @@ def encode_key(relative_path: str) -> str:
 
 
 def decode_key(key: str) -> str:
-    """Give back the relative path that a key stands for; the inverse of ``encode_key``.
+    """Convert a key back to its relative path; the inverse of `encode_key`.
 
-    Only the one spelling that ``encode_key`` writes is accepted, so two keys can never decode to
-    the same file.
+    Accepts only the canonical spelling that `encode_key` writes, so two keys never decode to the
+    same path.
 
     Raises:
         DataError: malformed or non-canonical escapes, or a path that would leave the folder.

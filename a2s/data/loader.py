@@ -1,7 +1,7 @@
-"""Images of a plan, read by index and batched: rank r's share of every column.
+"""Data loader: read this rank's images of an epoch plan and batch them.
 
-The loader is never given to Accelerate, which would cut it up again; the plan already did.
-B images, S side of the network's square input, W words of bits.
+Do not pass the loader to Accelerate: the plan has already split the samples among the ranks.
+Shapes: B images, S side of the network's square input, W 32-bit words of drop masks.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ PR_SET_PDEATHSIG = 1
 ALIGNED = 64
 
 LabelReader = Callable[[int, int], NDArray[np.float32]]
-"""(row, epoch) -> label [S,S]; called in the loader's worker processes."""
+"""(row, epoch) -> label [S,S]; runs in the loader's worker processes."""
 ImageFilter = Callable[[int, bool], bool]
-"""(row, mirrored) -> whether the image itself is needed; called in the worker processes."""
+"""(row, mirrored) -> whether the image must be decoded; runs in the worker processes."""
 _Part = tuple[str, torch.dtype, tuple[int, ...]]
-"""A tensor of a batch: its name, and what its bytes are."""
+"""A tensor of a batch: name, dtype, shape."""
 
 
 class Batch:
-    """One rank's part of a global batch; padding has row -1, valid False, and zeros.
+    """One rank's part of a global batch. Padding slots have row -1, valid False and label 0.
 
-    Beside images it shows the first of them again: BatchNorm must not learn from black squares.
-    All tensors lie in one piece of memory. It comes from a worker's process by one file descriptor
-    (each takes a connection of its own, and the interpreter from the training loop), is pinned at
-    once, and `to` sends it by one copy.
+    A padding slot repeats the batch's first image, so that BatchNorm sees no black images.
+    All tensors are views of one buffer. A worker process therefore sends a batch through one file
+    descriptor (each takes a connection and holds the interpreter's lock), and the batch is pinned
+    and copied to the GPU as a whole.
 
     Shape: image uint8 `[B,3,S,S]` as stored (not mirrored), row int64 `[B]`, valid bool `[B]`,
     flip bool `[B]`, keep int32 `[B,W]` (`draw_keep_words`) or None, label float32 `[B,1,S,S]` or
-    None. When no image of the batch is needed, image is `[B,3,0,0]`.
+    None. If no image of the batch is needed, image is `[B,3,0,0]`.
     """
 
     image_B3SS: Tensor
@@ -59,16 +59,16 @@ class Batch:
 
     def __init__(self, bytes_N: Tensor, parts: Sequence[_Part]) -> None:
         self._bytes_N, self._parts = bytes_N, tuple(parts)
-        for (name, dtype, shape), place in zip(self._parts, _places(self._parts), strict=True):
-            setattr(self, name, bytes_N[place].view(dtype).view(shape))
+        for (name, dtype, shape), span in zip(self._parts, _spans(self._parts), strict=True):
+            setattr(self, name, bytes_N[span].view(dtype).view(shape))
 
     @classmethod
     def of(cls, **tensors: Tensor | None) -> Batch:
-        """Put tensors of the CPU together, given by the names above."""
-        there = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-        parts = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in there.items()]
-        batch = cls(torch.empty(_places(parts)[-1].stop, dtype=torch.uint8), parts)
-        for name, tensor in there.items():
+        """Copy CPU tensors, given under the attribute names above, into one batch."""
+        present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        parts = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in present.items()]
+        batch = cls(torch.empty(_spans(parts)[-1].stop, dtype=torch.uint8), parts)
+        for name, tensor in present.items():
             getattr(batch, name).copy_(tensor)
         return batch
 
@@ -76,30 +76,30 @@ class Batch:
         return Batch, (self._bytes_N, self._parts)
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device; images in the memory format that convolutions like."""
+        """Copy the batch to a device; images become channels-last, which convolutions prefer."""
         batch = Batch(self._bytes_N.to(device, non_blocking=True), self._parts)
         batch.image_B3SS = batch.image_B3SS.contiguous(memory_format=torch.channels_last)
         return batch
 
     def pin_memory(self) -> Batch:
-        """Called by DataLoader so that copies to the GPU overlap with work."""
+        """Pin the batch's memory (`DataLoader` calls this), so that GPU copies are asynchronous."""
         return Batch(self._bytes_N.pin_memory(), self._parts)
 
 
-def _places(parts: Sequence[_Part]) -> list[slice]:
-    """Where in memory the parts lie, each where a fast kernel likes it to begin."""
-    places, stop = list[slice](), 0
+def _spans(parts: Sequence[_Part]) -> list[slice]:
+    """Byte range of each part in the buffer; each starts at a multiple of `ALIGNED` bytes."""
+    spans, stop = list[slice](), 0
     for _, dtype, shape in parts:
         start = -(-stop // ALIGNED) * ALIGNED
         stop = start + math.prod(shape) * dtype.itemsize
-        places.append(slice(start, stop))
-    return places
+        spans.append(slice(start, stop))
+    return spans
 
 
 class Columns:
-    """This rank's part of every step, for one epoch at a time; give it to `make_loader`.
+    """Batch sampler that yields this rank's rows of each step of the current epoch plan.
 
-    Worker processes live on between epochs, so each request carries its epoch.
+    Worker processes persist across epochs, so each request includes its epoch.
     """
 
     def __init__(self, *, rank: int, world: int) -> None:
@@ -110,7 +110,7 @@ class Columns:
         self.epoch = 0
 
     def set(self, plan: Plan, *, epoch: int, start_step: int = 0) -> None:
-        """What the next iteration over the loader reads: `plan` from `start_step` on."""
+        """Make the next iteration over the loader read `plan` from `start_step` on."""
         self.plan, self.epoch, self.start_step = plan, epoch, start_step
 
     def __len__(self) -> int:
@@ -126,10 +126,10 @@ class Columns:
 
 
 class Images(Dataset[Batch]):
-    """Decoded, squashed images by row, their draws of `seed`, and labels on request.
+    """Map-style dataset: decoded images resized to a square, random draws, optional labels.
 
-    `flip_once` mirrors an image in all epochs or in none; `keep_sides` are the maps whose kept
-    pixels are drawn; `resize_filter` squashes (`resize_rgb`).
+    With `flip_once` an image is mirrored in all epochs or in none. `keep_sides` are the sizes of
+    the maps whose dropped pixels are drawn. `resize_filter` is that of `resize_rgb`.
     """
 
     def __init__(
@@ -157,9 +157,10 @@ class Images(Dataset[Batch]):
         return len(self.index)
 
     def __getitems__(self, requests: list[tuple[int, int]]) -> Batch | A2SError:
-        """Read one batch, or return the error that `batches` raises in the main process.
+        """Read one batch; return an error instead of raising it.
 
-        DataLoader would wrap an exception of its worker into a page of traceback.
+        `batches` raises it in the main process. `DataLoader` would wrap an exception of a worker
+        in a page of traceback.
         """
         try:
             return self._read(requests)
@@ -172,7 +173,7 @@ class Images(Dataset[Batch]):
         keys = [self.index.key(row) if row >= 0 else None for row, _ in requests]
         hash_B = torch.tensor([0 if key is None else key_hash(key) for key in keys])
         epoch = requests[0][1]
-        # Epochs are counted from 1; what is drawn for epoch 0 belongs to the run.
+        # Epochs are counted from 1; epoch 0 stands for draws that hold for the whole run.
         flip_epoch = 0 if self.flip_once else epoch
         flip_B = draw_flip(seed=seed, epoch=flip_epoch, key_hash_B=hash_B)
         keep_BW = None
@@ -213,7 +214,7 @@ class Images(Dataset[Batch]):
             shard = self.index.shards[int(self.index.shard_N[row])]
             raise DataError(
                 f"data: {shard.path}: image {self.index.key(row)} cannot be decoded ({error}); run "
-                "`a2s shard` again into a new folder, which quarantines it"
+                "`a2s shard` again into a new folder, which quarantines the image"
             ) from None
         size, resize_filter = self.image_size, self.resize_filter
         small_SS3 = images.resize_rgb(
@@ -225,7 +226,7 @@ class Images(Dataset[Batch]):
 def make_loader(
     dataset: Images, columns: Columns, *, workers: int, pin_memory: bool = False
 ) -> DataLoader[Batch]:
-    """A loader whose `workers` processes stay alive; iterate it once per `columns.set`."""
+    """Create a loader with `workers` persistent processes; iterate it once per `columns.set`."""
     return DataLoader(
         dataset,
         batch_sampler=columns,
@@ -241,11 +242,11 @@ def make_loader(
 
 
 def batches(loader: DataLoader[Batch]) -> Iterator[Batch]:
-    """The batches of one epoch, on the CPU.
+    """Yield the batches of one epoch, on the CPU.
 
     Raises:
-        DataError: a damaged sample, naming its shard and key; shards were verified when they were
-            written, so it is not skipped silently.
+        DataError: a damaged sample, naming its shard and key. It is not skipped: shards were
+            verified when they were written.
     """
     for batch in loader:
         if isinstance(batch, A2SError):
@@ -258,12 +259,12 @@ def _as_is(batch: Batch) -> Batch:
 
 
 def _die_with_parent(worker: int) -> None:
-    """A fork holds its parent's lock on the run folder; it must not outlive a killed parent."""
+    """Make a worker die with its parent: as a fork it holds the parent's lock on the run folder."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     report = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        # After Ctrl-C the parent takes no more batches; that is no news.
+        # After Ctrl-C the parent closes the connection; do not report that.
         if not issubclass(kind, ConnectionError):
             report(kind, error, trace)
 

@@ -1,4 +1,6 @@
-"""Read bytes by address: at once, or of many addresses in a few files."""
+"""Random reads: a file or tar member by its address, and a cache of open file descriptors."""
+
+from __future__ import annotations
 
 import errno
 import os
@@ -14,7 +16,7 @@ OPEN_FILES = 32
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where bytes lie: a whole file (offset and size -1), or a member of a tar."""
+    """Location of bytes: a whole file (offset and size -1), or a byte range (a tar member)."""
 
     path: str | bytes
     offset: int = -1
@@ -22,17 +24,17 @@ class Address:
 
     @property
     def is_file(self) -> bool:
-        """Whether it is a whole file."""
+        """Whether the address is a whole file."""
         return self.offset < 0
 
     def read(self, *, max_bytes: int | None = None) -> bytes:
-        """Read the bytes; fewer where the file ends before.
+        """Read the bytes; fewer if the file ends earlier.
 
         Raises:
-            OSError: they cannot be read, or it is no regular file; with `errno.EFBIG` they are more
-                than `max_bytes`.
+            OSError: reading fails, or the path is not a regular file; `errno.EFBIG` if there are
+                more than `max_bytes`.
         """
-        # Without O_NONBLOCK, opening a named pipe would wait for ever.
+        # Without O_NONBLOCK, opening a named pipe would block forever.
         descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             status = os.fstat(descriptor)
@@ -50,17 +52,20 @@ class Address:
 
 
 class Descriptors:
-    """A few open files per thread; ``pread`` has no position, so sharing them by fork is safe."""
+    """Per-thread LRU cache of open files.
+
+    `pread` does not move a file position, so forked processes may share the descriptors.
+    """
 
     def __init__(self, paths: list[Path]) -> None:
         self._paths = paths
         self._local = threading.local()
 
-    def __reduce__(self) -> tuple[type["Descriptors"], tuple[list[Path]]]:
+    def __reduce__(self) -> tuple[type[Descriptors], tuple[list[Path]]]:
         return Descriptors, (self._paths,)
 
     def read(self, shard: int, *, offset: int, size: int) -> bytes:
-        """Bytes of one of the files, at an address."""
+        """Read `size` bytes at `offset` of file number `shard`."""
         files: OrderedDict[int, _File] | None = getattr(self._local, "files", None)
         if files is None:
             files = self._local.files = OrderedDict()
@@ -73,7 +78,7 @@ class Descriptors:
 
 
 class _File:
-    """A descriptor that closes itself when forgotten."""
+    """A file descriptor that is closed when the object is freed."""
 
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""Pack one shard of images: read, check, quarantine, write. The worker half of `a2s shard`."""
+"""Worker side of `a2s shard`: read, verify, quarantine and write the images of one shard."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ COLUMNS = {
     "width": "int32",
     "height": "int32",
     "orientation": "int8",
-    # Hash of the bytes as they came, to find equal images under different keys.
+    # Hash of the original file, for finding identical images under different keys.
     "content": "uint64",
 }
 
 
 @dataclass(frozen=True)
 class PackingJob:
-    """What every task of one run needs to know."""
+    """Settings that all packing tasks of a run share."""
 
     out: Path
     settings: str
@@ -49,7 +49,7 @@ class PackingJob:
 
 
 class _Unusable(Exception):
-    """An image that goes to the failure list."""
+    """Raised for an image that must be quarantined."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -68,9 +68,9 @@ def pack(number: int, work: PackingJob) -> dict[str, Any]:
         for row in rows:
             try:
                 members, values = _sample(row, work)
-            except _Unusable as why:
-                shown = row["member"] or os.fsdecode(row["path"])
-                failures.append(failure(row["key"], shown, why.reason, why.detail))
+            except _Unusable as error:
+                source = row["member"] or os.fsdecode(row["path"])
+                failures.append(failure(row["key"], source, error.reason, error.detail))
             else:
                 writer.add(row["key"], members, **values)
         writer.extra["failures"] = failures
@@ -78,7 +78,7 @@ def pack(number: int, work: PackingJob) -> dict[str, Any]:
 
 
 def _sample(row: dict[str, Any], work: PackingJob) -> tuple[dict[str, bytes], dict[str, object]]:
-    """Members and columns of one image; the pixels are decoded once, to know that they can be."""
+    """Tar members and table columns of one image; decodes it once to verify it."""
     data = _read(Address(row["path"], row["offset"], row["size"]))
     try:
         info = images.probe(data, max_pixels=work.max_pixels)
@@ -105,7 +105,7 @@ def _sample(row: dict[str, Any], work: PackingJob) -> tuple[dict[str, bytes], di
 
 
 def _mask(row: dict[str, Any], *, before: tuple[int, int], after: tuple[int, int]) -> bytes:
-    """The mask as PNG: its bytes as they came unless another format or size is needed."""
+    """The mask as PNG; keeps the original bytes unless format or size must change."""
     data = _read(Address(row["mask_path"], row["mask_offset"], row["mask_size"]))
     try:
         mask_HW = images.decode_mask(data)

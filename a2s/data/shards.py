@@ -1,8 +1,10 @@
-"""Tar shards: writing them, and streaming any tar; reading by address is in ``tar_index``.
+"""Shard writer; `index` reads shards.
 
-A shard is ``NAME.tar`` + ``NAME.parquet`` (one row per key) + ``NAME.json`` (written last: it
-means that the shard is done). Any WebDataset reader can read the tars.
+A shard consists of `NAME.tar`, `NAME.parquet` (one row per key) and the manifest `NAME.json`. The
+manifest is written last and marks the shard as finished. Any WebDataset reader can read the tars.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -25,12 +27,12 @@ _BLOCK = 512
 
 
 def shard_name(number: int) -> str:
-    """Name of a shard, the stem of its three files."""
+    """Name of a shard: the stem of its three files."""
     return f"shard-{number:06d}"
 
 
 def shard_done(out: Path, name: str, *, settings: str) -> dict[str, Any] | None:
-    """The manifest of a finished shard made with these settings, else None."""
+    """Return the manifest of a shard if it is finished and was made with `settings`, else None."""
     path = out / f"{name}.json"
     try:
         manifest: dict[str, Any] = read_json(path)
@@ -42,23 +44,25 @@ def shard_done(out: Path, name: str, *, settings: str) -> dict[str, Any] | None:
 
 
 def remove_leftovers(out: Path, names: Collection[str]) -> None:
-    """Delete what killed writers of these shards left; nobody may be writing them now."""
+    """Delete temporary files that killed writers of these shards left.
+
+    No process may be writing these shards.
+    """
     for path in out.glob(".*.tmp"):
         if path.name.split(".")[1] in names:
             path.unlink(missing_ok=True)
 
 
 class ShardWriter:
-    """Write one shard; the same input gives the same bytes.
+    """Context manager that writes one shard; deterministic and atomic.
 
-    Several may write the same shard from the same input at once: whoever renames last, what is
-    there is whole.
+    All three files appear on success, the manifest last; none after an exception. Several processes
+    may write the same shard from the same input concurrently: renames are atomic, so the shard is
+    always complete.
 
-    Use as a context manager: all three files appear on success, the manifest last, and none after
-    an exception. ``columns`` names the values of each sample, as Arrow types or their aliases
-    (``{"width": "int32"}``); key, offset, size and crc32 (and those of the mask) are always there.
-    ``settings`` is the hash of what made the shard, ``num_shards`` how many the folder will hold
-    when complete.
+    `columns` maps extra table columns to Arrow types or their aliases (`{"width": "int32"}`); key,
+    offset, size and crc32 (also of the mask) are always present. `settings` is the hash of the
+    settings that made the shard, `num_shards` the number of shards in the complete folder.
     """
 
     def __init__(
@@ -73,7 +77,7 @@ class ShardWriter:
         self.out = out
         self.name = name
         self.extra: dict[str, object] = {}
-        """More entries for the manifest, to be filled before the writer is left."""
+        """Additional manifest entries; set them before the writer exits."""
         self._settings = settings
         self._num_shards = num_shards
         fields = {
@@ -91,8 +95,8 @@ class ShardWriter:
         self._schema = pa.schema(list(fields.items()))
         self._rows: dict[str, list[object]] = {column: [] for column in fields}
 
-    def __enter__(self) -> "ShardWriter":
-        # Here and not above: it imports torch, which readers of shards need not pay for.
+    def __enter__(self) -> ShardWriter:
+        # Imported lazily: it imports torch, which readers of shards do not need.
         from webdataset.writer import TarWriter
 
         self._stack = ExitStack()
@@ -111,9 +115,10 @@ class ShardWriter:
         return self
 
     def add(self, key: str, members: Mapping[str, bytes], **values: object) -> None:
-        """Append a sample: its main member first, then perhaps ``mask.png``.
+        """Append a sample.
 
-        ``members`` maps the extension, without its first dot, to bytes; ``values`` are the columns.
+        `members` maps extensions without the leading dot to bytes: the image or label first, then
+        optionally `mask.png`. `values` are the extra columns.
         """
         main, *others = members
         assert others in ([], [MASK]), others
@@ -162,7 +167,7 @@ class ShardWriter:
                 "num_shards": self._num_shards,
                 **self.extra,
             }
-            # A manifest of an earlier attempt must not vouch for the new tar; an equal one does.
+            # Delete an earlier manifest, which would describe the old tar, unless it is equal.
             path = self.out / f"{self.name}.json"
             if not _holds(path, manifest):
                 path.unlink(missing_ok=True)
@@ -179,7 +184,7 @@ def _holds(path: Path, value: Mapping[str, object]) -> bool:
 
 
 class _HashingFile:
-    """A file that is only written, and hashed on the way."""
+    """Write-only file that computes the SHA-256 and the size of its contents."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -193,10 +198,10 @@ class _HashingFile:
 
 
 def refuse_unsafe_member(name: str, *, source: str) -> None:
-    """Refuse a member whose name would lead out of a folder.
+    """Refuse a member whose name escapes the folder that it is extracted to.
 
     Raises:
-        DataError: the name is absolute, has a ``..`` segment or a NUL.
+        DataError: the name is absolute, has a `..` segment or a NUL.
     """
     if name.startswith("/") or ".." in name.split("/") or "\0" in name:
-        raise DataError(f"{source}: member {name!r} leads out of the folder; refused")
+        raise DataError(f"{source}: member {name!r} escapes the folder; refused")

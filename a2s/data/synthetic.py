@@ -1,8 +1,8 @@
-"""Procedurally drawn scenes with exact masks: test and demo data that needs no download.
+"""Synthetic scenes with exact masks: test and demo data that needs no download.
 
-A scene is textured ground under a light gradient, one to three objects with their own texture and
-shading, and the shadows they cast, which belong to the ground and are not in the mask. Two of the
-ground's own marks (stripes, patches) keep "anything unusual is an object" from being the answer.
+A scene shows one to three textured, shaded objects on textured ground under a light gradient. The
+objects cast shadows, which are not part of the mask. The ground also has stripes and patches, so
+"anything unusual is an object" is not a solution.
 
     python -m a2s.data.synthetic runs/scenes --num-train 96 --num-test 24 --side-px 224
 """
@@ -31,18 +31,18 @@ SUPERSAMPLE = 4
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn photograph and its truth."""
+    """A synthetic image and its ground truth."""
 
     image_HW3: U8
     """RGB."""
     mask_HW: U8
-    """0 or 255: the object covers at least half of the pixel."""
+    """0 or 255; 255 where an object covers at least half of the pixel."""
     shadow_HW: F32
-    """How dark the cast shadows are, 0 to 1; never part of the mask."""
+    """Darkness of the cast shadows, 0 to 1; never part of the mask."""
 
 
 def draw_scene(*, seed: int, index: int, side_px: int) -> Scene:
-    """Draw one scene; the same (seed, index, side) always gives the same bytes.
+    """Draw one scene; deterministic in (seed, index, side).
 
     Range: side_px at least 32.
     """
@@ -63,7 +63,7 @@ def draw_scene(*, seed: int, index: int, side_px: int) -> Scene:
         cover = _silhouette(rng, shape, centre=centre, radius=radius)
         offset = radius * float(rng.uniform(0.4, 0.9))
         cast = _shift(cover, dx=offset * np.cos(light), dy=offset * np.sin(light))
-        # Objects drawn before stay lit: the shadow falls on the ground.
+        # The shadow falls on the ground only, not on objects drawn earlier.
         cast = _f32(cv2.GaussianBlur(cast, (0, 0), max(1.0, radius * 0.12)) * (1 - mask))
         cast *= np.float32(rng.uniform(0.35, 0.6))
         canvas = _f32(canvas * (1 - cast[..., None]))
@@ -84,12 +84,12 @@ def draw_scene(*, seed: int, index: int, side_px: int) -> Scene:
 
 
 def render_folder(out: Path, *, num_train: int, num_test: int, side_px: int, seed: int) -> bool:
-    """Write `train/*.jpg`, `test/images/*.jpg`, `test/masks/*.png`; False when already there.
+    """Write `train/*.jpg`, `test/images/*.jpg`, `test/masks/*.png`; False if they exist already.
 
-    The manifest is written last, so that an interrupted rendering starts again.
+    The manifest is written last, so an interrupted rendering starts again.
     """
     request = {"num_train": num_train, "num_test": num_test, "side_px": side_px, "seed": seed}
-    # The drawing code is part of the request: other code draws other scenes.
+    # The hash of this file is part of the request, because changed code may draw other scenes.
     request["drawing"] = int(digest(Path(__file__).read_text("utf-8"))[:12], 16)
     manifest = out / MANIFEST
     if manifest.is_file() and read_json(manifest) == request:
@@ -115,7 +115,7 @@ def _f32(values: Any) -> F32:
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, int]) -> F32:
-    """Multi-octave value noise: coarse patches, fine grain; about -1 to 1."""
+    """Multi-octave value noise. Range: about -1 to 1."""
     height, width = shape
     total = np.zeros(shape, np.float32)
     weight = 1.0
@@ -136,7 +136,7 @@ def _textured(
     contrast: float,
     saturation: float = 0.3,
 ) -> F32:
-    """A surface of one base colour whose brightness and hue follow noise; RGB, 0 to 1."""
+    """Surface of one base colour with noise in brightness and hue. Range: RGB, 0 to 1."""
     brightness = np.clip(value * (1 + contrast * _noise(rng, shape)), 0.02, 1)
     hues = np.mod(2 * (hue + 10 * _noise(rng, shape)), 360)
     saturations = np.full(shape, saturation, np.float32)
@@ -145,7 +145,7 @@ def _textured(
 
 
 def _marks(rng: np.random.Generator, ground: F32) -> F32:
-    """Faint stripes and patches that belong to the ground and run to its border."""
+    """Add faint stripes and patches to the ground, up to its border."""
     height, width = ground.shape[:2]
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     angle, period = rng.uniform(0, np.pi), rng.uniform(0.08, 0.3) * max(height, width)
@@ -158,7 +158,7 @@ def _marks(rng: np.random.Generator, ground: F32) -> F32:
 def _places(
     rng: np.random.Generator, shape: tuple[int, int]
 ) -> list[tuple[tuple[float, float], float]]:
-    """Centres (x, y) and radii in pixels of one to three objects that hardly overlap."""
+    """Centres (x, y) and radii, in pixels, of one to three objects that hardly overlap."""
     height, width = shape
     count = int(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15]))
     scale = {1: (0.18, 0.34), 2: (0.13, 0.22), 3: (0.1, 0.17)}[count]
@@ -181,7 +181,7 @@ def _silhouette(
     centre: tuple[float, float],
     radius: float,
 ) -> F32:
-    """Share of each pixel that an object covers; drawn large and averaged, so edges are exact."""
+    """Share of each pixel that an object covers; supersampled for exact edges."""
     kind = rng.choice(["ellipse", "polygon", "blob", "ring", "star"])
     angle = np.linspace(0, 2 * np.pi, 180, endpoint=False)
     if kind in ("polygon", "star"):
@@ -222,7 +222,7 @@ def _shift(field: F32, *, dx: float, dy: float) -> F32:
 def _ball(
     shape: tuple[int, int], *, centre: tuple[float, float], radius: float, light: float
 ) -> F32:
-    """Bright towards the light, dark away from it; -1 to 1."""
+    """Shading of a ball: bright towards the light, dark away from it. Range: -1 to 1."""
     y, x = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
     along = (x - centre[0]) * np.cos(light) + (y - centre[1]) * np.sin(light)
     return _f32(np.clip(-along / radius, -1, 1))
@@ -258,14 +258,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.side_px < 32:
         parser.error(f"--side-px must be at least 32, not {chosen.side_px}")
-    drawn = render_folder(
+    rendered = render_folder(
         chosen.out,
         num_train=chosen.num_train,
         num_test=chosen.num_test,
         side_px=chosen.side_px,
         seed=chosen.seed,
     )
-    what = "rendered" if drawn else "already there:"
+    what = "rendered" if rendered else "already there:"
     print(f"scenes: {what} {chosen.num_train} + {chosen.num_test} scenes in {chosen.out}")
     return 0
 

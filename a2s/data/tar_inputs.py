@@ -1,4 +1,6 @@
-"""Tars as inputs: listing their members by address, fetching remote or compressed ones."""
+"""Tars as inputs of `a2s shard`: download or decompress them, list the offsets of their members."""
+
+from __future__ import annotations
 
 import lzma
 import os
@@ -22,7 +24,7 @@ _BLOCK = 512
 
 @dataclass(frozen=True)
 class Member:
-    """One member of a tar; ``problem`` is the reason why it cannot be used, or empty."""
+    """One member of a tar; `problem` says why it cannot be used, empty if it can."""
 
     name: str
     suffix: str
@@ -35,20 +37,20 @@ class Member:
 
     @property
     def is_image(self) -> bool:
-        """Whether it has a key, that is, an image's suffix."""
+        """Whether the member has a key, that is, the suffix of an image."""
         return bool(self.key)
 
 
 def is_tar(path: Path) -> bool:
-    """Whether a file name is that of a tar."""
+    """Whether a file has the suffix of a tar, compressed or not."""
     return path.name.lower().endswith((".tar", *_COMPRESSED))
 
 
 def local_tar(source: str, *, staging: Path, number: int) -> Path:
-    """A plain local tar with the members of ``source``, which is copied when it is not one.
+    """Return an uncompressed local tar; copy the images of a remote or compressed one to `staging`.
 
     Raises:
-        DataError: the source cannot be fetched or is damaged.
+        DataError: the source cannot be downloaded or is damaged.
     """
     if not is_remote(source) and not source.lower().endswith(_COMPRESSED):
         return Path(source)
@@ -62,7 +64,7 @@ def local_tar(source: str, *, staging: Path, number: int) -> Path:
             tarfile.open(temporary, "w", format=tarfile.GNU_FORMAT) as copy,
         ):
             while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # it would remember all of them
+                tar.members = []  # type: ignore[attr-defined]  # else it keeps all in memory
                 if member.type in _PLAIN_FILE and _suffix(member.name) in SUFFIXES:
                     copy.addfile(member, tar.extractfile(member))
                     copy.members = []  # type: ignore[attr-defined]
@@ -72,31 +74,31 @@ def local_tar(source: str, *, staging: Path, number: int) -> Path:
 
 
 def tar_members(path: Path, *, source: str) -> Iterator[Member]:
-    """List a plain local tar without reading its contents.
+    """List the members of an uncompressed local tar without reading their contents.
 
-    A member with a hostile name, and the place where a tar is damaged, come out with a ``problem``.
+    A member with an unsafe name, and the position where the tar is damaged, have a `problem`.
 
     Raises:
-        DataError: it is not a tar.
+        DataError: the file is not a tar.
     """
     num_bytes = path.stat().st_size
     try:
         tar = tarfile.open(path, "r:")  # noqa: SIM115
     except tarfile.TarError as error:
-        raise DataError(f"{source}: not a plain tar, or damaged ({error})") from error
+        raise DataError(f"{source}: not an uncompressed tar, or damaged ({error})") from error
     with tar, path.open("rb") as file:
         try:
             while (entry := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # it would remember all of them
+                tar.members = []  # type: ignore[attr-defined]  # else it keeps all in memory
                 if entry.type in _PLAIN_FILE:
                     yield _member(entry, source=source, num_bytes=num_bytes)
             file.seek(min(tar.offset, num_bytes))
-            # tarfile may end quietly before the end; only a block of zeros is the true one.
-            damage = "" if file.read(_BLOCK) == bytes(_BLOCK) else "no end mark"
+            # tarfile may stop early without an error; a complete tar ends with a block of zeros.
+            damage = "" if file.read(_BLOCK) == bytes(_BLOCK) else "no end marker"
         except tarfile.TarError as error:
             damage = str(error)
         if damage:
-            detail = f"{damage} at byte {tar.offset} of {num_bytes}; what follows is lost"
+            detail = f"{damage} at byte {tar.offset} of {num_bytes}; the rest is lost"
             yield Member("", "", -1, -1, problem="damaged_tar", detail=detail)
 
 
@@ -119,7 +121,7 @@ def _member(entry: tarfile.TarInfo, *, source: str, num_bytes: int) -> Member:
 
 
 def _key(stem: str) -> str:
-    """Key of a member; one that is a key already, as in our own shards, stays as it is."""
+    """Key of a member; a name that is a valid key already (as in a2s shards) is kept."""
     try:
         decode_key(stem)
     except DataError:

@@ -1,8 +1,8 @@
-"""Random draws that belong to a sample, and the few tensor operations around them.
+"""Augmentation: flips and dropped pixels as deterministic hashes, and input normalisation. Pure.
 
-A flip or a dropped pixel is an integer hash of (seed, epoch, key, map, pixel): the same on any
-rank, in any order. Every product stays below 2**63, so int64 arithmetic is exact.
-B images, C channels, H rows, W columns (or words of bits).
+A draw is an integer hash of (seed, epoch, key, map, pixel), so it does not depend on rank or order.
+Every product stays below 2**63, so int64 arithmetic is exact.
+Shapes: B images, C channels, H rows, W columns (or 32-bit words).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 MASK = 0xFFFFFFFF
 GOLDEN = 0x9E3779B9
-# Different draws from the same (seed, epoch, key) must not be correlated.
+# Separate the streams of flips and dropped pixels of one (seed, epoch, key).
 FLIP, KEEP = 1, 2
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -24,7 +24,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def _mix(word: Any) -> Any:
-    """Bijective 32-bit finaliser of an int or a tensor; both multipliers are below 2**31."""
+    """Bijective 32-bit hash of an int or a tensor; both multipliers are below 2**31."""
     word = word ^ (word >> 16)
     word = (word * 0x21F0AAAD) & MASK
     word = word ^ (word >> 15)
@@ -33,9 +33,9 @@ def _mix(word: Any) -> Any:
 
 
 def hash_u32(*parts: int | Tensor) -> Tensor:
-    """Hash integers (each up to 63 bits) or broadcastable int64 tensors of them.
+    """Hash integers (each up to 63 bits) and broadcastable int64 tensors of integers.
 
-    Leading integers are mixed as integers, so that only what differs per sample costs tensors.
+    Leading Python integers are hashed without tensor operations.
     Shape: the broadcast shape of the tensors among `parts`. Range: [0, 2**32) as int64.
     """
     state: Any = 0
@@ -56,11 +56,11 @@ def draw_flip(*, seed: int, epoch: int, key_hash_B: Tensor) -> Tensor:
 def draw_keep_words(
     *, seed: int, epoch: int, key_hash_B: Tensor, sides: Sequence[tuple[int, int]]
 ) -> Tensor:
-    """Draw which pixels of the maps of these (height, width) take part in the loss, as bits.
+    """Draw which pixels of maps of these (height, width) contribute to the loss, one bit each.
 
-    One hash decides 32 neighbouring pixels, a bit each. Drawn where the images are read: hundreds
-    of small products, which a GPU would have to be told one by one, for 13 kB per image.
-    Shape: int64 `[B] -> int32 [B, W]`, the words of all maps one after the other.
+    One hash decides 32 neighbouring pixels. Runs in the loader's workers: on a GPU it would be
+    hundreds of small kernel launches, for 13 kB per image.
+    Shape: int64 `[B] -> int32 [B, W]`, the words of all maps concatenated.
     Reference: Sec. III-A (half of the pixels are dropped at each iteration).
     """
     words = []
@@ -72,9 +72,9 @@ def draw_keep_words(
 
 
 def unpack_keep(word_BW: Tensor, sides: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """Turn the words of `draw_keep_words` into a mask per map.
+    """Unpack the words of `draw_keep_words` to one mask per map.
 
-    Shape: int32 `[B, W]` -> bool `[B, 1, height, width]` for each of `sides`
+    Shape: int32 `[B, W]` -> bool `[B, 1, height, width]` for each of `sides`.
     """
     bit_BN = (word_BW[:, :, None] >> torch.arange(32, device=word_BW.device) & 1).bool().flatten(1)
     masks, start = [], 0
@@ -85,7 +85,7 @@ def unpack_keep(word_BW: Tensor, sides: Sequence[tuple[int, int]]) -> list[Tenso
 
 
 def normalise(image_u8_B3HW: Tensor) -> Tensor:
-    """RGB bytes to what ImageNet encoders expect; keeps the memory format.
+    """Normalise RGB bytes with ImageNet mean and deviation; keeps the memory format.
 
     Shape: uint8 `[B,3,H,W] -> float32 [B,3,H,W]`. Reference: the encoders' own training.
     """
@@ -95,16 +95,16 @@ def normalise(image_u8_B3HW: Tensor) -> Tensor:
 
 @functools.cache
 def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and deviation on a device, put there once: a GPU is waited for when they are sent."""
+    """ImageNet mean and deviation on a device; cached because the copy synchronises with a GPU."""
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return mean.to(device), std.to(device)
 
 
 def flip(x_BCHW: Tensor) -> Tensor:
-    """Mirror left and right; its own inverse."""
+    """Mirror horizontally; its own inverse."""
     return x_BCHW.flip(-1)
 
 
 def flip_where(x_BCHW: Tensor, flip_B: Tensor) -> Tensor:
-    """Mirror the images that `flip_B` names; its own inverse."""
+    """Mirror the images where `flip_B` is True; its own inverse."""
     return torch.where(flip_B.view(-1, 1, 1, 1), x_BCHW.flip(-1), x_BCHW)

@@ -1,4 +1,4 @@
-"""The plan, by brute force: every key once, equal steps, equal global batches for every world."""
+"""Epoch plan, by brute force: each key once, equal steps, equal batches for all world sizes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_every_key_once_for_every_world(
 def test_order_stays_within_windows_of_shards(sizes: list[int], window: int) -> None:
     order = epoch_order(sizes, seed=1, epoch=2, window=window)
     shard_of_row = np.repeat(np.arange(len(sizes)), sizes)
-    # A shard's samples span no more places than its window holds samples.
+    # The samples of a shard span at most as many positions as its window holds samples.
     limit = sum(sorted(sizes)[-window:])
     for shard in range(len(sizes)):
         places = np.flatnonzero(shard_of_row[order] == shard)
@@ -74,8 +74,8 @@ def test_seed_and_epoch_change_the_order() -> None:
     assert first != sorted(first)
 
 
-def test_shuffle_is_even() -> None:
-    """Over many epochs each sample is first about equally often."""
+def test_shuffle_is_uniform() -> None:
+    """Over many epochs each sample comes first about equally often."""
     firsts = np.bincount(
         [epoch_order([3, 3, 3], seed=0, epoch=e, window=3)[0] for e in range(1800)], minlength=9
     )
@@ -83,12 +83,12 @@ def test_shuffle_is_even() -> None:
     assert firsts.max() < 260
 
 
-def test_order_is_the_same_for_ever() -> None:
-    # Runs resume by it, so its values are fixed, whatever the version of numpy.
+def test_order_is_pinned() -> None:
+    # Resumed runs rely on the order, so its values must not change with the numpy version.
     assert epoch_order([3, 2, 4], seed=7, epoch=1, window=2).tolist() == [3, 0, 1, 4, 2, 6, 5, 8, 7]
 
 
-def test_batch_size_must_suit_the_ranks() -> None:
+def test_batch_size_must_be_a_multiple_of_the_world_size() -> None:
     plan = make_plan([9], batch_size=8, seed=0, epoch=0)
     with pytest.raises(ConfigError, match=r"batch_size 8 .* 3 ranks"):
         plan.rank_batch(0, rank=0, world=3)
@@ -97,7 +97,7 @@ def test_batch_size_must_suit_the_ranks() -> None:
 
 
 @pytest.mark.parametrize("sizes", [[], [0, 0]])
-def test_nothing_to_plan(sizes: list[int]) -> None:
+def test_plan_without_samples_is_refused(sizes: list[int]) -> None:
     with pytest.raises(DataError, match="no usable sample"):
         make_plan(sizes, batch_size=2, seed=0, epoch=0)
 

@@ -1,4 +1,4 @@
-"""Decoding: orientation, colour modes, and every way an image can be bad."""
+"""Decoding: orientation, colour modes, bad images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from a2s.data import images
 from a2s.data.images import BadImage
 
-# Four colours, so that every orientation can be told from the others.
+# Four colours, so that all orientations differ.
 QUADRANTS = np.zeros((16, 24, 3), np.uint8)
 QUADRANTS[:8, :12] = (255, 0, 0)
 QUADRANTS[:8, 12:] = (0, 255, 0)
@@ -65,7 +65,7 @@ def test_orientation_out_of_range_counts_as_upright() -> None:
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "BMP", "TIFF", "WEBP"])
-def test_lossless_formats_come_back_exactly(image_format: str) -> None:
+def test_lossless_formats_decode_exactly(image_format: str) -> None:
     options = {"lossless": True} if image_format == "WEBP" else {}
     decoded = images.decode(encoded(QUADRANTS, image_format, **options))
     np.testing.assert_array_equal(decoded, QUADRANTS)
@@ -74,13 +74,13 @@ def test_lossless_formats_come_back_exactly(image_format: str) -> None:
     assert decoded.flags.c_contiguous
 
 
-def test_grey_is_repeated() -> None:
+def test_grey_fills_all_three_channels() -> None:
     grey_HW = np.arange(256, dtype=np.uint8).reshape(16, 16)
     expected = np.repeat(grey_HW[..., None], 3, axis=2)
     np.testing.assert_array_equal(images.decode(encoded(grey_HW, "PNG")), expected)
 
 
-def test_one_bit() -> None:
+def test_one_bit_images() -> None:
     bits = Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1")
     np.testing.assert_array_equal(images.decode(encoded(bits, "PNG"))[0, :, 0], [0, 255])
     np.testing.assert_array_equal(images.decode_mask(encoded(bits, "PNG"))[0], [0, 255])
@@ -93,7 +93,7 @@ def test_cmyk_jpeg() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_alpha_is_laid_over_white(mode: str) -> None:
+def test_alpha_is_composited_over_white(mode: str) -> None:
     image = Image.new("RGBA", (3, 1), (0, 0, 0, 255))
     image.putpixel((1, 0), (0, 0, 0, 0))
     image.putpixel((2, 0), (0, 0, 0, 128))
@@ -170,7 +170,7 @@ def _png(width: int, height: int, *, bit_depth: int, colour: int, rows: bytes) -
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_bad_images_say_why(data: bytes, reason: str) -> None:
+def test_bad_images_have_a_reason(data: bytes, reason: str) -> None:
     for read in (images.probe, images.decode, images.decode_mask):
         if read is images.decode_mask and reason == "unsupported" and data[:2] == b"II":
             continue
@@ -187,7 +187,7 @@ def test_large_but_allowed_gives_no_warning() -> None:
     assert images.decode_mask(data).shape == (9_000, 10_000)
 
 
-def test_an_image_for_which_memory_is_short_is_not_called_damaged() -> None:
+def test_out_of_memory_is_not_reported_as_damage() -> None:
     code = """
 import resource, sys
 from a2s.data import images
@@ -207,8 +207,8 @@ except images.BadImage as error:
     assert done.stdout.split() == [b"memory"]
 
 
-def test_bad_image_survives_a_process_boundary() -> None:
-    # Ray ships it by the same protocol that copy uses.
+def test_bad_image_error_can_be_pickled() -> None:
+    # Ray pickles it; `copy` uses the same protocol.
     error = copy.copy(BadImage("empty", "nothing"))
     assert (error.reason, error.detail) == ("empty", "nothing")
 
@@ -238,7 +238,7 @@ def test_resizing_is_antialiased_and_masks_are_not() -> None:
     assert set(np.unique(mask)) <= {0, 255}
 
 
-def test_shrinking_keeps_the_kind() -> None:
+def test_shrinking_keeps_lossless_formats_lossless() -> None:
     data, extension = images.shrink(encoded(_noise(), "JPEG"), max_side=32)
     assert (extension, images.probe(data).format) == ("jpg", "JPEG")
     data, extension = images.shrink(encoded(_noise(), "TIFF"), max_side=32)
@@ -247,14 +247,14 @@ def test_shrinking_keeps_the_kind() -> None:
 
 
 @pytest.mark.parametrize("name", ["bilinear", "bicubic", "nearest"])
-def test_filters_are_pillows(name: str) -> None:
+def test_resize_filters_are_those_of_pillow(name: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 70, 3), dtype=np.uint8)
     found = images.resize_rgb(pixels, height=32, width=32, resize_filter=name)
     expected = Image.fromarray(pixels).resize((32, 32), getattr(Image.Resampling, name.upper()))
     np.testing.assert_array_equal(found, np.array(expected))
 
 
-def test_the_filter_of_the_authors_code_is_pillows_default() -> None:
+def test_filter_of_the_authors_code_is_the_default_of_pillow() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 70, 3), dtype=np.uint8)
     found = images.resize_rgb(pixels, height=32, width=32, resize_filter="bicubic")
     np.testing.assert_array_equal(found, np.array(Image.fromarray(pixels).resize((32, 32))))

@@ -1,4 +1,4 @@
-"""What is found in folders, lists and tars, under which keys, in which order."""
+"""Inputs of `a2s shard`: which images are found in folders, lists and tars, keys, order."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     assert Path(os.fsdecode(result.images["path"][0].as_py())).read_bytes() == b"x"
 
 
-def test_link_loops_end_and_other_links_are_followed(tmp_path: Path) -> None:
+def test_links_are_followed_except_into_a_cycle(tmp_path: Path) -> None:
     touch(tmp_path / "in", "a/b/1.jpg")
     touch(tmp_path / "else", "2.jpg")
     (tmp_path / "in/a/b/up").symlink_to(tmp_path / "in")
@@ -61,14 +61,14 @@ def test_link_loops_end_and_other_links_are_followed(tmp_path: Path) -> None:
     assert keys(found(tmp_path, tmp_path / "in")) == ["a/b/1", "link/2"]
 
 
-def test_output_and_masks_inside_the_folder_are_no_images(tmp_path: Path) -> None:
+def test_output_and_masks_folders_are_excluded(tmp_path: Path) -> None:
     touch(tmp_path, "1.jpg", "masks/1.png", "out/9.jpg")
     result = found(tmp_path, tmp_path, masks=tmp_path / "masks")
     assert keys(result) == ["1"]
     assert result.images["mask_path"].null_count == 0
 
 
-def test_the_second_of_two_equal_keys_is_left_out(tmp_path: Path) -> None:
+def test_duplicate_keys_are_failures(tmp_path: Path) -> None:
     touch(tmp_path / "one", "a.jpg", "a.png", "b.jpg")
     touch(tmp_path / "two", "b.png", "c.png")
     result = found(tmp_path, tmp_path / "one", tmp_path / "two")
@@ -79,7 +79,7 @@ def test_the_second_of_two_equal_keys_is_left_out(tmp_path: Path) -> None:
     assert [Path(line["path"]).name for line in swapped.failures] == ["a.png", "b.jpg"]
 
 
-def test_masks_are_paired_by_key_never_by_order(tmp_path: Path) -> None:
+def test_masks_are_paired_by_key(tmp_path: Path) -> None:
     touch(tmp_path / "in", "a.jpg", "b.jpg", "sub/c.jpg")
     touch(tmp_path / "masks", "0.png", "b.png", "b.bmp", "sub/c.png", "c.png")
     result = found(tmp_path, tmp_path / "in", masks=tmp_path / "masks")
@@ -101,7 +101,7 @@ def test_lists(tmp_path: Path) -> None:
     assert result.skipped == {".md": 1}
 
 
-def test_a_list_of_files_elsewhere_is_relative_to_their_common_folder(tmp_path: Path) -> None:
+def test_keys_of_a_list_are_relative_to_the_common_folder(tmp_path: Path) -> None:
     touch(tmp_path / "photos", "x/a.jpg", "y/a.jpg")
     (tmp_path / "lists").mkdir()
     listed = tmp_path / "lists/all.txt"
@@ -125,7 +125,7 @@ def test_tars(tmp_path: Path, kind: str) -> None:
         assert file.read(row["size"]) == b"x"
 
 
-def test_our_own_shards_keep_their_keys(tmp_path: Path) -> None:
+def test_a2s_shards_keep_their_keys(tmp_path: Path) -> None:
     with ShardWriter(tmp_path) as writer:
         for key in ("a%20b", "c/d"):
             writer.add(key, {"jpg": b"1", "mask.png": b"2"})
@@ -134,7 +134,7 @@ def test_our_own_shards_keep_their_keys(tmp_path: Path) -> None:
     assert result.images["mask_size"].to_pylist() == [1, 1]
 
 
-def test_hostile_and_truncated_tars_cost_only_what_is_bad(tmp_path: Path) -> None:
+def test_unsafe_and_truncated_tars_lose_only_bad_members(tmp_path: Path) -> None:
     touch(tmp_path / "in", "1.jpg", "2.jpg", "3.jpg")
     path = tmp_path / "x.tar"
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
@@ -143,7 +143,7 @@ def test_hostile_and_truncated_tars_cost_only_what_is_bad(tmp_path: Path) -> Non
     result = found(tmp_path, path)
     assert keys(result) == ["last", "ok"]
     assert [line["reason"] for line in result.failures] == ["unsafe_name"]
-    # Cut within the third header, behind the second member, within the second header.
+    # Cut inside the third header, after the second member, inside the second header.
     for num_bytes in (2 * 1024 + 100, 2 * 1024, 1024 + 100):
         os.truncate(path, num_bytes)
         result = found(tmp_path, path)
@@ -151,7 +151,7 @@ def test_hostile_and_truncated_tars_cost_only_what_is_bad(tmp_path: Path) -> Non
         assert result.failures[-1]["reason"] == "damaged_tar"
 
 
-def test_a_damaged_header_is_not_taken_for_the_end(tmp_path: Path) -> None:
+def test_a_damaged_tar_header_is_not_the_end_of_the_tar(tmp_path: Path) -> None:
     touch(tmp_path / "in", "1.jpg", "2.jpg")
     path = tmp_path / "x.tar"
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
@@ -165,14 +165,14 @@ def test_a_damaged_header_is_not_taken_for_the_end(tmp_path: Path) -> None:
     assert [line["reason"] for line in result.failures] == ["damaged_tar"]
 
 
-def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_inputs_are_named(tmp_path: Path) -> None:
     touch(tmp_path / "empty", "notes.txt", "x.tar")
     (tmp_path / "none.txt").write_text("\n")
     (tmp_path / "odd.docx").write_text("x")
     for source, message in (
         ("empty", r"empty: holds no images .* 2 other files .*empty/\*\.tar"),
         ("none.txt", "none.txt: the list is empty"),
-        ("empty/x.tar", "x.tar: not a plain tar"),
+        ("empty/x.tar", "x.tar: not an uncompressed tar"),
     ):
         with pytest.raises(DataError, match=message):
             found(tmp_path, tmp_path / source)
@@ -182,7 +182,7 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     touch(tmp_path / "in", "1.jpg")
     with pytest.raises(ConfigError, match=r"--masks .*nowhere: no such folder"):
         found(tmp_path, tmp_path / "in", masks=tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="two folders"):
+    with pytest.raises(ConfigError, match="different folders"):
         found(tmp_path, tmp_path / "in", masks=tmp_path / "in")
     with pytest.raises(DataError, match="refused"):
         found(tmp_path, "pipe:touch pwned.tar")

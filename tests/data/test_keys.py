@@ -1,4 +1,4 @@
-"""Keys: reversible, safe, one spelling per path."""
+"""Keys: reversible, safe, one canonical spelling per path."""
 
 from __future__ import annotations
 
@@ -78,13 +78,13 @@ def test_unsafe_and_malformed_keys_are_refused(key: str) -> None:
         decode_key(key)
 
 
-def test_a_name_that_is_no_text_is_refused() -> None:
+def test_names_that_are_not_text_are_refused() -> None:
     with pytest.raises(DataError, match="rename"):
         encode_key("a\ud800")
 
 
-def test_hash_is_the_same_for_ever() -> None:
-    # Runs resume by it, so its values are fixed.
+def test_key_hash_is_pinned() -> None:
+    # Resumed runs rely on the hash, so its values must not change.
     assert key_hash("a") == 3405396810240292928
     assert key_hash("a/b%20c") == 8957838958930640324
     assert 0 <= key_hash("a/b") < 2**63

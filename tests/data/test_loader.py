@@ -1,4 +1,4 @@
-"""The loader: each rank's share of every column, whatever the workers do."""
+"""Data loader: each rank's part of the global batches, with any number of workers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_ranks_together_read_the_global_batches(data: Path, workers: int) -> Non
     for world in (1, 3):
         columns = [Columns(rank=rank, world=world) for rank in range(world)]
         loaders = [make_loader(dataset, share, workers=workers) for share in columns]
-        # The same worker processes serve both epochs, so they must learn of the second one.
+        # The same persistent workers serve both epochs, so each request must carry its epoch.
         for epoch in (1, 2):
             plan = make_plan(index.shard_sizes, batch_size=6, seed=0, epoch=epoch)
             for share in columns:
@@ -55,7 +55,7 @@ def test_ranks_together_read_the_global_batches(data: Path, workers: int) -> Non
                 assert labels.tolist() == expected.tolist()
 
 
-def test_a_batch_comes_from_its_worker_in_one_piece(data: Path) -> None:
+def test_tensors_of_a_batch_share_one_buffer(data: Path) -> None:
     index, sides = Index.load(data), [(32, 32), (4, 4)]
     dataset = Images(index, image_size=32, seed=0, read_label=label_of, keep_sides=sides)
     columns = Columns(rank=0, world=1)
@@ -76,7 +76,7 @@ def test_a_batch_comes_from_its_worker_in_one_piece(data: Path) -> None:
         assert on_device.image_B3SS.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_an_image_is_decoded_squashed_and_named(data: Path) -> None:
+def test_images_are_decoded_and_resized(data: Path) -> None:
     index = Index.load(data)
     batch = Images(index, image_size=32, seed=0).__getitems__([(2, 1), (-1, 1)])
     expected = images.resize_rgb(images.decode(index.read(2)), height=32, width=32)
@@ -88,7 +88,7 @@ def test_an_image_is_decoded_squashed_and_named(data: Path) -> None:
     assert batch.keep_BW is None
 
 
-def test_flips_and_kept_pixels_are_those_of_seed_epoch_and_key(data: Path) -> None:
+def test_draws_depend_on_seed_epoch_and_key(data: Path) -> None:
     index, sides = Index.load(data), [(32, 32), (4, 4)]
     dataset = Images(index, image_size=32, seed=5, keep_sides=sides)
     batch = dataset.__getitems__([(row, 3) for row in range(8)])
@@ -98,7 +98,7 @@ def test_flips_and_kept_pixels_are_those_of_seed_epoch_and_key(data: Path) -> No
     assert torch.equal(batch.keep_BW, expected)
 
 
-def test_a_flip_that_is_drawn_once_holds_for_the_run(data: Path) -> None:
+def test_flip_once_holds_for_the_whole_run(data: Path) -> None:
     index = Index.load(data)
     dataset = Images(index, image_size=8, seed=5, flip_once=True)
     drawn = [
@@ -124,7 +124,7 @@ def test_images_that_are_not_needed_are_not_decoded(data: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_sample_is_one_clear_error(data: Path, tmp_path: Path, workers: int) -> None:
+def test_a_damaged_sample_raises_one_clear_error(data: Path, tmp_path: Path, workers: int) -> None:
     for path in data.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     index = Index.load(tmp_path)

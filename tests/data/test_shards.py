@@ -1,4 +1,4 @@
-"""Shards: deterministic bytes, readable by webdataset, addressed by the index; hostile tars."""
+"""Shards: deterministic bytes, readable by WebDataset and the index; unsafe tars and URLs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_index_reads_back_what_was_written(tmp_path: Path) -> None:
         index.column("nonsense")
 
 
-def test_label_shards_need_no_sizes(tmp_path: Path) -> None:
+def test_label_shards_need_no_size_columns(tmp_path: Path) -> None:
     with ShardWriter(tmp_path, columns={"area_share": "float64"}) as writer:
         writer.add("a", {"png": b"1"}, area_share=0.25)
     index = Index.load(tmp_path)
@@ -76,7 +76,7 @@ def test_two_writes_give_the_same_bytes(tmp_path: Path) -> None:
     assert Index.load(one).fingerprint == Index.load(two).fingerprint
 
 
-def test_tarfile_sees_plain_anonymous_members(tmp_path: Path) -> None:
+def test_tar_members_have_neutral_metadata(tmp_path: Path) -> None:
     with tarfile.open(write(tmp_path / "x") / "shard-000000.tar") as tar:
         for member in tar:
             assert member.isreg()
@@ -86,8 +86,8 @@ def test_tarfile_sees_plain_anonymous_members(tmp_path: Path) -> None:
 def test_webdataset_reads_it(tmp_path: Path) -> None:
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
-    # The two stages of its reader behind the opening of the file, which it leaves to the garbage
-    # collector to close.
+    # WebDataset's own file opener leaves closing to the garbage collector, so call the two stages
+    # after it directly.
     path = write(tmp_path / "x") / "shard-000000.tar"
     with path.open("rb") as stream:
         members = tar_file_expander([{"url": str(path), "stream": stream}])
@@ -97,13 +97,13 @@ def test_webdataset_reads_it(tmp_path: Path) -> None:
     assert samples["z"]["mask.png"] == b"mask" * 3
 
 
-def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
+def test_an_exception_leaves_no_files(tmp_path: Path) -> None:
     with pytest.raises(AssertionError), ShardWriter(tmp_path) as writer:
         writer.add("a", {"jpg": b"1"}, unknown_column=1)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_done_means_manifest_settings_and_tar_fit(tmp_path: Path) -> None:
+def test_shard_done_checks_manifest_settings_and_tar(tmp_path: Path) -> None:
     folder = write(tmp_path / "x")
     assert shard_done(folder, "shard-000000", settings="s") is not None
     assert shard_done(folder, "shard-000000", settings="other") is None
@@ -113,7 +113,7 @@ def test_done_means_manifest_settings_and_tar_fit(tmp_path: Path) -> None:
     assert shard_done(folder, "shard-000000", settings="s") is None
 
 
-def test_damage_is_found_when_read(tmp_path: Path) -> None:
+def test_reading_detects_damage(tmp_path: Path) -> None:
     folder = write(tmp_path / "x")
     index = Index.load(folder)
     with (folder / "shard-000000.tar").open("r+b") as file:
@@ -131,7 +131,7 @@ def test_damage_is_found_when_read(tmp_path: Path) -> None:
         (lambda folder: os.truncate(folder / "shard-000001.tar", 1000), "has 1000 bytes"),
         (lambda folder: (folder / "shard-000001.parquet").unlink(), "cannot be read"),
         (lambda folder: (folder / "shard-000001.json").unlink(), "1 of 2 shards are finished"),
-        (lambda folder: (folder / "shard-000001.json").write_text("{"), "delete it and run"),
+        (lambda folder: (folder / "shard-000001.json").write_text("{"), "delete it and rerun"),
         (
             lambda folder: (folder / "shard-000001.parquet").write_bytes(
                 (folder / "shard-000002.parquet").read_bytes()
@@ -151,12 +151,12 @@ def test_inconsistent_folders_are_refused(tmp_path: Path, spoil: object, message
         Index.load(folder)
 
 
-def test_empty_folder_is_named(tmp_path: Path) -> None:
+def test_folder_without_shards_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"{tmp_path}: no finished shards"):
         Index.load(tmp_path)
 
 
-def test_an_empty_shard_keeps_its_place(tmp_path: Path) -> None:
+def test_an_empty_shard_keeps_its_number(tmp_path: Path) -> None:
     folder = write(tmp_path / "x", shards=1)
     with ShardWriter(
         folder,
@@ -171,7 +171,7 @@ def test_an_empty_shard_keeps_its_place(tmp_path: Path) -> None:
         assert tar.getnames() == []
 
 
-def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
     mine, other = tmp_path / ".shard-000000.tar.k1.tmp", tmp_path / ".shard-000001.tar.k1.tmp"
     mine.write_bytes(b"half")
     other.write_bytes(b"somebody's")
@@ -180,7 +180,7 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     assert other.exists()
 
 
-def test_two_writers_of_the_same_shard_leave_it_whole_at_every_moment(tmp_path: Path) -> None:
+def test_concurrent_writers_never_leave_a_partial_shard(tmp_path: Path) -> None:
     folder = write(tmp_path / "x", shards=1)
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     stop = threading.Event()
@@ -203,7 +203,7 @@ def test_two_writers_of_the_same_shard_leave_it_whole_at_every_moment(tmp_path: 
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
 
 
-def test_a_writer_with_other_input_takes_the_old_manifest_away_first(tmp_path: Path) -> None:
+def test_old_manifest_is_removed_before_a_different_tar_appears(tmp_path: Path) -> None:
     folder = write(tmp_path / "x", shards=1)
     manifest = folder / "shard-000000.json"
     renamed = []
@@ -247,7 +247,7 @@ def test_open_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         *("ftp://h/x.tar", "ssh://h/x.tar", "simplecache::file://x.tar"),
     ],
 )
-def test_sources_that_could_do_harm_are_refused(
+def test_dangerous_sources_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -264,6 +264,6 @@ def test_schemes() -> None:
     ]
 
 
-def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_source_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.tar: cannot be opened"):
         open_source(tmp_path / "none.tar")

@@ -1,3 +1,7 @@
+"""Synthetic scenes: deterministic bytes, exact masks, shadows, the command line."""
+
+from __future__ import annotations
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,7 +22,7 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path):
     assert all(ours[name] != others[name] for name in ours)
 
 
-def test_scene_does_not_depend_on_the_scenes_before_it(tmp_path):
+def test_scene_does_not_depend_on_earlier_scenes(tmp_path):
     render_folder(tmp_path / "few", num_train=1, num_test=1, side_px=64, seed=5)
     scene = draw_scene(seed=5, index=1, side_px=64)
     mask = np.array(Image.open(tmp_path / "few/test/masks/scene-0001.png"))

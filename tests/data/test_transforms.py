@@ -1,4 +1,4 @@
-"""Hash draws: the same everywhere, fair, and independent of each other."""
+"""Hash-based draws: reproducible, unbiased, independent of each other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ M = 0xFFFFFFFF
 def draw_keep(
     *, seed: int, epoch: int, key_hash_B: torch.Tensor, map_index: int, height: int, width: int
 ) -> torch.Tensor:
-    """The mask of one map, behind others of other sizes."""
+    """Draw the mask of one map that follows maps of other sizes."""
     sides = [(5 + before, 9) for before in range(map_index)] + [(height, width)]
     words = draw_keep_words(seed=seed, epoch=epoch, key_hash_B=key_hash_B, sides=sides)
     return unpack_keep(words, sides)[map_index]
@@ -44,7 +44,7 @@ def reference_hash(*parts: int) -> int:
     return state
 
 
-def test_equals_exact_integers() -> None:
+def test_hash_equals_exact_integer_arithmetic() -> None:
     keys = [0, 1, 2**32 - 1, 2**32, 2**63 - 1, 1234567890123456789]
     got = hash_u32(3, torch.tensor(keys), 2**40 + 5).tolist()
     assert got == [reference_hash(3, key, 2**40 + 5) for key in keys]
@@ -76,7 +76,7 @@ def test_half_is_kept_and_draws_are_independent(change: str) -> None:
     assert abs(agreement - 0.5) < 0.01
 
 
-def test_a_batch_draws_what_its_images_draw_alone() -> None:
+def test_draws_do_not_depend_on_the_batch() -> None:
     keys = torch.tensor([3, 2**50, 99])
     together = draw_keep(seed=1, epoch=1, key_hash_B=keys, map_index=2, height=5, width=7)
     flips = draw_flip(seed=1, epoch=1, key_hash_B=keys)
@@ -104,7 +104,7 @@ def test_flips_undo_themselves() -> None:
     assert torch.equal(flip_where(mirrored, which), image)
 
 
-def test_normalise_is_imagenets() -> None:
+def test_normalise_uses_imagenet_statistics() -> None:
     image = torch.full((2, 3, 2, 2), 255, dtype=torch.uint8)
     expected = [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]
     assert normalise(image)[0, :, 0, 0].tolist() == pytest.approx(expected, rel=1e-6)
@@ -114,7 +114,7 @@ def test_normalise_is_imagenets() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_the_gpu_unpacks_what_the_cpu_draws() -> None:
+def test_masks_unpack_equally_on_the_gpu() -> None:
     sides = [(33, 21), (4, 4)]
     keys = torch.tensor([0, 2**63 - 1, 77])
     words = draw_keep_words(seed=9, epoch=3, key_hash_B=keys, sides=sides)

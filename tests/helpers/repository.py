@@ -1,4 +1,6 @@
-"""Where the checkout lies."""
+"""Path of the repository."""
+
+from __future__ import annotations
 
 from pathlib import Path
 
