@@ -1,1 +1,1 @@
-"""Bytes at rest: files, run folders, checkpoints."""
+"""Persistent state: files, run folders, checkpoints, status."""

@@ -1,7 +1,8 @@
-"""Checkpoints that are whole or absent, and the commit files that make them count.
+"""Checkpoints, and the commit files that make them valid.
 
 `checkpoints/00003/{model,optimizer}.safetensors, state.json` are written to a temporary folder,
-flushed and renamed; `commits/00003.json`, with their checksums, comes last. Readers trust commits.
+fsynced and renamed. `commits/00003.json` with their checksums is written last. Readers only open
+checkpoints that have a commit file.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 KEPT_COMMITS = 2
-_OURS = re.compile(r"\d{5,}|\.\d{5,}\.tmp")
+_CHECKPOINT_NAME = re.compile(r"\d{5,}|\.\d{5,}\.tmp")
 
 
 @dataclass(frozen=True)
 class Commit:
-    """One durable point of a run: its number, checkpoint folder, checksums and `state`."""
+    """A durable checkpoint of a run: number, folder, commit file, checksums and `state`."""
 
     number: int
     folder: Path
@@ -46,10 +47,10 @@ def save(
     optimizer: dict[str, Tensor],
     state: dict[str, Any],
 ) -> Commit:
-    """Write checkpoint and commit number `commit`, then drop all but the last two.
+    """Write checkpoint and commit number `commit`, then delete all but the last two.
 
-    `metadata` is the network's `spec()` and whatever its users must know, such as `image_size`.
-    `state` is JSON: epoch, step, seed, world size and whatever else the caller must find again.
+    `metadata` is the network's `spec()` plus what inference needs, such as `image_size`. `state` is
+    JSON: epoch, step, seed, world size and any other value that a resumed run needs.
     """
     contents = {
         "model.safetensors": tensors.to_bytes(model, metadata=metadata),
@@ -59,10 +60,10 @@ def save(
 
 
 def save_again(run: Path, commit: Commit, *, state: dict[str, Any]) -> Commit:
-    """Commit the weights of the last commit once more, with the state that now goes with them.
+    """Write a new commit with the weights of `commit` and a new `state`.
 
     Raises:
-        CheckpointError: they are missing or damaged.
+        CheckpointError: the weights are missing or damaged.
     """
     verify(commit)
     contents = {name: (commit.folder / name).read_bytes() for name in FILES[:2]}
@@ -70,7 +71,7 @@ def save_again(run: Path, commit: Commit, *, state: dict[str, Any]) -> Commit:
 
 
 def last_commit(run: Path) -> Commit | None:
-    """The newest commit of a run folder, or None before the first. Imports no torch.
+    """Return the newest commit of a run folder, None before the first. Imports no torch.
 
     Raises:
         CheckpointError: the commit file cannot be read.
@@ -84,16 +85,16 @@ def last_commit(run: Path) -> Commit | None:
         sha256, state = dict(record["sha256"]), dict(record["state"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"checkpoint: {path} is damaged ({error}). {_way_out(path)}"
+            f"checkpoint: {path} is damaged ({error}). {_recovery_hint(path)}"
         ) from None
     return Commit(numbers[-1], _checkpoint_folder(run, numbers[-1]), path, sha256, state)
 
 
 def load(commit: Commit) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """Model tensors, optimizer tensors and state of a commit, checksums verified.
+    """Load model tensors, optimizer tensors and state of a commit, and verify the checksums.
 
     Raises:
-        CheckpointError: a file is missing or not the one that was committed.
+        CheckpointError: a file is missing or damaged.
     """
     from safetensors.torch import load_file
 
@@ -103,7 +104,7 @@ def load(commit: Commit) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str
 
 
 def verify(commit: Commit, names: Iterable[str] = FILES) -> None:
-    """Compare the files of a commit with its checksums.
+    """Verify the checksums of a commit's files.
 
     Raises:
         CheckpointError: a file is missing or damaged.
@@ -111,11 +112,11 @@ def verify(commit: Commit, names: Iterable[str] = FILES) -> None:
     for name in names:
         path = commit.folder / name
         if not path.is_file():
-            raise CheckpointError(f"checkpoint: {path} is missing. {_way_out(commit.path)}")
+            raise CheckpointError(f"checkpoint: {path} is missing. {_recovery_hint(commit.path)}")
         if hashing.sha256_file(path) != commit.sha256.get(name):
             raise CheckpointError(
                 f"checkpoint: {path} is damaged (its sha256 is not the one in {commit.path}). "
-                f"{_way_out(commit.path)}"
+                f"{_recovery_hint(commit.path)}"
             )
 
 
@@ -124,7 +125,7 @@ def _write(run: Path, commit: int, contents: dict[str, bytes], state: dict[str, 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.tmp")
     for leftover in (temporary, folder):
-        # Present without a commit: an interrupted attempt at this very number.
+        # A leftover of an interrupted attempt at this commit.
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
     contents = {**contents, "state.json": json.dumps(state, indent=1, sort_keys=True).encode()}
@@ -135,7 +136,7 @@ def _write(run: Path, commit: int, contents: dict[str, bytes], state: dict[str, 
                 file.flush()
                 os.fsync(file.fileno())
     except OSError:
-        # On a full disk others need the room.
+        # Free the space of an incomplete checkpoint, for example on a full disk.
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     files.fsync_dir(temporary)
@@ -159,21 +160,21 @@ def _commit_numbers(run: Path) -> list[int]:
     return sorted(int(p.stem) for p in (run / "commits").glob("*.json") if p.stem.isdigit())
 
 
-def _way_out(path: Path) -> str:
+def _recovery_hint(path: Path) -> str:
     return (
         f"Restore it from a copy, or delete {path} and run the same command again: it continues "
-        "from the commit before"
+        "from the previous commit"
     )
 
 
 def _drop_old(run: Path) -> None:
-    """Remove all but the last two commits, each commit file before the files it vouches for."""
+    """Delete all but the last two commits: first the commit files, then their checkpoints."""
     kept = _commit_numbers(run)[-KEPT_COMMITS:]
     for number in _commit_numbers(run)[:-KEPT_COMMITS]:
         _commit_path(run, number).unlink()
     files.fsync_dir(run / "commits")
     kept_names = {f"{number:05d}" for number in kept}
     for folder in (run / "checkpoints").iterdir():
-        # A folder of another name is the user's own, a copy of a good checkpoint perhaps.
-        if _OURS.fullmatch(folder.name) and folder.name not in kept_names:
+        # Keep other folders: the user may have copied a checkpoint.
+        if _CHECKPOINT_NAME.fullmatch(folder.name) and folder.name not in kept_names:
             shutil.rmtree(folder)

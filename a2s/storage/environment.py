@@ -1,4 +1,4 @@
-"""What a run was made with: versions, machine, git state."""
+"""Environment of a run: package versions, machine, git state."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine, and git state of the running code."""
+    """Return package versions, machine, and git state of the running code."""
     versions = {}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""`failures.jsonl`: what could not be used, and why, one JSON object a line."""
+"""`failures.jsonl`: images that could not be used, with reasons; one JSON object per line."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ FILE_NAME = "failures.jsonl"
 
 
 def failure(key: str, path: str, reason: str, detail: str) -> Failure:
-    """Describe one: its key, where it lies, the reason in a word, and in words."""
-    return {"key": key, "path": readable(path), "reason": reason, "detail": detail}
+    """Make a record: key, path, one-word reason, detail."""
+    return {"key": key, "path": printable(path), "reason": reason, "detail": detail}
 
 
-def readable(path: str) -> str:
-    """A path that can be printed: bytes of it that are not UTF-8 become escapes."""
+def printable(path: str) -> str:
+    """Escape the bytes of a path that are not UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def write_failures(
     folder: Path, failures: Iterable[Failure], *, sorted_ascii: bool = False
 ) -> None:
-    """Write the list, whole or not at all; with `sorted_ascii` keys are sorted and escaped."""
+    """Write the list atomically; `sorted_ascii` sorts the JSON keys and escapes non-ASCII."""
     with (
         atomic_path(folder / FILE_NAME) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as file,
     ):
-        for one in failures:
-            line = json.dumps(one, ensure_ascii=sorted_ascii, sort_keys=sorted_ascii)
+        for record in failures:
+            line = json.dumps(record, ensure_ascii=sorted_ascii, sort_keys=sorted_ascii)
             file.write(line + "\n")

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, JSON, JSON lines."""
+"""Atomic file writes, JSON and JSON lines."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def fsync_dir(path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is fsynced and renamed to `path`."""
-    # Cut, because the longest name that a file system takes (255 bytes) leaves no room for more.
+    """Yield a temporary path in the same folder; on success fsync it and rename it to `path`."""
+    # Truncate the name: with prefix and suffix it must not exceed the file system's 255 bytes.
     descriptor, name = tempfile.mkstemp(
         dir=path.parent, prefix=f".{path.name[:50]}.", suffix=".tmp"
     )
@@ -44,13 +44,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def atomic_write(path: Path, data: bytes | str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON atomically, with sorted keys so that equal values give equal bytes."""
+    """Write JSON atomically; keys are sorted, so equal values give equal bytes."""
     atomic_write(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
@@ -60,9 +60,9 @@ def read_json(path: Path) -> Any:
 
 
 def append_jsonl(path: Path, value: Mapping[str, object]) -> None:
-    """Append one line in one write, so that a crash leaves at most the last line short.
+    """Append one line in one write, so that a crash truncates at most the last line.
 
-    What comes after such a line begins one of its own.
+    After a truncated line, start a new line.
     """
     line = json.dumps(value, ensure_ascii=False) + "\n"
     with path.open("ab+") as file:
@@ -73,7 +73,7 @@ def append_jsonl(path: Path, value: Mapping[str, object]) -> None:
 
 
 def _umask() -> int:
-    # Two threads that ask at once would read each other's question.
+    # The umask can only be read by setting it, so concurrent calls would read each other's 0.
     with _umask_lock:
         mask = os.umask(0)
         os.umask(mask)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def key_hash(key: str) -> int:
-    """Hash a key to the integer that seeds its random draws, equal on every machine.
+    """Hash a key to the integer that seeds its random draws; the same on every machine.
 
     Range: 0 .. 2**63 - 1.
     """
@@ -23,6 +23,6 @@ def sha256_file(path: Path) -> str:
 
 
 def digest(value: object) -> str:
-    """SHA-256 of a JSON-able value, independent of key order."""
+    """SHA-256 of a JSON-serialisable value, hexadecimal; independent of key order."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

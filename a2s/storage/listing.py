@@ -1,4 +1,4 @@
-"""A folder seen from outside: local or by URL, listed once, never locked, never written to."""
+"""Read-only view of a local or remote folder, without locks; used by `a2s status`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from a2s.errors import ConfigError
 
 _TIMES = ("LastModified", "mtime", "updated", "last_modified", "created")
-"""Where the file systems of fsspec say when a file was written."""
+"""Keys under which the file systems of fsspec report the modification time."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One file or folder; size and time are None where the storage does not tell them."""
+    """One file or folder; size and time are None if the storage does not report them."""
 
     name: str
     path: str
@@ -25,7 +25,7 @@ class Entry:
 
 
 class Folder:
-    """The entries of one folder by name, and their contents on request."""
+    """Snapshot of one folder's entries by name; reads contents on request."""
 
     def __init__(self, url: str, file_system: Any, path: str) -> None:
         self.url = url
@@ -38,8 +38,8 @@ class Folder:
         """List a folder.
 
         Raises:
-            ConfigError: it does not exist, is a file, or cannot be listed.
-            DataError: a scheme that is not allowed.
+            ConfigError: the folder does not exist, is a file, or cannot be listed.
+            DataError: the URL's scheme is not allowed.
         """
         if "://" in url or "::" in url:
             from a2s.storage.remote import is_remote
@@ -56,16 +56,16 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             raise ConfigError(f"{url}: no such folder") from None
         entries = list(folder.entries.values())
-        if len(entries) == 1 and _same(entries[0].path, path) and not entries[0].is_folder:
-            raise ConfigError(f"{url}: is a file; give the folder that it lies in")
+        if len(entries) == 1 and _same_path(entries[0].path, path) and not entries[0].is_folder:
+            raise ConfigError(f"{url}: is a file; give the folder that contains it")
         return folder
 
-    def again(self) -> Folder:
-        """The same folder as it is now."""
+    def refresh(self) -> Folder:
+        """List the folder again."""
         return Folder(self.url, self._file_system, self._path)
 
-    def sub(self, name: str) -> Folder | None:
-        """A folder below this one, or None when there is none.
+    def subfolder(self, name: str) -> Folder | None:
+        """List a subfolder; None if it does not exist.
 
         Raises:
             ConfigError: it cannot be listed.
@@ -82,14 +82,14 @@ class Folder:
             return None
 
     def read(self, names: Iterable[str]) -> dict[str, bytes | None]:
-        """Contents by name, fetched concurrently; None for a file that has gone by now.
+        """Read files concurrently; None for a file that has been deleted meanwhile.
 
         Raises:
-            ConfigError: a file is there and cannot be read.
+            ConfigError: an existing file cannot be read.
         """
         wanted = [name for name in names if name in self.entries]
         paths = [self.entries[name].path for name in wanted]
-        # Not `cat`, to which brackets in a path are a pattern.
+        # `cat` would treat brackets in a path as a glob pattern.
         contents = self._file_system.cat_ranges(paths, None, None, on_error="return")
         found: dict[str, bytes | None] = {}
         for name, content in zip(wanted, contents, strict=True):
@@ -103,7 +103,7 @@ class Folder:
         return found
 
     def read_one(self, name: str) -> bytes | None:
-        """Content of a file, or None without it.
+        """Read a file; None if it does not exist.
 
         Raises:
             ConfigError: as `read`.
@@ -111,13 +111,13 @@ class Folder:
         return self.read([name]).get(name)
 
     def written_sec(self, name: str) -> float | None:
-        """When a file was written, or None."""
+        """Modification time of a file, in seconds since 1970; None if unknown."""
         entry = self.entries.get(name)
         return entry.written_sec if entry else None
 
     def _list(self) -> dict[str, Entry]:
         self._file_system.invalidate_cache()
-        # Drivers raise classes of their own besides OSError, and here all of them mean the same.
+        # Drivers also raise their own exception classes; all mean that listing failed.
         try:
             infos = self._file_system.ls(self._path, detail=True)
         except (FileNotFoundError, NotADirectoryError):
@@ -127,7 +127,7 @@ class Folder:
         return {
             entry.name: entry
             for entry in map(_entry, infos)
-            if entry.name and not (entry.is_folder and _same(entry.path, self._path))
+            if entry.name and not (entry.is_folder and _same_path(entry.path, self._path))
         }
 
 
@@ -152,7 +152,7 @@ def _seconds(time: object) -> float | None:
     return float(time) if isinstance(time, int | float) else None
 
 
-def _same(path: str, other: str) -> bool:
+def _same_path(path: str, other: str) -> bool:
     return path.rstrip("/") == other.rstrip("/")
 
 

@@ -1,4 +1,4 @@
-"""One writer at a time in an output folder, or several that each write shards of their own."""
+"""File locks: one writer per output folder, or one writer per range of shards."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from a2s.errors import ConfigError
 def hold(
     out: Path, command: str, *, parts: Sequence[range] | None = None
 ) -> Iterator[Callable[[], bool]]:
-    """Hold a folder, or of a folder of shards those with these numbers.
+    """Lock an output folder, or only the shards with the numbers `parts`.
 
-    What is yielded says, once and at the end, whether no other process holds any of it; if so none
-    will until the block is left.
+    Yields a function to call once, at the end of the block: it upgrades the lock to the whole
+    folder and returns whether that succeeded, that is, whether no other process is writing there.
 
-    The kernel drops a lock with its holder, so a killed run never blocks the next one.
+    The kernel releases a lock when its process ends, so a killed run never blocks the next one.
 
     Raises:
-        ConfigError: another process holds it, or some of these shards.
+        ConfigError: another process holds the lock of the folder or of some of these shards.
     """
     with (out / ".lock").open("a+", encoding="utf-8") as file:
         try:
@@ -40,7 +40,7 @@ def hold(
             file.flush()
             yield lambda: True
             return
-        # A file of its own: closing any descriptor of a file drops all its record locks.
+        # A separate file: closing any descriptor of a file releases all its record locks.
         with (out / ".lock-shards").open("a+b") as shards:
             for part in parts:
                 try:
@@ -50,18 +50,18 @@ def hold(
                         f"{command}: some of the shards {part.start}-{part.stop - 1} of {out} are "
                         "being written by another process; give other --shards, or wait"
                     ) from None
-            yield lambda: _taken(file)
+            yield lambda: _try_exclusive(file)
 
 
 @contextlib.contextmanager
 def exclusive(out: Path) -> Iterator[None]:
-    """Wait until none of the processes that share a folder is in such a block."""
+    """Critical section among the processes that share a folder; blocks until it is free."""
     with (out / ".lock-setup").open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _taken(file: IO[str]) -> bool:
+def _try_exclusive(file: IO[str]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""URLs as inputs: allowed schemes, opened as streams."""
+"""URLs as inputs: check the scheme, open as a stream."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 def is_remote(path_or_url: str) -> bool:
-    """Whether a source is a URL that has to be fetched.
+    """Whether a source is a URL that must be downloaded.
 
     Raises:
-        DataError: a scheme that is not allowed, such as ``pipe:``.
+        DataError: the scheme is not allowed, for example `pipe:`.
     """
     scheme = _SCHEME.match(path_or_url)
     if path_or_url.lower().startswith("pipe:") or "::" in path_or_url:
@@ -36,7 +36,7 @@ def open_source(path_or_url: str | Path) -> IO[bytes]:
     """Open a local file or an allowed URL for reading.
 
     Raises:
-        DataError: a refused scheme, or it cannot be opened.
+        DataError: the scheme is not allowed, or the source cannot be opened.
     """
     text = str(path_or_url)
     try:

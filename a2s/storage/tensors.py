@@ -1,4 +1,4 @@
-"""`.safetensors` files: whole or absent, and equal contents make equal bytes."""
+"""`.safetensors` files: atomic, deterministic writes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def read(file: Path) -> dict[str, Tensor]:
-    """Tensors of a file, on the CPU.
+    """Read the tensors of a file to the CPU.
 
     Raises:
         CheckpointError: it cannot be read.
@@ -30,7 +30,7 @@ def read(file: Path) -> dict[str, Tensor]:
 
 
 def read_metadata(file: Path) -> dict[str, str]:
-    """Metadata of a file, from its header alone. Imports no torch.
+    """Read the metadata in a file's header. Imports no torch.
 
     Raises:
         CheckpointError: it cannot be read.
@@ -45,34 +45,34 @@ def read_metadata(file: Path) -> dict[str, str]:
 
 
 def is_written(file: Path, metadata: Mapping[str, str]) -> bool:
-    """Whether a file with these entries is there. Imports no torch.
+    """Whether a file with these metadata entries exists. Imports no torch.
 
     Raises:
-        ConfigError: something else is.
+        ConfigError: the path exists, with other metadata.
     """
     if not file.exists():
         return False
     found = read_metadata(file) if file.is_file() else {}
     if metadata.items() <= found.items():
         return True
-    raise ConfigError(f"{file} is there and was made from something else; use another --out")
+    raise ConfigError(f"{file} exists and was made from something else; use another --out")
 
 
 def write(file: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str]) -> None:
-    """Write a file, whole or not at all.
+    """Write a file atomically.
 
     Raises:
-        ConfigError: its folder cannot be one.
+        ConfigError: its folder cannot be created because a file is in the way.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise ConfigError(f"{file.parent} is a file, or lies in one; use another --out") from None
+        raise ConfigError(f"{file.parent} is a file, or inside one; use another --out") from None
     files.atomic_write(file, to_bytes(tensors, metadata=metadata))
 
 
 def to_bytes(tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> bytes:
-    """Contents of a file, its metadata in order: the library's order is random."""
+    """Serialise tensors; metadata is sorted because the library writes it in random order."""
     from safetensors.torch import save
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

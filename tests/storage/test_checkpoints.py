@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, verified, and never more than two."""
+"""Checkpoints: atomic, verified, at most two."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def save(run: Path, number: int, *, value: float = 1.0) -> checkpoints.Commit:
     )
 
 
-def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+def test_load_returns_what_was_saved(tmp_path: Path) -> None:
     assert checkpoints.last_commit(tmp_path) is None
     save(tmp_path, 1)
     commit = checkpoints.last_commit(tmp_path)
@@ -47,14 +47,14 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     assert names == {"commits/00001.json", *(f"checkpoints/00001/{name}" for name in files)}
 
 
-def test_the_last_two_commits_stay(tmp_path: Path) -> None:
+def test_the_last_two_commits_are_kept(tmp_path: Path) -> None:
     for number in range(1, 5):
         save(tmp_path, number)
     assert sorted(p.name for p in (tmp_path / "commits").iterdir()) == ["00003.json", "00004.json"]
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["00003", "00004"]
 
 
-def test_folders_of_the_user_beside_checkpoints_stay(tmp_path: Path) -> None:
+def test_foreign_folders_are_not_deleted(tmp_path: Path) -> None:
     save(tmp_path, 1)
     shutil.copytree(tmp_path / "checkpoints" / "00001", tmp_path / "checkpoints" / "best")
     (tmp_path / "checkpoints" / ".00009.tmp").mkdir()
@@ -84,7 +84,7 @@ def test_equal_weights_make_equal_files(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_save_is_repeated(tmp_path: Path) -> None:
-    """Killed after the folder was renamed and before the commit: the old commit stands."""
+    """Killed after the folder was renamed and before the commit: the old commit stays valid."""
     save(tmp_path, 1)
     save(tmp_path, 2, value=7)
     (tmp_path / "commits" / "00002.json").unlink()
@@ -99,7 +99,9 @@ def test_an_interrupted_save_is_repeated(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", checkpoints.FILES)
 @pytest.mark.parametrize("damage", ["missing", "truncated", "changed"])
-def test_damage_is_noticed_and_the_way_out_works(tmp_path: Path, name: str, damage: str) -> None:
+def test_damage_is_detected_and_the_suggested_recovery_works(
+    tmp_path: Path, name: str, damage: str
+) -> None:
     save(tmp_path, 1, value=5)
     commit = save(tmp_path, 2)
     path = commit.folder / name
@@ -127,7 +129,7 @@ def test_a_damaged_commit_file_is_an_error(tmp_path: Path) -> None:
         checkpoints.last_commit(tmp_path)
 
 
-def test_a_full_disk_leaves_the_old_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_the_old_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, 1)
 
     def no_room(descriptor: int) -> None:
@@ -173,7 +175,7 @@ def test_a_network_is_built_from_its_file(tmp_path: Path, kind: str) -> None:
             assert torch.equal(got, expected)
 
 
-def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_models_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(CheckpointError, match="neither"):
             saved.resolve_model(path)
@@ -186,7 +188,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
         saved.load_model(commit.folder / "model.safetensors")
 
 
-def test_momentum_survives(tmp_path: Path) -> None:
+def test_momentum_is_saved_and_restored(tmp_path: Path) -> None:
     def make() -> tuple[nn.Linear, torch.optim.SGD]:
         torch.manual_seed(0)
         net = nn.Linear(3, 2)

@@ -1,1 +1,1 @@
-"""How far a job is: numbers from what it left behind, and nothing else. Pure."""
+"""Progress of a job, computed from the files in its output folder. Pure."""

@@ -1,4 +1,4 @@
-"""How fast things become ready, from the times at which they did. Pure.
+"""Throughput, remaining time and stalls, from completion times. Pure.
 
 Times are seconds since 1970.
 """
@@ -13,31 +13,32 @@ from typing import Literal
 State = Literal["empty", "started", "running", "paused", "stalled", "finished"]
 
 RECENT_SEC = 300.0
-PATIENCE = 3
-"""A job has stalled after this many times the longest pause that it made before."""
-MIN_PATIENCE_SEC = 60.0
+STALL_FACTOR = 3
+"""A job counts as stalled after this many times its longest earlier pause."""
+STALL_MIN_SEC = 60.0
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Things per second, and whether they still come."""
+    """Throughput of a job, and whether it has stalled."""
 
     overall_per_sec: float | None
     recent_per_sec: float | None
-    """Over the five minutes before the newest one."""
+    """Rate over the five minutes before the newest event."""
     newest_sec: float | None
+    """Time of the newest event."""
     silent_sec: float | None
-    """Time since the newest one, or since the start if that was later."""
+    """Seconds since the newest event, or since the start if that is later."""
     stalled: bool
 
 
 def pace_of(
     events: Iterable[tuple[float, int]], *, start_sec: float | None, now_sec: float
 ) -> Pace:
-    """Rate of things that became ready at known times: (seconds, how many) each.
+    """Compute the pace from completion events (time in seconds, number of items).
 
-    The rate since `start_sec`, when something became ready after it; otherwise, as the time that
-    the first one took is not known, of all but the first.
+    If events follow `start_sec`, the overall rate is measured from `start_sec`. Otherwise it is
+    measured from the first event, whose own items do not count because their duration is unknown.
     """
     ordered = sorted(events)
     since_start = [event for event in ordered if start_sec is not None and event[0] >= start_sec]
@@ -59,7 +60,7 @@ def pace_of(
         recent_per_sec=_rate(recent, newest - anchor),
         newest_sec=newest,
         silent_sec=silent,
-        stalled=longest is not None and silent > max(MIN_PATIENCE_SEC, PATIENCE * longest),
+        stalled=longest is not None and silent > max(STALL_MIN_SEC, STALL_FACTOR * longest),
     )
 
 
@@ -69,7 +70,7 @@ def _rate(events: Sequence[tuple[float, int]], elapsed_sec: float) -> float | No
 
 
 def left_sec(todo: float, pace: Pace) -> float | None:
-    """Seconds to the end; what was done since the newest event cannot be seen, but time passed."""
+    """Estimated seconds to the end, assuming that work went on since the newest event."""
     rate = pace.recent_per_sec
     if rate is None or pace.silent_sec is None or pace.stalled:
         return None
@@ -77,12 +78,12 @@ def left_sec(todo: float, pace: Pace) -> float | None:
 
 
 def rounded(value: float | None) -> float | None:
-    """To milliseconds, or thousandths of an image."""
+    """Round to three decimals."""
     return None if value is None else round(value, 3)
 
 
 def state_of(finished: bool, pace: Pace, *, any_done: bool) -> State:
-    """The state in one word."""
+    """State of a job in one word."""
     if finished:
         return "finished"
     if pace.stalled:

@@ -1,4 +1,4 @@
-"""How far a run of all commands is, and the commands that leave no manifests. Pure."""
+"""Status of `a2s run`, and of commands that write no manifests. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from a2s.storage.status.training import Training
 
 @dataclass(frozen=True)
 class Plain:
-    """A command that shows whether it is through, and no more; "" is a command not yet known."""
+    """Status of a command that only shows whether it has finished; command "" is unknown."""
 
     command: str
     state: State
@@ -22,7 +22,7 @@ class Plain:
 
 @dataclass(frozen=True)
 class Step:
-    """One folder of a run; without a status it has not begun."""
+    """One step of a pipeline and its folder; status None means that it has not started."""
 
     folder: str
     command: str
@@ -31,7 +31,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Whole:
-    """How far `a2s run` is."""
+    """Status of `a2s run`."""
 
     command: str
     state: State
@@ -44,12 +44,12 @@ Status = Shards | Training | Plain | Whole
 
 
 def pipeline_status(steps: Sequence[Step], *, problems: Sequence[str] = ()) -> Whole:
-    """Sum up the steps: the run is where its first unfinished step is."""
+    """Summarise the steps; the run is stalled if one of its unfinished steps is."""
     states = [step.status.state if step.status else None for step in steps]
     done = states.count("finished")
-    begun = [state for state in states if state not in (None, "empty")]
+    started = [state for state in states if state not in (None, "empty")]
     unfinished: list[State] = [state for state in states if state and state != "finished"]
-    state: State = "finished" if done == len(states) else "running" if begun else "started"
+    state: State = "finished" if done == len(states) else "running" if started else "started"
     if "stalled" in unfinished:
         state = "stalled"
     return Whole("run", state, done, list(steps), list(problems))

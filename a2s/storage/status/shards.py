@@ -1,7 +1,7 @@
-"""How far a folder of shards is, from their manifests. Pure.
+"""Status of a folder of shards, from their manifests. Pure.
 
-When a manifest was written comes from the storage: there is no clock in it, so that equal input
-gives equal bytes.
+Modification times come from the storage. Manifests contain no times, so that equal input gives
+equal bytes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from a2s.storage.status.pace import Pace, State, left_sec, pace_of, rounded, sta
 
 KEYS_SHOWN = 3
 NOT_IMAGES = ("mask_without_image", "duplicate_mask")
-"""Reasons in the `failures.jsonl` of data shards that are no image's."""
+"""Reasons in the `failures.jsonl` of data shards that do not concern images."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the manifest of one shard says, and when it was written (None: not known)."""
+    """Manifest of one shard, and its modification time (None if unknown)."""
 
     name: str
     count: int
@@ -37,7 +37,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Reason:
-    """Failures of one reason, with their share of all images seen so far."""
+    """Failures with one reason; `share` is relative to all images processed so far."""
 
     reason: str
     count: int
@@ -47,7 +47,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class Shards:
-    """How far a folder of data or label shards is."""
+    """Status of a folder of data or label shards."""
 
     command: str
     state: State
@@ -68,10 +68,10 @@ class Shards:
 
 
 def parse_manifest(name: str, data: bytes, *, written_sec: float | None) -> Manifest:
-    """Read the manifest of a shard; what label and data shards add to it is optional.
+    """Parse the manifest of a shard; entries that only data or label shards have are optional.
 
     Raises:
-        ValueError: it is no manifest.
+        ValueError: it is not a manifest.
     """
     try:
         values: dict[str, Any] = json.loads(data)
@@ -94,7 +94,7 @@ def parse_manifest(name: str, data: bytes, *, written_sec: float | None) -> Mani
 
 
 def parse_work(data: bytes) -> tuple[int, list[dict[str, str]]]:
-    """Number of images in the `work.json` of data shards, and failures before the first shard.
+    """Parse the `work.json` of data shards: number of images, failures before the first shard.
 
     Raises:
         ValueError: it is damaged.
@@ -107,7 +107,7 @@ def parse_work(data: bytes) -> tuple[int, list[dict[str, str]]]:
 
 
 def failures_elsewhere(lines: bytes, manifests: Sequence[Manifest]) -> list[dict[str, str]]:
-    """Failures of images in `failures.jsonl` that are in no manifest.
+    """Failures of images that are in `failures.jsonl` but in no manifest.
 
     Raises:
         ValueError: it is damaged.
@@ -128,9 +128,9 @@ def failures_elsewhere(lines: bytes, manifests: Sequence[Manifest]) -> list[dict
 def of_one_kind(
     manifests: Sequence[Manifest], settings: str | None
 ) -> tuple[list[Manifest], list[str]]:
-    """Manifests made with these settings, and the names of the others.
+    """Split manifests into those made with `settings` and the names of the others.
 
-    Where the folder's settings are not known, those of most manifests are taken for them.
+    If `settings` is None, use the most frequent settings.
     """
     counts = Counter(manifest.settings for manifest in manifests)
     kind = settings or max(counts, key=lambda one: (counts[one], one), default="")
@@ -156,10 +156,10 @@ def shards_status(
     failed_before: Sequence[dict[str, str]] = (),
     problems: Sequence[str] = (),
 ) -> Shards:
-    """Sum up the manifests of finished shards.
+    """Summarise the manifests of finished shards.
 
-    `listed` is the number of images to be packed, where it is known; `failed_before` are failures
-    of images that are in no shard.
+    `listed` is the number of images to pack, if known. `failed_before` are failures of images that
+    are in no shard.
     """
     problems = list(problems)
     stated = {manifest.num_shards for manifest in manifests}
@@ -212,7 +212,7 @@ def _left(finished: bool, todo: float | None, pace: Pace) -> float | None:
 
 
 def reasons(failures: Sequence[dict[str, str]], *, num_images: int) -> list[Reason]:
-    """Failures by reason, the most frequent first, with the first keys of each."""
+    """Group failures by reason, most frequent first, with the first keys of each."""
     counts = Counter(row["reason"] for row in failures)
     return [
         Reason(

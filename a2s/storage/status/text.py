@@ -1,4 +1,4 @@
-"""Standings in words. Pure."""
+"""Status as text. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 def describe(out: str, status: Status, *, now_sec: float) -> str:
-    """Everything that is known, one line per thing."""
+    """Full description of a status, one line per fact."""
     name = f"a2s {status.command}, " if status.command else ""
     lines = [f"{out}: {name}{_state(status, now_sec=now_sec)}"]
     if isinstance(status, Shards):
@@ -28,7 +28,7 @@ def describe(out: str, status: Status, *, now_sec: float) -> str:
 
 
 def summarise(status: Shards | Training | Plain) -> str:
-    """The same in one line, without the state."""
+    """Summary of a status in one line, without the state."""
     if isinstance(status, Shards):
         parts = [_of(status.images_done, status, unit=" images")]
         parts += [f"{status.num_failed:,} failed"] if status.num_failed else []
@@ -45,7 +45,7 @@ def summarise(status: Shards | Training | Plain) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time span with the two units that matter."""
+    """Time span in its one or two largest units."""
     whole = round(seconds)
     if whole < 2 * _MINUTE:
         return f"{whole} s"
@@ -57,17 +57,17 @@ def duration(seconds: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Date and time, in UTC as on the machines of a cluster."""
+    """Date and time in UTC, the usual time zone of cluster machines."""
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
 
 
 def counted(names: list[str], what: str) -> str:
-    """A number of things: `2 manifests`."""
+    """Count with a noun: `2 manifests`."""
     return f"{len(names):,} {what}{'' if len(names) == 1 else 's'}"
 
 
 def few(names: list[str]) -> str:
-    """The first three names."""
+    """The first three names, joined."""
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
@@ -142,8 +142,8 @@ def _training_lines(status: Training) -> Iterator[str]:
         yield f"  commit    {status.commit:05d}, epoch {status.commit_epoch}{step}"
     if status.loss is not None:
         yield f"  loss      {status.loss:.6f}"
-    at_work = status.state not in ("paused", "finished")
-    if status.recent_rate_images_per_sec is not None and at_work:
+    active = status.state not in ("paused", "finished")
+    if status.recent_rate_images_per_sec is not None and active:
         yield (
             f"  rate      {status.recent_rate_images_per_sec:.2f} images/s in the last 5 minutes"
         )

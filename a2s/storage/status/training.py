@@ -1,4 +1,4 @@
-"""How far a training run is: from its last commit and its log. Pure."""
+"""Status of a training run, from its last commit and its log. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from a2s.storage.status.pace import State, left_sec, pace_of, rounded, state_of
 
 @dataclass(frozen=True)
 class Training:
-    """How far a run of stage 1 or 2 is; `step` counts within the epoch at work."""
+    """Status of a stage-1 or stage-2 run; `step` counts within the current epoch."""
 
     command: str
     state: State
@@ -32,22 +32,22 @@ class Training:
     commit_step: int | None
     problems: list[str] = field(default_factory=list)
     then: str | None = None
-    """How a run that is paused goes on."""
+    """How to continue a paused run."""
 
 
 @dataclass(frozen=True)
 class Pause:
-    """That a job has ended before the last epoch, when, and how the run goes on."""
+    """Pause of a run before its last epoch: when, and how to continue."""
 
     time_sec: float
     then: str
 
 
 def parse_log(data: bytes) -> tuple[list[dict[str, Any]], int]:
-    """Steps recorded in `metrics.jsonl`, and how many of its lines cannot be read.
+    """Parse `metrics.jsonl`: the recorded steps, and the number of damaged lines.
 
-    The last line may be short, because another process is writing it: it does not count. Lines
-    about an `event` are no steps.
+    Ignores a last line without a newline, which another process may be writing, and lines with an
+    `event`.
     """
     records: list[dict[str, Any]] = []
     damaged = 0
@@ -70,7 +70,7 @@ def parse_log(data: bytes) -> tuple[list[dict[str, Any]], int]:
 
 
 def parse_pause(data: bytes) -> Pause | None:
-    """The pause with which a `metrics.jsonl` ends, if it does."""
+    """Return the pause if the last line of `metrics.jsonl` is one, else None."""
     try:
         values = json.loads(data.split(b"\n")[:-1][-1])
         return Pause(float(values["time_unix_sec"]), str(values["then"]))
@@ -90,11 +90,11 @@ def training_status(
     problems: Sequence[str] = (),
     pause: Pause | None = None,
 ) -> Training:
-    """Sum up a run.
+    """Summarise a run.
 
-    A `pause` counts unless the run was started again since.
-    `commit` is the content of the last commit file. What the log says after it is not durable yet,
-    but done: it is what the rate and the remaining time are taken from.
+    `commit` is the content of the last commit file. Rate and remaining time also count logged
+    steps after that commit, although they are not durable yet. `pause` counts unless the run was
+    restarted after it.
     """
     state = commit["state"] if commit else {"epoch": 0, "step": 0, "finished": False}
     finished = bool(state["finished"])
@@ -108,16 +108,16 @@ def training_status(
     elif at == (1, 0):
         share = 0.0
 
-    # The log goes back where a run was resumed from an earlier commit: the last stretch counts.
+    # Epoch and step go back where a run was resumed from an earlier commit. Use what follows.
     stretch = _last_stretch(records)
     events = [(record["time_unix_sec"], 0) for record in stretch[:1]]
     for before, after in pairwise(stretch):
         epochs = after["epoch"] - before["epoch"]
         steps = after["step"] - before["step"] + epochs * (num_steps or 0)
         events.append((after["time_unix_sec"], steps))
-    # A start after the last entry of the log is a sign of life, and no part of any rate.
-    again = start_sec is not None and (not events or start_sec > events[-1][0])
-    pace = pace_of(events, start_sec=start_sec if again else None, now_sec=now_sec)
+    # A start after the last log entry resets the stall clock, but does not enter any rate.
+    restarted = start_sec is not None and (not events or start_sec > events[-1][0])
+    pace = pace_of(events, start_sec=start_sec if restarted else None, now_sec=now_sec)
     todo = None if share is None or not num_steps else (1 - share) * num_epochs * num_steps
     last = records[-1] if records else {}
     rate = None if pace.recent_per_sec is None else pace.recent_per_sec * batch_size
@@ -147,7 +147,7 @@ def training_status(
 
 
 def _steps_per_epoch(records: Sequence[dict[str, Any]], *, committed_epochs: int) -> int | None:
-    """The last step of every epoch is logged, so that of a finished epoch is their number."""
+    """Steps per epoch: the largest step of a finished epoch, whose last step is always logged."""
     last_epoch = records[-1]["epoch"] if records else 0
     whole = [
         r["step"] for r in records if r["epoch"] < last_epoch or r["epoch"] <= committed_epochs
@@ -158,7 +158,7 @@ def _steps_per_epoch(records: Sequence[dict[str, Any]], *, committed_epochs: int
 def _position(
     records: Sequence[dict[str, Any]], state: dict[str, Any], *, start_sec: float | None
 ) -> tuple[int, int]:
-    """Epoch at work (from 1) and steps done in it; the log is older than a later start."""
+    """Current epoch (from 1) and steps done in it; ignores the log if the run started after it."""
     committed = (int(state["epoch"]) + 1, int(state["step"]))
     if state["finished"]:
         return (int(state["epoch"]), 0)
@@ -169,7 +169,7 @@ def _position(
 
 
 def _last_stretch(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The last records in which epoch and step only grow."""
+    """The longest run of records at the end in which (epoch, step) increases."""
     first = max(
         (
             number
