@@ -1,1 +1,1 @@
-"""Rules by which stage 2 corrects its labels."""
+"""Label correction during stage 2."""

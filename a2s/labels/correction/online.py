@@ -1,6 +1,6 @@
-"""Online label rectification: labels move towards what the detector predicts.
+"""Online label rectification (OLR): move labels towards the detector's predictions. Pure.
 
-Shape suffixes: any shape; labels and probabilities are float32 in 0..1.
+Labels and probabilities are float32 in 0..1, of any shape.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def rectify(label: Tensor, probability: Tensor, lam: float) -> Tensor:
-    """Move a label towards a prediction, keeping the share `lam` of the old one.
+    """Move a label towards a prediction: lam * label + (1 - lam) * probability.
 
-    Shape: equal shapes -> the same
+    Shape: equal shapes -> the same shape
     Range: 0..1
     Reference: Eqn 13
     """

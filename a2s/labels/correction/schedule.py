@@ -14,9 +14,9 @@ Rule = Literal["olr", "hma"]
 
 
 def lambda_at(epoch: int, *, lam: float, warm_epochs: int) -> float:
-    """Return the share of the old label that `epoch` (counted from 1) keeps.
+    """Lambda of `epoch` (counted from 1): the weight of the old label in the update.
 
-    Range: 1 in the first `warm_epochs` epochs, which leave labels as they are, then `lam`
+    Range: 1 in the first `warm_epochs` epochs (labels do not change), then `lam`
     Reference: Eqn 14; Sec. III-B
     """
     assert epoch >= 1, "epochs are counted from 1"
@@ -24,27 +24,27 @@ def lambda_at(epoch: int, *, lam: float, warm_epochs: int) -> float:
 
 
 def generation_after(epoch: int, *, warm_epochs: int) -> int:
-    """The generation that `a2s hma` makes after `epoch`; 0 after a warm epoch: none yet."""
+    """Label generation that `a2s hma` makes after `epoch`; 0 (none) after a warm-up epoch."""
     return max(0, epoch - warm_epochs)
 
 
 @dataclass(frozen=True)
 class LabelSchedule:
-    """Which labels each epoch reads, and how much of them it keeps.
+    """Label generation that each epoch reads, and lambda of each epoch.
 
-    Under `olr` an epoch writes the next generation itself, unless lambda is 1. Under `hma` epochs
-    leave labels alone, and `a2s hma` makes the next generation between them.
+    With `olr` an epoch writes the next generation itself, unless lambda is 1. With `hma` epochs
+    do not change labels; `a2s hma` makes the next generation between epochs.
     """
 
     rule: Rule
     lam_by_epoch: tuple[float, ...]
-    """Share of the old label that epoch e keeps, at e - 1."""
+    """Lambda of epoch e at index e - 1."""
     generation_by_epoch: tuple[int, ...]
-    """Generation that epoch e reads, at e - 1; the last entry is what stage 2 leaves behind."""
+    """Generation that epoch e reads, at index e - 1; the last entry is the final generation."""
 
     @staticmethod
     def of(epochs: int, *, rule: Rule, lam: float, warm_epochs: int) -> LabelSchedule:
-        """The schedule of a run of `epochs`."""
+        """Schedule of a run with `epochs` epochs."""
         if rule == "hma":
             numbers = (generation_after(e, warm_epochs=warm_epochs) for e in range(epochs + 1))
             return LabelSchedule(rule, (1.0,) * epochs, tuple(numbers))
@@ -56,11 +56,11 @@ class LabelSchedule:
         )
 
     def lacks_labels(self, state: Mapping[str, Any]) -> bool:
-        """Whether the generation that follows the last commit's epoch has still to be made."""
+        """Whether the generation that the next epoch reads does not exist yet."""
         return bool(state["generation"] != self.generation_by_epoch[state["epoch"]])
 
     def last_epoch(self, state: Mapping[str, Any], *, at_most: int) -> int:
-        """The last epoch that can be trained with the labels there are."""
+        """Last epoch, at most `at_most`, that can be trained with the existing labels."""
         if self.rule == "olr":
             return at_most
         for epoch in range(state["epoch"], at_most):

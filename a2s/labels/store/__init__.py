@@ -1,1 +1,1 @@
-"""Labels that training reads and writes."""
+"""Label store: the soft labels that stage 2 reads and writes."""

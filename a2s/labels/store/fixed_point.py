@@ -1,4 +1,4 @@
-"""Soft labels in 16 bits: the codec of label generations."""
+"""16-bit fixed-point codec of soft labels. Pure."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# An even number of steps, so that 0, 1 and the decision value 0.5 are all exact.
+# An even number of steps makes 0, 0.5 (the decision threshold) and 1 exact.
 U16_STEPS = 65534
 
 
 def to_u16(label: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Store a label in 16 bits, off by at most 1 / 131068.
+    """Encode a label; the rounding error is at most 1 / 131068.
 
     Range: 0..1 -> 0..65534
     """
@@ -23,9 +23,9 @@ def to_u16(label: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def to_u16_bits(label: Tensor) -> Tensor:
-    """Do what `to_u16` does on the label's device; an int16 holds the bits.
+    """Encode a label on its device, as `to_u16`; the int16 holds the bits of the uint16.
 
-    The host has nothing to compute then, and half as many bytes to receive.
+    This leaves no work to the host and halves the bytes to copy.
 
     Range: 0..1 -> the bits of 0..65534
     """
@@ -33,7 +33,7 @@ def to_u16_bits(label: Tensor) -> Tensor:
 
 
 def from_u16(stored: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Read a label stored by `to_u16`.
+    """Decode a label encoded by `to_u16`.
 
     Range: 0..65534 -> 0..1
     """

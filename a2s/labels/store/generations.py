@@ -1,12 +1,13 @@
-"""Generations of labels: an epoch reads generation g and writes generation g + 1 (Eqn 13, 14).
+"""Label generations: an epoch reads generation g and writes generation g + 1 (Eqn 13, 14).
 
-    labels/00003/s00000000-r0001-00000.rows    rows of one rank from one step on
-    labels/generation-00003-s00000412.json     part: the row files of the steps before 412
-    labels/generation-00003.json               whole: every row file, and the checksum of the table
+    labels/00003/s00000000-r0001-00000.rows    row file of rank 1, which starts at step 0
+    labels/generation-00003-s00000412.json     partial manifest: row files of the steps before 412
+    labels/generation-00003.json               manifest: all row files, checksum of the table
     labels/generation-00003.table              int32[2, index rows]: file and position of a row
 
-Rank 0 writes the manifests. A run's commit names at most one whole and one part; what no kept
-commit names is an orphan of a crash or history, and `clean` removes it. Nothing is overwritten.
+Rank 0 writes the manifests. A run's commit names at most one manifest and one partial manifest.
+Files that no kept commit refers to are left over from a crash or from older generations; `clean`
+removes them. Files are never overwritten.
 """
 
 from __future__ import annotations
@@ -35,15 +36,16 @@ from a2s.storage.hashing import sha256_file
 VERSION = 1
 _NAME = r"generation-\d{5}(-s\d{8})?\.(json|table)|s\d{8}-r\d{4}-\d{5}\.rows"
 _FOLDER = re.compile(r"\d{5}")
-_OURS = re.compile(rf"({_NAME})|\.({_NAME})\..*\.tmp")
+_STORE_FILE = re.compile(rf"({_NAME})|\.({_NAME})\..*\.tmp")
 Table = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class Generation:
-    """A whole generation: where the label of every row of the index lies.
+    """A published generation of labels.
 
-    Shape: table_2N int32: file number and position in it, -1 for a row without a label.
+    Shape: table_2N int32: file number, and position in the file, of each row of the data's index;
+    -1 for a row without a label.
     """
 
     folder: Path
@@ -57,7 +59,7 @@ class Generation:
     def load(cls, folder: Path, number: int) -> Generation:
         """Open a published generation.
 
-        Raises: LabelError when manifest or table is missing or damaged.
+        Raises: LabelError if manifest or table is missing or damaged.
         """
         path = folder / generation_name(number)
         manifest = _read_manifest(path)
@@ -84,20 +86,22 @@ class Generation:
         return np.asarray(self.table_2N[0] >= 0)
 
     def read_u16(self, row_index: int) -> npt.NDArray[np.uint16]:
-        """Return the label of a row as stored.
+        """Read the encoded label of a row.
 
-        Raises: LabelError when the row has no label or its file is damaged.
+        Raises: LabelError if the row has no label or its file is damaged.
         """
         file, position = (int(value) for value in self.table_2N[:, row_index])
         if file < 0:
-            raise LabelError(f"{self.folder}: generation {self.number} has no row {row_index}")
+            raise LabelError(
+                f"{self.folder}: generation {self.number} has no label for row {row_index}"
+            )
         return read_row(self.folder, self.files[file], position, row_index=row_index)
 
     def read(self, row_index: int) -> npt.NDArray[np.float32]:
-        """Return the label of a row.
+        """Read the label of a row.
 
         Shape: float32[height, width]. Range: [0, 1].
-        Raises: LabelError when the row has no label or its file is damaged.
+        Raises: LabelError if the row has no label or its file is damaged.
         """
         return from_u16(self.read_u16(row_index))
 
@@ -105,9 +109,9 @@ class Generation:
 def collect(
     folder: Path, *, generation: int, step: int, num_files_by_rank: Sequence[int]
 ) -> list[RowFile]:
-    """Return the row files that all ranks wrote from `step` on, knowing how many each wrote.
+    """Return the row files that all ranks wrote from `step` on, given their number per rank.
 
-    Raises: LabelError when one of them is missing or damaged.
+    Raises: LabelError if one of them is missing or damaged.
     """
     names = (
         row_file_name(generation=generation, step=step, rank=rank, number=number)
@@ -118,26 +122,26 @@ def collect(
 
 
 def generation_name(generation: int) -> str:
-    """Return the name of the manifest of a whole generation."""
+    """Name of a generation's manifest."""
     return f"generation-{generation:05d}.json"
 
 
 def part_name(generation: int, *, step: int) -> str:
-    """Return the name of the manifest of a generation's labels before `step`."""
+    """Name of the partial manifest of a generation's labels before `step`."""
     return f"generation-{generation:05d}-s{step:08d}.json"
 
 
 def publish_part(folder: Path, *, generation: int, step: int, files: Sequence[RowFile]) -> str:
-    """Write the manifest of the steps before `step` and return its name (for a commit to keep)."""
+    """Write the partial manifest of the steps before `step`; return its name, for the commit."""
     name = part_name(generation, step=step)
     write_json(folder / name, {"version": VERSION, "files": [asdict(file) for file in files]})
     return name
 
 
 def load_part(folder: Path, name: str) -> list[RowFile]:
-    """Return the row files that a part names.
+    """Read the row files that a partial manifest names.
 
-    Raises: LabelError when it is missing or damaged.
+    Raises: LabelError if it is missing or damaged.
     """
     return [RowFile(**file) for file in _read_manifest(folder / name)["files"]]
 
@@ -151,10 +155,10 @@ def publish(
     height: int,
     width: int,
 ) -> str:
-    """Write table and manifest of a whole generation and return its name.
+    """Write table and manifest of a complete generation; return the manifest's name.
 
-    `keep_N` tells which rows of the index must have a label, each exactly once.
-    Raises: LabelError when a row is missing, there twice, or of another size.
+    `keep_N` selects the rows of the index that must have exactly one label each.
+    Raises: LabelError if a row is missing, duplicate, or of another size.
     """
     table_2N = np.full((2, len(keep_N)), -1, "<i4")
     num_labels = 0
@@ -168,8 +172,9 @@ def publish(
     wrong_N = (table_2N[0] >= 0) != keep_N
     if wrong_N.any() or num_labels != int(keep_N.sum()):
         raise LabelError(
-            f"{folder}: generation {generation} is not one label per image ({num_labels} labels "
-            f"for {int(keep_N.sum())} images, {int(wrong_N.sum())} rows differ): not published"
+            f"{folder}: generation {generation} does not have exactly one label per image "
+            f"({num_labels} labels for {int(keep_N.sum())} images, {int(wrong_N.sum())} rows "
+            "differ): not published"
         )
     table_name = f"generation-{generation:05d}.table"
     atomic_write(folder / table_name, table_2N.tobytes())
@@ -190,15 +195,15 @@ def publish(
 
 
 def contents(folder: Path) -> list[Path]:
-    """What lies in the store now: its files and folders."""
+    """List all files and folders of the store."""
     return sorted(folder.rglob("*"))
 
 
 def clean(folder: Path, *, keep: Iterable[str], found: Sequence[Path] | None = None) -> int:
-    """Remove every file of the store that the kept manifests do not name; return how many.
+    """Delete all files of the store that the kept manifests do not name; return their number.
 
-    Call it only when a commit naming these manifests is durable, and while no rank writes; or with
-    what was `found` (`contents`) while none did.
+    Call it only after the commit that names these manifests is durable. No rank may be writing,
+    unless `found` is given: the `contents` of the store at a time when no rank was writing.
     """
     found = contents(folder) if found is None else found
     kept: set[str] = set()
@@ -211,12 +216,14 @@ def clean(folder: Path, *, keep: Iterable[str], found: Sequence[Path] | None = N
     num_removed = 0
     for path in found:
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and _OURS.fullmatch(path.name) and name not in kept:
+        if path.is_file() and _STORE_FILE.fullmatch(path.name) and name not in kept:
             path.unlink()
             num_removed += 1
     for path in found:
-        ours = path.parent == folder and _FOLDER.fullmatch(path.name) and path.is_dir()
-        if ours and not any(path.iterdir()):
+        is_generation_folder = (
+            path.parent == folder and _FOLDER.fullmatch(path.name) and path.is_dir()
+        )
+        if is_generation_folder and not any(path.iterdir()):
             path.rmdir()
     return num_removed
 

@@ -1,7 +1,6 @@
-"""Labels as stage 2 reads them: from label shards while lambda is 1, then from generations.
+"""Label reader of stage 2: label shards while lambda is 1, then generations; unlabelled images.
 
-Also which images have a usable label at all.
-H, W an image's own size; S side of the network's square input; N rows of the data's index.
+Shapes: H, W an image's own size; S side of the network's square input; N rows of the data's index.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass
 class LabelSource:
-    """Read the label of a row in an epoch; safe in forked loader processes.
+    """Callable that reads the label of a row in an epoch; safe in forked loader workers.
 
     `generation_by_epoch[e - 1]` is the generation that epoch e reads; 0 means the label shards.
     """
@@ -46,14 +45,14 @@ class LabelSource:
     _open: Generation | None = field(default=None, repr=False)
 
     def __call__(self, row: int, epoch: int) -> Label:
-        """Return one label in the image's own orientation.
+        """Read one label, not mirrored.
 
         Shape: float32[S, S]. Range: [0, 1].
-        Raises: LabelError when the label cannot be read.
+        Raises: LabelError if the label cannot be read.
         """
         number = self.generation_by_epoch[epoch - 1]
         if number:
-            # A worker process outlives epochs, so it opens each generation when it first needs it.
+            # Workers persist across epochs, so open each generation on first use.
             if self._open is None or self._open.number != number:
                 self._open = Generation.load(self.store, number)
             return self._open.read(row)
@@ -64,28 +63,28 @@ class LabelSource:
 
 
 def resize(label_HW: Label, *, height: int, width: int, resize_filter: str = "bilinear") -> Label:
-    """Resize a label by one of `RESIZE_FILTERS`, antialiased (but `nearest`) when it shrinks.
+    """Resize a label with one of `RESIZE_FILTERS`; all but `nearest` antialias when they shrink.
 
     Shape: float32[H, W] -> float32[height, width]. Range: [0, 1].
     """
     if label_HW.shape == (height, width):
         return label_HW
     image = Image.fromarray(label_HW).resize((width, height), RESIZE_FILTERS[resize_filter])
-    # A bilinear filter's weights add up to one only within rounding; a bicubic one overshoots.
+    # Bilinear weights sum to 1 only up to rounding; bicubic interpolation overshoots.
     return np.asarray(image, dtype=np.float32).clip(0, 1)
 
 
 def labelled_rows(
     folder: Path, index: Index, labels: Index, label_row_N: npt.NDArray[np.int64]
 ) -> Bools:
-    """Find out, all ranks together, which images have a usable label; list the others.
+    """Find the images with a usable label (collective); write the list of the others.
 
-    The list in the run folder is made once per run, so a resumed run keeps its plan.
+    The list in the run folder is made once per run, so a resumed run has the same epoch plan.
     Shape: bool[N].
-    Raises: LabelError when none has, or when these are shards of images.
+    Raises: LabelError if no image has one, or if `labels` contains images instead of labels.
     """
     with ranks.fail_together():
-        # Images decode as masks too; a detector trained on them would look fine.
+        # Images also decode as masks, and training on them would not fail.
         table = pq.read_schema(labels.folder / f"{labels.shards[0].name}.parquet")
         if "orientation" in table.names:
             raise LabelError(

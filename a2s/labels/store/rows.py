@@ -1,12 +1,12 @@
-"""Row files of the label store: about 256 labels each, written once, never changed.
+"""Row files of the label store: immutable files of up to 256 labels.
 
 Layout (little endian): magic (8 bytes), version (u32), length of the JSON (u32), JSON {count,
 height, width, dtype}, row indices (int64[count]), CRC-32 of each label (u32[count]), CRC-32 of all
 bytes so far (u32), labels (uint16[count, height, width]). The header's checksum covers the labels'
-checksums, so that one number in a manifest vouches for the whole file.
+checksums, so the header checksum in a manifest verifies the whole file.
 
-A label is 16-bit fixed point (`fixed_point.to_u16`): 0, 0.5 and 1 are exact. After 60 updates with
-lambda 0.4 the error is 1e-5 (float16: 4e-4, uint8: 3e-3), at the size of float16.
+Labels are 16-bit fixed point (`fixed_point.to_u16`): as small as float16, exact at 0, 0.5 and 1.
+60 updates with lambda 0.4 leave an error of 1e-5 (float16: 4e-4, uint8: 3e-3).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ I64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class RowFile:
-    """A row file as manifests name it: path below the store, labels in it, header checksum."""
+    """Manifest entry of a row file: path relative to the store, number of labels, header CRC-32."""
 
     name: str
     count: int
@@ -49,7 +49,7 @@ class RowFile:
 
 @dataclass(frozen=True)
 class RowHeader:
-    """What the head of a row file says."""
+    """Parsed header of a row file."""
 
     file: RowFile
     rows_N: I64
@@ -60,10 +60,10 @@ class RowHeader:
 
 
 class RowWriter:
-    """Append this rank's labels; a file appears, whole, for every `rows_per_file` of them.
+    """Writes this rank's labels to row files of `rows_per_file` labels each, atomically.
 
-    Names tell generation, first step, rank, and number, so that who knows how many files each rank
-    wrote knows all names (no directory listing, which a network file system may serve stale).
+    File names consist of generation, first step, rank and number. They are derivable from the
+    number of files per rank, so no directory listing (stale on NFS) is needed.
     """
 
     def __init__(
@@ -84,14 +84,14 @@ class RowWriter:
         self._files: list[RowFile] = []
 
     def add(self, row_index: int, label_HW: npt.NDArray[np.float32] | U16) -> None:
-        """Append the label of one image: float32 in [0, 1], or fixed point."""
+        """Append the label of one image: float32 in [0, 1], or encoded (uint16)."""
         self._labels_NHW[len(self._rows)] = quantise(label_HW)
         self._rows.append(row_index)
         if len(self._rows) == len(self._labels_NHW):
             self._flush()
 
     def close(self) -> list[RowFile]:
-        """Write what is left and return every file of this writer, in order."""
+        """Write the remaining labels; return all files of this writer, in order."""
         if self._rows:
             self._flush()
         return self._files
@@ -102,7 +102,8 @@ class RowWriter:
         path = self._folder / name
         if path.exists():
             raise LabelError(
-                f"{path} exists already; row files are written once. Resume cleans up."
+                f"{path} exists already, and row files are never overwritten; resuming the run "
+                "removes leftovers"
             )
         labels_NHW = self._labels_NHW[: len(self._rows)]
         self._files.append(write_rows(self._folder, name, self._rows, labels_NHW))
@@ -110,7 +111,7 @@ class RowWriter:
 
 
 def write_rows(folder: Path, name: str, rows: Sequence[int], labels_NHW: U16) -> RowFile:
-    """Write a row file, whole or not at all; the same rows and labels give the same bytes."""
+    """Write a row file; atomic and deterministic."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     labels_NHW = np.ascontiguousarray(labels_NHW, dtype="<u2")
@@ -124,14 +125,14 @@ def write_rows(folder: Path, name: str, rows: Sequence[int], labels_NHW: U16) ->
 
 
 def row_file_name(*, generation: int, step: int, rank: int, number: int) -> str:
-    """Return the name, below the store, of the file `number` that a rank's writer produced."""
+    """Path, relative to the store, of a rank's row file `number`."""
     return f"{generation:05d}/s{step:08d}-r{rank:04d}-{number:05d}.rows"
 
 
 def quantise(label: npt.NDArray[np.float32] | U16) -> U16:
-    """Return a label as 16-bit fixed point (fixed point passes through).
+    """Encode a label as 16-bit fixed point; encoded labels pass through.
 
-    Raises: LabelError for a value outside [0, 1] or not a number.
+    Raises: LabelError for a value that is NaN or outside [0, 1].
     """
     if label.dtype == np.uint16:
         return label.astype(np.uint16, copy=False)
@@ -141,9 +142,9 @@ def quantise(label: npt.NDArray[np.float32] | U16) -> U16:
 
 
 def read_header(folder: Path, name: str) -> RowHeader:
-    """Read and check the head of a row file.
+    """Read and verify the header of a row file.
 
-    Raises: LabelError when the file is missing, cut short, or damaged.
+    Raises: LabelError if the file is missing, truncated, or damaged.
     """
     path = folder / name
     descriptor = _open(path)
@@ -154,17 +155,17 @@ def read_header(folder: Path, name: str) -> RowHeader:
 
 
 def read_row(folder: Path, file: RowFile, position: int, *, row_index: int) -> U16:
-    """Read one label; opens the file anew, so it is safe after fork and on network file systems.
+    """Read one label. Opens the file for each call, which is safe after fork and on NFS.
 
     Shape: uint16[height, width].
-    Raises: LabelError when the file is missing, not the one the manifest names, or damaged.
+    Raises: LabelError if the file is missing, damaged, or differs from the manifest.
     """
     path = folder / file.name
     descriptor = _open(path)
     try:
         header = _read_header(descriptor, path=path, name=file.name)
         if header.file != file or header.rows_N[position] != row_index:
-            raise LabelError(f"{path} is not the file that its generation names; restore it")
+            raise LabelError(f"{path} differs from its entry in the manifest; restore it")
         size = header.height * header.width * 2
         data = os.pread(descriptor, size, header.data_offset + position * size)
     finally:
@@ -190,8 +191,10 @@ def _open(path: Path) -> int:
 
 
 def _read_header(descriptor: int, *, path: Path, name: str) -> RowHeader:
-    """Parse the head; nothing in it is believed before its checksum fits."""
-    damaged = LabelError(f"{path}: the head of this row file is damaged; restore it or start anew")
+    """Parse the header and verify its checksum."""
+    damaged = LabelError(
+        f"{path}: the header of this row file is damaged; restore it or start a new run"
+    )
     prefix = os.pread(descriptor, _PREFIX.size, 0)
     if len(prefix) != _PREFIX.size:
         raise damaged
@@ -199,7 +202,7 @@ def _read_header(descriptor: int, *, path: Path, name: str) -> RowHeader:
     if magic != MAGIC or num_text > _MAX_JSON:
         raise damaged
     if version != VERSION:
-        raise LabelError(f"{path}: row files of version {version} are unknown here ({VERSION} is)")
+        raise LabelError(f"{path}: row file of version {version}; this a2s reads version {VERSION}")
     try:
         shape = json.loads(os.pread(descriptor, num_text, _PREFIX.size))
         count, height, width = (int(shape[field]) for field in ("count", "height", "width"))

@@ -1,6 +1,7 @@
-"""Labels as stage 2 writes them: generations by all ranks together, at the end label shards.
+"""Label writer of stage 2: generations, written by all ranks, and final label shards.
 
-N rows of the data's index; H, W an image's own size.
+Shapes: N rows of the data's index; H, W an image's own size; B images of a batch; S side of the
+network's square input.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from a2s.parallel import ranks
 from a2s.storage import files, hashing
 
 AVERAGES = "averages"
-"""Folder in a run, beside `labels`, of the moving averages that `a2s hma` makes labels from."""
+"""Subfolder of a run with the moving averages from which `a2s hma` makes labels."""
 STEPS_AHEAD = 8
-"""Steps whose labels may wait for the disk before training does."""
+"""Back-pressure: training blocks if the labels of more steps are waiting for the disk."""
 _COLUMNS = {
     "width": "int32",
     "height": "int32",
@@ -37,9 +38,10 @@ _COLUMNS = {
 
 
 class NextGeneration:
-    """The generation that an epoch writes; every rank makes one and calls its methods in step.
+    """Writes the label generation of one epoch with a background thread.
 
-    `part` names what an interrupted epoch had committed before `step`.
+    Each rank creates one; `commit_part` and `publish` are collective. `part` is the partial
+    manifest with the labels that an interrupted epoch had committed before `step`.
     """
 
     def __init__(
@@ -55,16 +57,16 @@ class NextGeneration:
         self._start(step)
 
     def add(self, rows: Sequence[int], bits_B1SS: Tensor, wait: Callable[[], None]) -> None:
-        """Take this rank's labels of a step (`to_u16_bits`); they are there when `wait` returns.
+        """Write this rank's labels of a step (`to_u16_bits`), whose copy ends when `wait` returns.
 
-        A thread waits and writes while the next steps run; an error comes with a later call.
+        A thread waits and writes while the next steps run; a later call raises its errors.
         """
         self._pending.append(self._thread.submit(self._write, list(rows), bits_B1SS, wait))
         while len(self._pending) > STEPS_AHEAD:
             self._pending.popleft().result()
 
     def commit_part(self, step: int) -> str:
-        """Make the labels of all steps before `step` durable; return the name a commit keeps."""
+        """Make the labels of all steps before `step` durable; return the name for the commit."""
         self._gather()
         with ranks.fail_together():
             if ranks.is_main():
@@ -75,10 +77,10 @@ class NextGeneration:
         return generations.part_name(self._number, step=step)
 
     def publish(self) -> None:
-        """Make the whole generation durable; the last call.
+        """Make the complete generation durable; call this last.
 
         Raises:
-            LabelError: it is not exactly one label per image.
+            LabelError: an image has no label or several.
         """
         self._gather()
         self._thread.shutdown()
@@ -115,7 +117,7 @@ class NextGeneration:
         )
 
     def _gather(self) -> None:
-        """Rank 0 learns every rank's files: their names follow from how many each has."""
+        """Collect all ranks' row files on rank 0; only their number is communicated."""
         with ranks.fail_together():
             self._drain()
             num_files = len(self._writer.close())
@@ -131,7 +133,7 @@ class NextGeneration:
 
 
 def kept_manifests(run: Path) -> set[str]:
-    """Return the names of the label manifests that the commits of a run folder need."""
+    """Names of the label manifests that the commits of a run refer to."""
     names = set()
     for path in (run / "commits").glob("*.json"):
         state = files.read_json(path)["state"]
@@ -143,9 +145,9 @@ def kept_manifests(run: Path) -> set[str]:
 
 
 def cleaning(run: Path) -> Callable[[], None]:
-    """List a run's labels, and averages if it has any, while no rank writes there.
+    """List a run's label files, and averages if any; call this while no rank is writing.
 
-    Returns what removes of these, whenever it is called, those that no commit needs then.
+    Returns a function that deletes the listed files that no commit refers to when it is called.
     """
     stores = [store for store in (run / "labels", run / AVERAGES) if store.is_dir()]
     found = {store: generations.contents(store) for store in stores}
@@ -161,10 +163,10 @@ def cleaning(run: Path) -> Callable[[], None]:
 def write_rectified(
     out: Path, number: int, *, source: LabelSource, index: Index, keep_N: Bools
 ) -> None:
-    """Write generation `number` at the images' own size, values 0 and 255, all ranks together.
+    """Write generation `number` as label shards of the images' own size, values 0 and 255.
 
-    With number 0 nothing was rectified, and the labels are passed on byte for byte.
-    Shards that are there already are left alone.
+    Collective: ranks share the shards. With `number` 0 nothing was rectified, and labels are copied
+    byte for byte. Finished shards are skipped.
     """
     with ranks.fail_together():
         if ranks.is_main():

@@ -22,7 +22,7 @@ def test_epochs_start_at_one() -> None:
         lambda_at(0, lam=0.4, warm_epochs=2)
 
 
-def test_lambda_one_leaves_labels_as_they_are() -> None:
+def test_lambda_one_does_not_change_labels() -> None:
     label, probability = torch.rand(3, 1, 4, 4), torch.rand(3, 1, 4, 4)
     assert torch.equal(rectify(label, probability, 1.0), label)
 
@@ -30,7 +30,7 @@ def test_lambda_one_leaves_labels_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("probability", "updates"), [(0.16, 1), (0.17, 2), (0.2, 2), (0.3, 2), (0.45, 3)]
 )
-def test_updates_until_a_label_flips(probability: float, updates: int) -> None:
+def test_number_of_updates_until_a_label_flips(probability: float, updates: int) -> None:
     label, taken = torch.ones(1), 0
     while label.item() >= 0.5:
         label, taken = rectify(label, torch.tensor([probability]), 0.4), taken + 1
@@ -38,7 +38,7 @@ def test_updates_until_a_label_flips(probability: float, updates: int) -> None:
 
 
 @given(st.floats(0, 1, width=32))
-def test_stored_labels_come_back(value: float) -> None:
+def test_fixed_point_round_trip(value: float) -> None:
     label = np.array([value], np.float32)
     stored = to_u16(label)
     assert stored.dtype == np.uint16
@@ -48,13 +48,13 @@ def test_stored_labels_come_back(value: float) -> None:
     assert np.array_equal(to_u16(back), stored)
 
 
-def test_hard_and_undecided_labels_are_exact() -> None:
+def test_0_and_half_and_1_are_exact() -> None:
     label = np.array([0, 0.5, 1], np.float32)
     assert np.array_equal(from_u16(to_u16(label)), label)
     assert to_u16(np.array([-0.1, 1.1], np.float32)).tolist() == [0, U16_STEPS]
 
 
-def test_a_tensor_is_stored_in_the_same_bits() -> None:
+def test_tensors_and_arrays_are_encoded_equally() -> None:
     label = torch.cat([torch.rand(5000), torch.tensor([0, 0.5, 1.0]), torch.arange(0, 1, 1e-4)])
     bits = to_u16_bits(label)
     assert bits.dtype == torch.int16

@@ -69,11 +69,11 @@ def test_two_ranks_write_one_generation(store: Path) -> None:
     for row in rows:
         assert np.abs(generation.read(row) - label(row, salt=1)).max() <= 0.5 / 65534 + 1e-7
         assert (quantise(generation.read(row)) == generation.read_u16(row)).all()
-    with pytest.raises(LabelError, match="no row 3"):
+    with pytest.raises(LabelError, match="no label for row 3"):
         generation.read(3)
 
 
-def test_fixed_point_is_exact_at_the_ends_and_stable() -> None:
+def test_fixed_point_is_exact_at_0_and_1_and_idempotent() -> None:
     every = np.arange(65535, dtype=np.uint16)
     assert (quantise(from_u16(every)) == every).all()
     ends = np.asarray([[0.0, 1.0, 0.5]], np.float32)
@@ -81,7 +81,7 @@ def test_fixed_point_is_exact_at_the_ends_and_stable() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, -0.01, 1.01, np.inf])
-def test_values_that_are_no_label_are_refused(store: Path, value: float) -> None:
+def test_values_outside_0_to_1_are_refused(store: Path, value: float) -> None:
     bad = label(0)
     bad[2, 2] = value
     writer = RowWriter(store, generation=1, step=0, rank=0, height=HEIGHT, width=WIDTH)
@@ -90,7 +90,7 @@ def test_values_that_are_no_label_are_refused(store: Path, value: float) -> None
     assert writer.close() == []
 
 
-def test_a_commit_in_mid_epoch_is_continued_by_another_number_of_ranks(store: Path) -> None:
+def test_resume_in_mid_epoch_with_another_number_of_ranks(store: Path) -> None:
     keep = np.ones(12, bool)
     first = [write(store, [0, 1, 2], rank=0), write(store, [3, 4, 5], rank=1)]
     files = generations.collect(
@@ -111,14 +111,16 @@ def test_a_commit_in_mid_epoch_is_continued_by_another_number_of_ranks(store: Pa
 
 
 @pytest.mark.parametrize("rows", [[0, 1, 2], [0, 1, 2, 2], [0, 1, 2, 3, 0], [0, 1, 2, 3, 4]])
-def test_incomplete_or_double_generations_are_not_published(store: Path, rows: list[int]) -> None:
+def test_generations_with_missing_or_duplicate_labels_are_not_published(
+    store: Path, rows: list[int]
+) -> None:
     keep = np.asarray([True, True, True, True, False])
-    with pytest.raises(LabelError, match="not one label per image"):
+    with pytest.raises(LabelError, match="does not have exactly one label per image"):
         publish(store, write(store, rows), keep)
     assert not list(store.glob("*.json"))
 
 
-def test_nothing_is_overwritten(store: Path) -> None:
+def test_files_are_never_overwritten(store: Path) -> None:
     write(store, [0, 1])
     before = next(store.rglob("*.rows")).read_bytes()
     with pytest.raises(LabelError, match="exists already"):
@@ -126,7 +128,7 @@ def test_nothing_is_overwritten(store: Path) -> None:
     assert next(store.rglob("*.rows")).read_bytes() == before
 
 
-def test_clean_keeps_what_commits_name_and_nothing_foreign(store: Path) -> None:
+def test_clean_deletes_only_store_files_that_no_commit_names(store: Path) -> None:
     keep = np.ones(4, bool)
     names = [
         publish(store, write(store, [0, 1, 2, 3], generation=number), keep, generation=number)
@@ -155,7 +157,7 @@ def test_clean_keeps_what_commits_name_and_nothing_foreign(store: Path) -> None:
     assert (Generation.load(store, 2).read_u16(3) == quantise(label(3, salt=2))).all()
 
 
-def test_every_flipped_byte_of_a_row_file_is_noticed(store: Path) -> None:
+def test_every_flipped_byte_of_a_row_file_is_detected(store: Path) -> None:
     publish(store, write(store, [0, 1]), np.ones(2, bool))
     generation = Generation.load(store, 1)
     path = next(store.rglob("*.rows"))
@@ -180,7 +182,7 @@ def test_every_flipped_byte_of_a_row_file_is_noticed(store: Path) -> None:
         generation.read(0)
 
 
-def test_another_file_under_the_same_name_is_noticed(store: Path) -> None:
+def test_a_replaced_row_file_is_detected(store: Path) -> None:
     publish(store, write(store, [0, 1]), np.ones(2, bool))
     path = next(store.rglob("*.rows"))
     path.unlink()
@@ -189,7 +191,7 @@ def test_another_file_under_the_same_name_is_noticed(store: Path) -> None:
         Generation.load(store, 1).read(0)
 
 
-def test_damaged_manifests_and_tables_are_noticed(store: Path) -> None:
+def test_damaged_manifests_and_tables_are_detected(store: Path) -> None:
     publish(store, write(store, [0, 1]), np.ones(2, bool))
     table = store / "generation-00001.table"
     whole = table.read_bytes()

@@ -16,7 +16,7 @@ from a2s.labels.store.reader import LabelSource, resize
 
 
 @pytest.mark.parametrize("name", RESIZE_FILTERS)
-def test_labels_are_squashed_like_images(scenes, tmp_path: Path, name: str) -> None:
+def test_labels_are_resized_like_images(scenes, tmp_path: Path, name: str) -> None:
     data = pack(scenes.train, tmp_path / "data")
     labels = Index.load(write_labels(data, tmp_path / "labels"))
     rows_N = labels.rows_of(Index.load(data).keys)
