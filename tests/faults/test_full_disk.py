@@ -39,7 +39,7 @@ def _shard(images: Path, out: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_shard_on_a_full_disk_says_so_and_goes_on_with_room(
+def test_shard_reports_a_full_disk_and_resumes_with_free_space(
     tmp_path: Path, small_disk: Path
 ) -> None:
     render_folder(tmp_path, num_train=16, num_test=1, side_px=256, seed=5)
@@ -75,7 +75,7 @@ def _stage1(data: Path, out: Path, *flags: str) -> subprocess.CompletedProcess[s
     )
 
 
-def test_a_commit_that_finds_no_room_is_heard_of_and_the_last_one_stays(
+def test_a_failed_commit_is_reported_and_the_last_one_is_kept(
     scenes, tmp_path: Path, small_disk: Path
 ) -> None:
     """Commits are written while training goes on; it ends where the next one would begin."""

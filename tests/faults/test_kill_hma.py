@@ -21,7 +21,7 @@ def waiting(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
     return train_until_it_waits(shared, pack_photographs(shared, root), root / "run")
 
 
-def test_killed_in_the_pass_and_repeated(waiting: Case, tmp_path: Path) -> None:
+def test_killed_during_the_pass_and_resumed(waiting: Case, tmp_path: Path) -> None:
     case, whole = waiting.copied(tmp_path / "run"), waiting.copied(tmp_path / "whole")
     before = case.state()
     (process,) = start_ranks(case.averaging_arguments("--workers", "0"), world=1)

@@ -62,7 +62,7 @@ def result(out: Path) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in files.items()}
 
 
-def test_killed_at_any_moment_and_repeated_is_bit_identical(
+def test_killed_at_any_time_and_resumed_is_bit_identical(
     data: Path, reference: Path, tmp_path: Path
 ) -> None:
     """With loader processes and commits after every step, against a run without them."""

@@ -16,7 +16,7 @@ from a2s.parallel import ray_session
 NUM_SHARDS = 24
 
 
-def test_nodes_come_and_go_and_the_labels_are_those_of_one_process(
+def test_labels_do_not_depend_on_joining_and_lost_nodes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from ray.cluster_utils import Cluster

@@ -21,7 +21,7 @@ main()
 """
 
 
-def test_a_message_is_not_lost_while_a_commit_is_written(scenes, tmp_path: Path) -> None:
+def test_error_message_is_not_lost_while_a_commit_is_written(scenes, tmp_path: Path) -> None:
     data, out, script = (
         pack(scenes.train, tmp_path / "data"),
         tmp_path / "out",

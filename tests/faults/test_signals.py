@@ -57,7 +57,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("number", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "")]
 )
-def test_training_stops_with_its_code_and_resumes(
+def test_training_exits_with_the_signals_code_and_resumes(
     tmp_path: Path, data: Path, number: signal.Signals, code: int, said: str
 ) -> None:
     out = tmp_path / "s1"
@@ -83,7 +83,7 @@ def test_training_stops_with_its_code_and_resumes(
     assert f"from epoch {epochs + 1}, step 1;" in errors
 
 
-def test_ctrl_c_while_ray_works_leaves_no_process(tmp_path: Path, data: Path) -> None:
+def test_ctrl_c_while_ray_runs_leaves_no_process(tmp_path: Path, data: Path) -> None:
     out = tmp_path / "s1"
     (done,) = run_ranks(
         [

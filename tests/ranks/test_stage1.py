@@ -81,7 +81,7 @@ def test_losses_do_not_depend_on_the_number_of_ranks(runs: dict[int, Path], worl
     assert losses(runs[world]) == pytest.approx(losses(runs[1]), abs=2e-6)
 
 
-def test_the_encoder_is_not_touched(runs: dict[int, Path]) -> None:
+def test_frozen_encoder_does_not_change(runs: dict[int, Path]) -> None:
     first, second = (
         load_file(runs[2] / "checkpoints" / name / "model.safetensors")
         for name in ("00001", "00002")
@@ -102,7 +102,7 @@ def test_one_message_and_exit_code_2_on_all_ranks(
     assert "batch_size: 6 there, 4 now" in done[0].stderr
 
 
-def test_a_batch_that_the_ranks_cannot_share_is_refused(data: Path, tmp_path: Path) -> None:
+def test_batch_size_must_be_divisible_by_the_ranks(data: Path, tmp_path: Path) -> None:
     done = run_ranks(arguments(data, tmp_path / "out", batch_size=5), world=2)
     assert [rank.code for rank in done] == [2, 2]
     assert messages(done) == 1

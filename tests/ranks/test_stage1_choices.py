@@ -63,7 +63,7 @@ def losses(run: Path) -> list[float]:
 
 
 @pytest.mark.parametrize("boundary", ["db1", "db4"])
-def test_what_a_boundary_learns_does_not_depend_on_the_number_of_ranks(
+def test_learned_boundary_does_not_depend_on_the_number_of_ranks(
     data: Path, tmp_path: Path, boundary: str
 ) -> None:
     for world in (1, WORLD):
@@ -78,9 +78,7 @@ def test_what_a_boundary_learns_does_not_depend_on_the_number_of_ranks(
 
 
 @pytest.mark.parametrize("mode", ["batch_statistics", "trained"])
-def test_each_rank_normalises_its_own_images_and_says_so(
-    data: Path, tmp_path: Path, mode: EncoderMode
-) -> None:
+def test_batchnorm_is_per_rank_and_reported(data: Path, tmp_path: Path, mode: EncoderMode) -> None:
     """The first gradient is that of a plain loop in which every rank's images are a batch."""
     out = tmp_path / "out"
     said = run(data, out, world=WORLD, epochs=1, **{"parity.encoder_mode": mode})
@@ -123,9 +121,7 @@ def test_each_rank_normalises_its_own_images_and_says_so(
         torch.testing.assert_close(kept[f"encoder.{name}"], buffer, rtol=1e-4, atol=1e-5)
 
 
-def test_a_trained_encoder_is_resumed_by_another_number_of_ranks(
-    data: Path, tmp_path: Path
-) -> None:
+def test_trained_encoder_resumes_with_another_number_of_ranks(data: Path, tmp_path: Path) -> None:
     out, changed = tmp_path / "out", {"parity.encoder_mode": "trained", "epochs": 2}
     run(data, out, world=WORLD, **changed)
     newest = max((out / "commits").iterdir())

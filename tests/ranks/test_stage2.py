@@ -138,7 +138,7 @@ def test_after_a_trained_epoch_labels_differ_by_rounding_only(
         assert error / 65534 <= 1e-3
 
 
-def test_killed_in_mid_epoch_and_resumed_by_another_number_of_ranks(
+def test_killed_in_mid_epoch_and_resumed_with_another_number_of_ranks(
     runs: dict[int, Path], data: Path, labels: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"

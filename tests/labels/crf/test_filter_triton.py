@@ -58,7 +58,7 @@ def check(device: str, sizes: list[tuple[int, int]]) -> None:
         assert (ours - plain).abs().mean() < 1e-4
 
 
-def test_interpreted_kernels_compute_what_torch_computes() -> None:
+def test_interpreted_kernels_equal_torch() -> None:
     code = (
         "from test_filter_triton import check\n"
         "check('cpu', [(13, 17), (24, 20), (30, 11), (1, 5), (1, 1)])\n"
@@ -74,7 +74,7 @@ def test_interpreted_kernels_compute_what_torch_computes() -> None:
 
 
 @pytest.mark.parametrize("value", ["fp32", "bf16"])
-def test_kernels_compile_for_hopper_without_one(
+def test_kernels_compile_for_hopper_without_a_gpu(
     value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from triton import compile as compile_kernel
@@ -108,7 +108,7 @@ def test_kernels_compile_for_hopper_without_one(
 
 @pytest.mark.gpu
 @GPU
-def test_kernels_compute_what_torch_computes_on_the_gpu() -> None:
+def test_kernels_equal_torch_on_the_gpu() -> None:
     check("cuda", [(131, 217), (240, 320), (1, 5), (97, 64), (1, 1), (320, 320), (240, 320)])
 
 
@@ -132,7 +132,7 @@ def test_bfloat16_on_the_gpu_keeps_the_masks() -> None:
 
 @pytest.mark.gpu
 @GPU
-def test_the_gpu_gives_the_cpus_masks_the_same_every_time_and_in_every_batch() -> None:
+def test_gpu_masks_equal_cpu_masks_in_every_run_and_batch() -> None:
     images, logits = batch([(240, 320), (320, 320), (200, 133), (240, 320)], "cuda")
     first = marginals(images, logits, PARAMS)
     for _ in range(3):
@@ -146,7 +146,7 @@ def test_the_gpu_gives_the_cpus_masks_the_same_every_time_and_in_every_batch() -
 
 @pytest.mark.gpu
 @GPU
-def test_a_batch_waits_for_the_gpu_once_and_stays_within_its_memory() -> None:
+def test_a_batch_synchronises_once_and_stays_within_its_memory() -> None:
     images, logits = batch([(320, 320)] * 8, "cuda")
     noise = [images[0]] * 8
     marginals(noise, logits, PARAMS)

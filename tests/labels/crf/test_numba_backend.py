@@ -52,14 +52,14 @@ def rough_map(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("number", range(7))
-def test_masks_are_the_authors(shared: Path, number: int) -> None:
+def test_masks_equal_the_authors_masks(shared: Path, number: int) -> None:
     oracle = load_file(shared / "oracles" / "a2s_reference.safetensors")
     image, p, expected = (oracle[f"refine.{number}.{name}"] for name in ("image", "prob", "crf"))
     np.testing.assert_array_equal(crf(image, hard_energy(p, PARAMS), PARAMS), expected)
 
 
 @pytest.mark.parametrize("size", [(320, 320), (300, 400), None])
-def test_masks_of_photographs_are_the_librarys(shared: Path, size: tuple[int, int] | None) -> None:
+def test_masks_of_photographs_equal_the_library(shared: Path, size: tuple[int, int] | None) -> None:
     paths = sorted((shared / "data" / "ecssd200" / "images").glob("*.jpg"))[::50]
     assert len(paths) == 4
     for path in paths:
@@ -79,7 +79,7 @@ def test_masks_of_photographs_are_the_librarys(shared: Path, size: tuple[int, in
 @pytest.mark.parametrize("wide", [False, True], ids=["packed", "wide"])
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_probabilities_are_the_librarys(wide: bool, data: st.DataObject) -> None:
+def test_probabilities_equal_the_library(wide: bool, data: st.DataObject) -> None:
     height, width = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))
     params = CrfParams(
         gaussian_sxy=data.draw(st.floats(0.3, 30)),
@@ -106,7 +106,7 @@ def test_probabilities_are_the_librarys(wide: bool, data: st.DataObject) -> None
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (2, 2), (3, 5), (7, 64), (65, 33)])
 @pytest.mark.parametrize("kind", ["flat", "noise", "ramp"])
-def test_masks_of_odd_sizes_are_the_librarys(size: tuple[int, int], kind: str) -> None:
+def test_masks_of_odd_sizes_equal_the_library(size: tuple[int, int], kind: str) -> None:
     image, p = picture(kind, *size), rough_map(*size)
     for energy in (hard_energy(p, PARAMS), soft_energy(p, PARAMS)):
         np.testing.assert_array_equal(
@@ -114,7 +114,7 @@ def test_masks_of_odd_sizes_are_the_librarys(size: tuple[int, int], kind: str) -
         )
 
 
-def test_masks_are_the_librarys_where_resting_tiles_wake_up(
+def test_masks_equal_the_library_if_skipped_tiles_change(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rests = []
@@ -141,7 +141,7 @@ def test_masks_are_the_librarys_where_resting_tiles_wake_up(
 
 
 @pytest.mark.parametrize(("srgb", "is_wide"), [(5.0, False), (0.02, True)])
-def test_narrow_kernels_get_wide_keys(srgb: float, is_wide: bool) -> None:
+def test_narrow_kernels_need_wide_keys(srgb: float, is_wide: bool) -> None:
     image, p = picture("ramp", 30, 40), rough_map(30, 40)
     params = replace(PARAMS, bilateral_srgb=srgb, bilateral_sxy=0.02 if is_wide else 50.0)
     largest = [39 / params.bilateral_sxy, 29 / params.bilateral_sxy, *([255 / srgb] * 3)]
@@ -181,7 +181,7 @@ def test_packed_and_wide_keys_make_the_same_lattice(
     inference.kept_positions.clear()
 
 
-def test_a_kernel_too_narrow_for_numbers_is_refused() -> None:
+def test_too_narrow_kernels_are_refused() -> None:
     image, energy = picture("ramp", 30, 40), hard_energy(rough_map(30, 40), PARAMS)
     for name in ("gaussian_sxy", "bilateral_sxy", "bilateral_srgb"):
         with pytest.raises(ConfigError, match=name):

@@ -38,7 +38,7 @@ def rough_map(height: int, width: int) -> np.ndarray:
     return np.asarray(cv2.GaussianBlur(plane, (0, 0), 2.0))
 
 
-def test_same_bytes_whatever_came_before() -> None:
+def test_results_do_not_depend_on_earlier_images() -> None:
     image, p = ramp(120, 90), rough_map(120, 90)
     energy = hard_energy(p, PARAMS)
     image.setflags(write=False)
@@ -63,7 +63,7 @@ def test_memory_does_not_grow_with_the_number_of_sizes() -> None:
     assert inference.workspace_of_thread().num_bytes <= inference.KEEP_BYTES
 
 
-def test_other_threads_run_meanwhile() -> None:
+def test_other_threads_run_concurrently() -> None:
     image = noise(400, 400)
     energy = hard_energy(rough_map(400, 400), PARAMS)
     crf(image, energy, PARAMS)
@@ -113,7 +113,7 @@ def run_elsewhere(tmp_path: Path, root: Path, **environment: str) -> subprocess.
     )
 
 
-def test_a_plain_cpu_and_processes_that_compile_at_once(tmp_path: Path) -> None:
+def test_baseline_cpu_and_concurrent_compilation(tmp_path: Path) -> None:
     plain = {"NUMBA_CPU_NAME": "generic", "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     runs = [run_elsewhere(tmp_path, REPO, **plain) for _ in range(2)]
     assert [run.wait() for run in runs] == [0, 0]
@@ -121,7 +121,7 @@ def test_a_plain_cpu_and_processes_that_compile_at_once(tmp_path: Path) -> None:
     assert run_elsewhere(tmp_path, REPO, **plain).wait() == 0
 
 
-def test_nowhere_to_write_a_cache(tmp_path: Path) -> None:
+def test_works_without_a_writable_cache(tmp_path: Path) -> None:
     shutil.copytree(REPO / "a2s", tmp_path / "a2s", ignore=shutil.ignore_patterns("__pycache__"))
     # A plain file in place of every folder numba could use, which also stops root.
     for folder in (tmp_path / "a2s").rglob("*"):

@@ -64,14 +64,14 @@ def photograph(shared: Path, index: int, side: int) -> tuple[np.ndarray, np.ndar
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_masks_are_the_authors(shared: Path, number: int) -> None:
+def test_masks_equal_the_authors_masks(shared: Path, number: int) -> None:
     oracle = load_file(shared / "oracles" / "a2s_reference.safetensors")
     image, p, expected = (oracle[f"refine.{number}.{name}"] for name in ("image", "prob", "crf"))
     assert (crf(image, hard_energy(p, PARAMS), PARAMS) != expected).sum() <= 2
 
 
 @pytest.mark.parametrize("index", [0, 67, 133])
-def test_photographs_get_the_librarys_marginals(shared: Path, index: int) -> None:
+def test_marginals_of_photographs_equal_the_library(shared: Path, index: int) -> None:
     image, energy = photograph(shared, index, 320)
     np.testing.assert_allclose(
         ours(image, energy), library_marginals(image, energy, PARAMS), atol=2e-4
@@ -80,7 +80,7 @@ def test_photographs_get_the_librarys_marginals(shared: Path, index: int) -> Non
 
 @pytest.mark.parametrize("kind", ["flat", "noise", "disc"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (2, 2), (3, 5), (1, 900), (61, 80)])
-def test_any_image_gets_the_librarys_marginals(kind: str, size: tuple[int, int]) -> None:
+def test_marginals_of_any_image_equal_the_library(kind: str, size: tuple[int, int]) -> None:
     image, energy = material(kind, *size)
     np.testing.assert_allclose(
         ours(image, energy), library_marginals(image, energy, PARAMS), atol=2e-4
@@ -100,7 +100,7 @@ def test_any_image_gets_the_librarys_marginals(kind: str, size: tuple[int, int])
     ],
     ids=str,
 )
-def test_any_parameters_give_the_librarys_marginals(change: dict[str, float]) -> None:
+def test_marginals_with_any_parameters_equal_the_library(change: dict[str, float]) -> None:
     image, energy = material("disc", 31, 46)
     params = replace(PARAMS, **change)
     found = ours(image, energy, params)
@@ -118,7 +118,7 @@ def test_soft_energies_and_a_tie() -> None:
     assert not crf_of("pydensecrf")(image, tie, PARAMS).any()
 
 
-def test_triton_without_a_compiler_is_told_in_one_line() -> None:
+def test_missing_compiler_is_one_clear_error() -> None:
     image, logit = tensors(*material("disc", 9, 11))
 
     def fails(*args: object) -> tuple[Tensor, Tensor]:
@@ -135,7 +135,7 @@ def test_triton_without_a_compiler_is_told_in_one_line() -> None:
         marginals([image], [logit], PARAMS, kernels=kernels)
 
 
-def test_the_contract_of_a_backend() -> None:
+def test_backend_interface() -> None:
     image, energy = material("disc", 24, 37)
     image.setflags(write=False)
     energy.setflags(write=False)
@@ -156,7 +156,7 @@ def mixed() -> tuple[list[Tensor], list[Tensor]]:
     return list(images), list(logits)
 
 
-def test_companions_change_nothing(mixed: tuple[list[Tensor], list[Tensor]]) -> None:
+def test_results_do_not_depend_on_the_batch(mixed: tuple[list[Tensor], list[Tensor]]) -> None:
     images, logits = mixed
     together = marginals(images, logits, PARAMS)
     in_parts = marginals(images, logits, PARAMS, max_bytes=BYTES_PER_PIXEL * 3000)
@@ -170,7 +170,7 @@ def test_companions_change_nothing(mixed: tuple[list[Tensor], list[Tensor]]) -> 
     assert all(mask.dtype == torch.bool for mask in masks)
 
 
-def test_nothing_in_nothing_out() -> None:
+def test_empty_batch() -> None:
     assert crf_batch([], [], PARAMS) == []
 
 
@@ -183,7 +183,7 @@ def test_bfloat16_on_the_lattice_keeps_the_mask() -> None:
     assert (exactly & roughly).sum() >= 0.98 * (exactly | roughly).sum()
 
 
-def test_groups_hold_as_many_as_fit() -> None:
+def test_groups_are_as_large_as_allowed() -> None:
     def lengths(areas: list[int], **limits: int) -> list[list[int]]:
         return [areas[part] for part in groups(areas, **limits)]
 
@@ -193,7 +193,7 @@ def test_groups_hold_as_many_as_fit() -> None:
     assert lengths([], max_pixels=1, max_images=1) == []
 
 
-def test_keys_that_hold_few_images_split_the_batch() -> None:
+def test_batches_are_split_if_keys_hold_few_images() -> None:
     params = replace(PARAMS, bilateral_srgb=0.05)
     pairs = [material("disc", 30, 30, seed=seed) for seed in range(5)]
     images, logits = zip(*(tensors(*pair) for pair in pairs), strict=True)
@@ -213,13 +213,13 @@ def test_keys_that_hold_few_images_split_the_batch() -> None:
     ],
     ids=str,
 )
-def test_widths_whose_lattice_has_no_keys_are_refused(change: dict[str, float]) -> None:
+def test_too_narrow_kernels_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="kernel widths"):
         ours(*material("disc", 20, 30), replace(PARAMS, **change))
 
 
 @pytest.mark.parametrize("dims", [1, 2, 5])
-def test_keys_and_neighbours_are_those_of_the_coordinates(dims: int) -> None:
+def test_keys_and_neighbours_match_the_coordinates(dims: int) -> None:
     generator = torch.Generator().manual_seed(dims)
     largest = [1.5 * (axis + 1) for axis in range(dims)]
     features = [torch.rand(400, generator=generator) * x for x in largest]
@@ -257,7 +257,7 @@ def test_keys_and_neighbours_are_those_of_the_coordinates(dims: int) -> None:
                 assert found[axis, side, index] == place.get((number, *near), 0)
 
 
-def test_the_lattice_costs_what_the_library_costs_in_accuracy(shared: Path) -> None:
+def test_lattice_is_as_accurate_as_the_library(shared: Path) -> None:
     gaps = []
     for index in range(0, 200, 40):
         image, energy = photograph(shared, index, 48)
@@ -268,7 +268,7 @@ def test_the_lattice_costs_what_the_library_costs_in_accuracy(shared: Path) -> N
     assert np.mean(gaps) < 0.05
 
 
-def test_the_exact_mean_field_by_hand() -> None:
+def test_exact_mean_field_by_hand() -> None:
     params = replace(PARAMS, iterations=1)
     image = np.array([[[0, 0, 0], [5, 0, 0]]], np.uint8)
     energy = np.array([[0.0, 1.0], [1.0, 0.0]], np.float32)

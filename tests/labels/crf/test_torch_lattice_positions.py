@@ -11,7 +11,7 @@ import torch
 from a2s.labels.crf.torch_backend import lattice_positions
 
 
-def test_lattices_of_positions_are_the_same_built_alone_or_together() -> None:
+def test_position_lattices_are_equal_built_alone_or_together() -> None:
     sizes = [(40, 52), (1, 7), (33, 20), (1, 1), (200, 3), (52, 40)]
     device, dtype = torch.device("cpu"), torch.float32
     together = lattice_positions.build(sizes, 3.0, device, dtype)
@@ -25,7 +25,7 @@ def test_lattices_of_positions_are_the_same_built_alone_or_together() -> None:
         assert lattice.vertex_pieces[-1] == len(lattice.piece_starts) - 1
 
 
-def test_lattices_of_positions_are_kept_within_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_of_position_lattices_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     device, dtype, build = torch.device("cpu"), torch.float32, lattice_positions.build
     built: list[tuple[int, int]] = []
 
