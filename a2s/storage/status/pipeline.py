@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from a2s.storage.status.pace import State
-from a2s.storage.status.shards import Shards
-from a2s.storage.status.training import Training
+from a2s.storage.status.shards import ShardsStatus
+from a2s.storage.status.training import TrainingStatus
 
 
 @dataclass(frozen=True)
-class Plain:
+class CommandStatus:
     """Status of a command that only shows whether it has finished; command "" is unknown."""
 
     command: str
@@ -20,17 +20,20 @@ class Plain:
     problems: list[str] = field(default_factory=list)
 
 
+StepStatus = ShardsStatus | TrainingStatus | CommandStatus
+
+
 @dataclass(frozen=True)
 class Step:
     """One step of a pipeline and its folder; status None means that it has not started."""
 
     folder: str
     command: str
-    status: Shards | Training | Plain | None
+    status: StepStatus | None
 
 
 @dataclass(frozen=True)
-class Whole:
+class PipelineStatus:
     """Status of `a2s run`."""
 
     command: str
@@ -40,10 +43,10 @@ class Whole:
     problems: list[str] = field(default_factory=list)
 
 
-Status = Shards | Training | Plain | Whole
+Status = StepStatus | PipelineStatus
 
 
-def pipeline_status(steps: Sequence[Step], *, problems: Sequence[str] = ()) -> Whole:
+def pipeline_status(steps: Sequence[Step], *, problems: Sequence[str] = ()) -> PipelineStatus:
     """Summarise the steps; the run is stalled if one of its unfinished steps is."""
     states = [step.status.state if step.status else None for step in steps]
     done = states.count("finished")
@@ -52,4 +55,4 @@ def pipeline_status(steps: Sequence[Step], *, problems: Sequence[str] = ()) -> W
     state: State = "finished" if done == len(states) else "running" if started else "started"
     if "stalled" in unfinished:
         state = "stalled"
-    return Whole("run", state, done, list(steps), list(problems))
+    return PipelineStatus("run", state, done, list(steps), list(problems))
