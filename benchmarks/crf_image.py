@@ -23,6 +23,7 @@ from a2s.data import images
 from a2s.data.index import Index
 from a2s.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from a2s.evaluation.metrics import score
+from a2s.evaluation.pairs import find_truths
 from a2s.labels.recipe import recipe_of
 from a2s.labels.refine import refine
 from a2s.models.inference import InferenceModel
@@ -48,10 +49,11 @@ def main() -> None:
     model, network_input = InferenceModel(saved.load()), saved.trained_input
     recipe = recipe_of(RefineConfig(backend="numba", max_side=None))
     rows: dict[str, dict[str, list[float]]] = {}
+    truths = find_truths(args.data)
     for row in range(len(index)):
-        image_HW3, mask = images.decode(index.read(row)), index.read_mask(row)
-        assert mask is not None, f"{index.key(row)} has no mask"
-        truth_HW = images.decode_mask(mask) > 128
+        image_HW3, key = images.decode(index.read(row)), index.key(row)
+        assert key in truths.keys, f"{key} has no mask"
+        truth_HW = images.decode_mask(truths.locate(key).read()) > 128
         theta_hw = model.maps(network_input.resize(image_HW3)[None])[0]
         made = {"photograph": image_HW3}
         made |= {

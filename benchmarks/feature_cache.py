@@ -26,7 +26,7 @@ from torch import Tensor
 from a2s.data.transforms import draw_keep_words, normalise
 from a2s.models.activation_net import ActivationMaps, ActivationNet
 from a2s.models.blocks import upsample
-from a2s.models.boundary import adaptive_boundary
+from a2s.models.boundary import BOUNDARIES, decide
 from a2s.models.encoders import build_encoder
 from a2s.training.features.file_cache import FeatureCache
 from a2s.training.losses import adb_loss, map_terms
@@ -53,7 +53,8 @@ def joined_maps(net: ActivationNet, image: Tensor, *, size: int) -> ActivationMa
     features = (blocks.se3(e3), blocks.se4(e4), blocks.se5(e5))
     side = size // blocks.fusion_stride
     joined = torch.cat([upsample(feature, (side, side)) for feature in features], dim=1)
-    return ActivationMaps(*(adaptive_boundary(f) for f in (blocks.se0(joined), *features)))
+    adb = BOUNDARIES["adb"]
+    return ActivationMaps(*(decide(f, adb) for f in (blocks.se0(joined), *features)))
 
 
 def timed(step: Callable[[], None], device: torch.device) -> tuple[float, float]:

@@ -102,7 +102,7 @@ def flops(cell: dict[str, Any]) -> dict[str, Any]:
     detector = Detector(encoder).eval()
     with FlopCounterMode(display=False) as counter:
         terms_B = detection_loss_per_image(detector(image), torch.zeros(1, 1, side, side))
-        terms_B.total_B.sum().backward()
+        torch.stack(terms_B).sum().backward()
     stage2 = counter.get_total_flops()
     return {"encoder_forward": forward, "stage1_blocks": stage1, "stage2": stage2}
 

@@ -41,7 +41,7 @@ from a2s.labels.crf.energy import CrfParams, hard_energy
 from a2s.labels.refine import probability, reduce
 from a2s.models.activation_net import ActivationNet
 from a2s.models.blocks import upsample
-from a2s.models.boundary import adaptive_boundary
+from a2s.models.boundary import BOUNDARIES, decide
 from a2s.models.detector import Detector
 from a2s.models.encoder_weights import load_encoder
 from a2s.models.inference import InferenceModel
@@ -115,7 +115,7 @@ def label_like_the_authors(network: ActivationNet, path: Path) -> np.ndarray:
         features = (blocks.se3(e3), blocks.se4(e4), blocks.se5(e5))
         half = (-(-height // 2), -(-width // 2))
         joined = torch.cat([upsample(feature, half) for feature in features], dim=1)
-        theta = adaptive_boundary(blocks.se0(joined))[0, 0].numpy()
+        theta = decide(blocks.se0(joined), BOUNDARIES["adb"])[0, 0].numpy()
     return refined_alone(image_HW3, theta)
 
 

@@ -32,6 +32,7 @@ from a2s.data.arrays import U8
 from a2s.data.index import Index
 from a2s.data.transforms import normalise
 from a2s.evaluation.metrics import score
+from a2s.evaluation.pairs import find_truths
 from a2s.labels.crf.backends import Backend, Crf, crf_of
 from a2s.labels.crf.energy import CrfParams, energy_of
 from a2s.labels.refine import Recipe, probability, refine
@@ -128,7 +129,7 @@ def main() -> None:
         Measured(),
         *(Measured(side, scaled) for scaled in (False, True) for side in reducing),
     ]
-    unrefined = Measured()
+    unrefined, truths = Measured(), find_truths(args.data)
     recipes = [
         Recipe(
             energy_of("hard"),
@@ -140,9 +141,9 @@ def main() -> None:
     ]
     for row in range(len(index)):
         image_HW3 = images.decode(index.read(row))
-        mask = index.read_mask(row)
-        assert mask is not None, f"{index.key(row)} has no mask"
-        mask_HW = images.decode_mask(mask)
+        key = index.key(row)
+        assert key in truths.keys, f"{key} has no mask"
+        mask_HW = images.decode_mask(truths.locate(key).read())
         if args.enlarge > 1:
             size = (args.enlarge * image_HW3.shape[1], args.enlarge * image_HW3.shape[0])
             image_HW3 = cv2.resize(image_HW3, size, interpolation=cv2.INTER_CUBIC)

@@ -170,29 +170,10 @@ class Index:
             DataError: the shard is damaged or was replaced; names shard and key.
             StorageError: the shard cannot be read on this machine.
         """
-        return self._read(row, self.offset_N, self.size_N, self.crc32_N)
-
-    def read_mask(self, row: int) -> bytes | None:
-        """Read a sample's mask and verify its checksum; None if it has none.
-
-        Raises:
-            DataError, StorageError: as `read`.
-        """
-        if self.mask_offset_N[row] < 0:
-            return None
-        return self._read(row, self.mask_offset_N, self.mask_size_N, self.mask_crc32_N)
-
-    def _read(
-        self,
-        row: int,
-        offset_N: npt.NDArray[np.int64],
-        size_N: npt.NDArray[np.int64],
-        crc32_N: npt.NDArray[np.uint32],
-    ) -> bytes:
         shard = self.shards[int(self.shard_N[row])]
         try:
             data = self._files.read(
-                int(self.shard_N[row]), offset=int(offset_N[row]), size=int(size_N[row])
+                int(self.shard_N[row]), offset=int(self.offset_N[row]), size=int(self.size_N[row])
             )
         except OSError as error:
             # The image itself is fine, so stop: quarantined images are never read again.
@@ -200,7 +181,7 @@ class Index:
                 f"{shard.path}: cannot be read at key {self.key(row)} on {socket.gethostname()} "
                 f"({error.strerror}); make it readable; the same command resumes"
             ) from error
-        if len(data) != size_N[row] or zlib.crc32(data) != crc32_N[row]:
+        if len(data) != self.size_N[row] or zlib.crc32(data) != self.crc32_N[row]:
             raise DataError(
                 f"{shard.path}: key {self.key(row)} does not match its checksum; the file is"
                 " damaged: delete this shard's .json and rerun the command that made it"

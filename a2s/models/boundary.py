@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -26,15 +25,6 @@ class Boundary(NamedTuple):
 
     weigh: Callable[[Tensor, Tensor | None], Tensor]
     measure: Callable[[Tensor, Tensor | None], Tensor]
-
-
-def adaptive_boundary(f_BCHW: Tensor) -> Tensor:
-    """Measure how far each pixel's features lie from their image's mean, summed over channels.
-
-    Shape: [B, C, H, W] -> theta [B, 1, H, W], which sums to zero over each image
-    Reference: Eqn 3
-    """
-    return decide(f_BCHW, BOUNDARIES["adb"])
 
 
 def decide(
@@ -132,20 +122,3 @@ def sign(theta_B1HW: Tensor, *, tie: int = 1) -> Tensor:
     num_pixels = theta_B1HW[0].numel()
     sign_B111 = torch.sign(num_pixels - 2 * above_B111)
     return torch.where(sign_B111 == 0, tie, sign_B111).to(theta_B1HW.dtype)
-
-
-def signed_probability(
-    theta_B1HW: Tensor, *, size: tuple[int, int] | None = None, tie: int = 1
-) -> Tensor:
-    """Turn theta into the probability of foreground, at its own size or resized to `size`.
-
-    The sign is taken at theta's own size: resizing moves pixels over the boundary.
-
-    Shape: [B, 1, h, w] -> [B, 1, *size]
-    Range: 0..1
-    Reference: Eqn 6, before CRF and median filter
-    """
-    logits_B1HW = theta_B1HW * sign(theta_B1HW, tie=tie)
-    if size is not None and logits_B1HW.shape[-2:] != torch.Size(size):
-        logits_B1HW = F.interpolate(logits_B1HW, size=size, mode="bilinear", align_corners=False)
-    return logits_B1HW.sigmoid()

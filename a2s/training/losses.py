@@ -103,11 +103,6 @@ class DetectionTerms(NamedTuple):
     ssim_B: Tensor
     iou_B: Tensor
 
-    @property
-    def total_B(self) -> Tensor:
-        """Sum of the parts with equal weights (Eqn 12)."""
-        return self.bce_B + self.ssim_B + self.iou_B
-
 
 def binarise(label_B1HW: Tensor) -> Tensor:
     """Turn soft labels into hard targets; rectification acts by moving labels across 0.5."""

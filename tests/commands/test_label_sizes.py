@@ -23,8 +23,8 @@ from a2s.labels.crf.energy import binarise
 from a2s.labels.making import all_shards
 from a2s.labels.recipe import recipe_of
 from a2s.labels.refine import probability, refine, sign, working_size
+from a2s.models import boundary
 from a2s.models.activation_net import ActivationNet
-from a2s.models.boundary import signed_probability
 from a2s.models.encoders import build_encoder, calibrate_batchnorm
 from a2s.models.inference import on_cpu
 from a2s.models.saved import SavedNetwork
@@ -142,7 +142,8 @@ def test_a_tie_without_a_side_has_no_foreground(tie: int, foreground: float) -> 
     theta_hw = np.repeat(theta_hw, 8, axis=0)
     assert sign(theta_hw, tie=tie) == (tie, 0.5)
     p_HW = probability(theta_hw, height=8, width=8, tie=tie)
-    expected = signed_probability(torch.from_numpy(theta_hw)[None, None], tie=tie)[0, 0]
+    theta_B1hw = torch.from_numpy(theta_hw)[None, None]
+    expected = (theta_B1hw * boundary.sign(theta_B1hw, tie=tie)).sigmoid()[0, 0]
     np.testing.assert_allclose(p_HW, expected.numpy(), atol=1e-6)
     assert binarise(p_HW).mean() == foreground
     recipe = recipe_of(RefineConfig(backend="numba", median=1), sign_tie=tie)

@@ -22,7 +22,8 @@ from a2s.data.shards import ShardWriter
 from a2s.data.transforms import normalise
 from a2s.errors import CheckpointError, ConfigError
 from a2s.models.activation_net import ActivationNet
-from a2s.models.boundary import signed_probability
+from a2s.models.blocks import upsample
+from a2s.models.boundary import sign
 from a2s.models.detector import Detector
 from a2s.models.encoders import build_encoder
 from a2s.models.predict import Logits, to_map
@@ -132,7 +133,8 @@ def test_stage_1_maps_are_signed(images: Path, tmp_path: Path) -> None:
     pixels = np.array(Image.open(images / "plain.png"))
     small = torch.from_numpy(resize_rgb(pixels, height=SIDE, width=SIDE)).permute(2, 0, 1)[None]
     with torch.no_grad():
-        expected = signed_probability(network(normalise(small)).theta, size=(40, 60))[0, 0]
+        theta = network(normalise(small)).theta
+        expected = upsample(theta * sign(theta), (40, 60)).sigmoid()[0, 0]
     written = np.array(Image.open(tmp_path / "out" / "plain.png"), dtype=np.float64)
     assert np.abs(written - expected.numpy() * 255).max() < 0.51
 

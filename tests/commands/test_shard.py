@@ -18,6 +18,7 @@ from a2s.config.commands import ShardConfig
 from a2s.data import images
 from a2s.data.index import Index
 from a2s.errors import ConfigError, DataError
+from a2s.evaluation.pairs import find_truths
 
 # What a run records about itself differs between two runs; what it makes must not.
 RECORDS = {"config.yaml", "environment.json", "metrics.jsonl", ".lock"}
@@ -145,9 +146,10 @@ def test_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert shard(source, out, masks=masks, max_failure_rate=0.3) == 0
     index = Index.load(out)
     assert index.keys.to_pylist() == ["000", "001", "003"]
-    assert index.read_mask(0) == (masks / "000.png").read_bytes()
-    np.testing.assert_array_equal(images.decode_mask(index.read_mask(1) or b""), mask_HW)
-    assert index.read_mask(2) is None
+    truths = find_truths(out)
+    assert truths.keys == {"000", "001"}
+    assert truths.locate("000").read() == (masks / "000.png").read_bytes()
+    np.testing.assert_array_equal(images.decode_mask(truths.locate("001").read()), mask_HW)
     assert failures(out) == {"002": "mask_size", "zzz": "mask_without_image"}
     assert "1 images without a mask, 1 masks without an image" in capsys.readouterr().out
 
@@ -167,7 +169,7 @@ def test_max_side_shrinks_only_what_is_larger(tmp_path: Path) -> None:
     assert (index.width_N[1], index.height_N[1]) == (29, 32)
     assert index.column("orientation").tolist() == [1, 1]
     assert images.decode(index.read(1)).shape == (32, 29, 3)
-    assert images.decode_mask(index.read_mask(1) or b"").shape == (32, 29)
+    assert images.decode_mask(find_truths(out).locate("large").read()).shape == (32, 29)
 
 
 def test_orientation_is_recorded_and_the_size_is_the_upright_one(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from a2s.labels.crf.pydensecrf_backend import crf
 from a2s.labels.quality import agreement, border_contact, num_components
 from a2s.labels.refine import Recipe, median_filter, probability, refine, sign, working_size
 from a2s.models import boundary
+from a2s.models.blocks import upsample
 
 PARAMS = CrfParams()
 SIZES = [(1, 1), (1, 40), (40, 1), (2, 2), (3, 5), (1, 900)]
@@ -137,8 +138,32 @@ def test_sign_and_probability_are_those_of_the_boundary(seed: int) -> None:
     theta = np.random.default_rng(seed).normal(0.3 * (seed - 1.5), 1, (12, 10)).astype(np.float32)
     theta_B1hw = torch.from_numpy(theta)[None, None]
     assert sign(theta)[0] == int(boundary.sign(theta_B1hw).item())
-    expected = boundary.signed_probability(theta_B1hw, size=(30, 47))[0, 0].numpy()
+    signed_B1hw = theta_B1hw * boundary.sign(theta_B1hw)
+    expected = upsample(signed_B1hw, (30, 47)).sigmoid()[0, 0].numpy()
     np.testing.assert_allclose(probability(theta, height=30, width=47), expected, atol=1e-5)
+
+
+def test_probability_marks_the_smaller_side_either_way() -> None:
+    theta = np.where(np.arange(100) < 20, 2.0, -1.0).astype(np.float32).reshape(10, 10)
+    p = probability(theta, height=10, width=10)
+    np.testing.assert_array_equal(p, probability(-theta, height=10, width=10))
+    assert (p > 0.5).sum() == 20
+    np.testing.assert_allclose(p[0], 1 / (1 + np.exp(-2.0)), atol=1e-6)
+
+
+def test_the_sign_is_computed_before_resizing() -> None:
+    """Six of eleven pixels are above; after resizing fewer than half are below."""
+    theta = np.array([[1.0] * 6 + [-9.0] * 5], np.float32)
+    resized = upsample(torch.from_numpy(theta)[None, None], (1, 44))
+    assert boundary.sign(resized).item() == 1
+    p = probability(theta, height=1, width=44)
+    assert p.shape == (1, 44)
+    np.testing.assert_allclose(p, (-resized).sigmoid()[0, 0].numpy(), atol=1e-5)
+
+
+def test_a_tie_of_0_leaves_every_pixel_undecided() -> None:
+    theta = np.where(np.arange(100) < 50, 2.0, -1.0).astype(np.float32).reshape(10, 10)
+    assert (probability(theta, height=10, width=10, tie=0) == 0.5).all()
 
 
 def test_a_tie_keeps_the_sign() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from a2s.models.boundary import BOUNDARIES, adaptive_boundary, decide, sign, signed_probability
+from a2s.models.boundary import BOUNDARIES, decide, sign
 
 
 def squares(*shares: float) -> Tensor:
@@ -21,14 +21,13 @@ def test_boundary_follows_equation_3() -> None:
     for b in range(2):
         for c in range(3):
             expected[b, 0] += f[b, c] - f[b, c].sum() / 20
-    torch.testing.assert_close(adaptive_boundary(f), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(decide(f, BOUNDARIES["adb"]), expected, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("side", [1, 7])
 def test_flat_features_lie_on_the_boundary(side: int) -> None:
-    assert torch.equal(
-        adaptive_boundary(torch.full((1, 4, side, side), 0.5)).abs().max(), torch.tensor(0.0)
-    )
+    theta = decide(torch.full((1, 4, side, side), 0.5), BOUNDARIES["adb"])
+    assert torch.equal(theta.abs().max(), torch.tensor(0.0))
 
 
 def test_the_smaller_side_is_foreground() -> None:
@@ -44,27 +43,6 @@ def test_ties(tie: int) -> None:
 
 def test_zero_counts_as_above() -> None:
     assert sign(torch.zeros(1, 1, 3, 3)).item() == -1
-
-
-def test_probability_marks_the_smaller_side_either_way() -> None:
-    theta = torch.cat((squares(0.2), -squares(0.2)))
-    p = signed_probability(theta)
-    assert torch.equal(p[0], p[1])
-    assert (p[0] > 0.5).sum() == 20
-    assert torch.equal(p[0, 0, 0], torch.full((10,), 2.0).sigmoid())
-
-
-def test_the_sign_is_taken_before_resizing() -> None:
-    """Six of eleven pixels are above; stretched unevenly, the majority would tip."""
-    theta = torch.tensor([1.0, 1, 1, 1, 1, 1, -9, -9, -9, -9, -9]).view(1, 1, 1, 11)
-    resized = torch.nn.functional.interpolate(
-        theta, size=(1, 44), mode="bilinear", align_corners=False
-    )
-    assert sign(theta).item() == -1
-    assert sign(resized).item() == 1
-    p = signed_probability(theta, size=(1, 44))
-    assert p.shape == (1, 1, 1, 44)
-    torch.testing.assert_close(p, (-resized).sigmoid())
 
 
 def naive_theta(name: str, f: Tensor, *, w: Tensor, trainset_mean: Tensor) -> Tensor:
@@ -114,7 +92,3 @@ def test_who_gives_a_tie_no_side_counts_the_boundary_as_below(tie: int, expected
     """Three pixels of eight above, two on the boundary."""
     theta = torch.tensor([1.0, 1, 1, 0, 0, -1, -1, -1]).view(1, 1, 2, 4)
     assert sign(theta, tie=tie).item() == expected
-
-
-def test_without_a_side_every_pixel_is_undecided() -> None:
-    assert torch.equal(signed_probability(squares(0.5), tie=0), torch.full((1, 1, 10, 10), 0.5))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from a2s.errors import CheckpointError, ConfigError
 from a2s.models.activation_net import ActivationNet
 from a2s.models.blocks import upsample
-from a2s.models.boundary import adaptive_boundary
+from a2s.models.boundary import BOUNDARIES, decide
 from a2s.models.build import build_from_spec
 from a2s.models.detector import DETECTORS, Detector
 from a2s.models.encoder_weights import load_encoder
@@ -103,7 +103,7 @@ def test_fused_theta_is_the_boundary_of_fused_features(mobile: ActivationNet) ->
     e3, e4, e5 = mobile.encode(image)
     blocks = mobile.blocks
     parts = [upsample(f, (16, 16)) for f in (blocks.se3(e3), blocks.se4(e4), blocks.se5(e5))]
-    expected = adaptive_boundary(blocks.se0(torch.cat(parts, 1)))
+    expected = decide(blocks.se0(torch.cat(parts, 1)), BOUNDARIES["adb"])
     torch.testing.assert_close(mobile(image).theta, expected, atol=1e-3, rtol=1e-4)
 
 
