@@ -1,7 +1,8 @@
-"""Every table and figure that `a2s ablate` knows: its rows as job lists, and what becomes of them.
+"""Catalogue of the tables and figures of `a2s ablate`: rows as job lists, and a writer for each.
 
-To add one, write a function from `Material` to rows (jobs) and one that writes the files in
-`Material.out` from what the jobs have left and returns what is printed, and name both in CATALOGUE.
+To add one, write two functions and name them in CATALOGUE: one builds the rows (their jobs) from a
+`Material`; one reads what the jobs wrote, writes files to `Material.out` and returns the text to
+print.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from a2s.paper.tables.rows import (
 from a2s.paper.tables.table3 import write_tab3
 
 Need = Literal["nothing", "data", "masks", "tests"]
-"""`data` to learn from; with `masks` also those of it or of a test set, with `tests` the latter."""
+"""`data`: training images. `masks`: also masks of them or a test set. `tests`: also a test set."""
 ALPHAS = (0.0, 0.1, 0.2, 0.3)
 LAMBDAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 CLASSICAL = ("DSR", "MC", "HS")
@@ -53,7 +54,7 @@ CLASSICAL = ("DSR", "MC", "HS")
 
 @dataclass(frozen=True)
 class Entry:
-    """A table or figure; `finish` gets all rows, done or not, writes files and returns text."""
+    """A table or figure; `finish` gets all rows, finished or not, writes files, returns text."""
 
     title: str
     needs: Need
@@ -72,12 +73,12 @@ def tab2_rows(material: Material) -> list[Row]:
         label = label_job(material, shared, scored.name, scored.data)
         label_scores[scored.name] = shared / "scores" / f"labels-{scored.name}"
         labels += [label, evaluate_job(material, label.out, scored, label_scores[scored.name])]
-    ground, trained = common_jobs(material), (("stage1", run),)
+    common, trained = common_jobs(material), (("stage1", run),)
     rows = [
         Row(
-            "maps", "stage 1, activation maps", (*ground, *maps), map_scores, trained, paper=stage1
+            "maps", "stage 1, activation maps", (*common, *maps), map_scores, trained, paper=stage1
         ),
-        Row("labels", "stage 1, labels", (*ground, *labels), label_scores, trained, paper=stage1),
+        Row("labels", "stage 1, labels", (*common, *labels), label_scores, trained, paper=stage1),
         detector_row(material, "detector", "stage 2", {}, paper=f"Stage 2{mark}"),
     ]
     methods = [*CLASSICAL, *(m for m in material.maps if m not in (*CLASSICAL, "RBD"))]
@@ -89,7 +90,7 @@ def tab2_rows(material: Material) -> list[Row]:
 
 
 def _given_maps(material: Material, method: str) -> Row:
-    """Maps that somebody has made, scored as ours are."""
+    """Score the maps of another method, given with --maps, in the same way as ours."""
     sets = material.maps.get(method, {})
     jobs, scores = [], {}
     for scored in material.tests:
@@ -102,13 +103,13 @@ def _given_maps(material: Material, method: str) -> Row:
 
 
 def _rbd(material: Material) -> Row:
-    """The training-free baseline, an ordinary prediction with a model of that name."""
+    """The training-free baseline: `predict --model rbd`."""
     jobs, scores = scored_maps(material, "rbd", material.shared, "RBD", material.tests)
     return Row("RBD", "training-free", (*material.packing, *jobs), scores, paper="RBD")
 
 
 def tab4_rows(material: Material) -> list[Row]:
-    """Stage 1 without one of its parts."""
+    """Ablation of the parts of stage 1."""
     return [
         labels_row(material, name, title, changes, paper=name)
         for name, title, changes in (
@@ -137,7 +138,7 @@ def tab6_rows(material: Material) -> list[Row]:
 
 
 def tab7_rows(material: Material) -> list[Row]:
-    """Three detectors, with labels as they are (lambda 1) and corrected on the way."""
+    """Three detectors, each with fixed labels (lambda 1) and with online label rectifying."""
     titles = {"minet": "MINet", "conv": "ours †, convolution for RAM", "ram": "ours"}
     return [
         detector_row(
@@ -150,7 +151,7 @@ def tab7_rows(material: Material) -> list[Row]:
 
 
 def tab8_rows(material: Material) -> list[Row]:
-    """Labels corrected online, and by historical moving averages between epochs."""
+    """Label correction: online (OLR), and by historical moving averages between epochs (HMA)."""
     return [
         detector_row(
             material, "HMA", "historical moving averages", {"rectify": "hma"}, paper="HMA"
@@ -160,10 +161,10 @@ def tab8_rows(material: Material) -> list[Row]:
 
 
 def find(name: str) -> Entry:
-    """The table or figure of this name.
+    """Look up a table or figure by name.
 
     Raises:
-        ConfigError: there is none; it names the known ones.
+        ConfigError: there is none; the message lists the known names.
     """
     if name not in CATALOGUE:
         raise ConfigError(
@@ -174,10 +175,10 @@ def find(name: str) -> Entry:
 
 
 def pick(rows: Sequence[Row], names: str | None, *, table: str) -> list[Row]:
-    """The rows of these names, `A1,A3`; all without.
+    """Select rows by a comma-separated list of names (`A1,A3`); None selects all.
 
     Raises:
-        ConfigError: the table has no such row; it names those that it has.
+        ConfigError: the table has no such row; the message lists its rows.
     """
     if names is None:
         return list(rows)

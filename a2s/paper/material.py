@@ -1,4 +1,4 @@
-"""From the settings of `a2s ablate` to its material: what is packed, what is scored, with what."""
+"""Turn the settings of `a2s ablate` into a `Material`: data, test sets, masks, given maps."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ QUICK: dict[str, dict[str, Any]] = {
         "loader_workers": 0,
     },
 }
-"""What `--quick` sets where the user has left the default."""
+"""Values that `--quick` sets wherever the user kept the default."""
 
 
 def quick_form(config: AblateConfig) -> AblateConfig:
-    """The same table on a laptop; what the user has chosen stays."""
+    """Shrink the settings so that the table runs on a laptop; explicit settings stay."""
     sections = {name: _quick(getattr(config, name), values) for name, values in QUICK.items()}
     limit = QUICK_TRAIN if config.limit is None else config.limit
     return config.model_copy(update={**sections, "limit": limit})
@@ -52,16 +52,16 @@ def _quick(section: Settings, values: dict[str, Any]) -> Settings:
     if isinstance(section, Stage1Options | Stage2Options) and "epochs" in left:
         schedule = section.SCHEDULES[section.parity.schedule]
         if section.milestones == scaled_milestones(schedule, epochs=section.epochs):
-            # They were not given, so they move with the number of epochs.
+            # The user gave no milestones, so they follow the number of epochs.
             left["milestones"] = None
     return type(section)(**{**chosen(section), **left})
 
 
 def gather(config: AblateConfig, needs: Need) -> Material:
-    """Find out what there is to learn from and to score on.
+    """Collect the training data, the test sets and their masks.
 
     Raises:
-        ConfigError: something that the table needs is not given, or two flags do not fit.
+        ConfigError: a flag that the table needs is missing, or two flags contradict each other.
         DataError: a folder of shards is damaged.
     """
     tests, truths = by_name(config.test), by_name(config.truth)
@@ -106,7 +106,7 @@ def gather(config: AblateConfig, needs: Need) -> Material:
 
 
 class _Given(NamedTuple):
-    """A set as the flags name it."""
+    """A data set as the flags describe it."""
 
     name: str
     images: Path
@@ -117,13 +117,13 @@ class _Given(NamedTuple):
 def _shards(
     given: _Given, out: Path, pooled: dict[str, Any]
 ) -> tuple[Path, Scored | None, list[Job]]:
-    """A set's shards, the same with its masks where they are known, and the job that packs it.
+    """Return a set's shards, the scored set (None without masks), and the jobs that pack it.
 
-    Shards are used where they are, unless only some of their images are wanted.
+    Existing shards are used in place, without a job, unless `limit` asks for a part of the images.
     """
     shards = sorted(given.images.glob("shard-*.json"))
     masks = None if given.masks is None else Path(os.path.abspath(given.masks))
-    has_masks = masks is not None or (bool(shards) and _hold_masks(given.images))
+    has_masks = masks is not None or (bool(shards) and _has_masks(given.images))
     if shards and given.limit is None:
         scored = Scored(given.name, given.images, masks or given.images)
         return given.images, scored if has_masks else None, []
@@ -133,7 +133,7 @@ def _shards(
     return out, Scored(given.name, out, out) if has_masks else None, [job]
 
 
-def _hold_masks(shards: Path) -> bool:
+def _has_masks(shards: Path) -> bool:
     return bool((Index.load(shards).mask_offset_N >= 0).any())
 
 
@@ -153,7 +153,7 @@ def _check(
 
 
 def _maps(folders: dict[str, str], tests: list[str]) -> dict[str, dict[str, Path]]:
-    """Folders of maps by method and test set; the set may be left out where there is one."""
+    """Folders of maps by method and test set; with a single test set its name is optional."""
     maps: dict[str, dict[str, Path]] = {}
     for key, folder in folders.items():
         method, _, test = key.partition("/")

@@ -18,7 +18,7 @@ NUM_IMAGES = {
     "HKU-IS": 4447,
     "MSRA-B train": 3000,
 }
-"""Images of the sets that the paper scores on; the last is what it learns from."""
+"""Number of images in each of the paper's test sets; the last entry is its training set."""
 _ALIASES = {
     "dutomron": "DUT-O",
     "duts": "DUTS-TE",
@@ -38,9 +38,9 @@ NUM_TRAIN = 3000
 
 
 def set_name(given: str) -> str | None:
-    """The paper's name of a set that somebody calls `ecssd` or `dut_omron`; None: not one of its.
+    """Map a user's name for a set (`ecssd`, `dut_omron`) to the paper's; None: not in the paper.
 
-    `train` is what the networks learned from.
+    `train` is the training set.
     """
     return _BY_LETTERS.get("".join(filter(str.isalnum, given)).lower())
 
@@ -76,7 +76,7 @@ TABLE_2: dict[str, dict[str, Score]] = {
         "Stage 2 ‡": ".888/.064 .902/.040 .719/.069 .790/.106 .750/.065 .887/.042",
     }.items()
 }
-"""‡: the encoder learned from ImageNet labels; others of ours are MoCo v2."""
+"""‡: the encoder was trained with ImageNet labels; the other A2S rows use MoCo v2."""
 SUPERVISED = ("PiCANet", "CPD", "BASNet", "ITSD", "MINet")
 
 TABLE_4 = {
@@ -109,7 +109,7 @@ TABLE_7 = {
     }.items()
 }
 TABLE_6 = {"0.4": TABLE_7["ram-olr"], "1": TABLE_7["ram"]}
-"""Its body is not in the text; these two rows are the same runs as those of Table VII."""
+"""The table's body is missing in the text; these two rows are the same runs as in Table VII."""
 TABLE_8 = {
     name: _scores(text, _TWO)
     for name, text in {"HMA": ".843/.078 .876/.049", "OLR": ".880/.060 .886/.043"}.items()
@@ -148,7 +148,7 @@ TABLE_3: tuple[dict[str, object], ...] = (
     {"run": "paper: A2S stage 2", "encoder": "ResNet-50", "image_size": "320",
      "parameters_m": 28.40, "supervision": "none (MoCo v2)", "hours": 0.33},
 )  # fmt: skip
-"""What Sec. IV-B says of Table III, whose body is not in the text; one GTX 1080 Ti."""
+"""From Sec. IV-B, since the body of Table III is missing in the text; one GTX 1080 Ti."""
 
 NOTES: Mapping[str, tuple[str, ...]] = {
     "tab1": (

@@ -1,4 +1,4 @@
-"""What every table is made of: jobs, their settings and folders. Nothing is run here."""
+"""Rows of every table: jobs, their settings and folders. No job runs."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def listed(jobs, out=OUT):
     return [(job.command, job.out.relative_to(out).as_posix()) for job in jobs]
 
 
-def test_rows_of_a_table_have_names_of_their_own():
+def test_rows_of_a_table_have_distinct_names():
     for name, entry in CATALOGUE.items():
         names = [row.name for row in entry.rows(material(name))]
         assert len(set(names)) == len(names), name
@@ -78,7 +78,7 @@ def test_tab4_scores_labels_of_the_training_images_and_of_test_sets():
     ]
 
 
-def test_what_rows_have_in_common_is_done_once():
+def test_jobs_that_rows_share_run_once():
     jobs = listed(merged(list(rows("tab6").values())))
     assert len(set(jobs)) == len(jobs)
     assert [command for command, _ in jobs].count("stage1") == 1
@@ -95,7 +95,7 @@ def test_tab5_and_tab6_vary_one_number():
     assert lam == {"0": 0, "0.2": 0.2, "0.4": 0.4, "0.6": 0.6, "0.8": 0.8, "1": 1}
 
 
-def test_a_row_is_the_shared_run_where_the_settings_say_so_already():
+def test_a_row_without_effective_changes_uses_the_shared_run():
     found = rows("tab5", stage1=Stage1Options(alpha=0.2))
     assert job_of(found["0.2"], "stage1").out == OUT / "shared" / "stage1"
     assert job_of(found["0.1"], "stage1").out == OUT / "rows" / "stage1-alpha-0.1" / "stage1"
@@ -113,7 +113,7 @@ def test_tab7_trains_three_detectors_with_and_without_olr():
     }
 
 
-def test_tables_share_the_runs_that_they_have_in_common():
+def test_tables_share_equal_runs():
     lam, detectors, rules = rows("tab6"), rows("tab7"), rows("tab8")
     assert job_of(lam["1"], "stage2") == job_of(detectors["ram"], "stage2")
     assert job_of(lam["0.4"], "stage2") == job_of(detectors["ram-olr"], "stage2")
@@ -121,7 +121,7 @@ def test_tables_share_the_runs_that_they_have_in_common():
     assert job_of(rows("tab4")["A3"], "stage1") == job_of(lam["0"], "stage1")
 
 
-def test_tab8_takes_turns_between_training_and_labels():
+def test_tab8_alternates_training_and_label_updates():
     row = rows("tab8", stage2=Stage2Options(epochs=4, warm_epochs=2))["HMA"]
     turns = [job for job in row.jobs if job.command in ("stage2", "hma")]
     run = OUT / "rows" / "stage2-rectify-hma" / "stage2"
@@ -135,7 +135,7 @@ def test_tab8_takes_turns_between_training_and_labels():
     ]
     assert turns[0].settings["rectify"] == "hma"
     assert turns[1].settings["labels"] == OUT / "shared" / "labels" / "train"
-    # The second pass is not the first one again.
+    # The second pass continues the first one.
     assert [job.command for job in merged([row])].count("hma") == 2
 
 
@@ -163,7 +163,7 @@ def test_fig9_scores_every_epoch_before_it_trains_the_next(tmp_path):
         ("predict", f"{home}/maps/epoch-002-train"),
         ("evaluate", f"{home}/scores/epoch-002-train"),
     ]
-    # The model of a scored epoch is gone when the run has gone on.
+    # The model of a scored epoch is gone once the run has passed it.
     scored = tmp_path / home / "scores" / "epoch-001-train"
     scored.mkdir(parents=True)
     write_json(scored / "scores.json", {"mae": 0.5})
@@ -171,7 +171,7 @@ def test_fig9_scores_every_epoch_before_it_trains_the_next(tmp_path):
     assert [job.settings.get("until_epoch") for job in left] == [2, None, None]
 
 
-def test_tab2_scores_both_stages_given_maps_and_a_baseline():
+def test_tab2_scores_both_stages_given_maps_and_the_baseline():
     maps = ("DSR/ecssd=d/e", "DSR/mine=d/m", "RC/mine=r")
     found = rows("tab2", maps=maps)
     assert list(found)[:8] == ["maps", "labels", "detector", "DSR", "MC", "HS", "RC", "RBD"]
@@ -188,14 +188,14 @@ def test_tab2_scores_both_stages_given_maps_and_a_baseline():
     assert [job.command for job in given.jobs if job.command != "shard"] == ["evaluate"]
 
 
-def test_maps_need_no_set_where_there_is_one():
+def test_maps_need_no_set_name_with_a_single_test_set():
     one = {"test": ("ecssd=e/images",), "truth": ("ecssd=e/masks",)}
     assert material("tab2", maps=("DSR=d",), **one).maps == {"DSR": {"ecssd": Path("d")}}
     with pytest.raises(ConfigError, match=r"DSR/TEST=FOLDER \(sets: ecssd, mine\)"):
         material("tab2", maps=("DSR=d",))
 
 
-def test_quick_form_fills_only_what_is_left_at_its_default():
+def test_quick_form_changes_only_defaults():
     config = AblateConfig(
         name="tab6", out=OUT, data="t", quick=True, stage2=Stage2Options(epochs=7), **TESTS
     )
@@ -218,13 +218,13 @@ def test_quick_form_fills_only_what_is_left_at_its_default():
         ("tab6", {"test": ("train=a",)}, "--test train= stands for --data"),
     ],
 )
-def test_what_is_missing_is_named(name, flags, message):
+def test_missing_flags_are_named(name, flags, message):
     config = AblateConfig(**{"name": name, "out": OUT, "data": "t", **TESTS, **flags})
     with pytest.raises(ConfigError, match=message):
         gather(config, find(name).needs)
 
 
-def test_unknown_names_are_answered_with_the_known_ones():
+def test_unknown_names_list_the_known_ones():
     with pytest.raises(ConfigError, match=r"'tab44'; did you mean tab4\? \(known: tab1, tab2"):
         find("tab44")
     found = list(rows("tab4").values())

@@ -1,7 +1,7 @@
-"""Figures 1, 4 and 5: from activation maps to cues, inverted maps, methods, thresholds.
+"""Figures 1, 4 and 5: activation maps and cues, several methods, thresholds.
 
-Images are data shards or a folder of photographs. Every figure is one PNG; the images in it are
-the given keys, or spread evenly over all.
+Images are data shards or a folder of photographs. Every figure is one PNG. It shows the images of
+the given keys, or images spread evenly over all.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from a2s.paper.figures.thresholds import STRATEGIES, inter_class_variance
 GREEN: RGB = (40, 150, 70)
 RED: RGB = (205, 45, 45)
 _NO_IMAGE = Cell(None, "no image")
-_LOOKED_AT = 4
-"""So many times the images that are shown."""
+_CANDIDATES_PER_IMAGE = 4
+"""Candidates searched for inverted maps, per image shown."""
 
 
 def fig1(
@@ -45,19 +45,19 @@ def fig1(
     keys: Sequence[str] | None = None,
     num_images: int = NUM_IMAGES,
 ) -> Drawn:
-    """Draw what the decision boundary finds in activation maps, inverted maps framed in red.
+    """Draw activation maps and their cues; inverted maps are framed in red.
 
-    Columns: image, activation map M, theta >= 0, the cue after the sign of Eqn 5, on request truth.
-    Without `keys`, up to half of the images are ones whose map is inverted, if a search finds some.
+    Columns: image, activation map M, theta >= 0, the cue after the sign of Eqn 5, optionally truth.
+    Without `keys`, up to half of the images have an inverted map, if the search finds enough.
     """
     images, activator = find_images(data), trained(model)
     truths = find_truths(truth) if truth is not None else None
     found = ""
     if keys is None:
-        looked_at = choose(images.keys, num_images=_LOOKED_AT * num_images)
-        inverted = [key for key in looked_at if _is_inverted(image_cell(images, key), activator)]
-        found = f" {len(inverted)} of {len(looked_at)} images looked at are inverted."
-        keys = choose_some_inverted(looked_at, inverted, num_images=num_images)
+        candidates = choose(images.keys, num_images=_CANDIDATES_PER_IMAGE * num_images)
+        inverted = [key for key in candidates if _is_inverted(image_cell(images, key), activator)]
+        found = f" {len(inverted)} of {len(candidates)} images looked at are inverted."
+        keys = choose_some_inverted(candidates, inverted, num_images=num_images)
     chosen = choose(images.keys, num_images=num_images, given=keys)
     titles = ["image", "activation map M", "θ ≥ 0", "cue: σ(sign · θ)"]
     rows = []
@@ -69,11 +69,11 @@ def fig1(
             cue = activator.cue(theta_hw, height=size[0], width=size[1])
             upright = cue.sign > 0
             above_HW = (resized(theta_hw, size) >= 0) * np.uint8(255)
-            words = ("sign +1", GREEN) if upright else ("sign −1: inverted", RED)
+            caption = ("sign +1", GREEN) if upright else ("sign −1: inverted", RED)
             cells = [
                 image,
                 Cell(coloured(theta_hw, size)),
-                Cell(above_HW, *words),
+                Cell(above_HW, *caption),
                 Cell(cue.picture_HW),
             ]
         rows.append(cells + ([map_cell(truths, key, like=image)] if truths else []))
@@ -128,7 +128,7 @@ def fig5(
 ) -> Drawn:
     """Draw activation maps before training, cut by the thresholds of Table I.
 
-    Columns: image, activation map M, then white where M is at or above the threshold, each with its
+    Columns: image, activation map M, then one mask per threshold (white: M >= threshold) with its
     inter-class variance V (Eqn 2) on the map stretched to 0..1.
     """
     images = find_images(data)
@@ -149,10 +149,10 @@ def _is_inverted(image: Cell, activator: Activator) -> bool:
 
 
 def choose_some_inverted(
-    looked_at: Sequence[str], inverted: Sequence[str], *, num_images: int
+    candidates: Sequence[str], inverted: Sequence[str], *, num_images: int
 ) -> list[str]:
-    """Choose so that up to half are inverted, each kind spread evenly."""
-    upright = sorted(set(looked_at) - set(inverted))
+    """Choose keys of which up to half are inverted, each kind spread evenly."""
+    upright = sorted(set(candidates) - set(inverted))
     num_inverted = min(len(inverted), max(num_images // 2, num_images - len(upright)))
     mixed: list[str] = []
     for keys, count in ((inverted, num_inverted), (upright, num_images - num_inverted)):

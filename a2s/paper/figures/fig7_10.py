@@ -1,6 +1,6 @@
-"""Figures 7 and 10: what becomes of labels and predictions over the epochs of stage 2.
+"""Figures 7 and 10: labels and predictions over the epochs of stage 2.
 
-Both are made of snapshots: by name of a run, by epoch, the folder that `snapshot` wrote.
+Both are drawn from the folders of `a2s snapshot`, given by run name and epoch.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def fig7(
     truth: Path | None = None,
     keys: Sequence[str] | None = None,
 ) -> Drawn:
-    """Draw for every image and run a row of labels and a row of predictions, an epoch a column.
+    """Draw a row of labels and a row of predictions per image and run, one column per epoch.
 
-    The first column has the image, and below it the truth. Keys are by default those of the
+    The first column shows the image, and the truth below it. Default keys: those of the
     snapshots.
 
     Raises:
@@ -42,14 +42,14 @@ def fig7(
     names = []
     for key in chosen:
         image = image_cell(images, key)
-        beside = [image, *([map_cell(truths, key, like=image)] if truths else [])]
-        beside += [Cell()] * (2 * len(runs))
+        first_column = [image, *([map_cell(truths, key, like=image)] if truths else [])]
+        first_column += [Cell()] * (2 * len(runs))
         for name, folders in runs.items():
             for what, suffix in (("label", snapshot.LABEL), ("prediction", snapshot.PREDICTION)):
                 cells = [_cell(folders.get(epoch), key, suffix) for epoch in epochs]
                 row_titles.append(f"{name}: {what}")
                 names.append(f"{key} {row_titles[-1]}")
-                rows.append([beside.pop(0), *cells])
+                rows.append([first_column.pop(0), *cells])
     first = "image, truth" if truths else "image"
     return write_grid(
         out / "fig7.png",
@@ -70,7 +70,7 @@ def fig10(
     truth: Path | None = None,
     keys: Sequence[str] | None = None,
 ) -> Drawn:
-    """Draw training images: pseudo label, then every run's prediction after each of its epochs.
+    """Draw training images with their pseudo label and every run's prediction after each epoch.
 
     Raises:
         DataError: no finished snapshot, or an unknown key.
@@ -104,7 +104,7 @@ def _epochs(runs: Snapshots) -> list[int]:
 
 
 def _keys(runs: Snapshots) -> list[str]:
-    """Keys of the first finished snapshot."""
+    """Read the keys of the first finished snapshot."""
     folders = [folder for by_epoch in runs.values() for _, folder in sorted(by_epoch.items())]
     for folder in folders:
         known = snapshot.load(folder)

@@ -1,4 +1,4 @@
-"""Figure 8: the maps of any methods beside images and truth."""
+"""Figure 8: images, truth, and the maps of several methods side by side."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def fig8(
     keys: Sequence[str] | None = None,
     num_images: int = NUM_IMAGES,
 ) -> Drawn:
-    """Draw image, truth, and a column for every folder of maps (or label shards), as one PNG."""
+    """Draw image, truth, and one column per folder of maps (or label shards) as one PNG."""
     images = find_images(data)
     chosen = choose(images.keys, num_images=num_images, given=keys)
     columns = columns_of(chosen, truth=truth, methods=methods)
@@ -42,7 +42,7 @@ def columns_of(
     truth: Path | None = None,
     methods: Mapping[str, Path] | None = None,
 ) -> dict[str, PictureSet]:
-    """Where the maps of the columns lie, by title: truth, then the methods in their order.
+    """Find the pictures of every column, by title: truth first, then the methods in order.
 
     Raises:
         DataError: a folder is missing or holds no map.

@@ -1,4 +1,4 @@
-"""Fig. 9: the MAE of activation maps after every epoch, for five decision boundaries."""
+"""Figure 9: MAE of the activation maps after every epoch, for five decision boundaries."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ BOUNDARIES = {
 
 
 def fig9_rows(material: Material) -> list[Row]:
-    """Per boundary: train an epoch, score its maps, train the next.
+    """Build a row per boundary that trains and scores one epoch after the other.
 
-    Each has a run of its own, DB5 too: a run that is further has no maps of its earlier epochs.
+    Every boundary, also DB5, has its own run: a run that has passed an epoch can no longer make the
+    maps of it.
     """
     epochs = range(1, material.stage1["epochs"] + 1)
     rows = []
@@ -46,7 +47,7 @@ def _epoch_jobs(material: Material, out: Path, boundary: str, epochs: range) -> 
         scoring, folders = scored_maps(
             material, out / "stage1", out, f"epoch-{epoch:03d}", material.scored
         )
-        # A run that has gone on cannot make the maps of an earlier epoch again.
+        # A run that has passed this epoch cannot make its maps any more.
         if len(scores_of(folders)) < len(folders):
             yield stage1_job(material, out, **changes)
             yield from scoring

@@ -1,7 +1,7 @@
-"""The paper's pictures, and Table I: which runs they need, and what is drawn of them.
+"""Rows and writers of the figures and of Table I: the runs that they need, and their files.
 
-Pictures are of the first test set, else of the training images; figures 7 and 10 are about the
-images that stage 2 learns from.
+Figures show the first test set, or the training images without one. Figures 7 and 10 always show
+the training images of stage 2.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NUM_SNAPSHOT_IMAGES = 4
 
 
 def tab1_rows(material: Material) -> list[Row]:
-    """Nothing is trained: the images are packed."""
+    """Pack the images; nothing is trained."""
     return [Row("before training", "", material.packing)]
 
 
@@ -38,14 +38,14 @@ def write_tab1(material: Material, rows: Sequence[Row]) -> str:
     from a2s.paper.figures.activator import untrained
     from a2s.paper.figures.table1 import write
 
-    begins_as = _untrained(material)
+    spec = _untrained(material)
     found = write(
         material.out,
         data=material.needed_data(),
-        made_from=begins_as,
-        activator=lambda: untrained(**begins_as),
+        made_from=spec,
+        activator=lambda: untrained(**spec),
     )
-    header = ["threshold", *(f"V, {reading}" for reading in found.variance), "paper", "ms per map"]
+    header = ["threshold", *(f"V, {scaling}" for scaling in found.variance), "paper", "ms per map"]
     lines = [
         [
             name,
@@ -68,7 +68,7 @@ def write_tab1(material: Material, rows: Sequence[Row]) -> str:
 
 
 def stage1_rows(material: Material) -> list[Row]:
-    """The trained activation network."""
+    """Train the activation network."""
     stage1 = stage1_job(material, material.shared)
     return [Row("stage1", "activation network", (*material.packing, stage1))]
 
@@ -81,9 +81,9 @@ def write_fig1(material: Material, rows: Sequence[Row]) -> str:
 
 
 def fig4_rows(material: Material) -> list[Row]:
-    """The activation network, and labels of what is shown."""
+    """Train the activation network and label the images that the figure shows."""
     (row,) = stage1_rows(material)
-    name, data = _place(material)
+    name, data = _shown_set(material)
     label = label_job(material, material.shared, name, data)
     return [Row(row.name, row.title, (*row.jobs, label))]
 
@@ -92,13 +92,13 @@ def write_fig4(material: Material, rows: Sequence[Row]) -> str:
     """Draw fig4.png."""
     from a2s.paper.figures.fig1_4_5 import fig4
 
-    name, _ = _place(material)
+    name, _ = _shown_set(material)
     shared = material.shared
     drawn = fig4(
         material.out,
         model=shared / "stage1",
         labels=shared / "labels" / name,
-        methods=_given(material, name),
+        methods=_given_maps(material, name),
         **_shown(material),
     )
     return str(drawn)
@@ -109,14 +109,14 @@ def write_fig5(material: Material, rows: Sequence[Row]) -> str:
     from a2s.paper.figures.activator import untrained
     from a2s.paper.figures.fig1_4_5 import fig5
 
-    _, data = _place(material)
+    _, data = _shown_set(material)
     return str(fig5(material.out, data=data, activator=untrained(**_untrained(material))))
 
 
 def fig7_rows(material: Material) -> list[Row]:
-    """Stage 2 with labels corrected and with labels as they are, looked at after every epoch.
+    """Train stage 2 with and without label rectifying, with a snapshot after every epoch.
 
-    Each has a run of its own: one that is further has no labels of its earlier epochs.
+    Both have their own runs: a run that has passed an epoch no longer has the labels of it.
     """
     olr = material.stage2["lam"]
     titles = {"with OLR": olr if olr < 1 else 0.4, "without OLR": 1.0}
@@ -133,7 +133,7 @@ def _snapshot_jobs(material: Material, out: Path, lam: float) -> Iterator[Job]:
     for epoch in range(1, material.stage2["epochs"] + 1):
         training = stage2_job(material, out, lam=lam, until_epoch=epoch)
         folder = out / "snapshots" / f"{epoch:03d}"
-        # A run that has gone on cannot show an earlier epoch again.
+        # A run that has passed this epoch cannot be snapshot at it any more.
         if load(folder) is None:
             yield training
             paths = {name: training.settings[name] for name in ("data", "labels")}
@@ -145,7 +145,7 @@ def write_fig7(material: Material, rows: Sequence[Row]) -> str:
     """Draw fig7.png."""
     from a2s.paper.figures.fig7_10 import fig7
 
-    return str(fig7(material.out, runs=_snapshots(rows), **_learned_from(material)))
+    return str(fig7(material.out, runs=_snapshots(rows), **_training_images(material)))
 
 
 def write_fig10(material: Material, rows: Sequence[Row]) -> str:
@@ -154,7 +154,7 @@ def write_fig10(material: Material, rows: Sequence[Row]) -> str:
 
     labels = material.shared / "labels" / "train"
     runs = _snapshots(rows)
-    return str(fig10(material.out, labels=labels, runs=runs, **_learned_from(material)))
+    return str(fig10(material.out, labels=labels, runs=runs, **_training_images(material)))
 
 
 def _snapshots(rows: Sequence[Row]) -> dict[str, dict[int, Path]]:
@@ -169,7 +169,7 @@ def _snapshots(rows: Sequence[Row]) -> dict[str, dict[int, Path]]:
 
 
 def fig8_rows(material: Material) -> list[Row]:
-    """Maps of both stages of the first test set."""
+    """Predict the first test set with the networks of both stages."""
     scored, shared = material.tests[0], material.shared
     jobs = common_jobs(material)
     kinds = {"activation": shared / "stage1", "detector": shared / "stage2"}
@@ -191,12 +191,12 @@ def write_fig8(material: Material, rows: Sequence[Row]) -> str:
     name, maps = material.tests[0].name, material.shared / "maps"
     ours = {row.title: maps / f"{row.name}-{name}" for row in rows}
     done = {title: folder for title, folder in ours.items() if any(folder.glob("*.png"))}
-    methods = _given(material, name) | done
+    methods = _given_maps(material, name) | done
     return str(fig8(material.out, methods=methods, **_shown(material)))
 
 
 def fig11_rows(material: Material) -> list[Row]:
-    """The detector."""
+    """Train the detector."""
     training = stage2_job(material, material.shared)
     return [Row("detector", "stage 2", (*common_jobs(material), training))]
 
@@ -208,30 +208,30 @@ def write_fig11(material: Material, rows: Sequence[Row]) -> str:
     return str(fig11(material.out, model=material.shared / "stage2", **_shown(material)))
 
 
-def _place(material: Material) -> tuple[str, Path]:
-    """What pictures are of: name and shards."""
+def _shown_set(material: Material) -> tuple[str, Path]:
+    """Name and shards of the set that figures show."""
     if material.tests:
         return material.tests[0].name, material.tests[0].data
     return "train", material.needed_data()
 
 
 def _shown(material: Material) -> dict[str, Any]:
-    name, data = _place(material)
+    name, data = _shown_set(material)
     truths = [scored.truth for scored in material.scored if scored.name == name]
     return {"data": data, "truth": truths[0] if truths else None}
 
 
-def _learned_from(material: Material) -> dict[str, Any]:
+def _training_images(material: Material) -> dict[str, Any]:
     truth = material.train.truth if material.train else None
     return {"data": material.needed_data(), "truth": truth}
 
 
-def _given(material: Material, name: str) -> dict[str, Path]:
+def _given_maps(material: Material, name: str) -> dict[str, Path]:
     return {method: sets[name] for method, sets in material.maps.items() if name in sets}
 
 
 def _untrained(material: Material) -> dict[str, Any]:
-    """The network that stage 1 begins with."""
+    """Arguments that build the network of stage 1 before training."""
     encoder = material.stage1["encoder"]
     network = {name: material.stage1[name] for name in ("seed", "fusion_stride", "image_size")}
     return {"encoder": encoder.name, "weights": encoder.weights, **network}

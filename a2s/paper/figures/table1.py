@@ -1,4 +1,4 @@
-"""Table I: how well three thresholds part activation maps before training, and what they cost."""
+"""Table I: inter-class variance and time of three thresholds on maps before training."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from a2s.data.images import decode
 from a2s.data.index import Index
 from a2s.errors import DataError
 from a2s.paper.figures.activator import Activator
-from a2s.paper.figures.thresholds import READINGS, STRATEGIES, inter_class_variance
+from a2s.paper.figures.thresholds import SCALINGS, STRATEGIES, inter_class_variance
 from a2s.storage.files import read_json, write_json
 
 
 @dataclass(frozen=True)
 class Table1:
-    """Means over the images of V (Eqn 2), by reading and strategy, and the median time per image.
+    """Mean V (Eqn 2) over the images by scaling and strategy, and the median time per image.
 
-    `failed` are the keys of images that could not be read; no number counts them.
+    `failed` are the keys of images that could not be read; they are in no number.
     """
 
     num_images: int
@@ -34,14 +34,14 @@ class Table1:
 def measure(data: Path, *, activator: Activator) -> Table1:
     """Measure on all images of data shards, one at a time.
 
-    Each map is at the network's own resolution. Times are those on the min-max map.
+    Maps have the network's own resolution. Times are measured on the min-max map.
 
     Raises:
         DataError: `data` holds no shards, or no image of them can be read.
     """
     index = Index.load(data)
     count = len(index)
-    sums = {reading: dict.fromkeys(STRATEGIES, 0.0) for reading in READINGS}
+    sums = {scaling: dict.fromkeys(STRATEGIES, 0.0) for scaling in SCALINGS}
     seconds: dict[str, list[float]] = {name: [] for name in STRATEGIES}
     failed = []
     for row in range(count):
@@ -51,21 +51,21 @@ def measure(data: Path, *, activator: Activator) -> Table1:
             failed.append(index.key(row))
             continue
         for name, strategy in STRATEGIES.items():
-            for reading, to_unit in READINGS.items():
+            for scaling, to_unit in SCALINGS.items():
                 values_hw = to_unit(theta_hw)
                 start = time.perf_counter()
                 threshold = strategy(values_hw)
-                if reading == "min-max":
+                if scaling == "min-max":
                     seconds[name].append(time.perf_counter() - start)
-                sums[reading][name] += inter_class_variance(values_hw, threshold)
+                sums[scaling][name] += inter_class_variance(values_hw, threshold)
     measured = count - len(failed)
     if not measured:
         raise DataError(f"{data}: none of {count} images can be read")
     return Table1(
         measured,
         {
-            reading: {name: total / measured for name, total in totals.items()}
-            for reading, totals in sums.items()
+            scaling: {name: total / measured for name, total in totals.items()}
+            for scaling, totals in sums.items()
         },
         {name: float(np.median(times)) for name, times in seconds.items()},
         tuple(failed),
@@ -79,9 +79,9 @@ def write(
     made_from: Mapping[str, str | int],
     activator: Callable[[], Activator],
 ) -> Table1:
-    """Measure all images and write the numbers to `tab1.json` in `out`, unless they are there.
+    """Measure all images and write the numbers to `tab1.json` in `out`, unless it is up to date.
 
-    `made_from` says of which network they are; `activator` makes it.
+    `made_from` identifies the network, `activator` builds it.
 
     Raises:
         DataError: as `measure` does.

@@ -1,6 +1,6 @@
-"""Where to cut an activation map in two, and how good a cut is.
+"""Thresholds of an activation map, and the inter-class variance that measures them.
 
-A map's pixels at or above a threshold are one group, those below it the other. Shapes: any.
+Pixels at or above a threshold form one class, pixels below it the other. Shapes: any.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from a2s.evaluation.pictures.cells import Map, normalised
 
 
-def sigmoid(theta: Map) -> NDArray[np.float64]:
-    """Turn a map less its mean into a probability, as Eqn 6 does.
+def to_probability(theta: Map) -> NDArray[np.float64]:
+    """Turn theta, the map minus its mean, into a probability by the sigmoid of Eqn 6.
 
     Range: 0..1
     """
@@ -24,7 +24,7 @@ def sigmoid(theta: Map) -> NDArray[np.float64]:
 
 
 def inter_class_variance(values: Map, threshold: float) -> float:
-    """Measure how well a threshold parts a map, V = p1 p2 (mu1 - mu2)^2; 0 when one side is empty.
+    """Compute the inter-class variance V = p1 p2 (mu1 - mu2)^2; 0 when a class is empty.
 
     Range: 0..0.25 for values in 0..1
     Reference: Eqn 2
@@ -38,9 +38,9 @@ def inter_class_variance(values: Map, threshold: float) -> float:
 
 
 def otsu(values: Map) -> float:
-    """Find the threshold of largest inter-class variance among all that a map has; no histogram.
+    """Find the threshold with the largest inter-class variance, over all values and no histogram.
 
-    The lowest of the best, and always one of the map's values.
+    The threshold is always a value of the map; of several best ones it is the lowest.
 
     Reference: Otsu 1979; Sec. III-A
     """
@@ -57,7 +57,7 @@ def otsu(values: Map) -> float:
 
 
 def mean(values: Map) -> float:
-    """Average of a map, the adaptive decision boundary.
+    """Mean of a map: the adaptive decision boundary.
 
     Reference: Eqn 3
     """
@@ -65,15 +65,15 @@ def mean(values: Map) -> float:
 
 
 def median(values: Map) -> float:
-    """Value that has as many pixels above as below."""
+    """Median of a map."""
     return float(np.median(values))
 
 
 STRATEGIES: dict[str, Callable[[Map], float]] = {"Otsu": otsu, "mean": mean, "median": median}
-"""By name, in the order of Table I."""
+"""Thresholds by name, in the order of Table I."""
 
-READINGS: dict[str, Callable[[Map], NDArray[np.float64]]] = {
+SCALINGS: dict[str, Callable[[Map], NDArray[np.float64]]] = {
     "min-max": normalised,
-    "sigmoid": sigmoid,
+    "sigmoid": to_probability,
 }
-"""How theta becomes values in 0..1. The paper does not say, but its V is not the first's."""
+"""Ways to scale theta to 0..1. The paper does not say which; its V does not fit min-max."""

@@ -1,4 +1,4 @@
-"""Charts of a table: bars by row, or curves over a setting or epochs; ours beside the paper's."""
+"""Charts of our numbers and the paper's: bars by row, curves over a setting or epochs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _PANEL_IN = 5.6
 _ROW_IN = 0.55
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
-"""By name the places on both axes."""
+"""By name: x values and y values."""
 
 
 def bars(table: Table) -> str:
-    """Bars of ours by row and set, the paper's number as a black line across, as SVG."""
+    """Draw our scores as bars by row and set, the paper's as black lines across them, as SVG."""
     width = max(_PANEL_IN, _ROW_IN * len(table.lines) * max(1, len(table.sets) / 2))
     figure, axes = panels(len(METRICS), width=width)
     share = 0.8 / max(1, len(table.sets))
@@ -58,17 +58,17 @@ def bars(table: Table) -> str:
 
 
 def curve(table: Table) -> str:
-    """Curves of ours over the setting, by set, the paper's dashed, as SVG."""
+    """Draw our scores over the setting, one curve per set, the paper's dashed, as SVG."""
     figure, axes = panels(len(METRICS))
     for panel, (metric, title) in zip(axes, METRICS.items(), strict=True):
         for number, name in enumerate(table.sets):
             colour = COLOURS[number % len(COLOURS)]
-            for of, style, who in ((_ours, "-o", ""), (_paper, "--s", ", paper")):
-                points = [(line.x, of(line, name, metric)) for line in table.lines]
+            for score_of, style, suffix in ((_ours, "-o", ""), (_paper, "--s", ", paper")):
+                points = [(line.x, score_of(line, name, metric)) for line in table.lines]
                 known = [(x, y) for x, y in points if x is not None and y is not None]
                 if known:
                     x, y = zip(*known, strict=True)
-                    panel.plot(x, y, style, color=colour, markersize=4, label=f"{name}{who}")
+                    panel.plot(x, y, style, color=colour, markersize=4, label=f"{name}{suffix}")
         name_axes(panel, table.x_name, title, table.title if panel is axes[0] else "")
         if panel.has_data():
             panel.legend(fontsize=8, frameon=False)
@@ -76,7 +76,7 @@ def curve(table: Table) -> str:
 
 
 def over_epochs(series_by_set: Mapping[str, Series], *, y_name: str, title: str) -> str:
-    """A panel per set, a curve per name, as SVG."""
+    """Draw one panel per set with one curve per name over the epochs, as SVG."""
     figure, axes = panels(max(1, len(series_by_set)))
     for panel, (name, series) in zip(axes, series_by_set.items(), strict=False):
         for number, (label, (x, y)) in enumerate(series.items()):

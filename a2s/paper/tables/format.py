@@ -1,4 +1,4 @@
-"""Our numbers beside the paper's: Markdown, CSV, and what differs between the two. Pure."""
+"""Tables as Markdown and CSV: our numbers, the paper's, and how the runs differ. Pure."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ METRICS = (
     "e_adaptive",
     "num_images",
 )
-"""What of a scores.json goes into the CSV file."""
+"""Keys of scores.json that become columns of the CSV file."""
 EXTRAS = {"parameters_m": "parameters, M", "hours": "hours"}
-"""Columns that not every table has, with their titles."""
+"""Optional columns and their titles."""
 NONE = "–"
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row: by name of the set our scores and the paper's; `x` is its place on a curve."""
+    """A row of a table: our scores and the paper's by set; `x` is its position on a curve."""
 
     name: str
     title: str
@@ -45,9 +45,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper, made again; `sets` in the order of the columns.
+    """A reproduced table of the paper; `sets` are in the order of the columns.
 
-    `paper_sets` are those of the paper that are not among ours.
+    `paper_sets` are sets that only the paper has scored.
     """
 
     title: str
@@ -67,7 +67,7 @@ class Table:
 
 
 def markdown(table: Table) -> str:
-    """The table for people, its notes below it."""
+    """Format the table as Markdown with its notes below it."""
     header = ["row", ""]
     for name in table.sets:
         known = ["paper"] if table.paper_knows(name) else []
@@ -97,13 +97,13 @@ def markdown(table: Table) -> str:
 
 
 def page(title: str, rows: Iterable[Sequence[str]], notes: Iterable[str]) -> str:
-    """A title, a table (header, rule, rows) and a list of notes, in Markdown."""
+    """Format a title, a table (header, rule, rows) and a list of notes as Markdown."""
     lines = [f"# {title}", "", *("| " + " | ".join(row) + " |" for row in rows), ""]
     return "\n".join([*lines, *(f"- {note}" for note in notes)]) + "\n"
 
 
 def csv_text(table: Table) -> str:
-    """The table for programs: one line per row and set, all metrics, the paper's beside them."""
+    """Format the table as CSV: one line per row and set, all metrics, then the paper's scores."""
     extras = table.extras()
     header = ["row", "title", "set", *METRICS, "paper_adaptive_f", "paper_mae"]
     header += [name for extra in extras for name in (extra, f"paper_{extra}")]
@@ -121,7 +121,7 @@ def csv_text(table: Table) -> str:
 
 
 def csv_of(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
-    """Lines of cells as CSV."""
+    """Format lines of cells as CSV."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)
@@ -135,25 +135,26 @@ def differences(
     num_train: int | None,
     num_test: Mapping[str, int],
 ) -> str:
-    """In one line what separates these runs from the paper's, from their resolved settings.
+    """List in one line how these runs differ from the paper's.
 
-    `settings` holds by stage those of every run, `num_test` the scored images by set.
+    `settings` holds the resolved settings of every run by stage, `num_test` the number of scored
+    images by set.
     """
     parts = []
     encoders = _distinct(
         (s["encoder"]["name"], s["encoder"]["weights"]) for runs in settings.values() for s in runs
     )
     if encoders and encoders != [numbers.ENCODER]:
-        here = " and ".join(f"{name} {_weights(weights)}" for name, weights in encoders)
-        parts.append(f"encoder {here} (paper: {numbers.ENCODER[0]} with {numbers.ENCODER[1]})")
+        ours = " and ".join(f"{name} {_weights(weights)}" for name, weights in encoders)
+        parts.append(f"encoder {ours} (paper: {numbers.ENCODER[0]} with {numbers.ENCODER[1]})")
     if num_train is not None and num_train != numbers.NUM_TRAIN:
         parts.append(f"{num_train:,} images to learn from (paper: {numbers.NUM_TRAIN:,})")
     for stage, runs in settings.items():
         for name, theirs in numbers.SETTINGS[stage].items():
             values = _distinct(run[name] for run in runs)
             if values and values != [theirs]:
-                here = " and ".join(map(str, values))
-                parts.append(f"{stage} {name} {here} (paper: {theirs})")
+                ours = " and ".join(map(str, values))
+                parts.append(f"{stage} {name} {ours} (paper: {theirs})")
     for name, count in num_test.items():
         known = numbers.set_name(name)
         if known is not None and count != numbers.NUM_IMAGES[known]:
@@ -164,7 +165,7 @@ def differences(
 
 
 def _weights(weights: str) -> str:
-    # Of a file the name: a path says nothing on another machine.
+    # Only a file's name: its path means nothing on another machine.
     is_file = PurePath(weights).is_absolute()
     shown = PurePath(weights).name if is_file else weights
     return "UNTRAINED" if weights == "none" else f"with {shown}"
@@ -175,7 +176,7 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
 
 
 def amount(value: float | None) -> str:
-    """A number of hours, or of millions; small ones need more digits."""
+    """Format hours or millions; small values get more digits."""
     return _cell(value, 2 if value is None or value >= 0.1 else 4)
 
 

@@ -1,4 +1,4 @@
-"""How long the runs of a table took, also when they were interrupted and resumed. Pure."""
+"""Wall time of the runs of a table, over interruptions and resumes. Pure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Record = Mapping[str, Any]
 def wall_sec(
     records: Sequence[Record], out: str, *, alive_sec: Sequence[float] = ()
 ) -> float | None:
-    """Seconds that the jobs for one folder took, all attempts together; None: no job has begun.
+    """Sum the seconds of all attempts of the jobs for one folder; None: no job has started.
 
-    `records` are those of `run_jobs`. A job that is done is called again and does nothing: what
-    comes after its first success does not count. An attempt that was killed has left no end; it
-    lasted until the folder's own log (`alive_sec`: when its lines were written) falls silent.
+    `records` are those of `run_jobs`. A finished job may be called again and does nothing, so
+    records after its first success do not count. A killed attempt has no end record: it counts
+    until the last line of the folder's own log (`alive_sec`: times at which lines were written).
     """
     total: float | None = None
     begun: dict[str, int] = {}
@@ -40,7 +40,7 @@ def wall_sec(
 
 
 def _killed_sec(records: Sequence[Record], number: int, alive_sec: Sequence[float]) -> float:
-    """From the beginning in `records[number]` to the last sign of life before the next record."""
+    """Seconds from the start in `records[number]` to the last log line before the next record."""
     start = float(records[number]["time_unix_sec"])
     after = records[number + 1 : number + 2]
     end = float(after[0]["time_unix_sec"]) if after else float("inf")
@@ -49,7 +49,7 @@ def _killed_sec(records: Sequence[Record], number: int, alive_sec: Sequence[floa
 
 
 def training_sec(records: Iterable[Record], *, batch_size: int) -> float:
-    """Seconds in training steps, from a run's own log; steps that were done twice count once."""
+    """Sum the seconds in training steps from a run's log; steps that were repeated count once."""
     spans: dict[tuple[int, int], float] = {}
     last = (0, 0)
     for record in records:

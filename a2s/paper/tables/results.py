@@ -1,4 +1,4 @@
-"""From the folders that the jobs of a table have left to its files: Markdown, CSV, SVG."""
+"""Read the output folders of a table's jobs and write the table as Markdown, CSV and SVG."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def notes_of(
     scores: Sequence[tuple[str, Mapping[str, Any]]],
     name: str,
 ) -> tuple[str, ...]:
-    """Which F this is, what differs from the paper, and what is to be known about its numbers.
+    """Return a table's notes: which F it shows, differences from the paper, remarks on its numbers.
 
-    `scores` are (set, content of a scores.json).
+    `scores` are pairs (set, content of a scores.json).
     """
     settings: dict[str, list[dict[str, Any]]] = {}
     for stage, run in dict.fromkeys(run for row in rows for run in row.trained):
@@ -63,18 +63,18 @@ def notes_of(
     num_train = len(Index.load(data)) if data and any(data.glob("shard-*.json")) else None
     num_test = {set_: values["num_images"] for set_, values in scores}
     which_f = dict.fromkeys(f"F is adaptive F. {v['which_f']}." for _, v in scores)
-    apart = differences(settings, num_train=num_train, num_test=num_test)
-    return (*which_f, apart, *numbers.NOTES.get(name, ()))
+    differs = differences(settings, num_train=num_train, num_test=num_test)
+    return (*which_f, differs, *numbers.NOTES.get(name, ()))
 
 
 def scores_of(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
-    """By set what `a2s evaluate` has found; sets that it has not scored yet are left out."""
+    """Read the scores.json of every set; sets that are not scored yet are left out."""
     files = {name: folder / "scores.json" for name, folder in folders.items()}
     return {name: read_json(file) for name, file in files.items() if file.is_file()}
 
 
 def read_settings(run: Path, command: str) -> dict[str, Any] | None:
-    """The resolved settings of a run; None: nothing of that command is there."""
+    """Read the resolved settings of a run; None: the folder holds no run of this command."""
     try:
         record = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     except (FileNotFoundError, UnicodeDecodeError, yaml.YAMLError):
@@ -84,7 +84,7 @@ def read_settings(run: Path, command: str) -> dict[str, Any] | None:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Records of `metrics.jsonl`; the line that a kill cut short is left out."""
+    """Read `metrics.jsonl`, without a last line that a kill has truncated."""
     records = []
     path = folder / "metrics.jsonl"
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
@@ -98,7 +98,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 def hours_of(
     material: Material, folders: Sequence[Path], log: Sequence[Mapping[str, Any]]
 ) -> float:
-    """Hours of the jobs that wrote these folders, all attempts together."""
+    """Sum the hours of the jobs that wrote these folders, over all attempts."""
     total = 0.0
     for folder in folders:
         alive = [float(record["time_unix_sec"]) for record in read_log(folder)]
@@ -108,7 +108,7 @@ def hours_of(
 
 
 def num_parameters(run: Path) -> int | None:
-    """Parameters of a run's last committed network, from its header; None before the first."""
+    """Count the parameters of a run's last commit from the file header; None: no commit yet."""
     commit = last_commit(run)
     if commit is None:
         return None
@@ -123,7 +123,7 @@ def num_parameters(run: Path) -> int | None:
 
 
 def write_if_new(path: Path, text: str) -> None:
-    """Write a file unless it says that already."""
+    """Write a file unless it already has this content."""
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         atomic_write(path, text)
 
@@ -157,7 +157,7 @@ def _line(
 
 
 def _paper_sets(sets: Sequence[str], *, table: str) -> tuple[str, ...]:
-    """The paper's sets, when none of ours is among them: its numbers are shown all the same."""
+    """Return the paper's sets if we scored none of them, so that its numbers are shown anyway."""
     scored = [name for row in numbers.SCORES.get(table, {}).values() for name in row]
     known = tuple(dict.fromkeys(scored))
     return () if {numbers.set_name(name) for name in sets} & {*known} else known

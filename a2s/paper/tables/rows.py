@@ -1,7 +1,7 @@
-"""What rows are made of: data, runs and scores, as jobs whose folders are shared where they can be.
+"""Rows of a table as jobs: packing, training, labelling, prediction and scoring.
 
-OUT/shared holds what the settings as given make; OUT/rows/STAGE-SETTING-VALUE what a row changes.
-So two tables in one OUT share every run that both have.
+OUT/shared holds the runs with unchanged settings, OUT/rows/STAGE-SETTING-VALUE the runs with a
+row's changes. Two tables in one OUT therefore share every run that both need.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Changes = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Scored:
-    """Images whose masks are known: data shards, and a folder of masks or shards that hold them."""
+    """A set with ground truth: data shards, and a folder of masks or of shards with masks."""
 
     name: str
     data: Path
@@ -29,7 +29,10 @@ class Scored:
 
 @dataclass(frozen=True)
 class Material:
-    """What all rows are made from; sections hold every setting of a command but its folders."""
+    """Inputs shared by all rows.
+
+    `stage1`, `label` and `stage2` hold every setting of the command except its folders.
+    """
 
     out: Path
     data: Path | None
@@ -41,24 +44,24 @@ class Material:
     stage2: dict[str, Any]
     pooled: dict[str, Any]
     maps: Mapping[str, Mapping[str, Path]]
-    """By method and test set."""
+    """Folder of given maps, by method and test set."""
     runs: tuple[Path, ...]
 
     @property
     def shared(self) -> Path:
-        """Folder of what several rows need."""
+        """Folder of runs and files that several rows use."""
         return self.out / "shared"
 
     @property
     def scored(self) -> tuple[Scored, ...]:
-        """The training images, where their masks are known, and all test sets."""
+        """The training set, if its masks are known, and all test sets."""
         return (*([self.train] if self.train else []), *self.tests)
 
     def needed_data(self) -> Path:
-        """The training shards.
+        """Return the training shards.
 
         Raises:
-            ConfigError: there is no --data.
+            ConfigError: --data is missing.
         """
         if self.data is None:
             raise ConfigError("ablate: give --data, a folder of images or shards to learn from")
@@ -67,10 +70,11 @@ class Material:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: its jobs in order, where its scores are, which runs it is made of.
+    """A row of a table: its jobs in order, its scores and its runs.
 
-    `scores` are folders by set; `trained` run folders by stage, whose settings the notes are about;
-    `timed` folders whose hours are the row's. `paper` is the row's key in the paper's table.
+    `scores` are folders by set. `trained` are run folders by stage; the table's notes compare their
+    settings with the paper's. `timed` are the folders whose hours add up to the row's. `paper` is
+    the row's key in the paper's table.
     """
 
     name: str
@@ -84,28 +88,28 @@ class Row:
 
 
 def merged(rows: Sequence[Row]) -> list[Job]:
-    """The jobs of all rows, those that several rows have only once."""
+    """Return the jobs of all rows; a job that several rows share comes once."""
     jobs: list[Job] = []
     for row in rows:
-        # Within a row the same job may come again: it does something else then.
+        # A row may repeat a job on purpose: the second pass continues the first.
         jobs += [job for job in row.jobs if job not in jobs]
     return jobs
 
 
-def differing(section: Changes, changes: Changes) -> dict[str, Any]:
-    """The changes without those that the section says already."""
+def effective_changes(section: Changes, changes: Changes) -> dict[str, Any]:
+    """Return the changes that differ from the section's own values."""
     effective: dict[str, Any] = {}
     for name, value in changes.items():
         if isinstance(value, Mapping):
-            if inner := differing(chosen(section[name]), value):
+            if inner := effective_changes(chosen(section[name]), value):
                 effective[name] = inner
         elif name not in section or section[name] != value:
             effective[name] = value
     return effective
 
 
-def changed(section: Changes, changes: Changes) -> dict[str, Any]:
-    """The settings of a section after the changes."""
+def with_changes(section: Changes, changes: Changes) -> dict[str, Any]:
+    """Apply the changes to a section of settings."""
     return {
         **section,
         **{
@@ -115,8 +119,8 @@ def changed(section: Changes, changes: Changes) -> dict[str, Any]:
     }
 
 
-def home(material: Material, stage: str, changes: Changes) -> Path:
-    """Folder of the run with these changes: the shared one without any, else named after them."""
+def run_folder(material: Material, stage: str, changes: Changes) -> Path:
+    """Folder of the run with these changes: named after them, or the shared one without any."""
     if not changes:
         return material.shared
     parts = [f"{name}-{_text(value)}" for name, value in sorted(_flat(changes))]
@@ -142,7 +146,7 @@ def _text(value: object) -> str:
 def stage1_job(material: Material, out: Path, **changes: Any) -> Job:
     """Train the activation network in `out`/stage1."""
     paths = {"data": material.needed_data(), "out": out / "stage1"}
-    return Job("stage1", {**paths, **changed(material.stage1, changes)})
+    return Job("stage1", {**paths, **with_changes(material.stage1, changes)})
 
 
 def label_job(material: Material, out: Path, name: str, data: Path) -> Job:
@@ -155,32 +159,32 @@ def stage2_job(material: Material, out: Path, **changes: Any) -> Job:
     """Train the detector in `out`/stage2 on the shared labels."""
     labels = {"labels": material.shared / "labels" / "train"}
     paths = {"data": material.needed_data(), **labels, "out": out / "stage2"}
-    return Job("stage2", {**paths, **changed(material.stage2, changes)})
+    return Job("stage2", {**paths, **with_changes(material.stage2, changes)})
 
 
 def predict_job(material: Material, model: Path | str, scored: Scored, out: Path) -> Job:
-    """Write a model's maps of a set."""
+    """Predict a model's maps for a set."""
     images = {"images": (str(scored.data),)}
     return Job("predict", {**images, "model": model, "out": out, **material.pooled})
 
 
 def evaluate_job(material: Material, pred: Path, scored: Scored, out: Path) -> Job:
-    """Score maps or labels of a set."""
+    """Score maps or labels against a set's masks."""
     pair = {"pred": pred, "truth": scored.truth, "out": out}
     return Job("evaluate", {**pair, **material.pooled})
 
 
 def common_jobs(material: Material) -> list[Job]:
-    """What every detector learns from: shards, the shared stage 1, its labels."""
+    """Return the jobs before stage 2 that all rows share: packing, stage 1, its labels."""
     shared, data = material.shared, material.needed_data()
     label = label_job(material, shared, "train", data)
     return [*material.packing, stage1_job(material, shared), label]
 
 
 def labels_row(material: Material, name: str, title: str, changes: Changes, **more: Any) -> Row:
-    """A row about stage 1: pseudo labels of every set whose masks are known, scored."""
-    changes = differing(material.stage1, changes)
-    out = home(material, "stage1", changes)
+    """Build a row about stage 1: score the pseudo labels of every set with masks."""
+    changes = effective_changes(material.stage1, changes)
+    out = run_folder(material, "stage1", changes)
     jobs = [*material.packing, stage1_job(material, out, **changes)]
     scores = {}
     for scored in material.scored:
@@ -198,9 +202,9 @@ def detector_row(
     changes: Changes,
     **more: Any,
 ) -> Row:
-    """A row about stage 2: the detector's maps of every test set, scored."""
-    changes = differing(material.stage2, changes)
-    out = home(material, "stage2", changes)
+    """Build a row about stage 2: score the detector's maps of every test set."""
+    changes = effective_changes(material.stage2, changes)
+    out = run_folder(material, "stage2", changes)
     run = out / "stage2"
     training = stage2_job(material, out, **changes)
     jobs = common_jobs(material) + stage2_jobs(training, workers=material.pooled["workers"])
@@ -212,7 +216,7 @@ def detector_row(
 def scored_maps(
     material: Material, model: Path | str, out: Path, kind: str, sets: Sequence[Scored]
 ) -> tuple[list[Job], dict[str, Path]]:
-    """Predict and score a model's maps of some sets: jobs, and the folders of scores by set."""
+    """Predict and score a model's maps of some sets; return the jobs, and score folders by set."""
     jobs, scores = [], {}
     for scored in sets:
         pred = out / "maps" / f"{kind}-{scored.name}"

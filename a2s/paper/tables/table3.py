@@ -1,4 +1,4 @@
-"""Table III: every training run and label set found below some folders, with what it cost."""
+"""Table III: cost of every training run and label set found below the given folders."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write_tab3(material: Material, rows: Sequence[Row]) -> str:
 
 
 def find_runs(root: Path) -> Iterator[dict[str, Any]]:
-    """Runs of stage 1 and 2 and label sets below a folder, in order of their paths."""
+    """Find runs of stage 1 and 2 and label sets below a folder, in order of their paths."""
     for folder, subfolders, names in os.walk(root):
         subfolders.sort()
         if "config.yaml" not in names:
@@ -72,7 +72,7 @@ def _training(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def supervision(weights: str) -> str:
-    """What the encoder was trained with before, as far as the name of its weights says."""
+    """Guess the supervision of the pretrained encoder from the name of its weights."""
     name = Path(weights).name if Path(weights).is_absolute() else weights
     known = {
         "none": "none (untrained)",

@@ -1,4 +1,4 @@
-"""Figure 11: the maps are the decoder's own, and add up to its answer."""
+"""Figure 11: the maps are the decoder's features, and their product sums to its logits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from a2s.paper.figures.fig11 import fig11, signed
 
 
 @pytest.mark.parametrize("name", ["ram", "conv"])
-def test_the_product_summed_over_channels_is_the_answer(name: DetectorName) -> None:
+def test_the_product_summed_over_channels_is_the_logits(name: DetectorName) -> None:
     torch.manual_seed(0)
     detector = Detector(build_encoder("mobilenet_v2"), detector=name).eval()
     image_B3HW = torch.randn(2, 3, 64, 96)
@@ -61,11 +61,11 @@ def test_signed_colours() -> None:
     blue, red = picture_HW3[0, 0], picture_HW3[0, 2]
     assert blue[2] > blue[0]
     assert red[0] > red[2]
-    # Half as far from zero, half as much colour.
+    # Half the distance from zero gives half the colour.
     assert abs((255 - red[1]) - (255 - 24) / 2) <= 1
     assert (signed(np.zeros((2, 2), np.float32), (2, 2)) == 255).all()
 
 
-def test_stage_1_has_no_such_maps(packed: Path, stage1: Path, tmp_path: Path) -> None:
+def test_a_stage_1_model_is_refused(packed: Path, stage1: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no detector with local and regional modules"):
         fig11(tmp_path, data=packed, model=stage1)

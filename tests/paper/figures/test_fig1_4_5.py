@@ -22,7 +22,7 @@ from a2s.models.inference import InferenceModel
 from a2s.models.saved import NetworkInput
 from a2s.paper.figures import fig1_4_5, fig8, table1
 from a2s.paper.figures.activator import Activator, trained, untrained
-from a2s.paper.figures.thresholds import STRATEGIES, inter_class_variance, otsu, sigmoid
+from a2s.paper.figures.thresholds import STRATEGIES, inter_class_variance, otsu, to_probability
 from a2s.training.setup import start_stage1
 
 UNTRAINED = {"encoder": "mobilenet_v2", "weights": "none", "image_size": 64}
@@ -30,7 +30,7 @@ UNTRAINED = {"encoder": "mobilenet_v2", "weights": "none", "image_size": 64}
 
 @pytest.fixture
 def truth(packed: Path, tmp_path: Path) -> Path:
-    """Masks of another size than the images; none for the last image, half a file for the first."""
+    """Masks with another size than the images; the first is truncated, the last is missing."""
     folder = tmp_path / "truth"
     folder.mkdir()
     keys = sorted(Index.load(packed).keys.to_pylist())
@@ -45,7 +45,7 @@ def image_of(packed: Path, key: str) -> np.ndarray:
     return decode(index.read(int(index.rows_of([key])[0])))
 
 
-def test_choice_is_even_and_repeatable() -> None:
+def test_chosen_images_are_evenly_spaced_and_deterministic() -> None:
     keys = [f"{number:02d}" for number in range(10)]
     assert choose(reversed(keys), num_images=4) == ["00", "03", "06", "09"]
     assert choose(keys, num_images=20) == keys
@@ -55,7 +55,7 @@ def test_choice_is_even_and_repeatable() -> None:
         choose(keys, num_images=1, given=["02", "x"])
 
 
-def test_before_training_means_as_stage1_begins(packed: Path) -> None:
+def test_untrained_network_equals_the_start_of_stage1(packed: Path) -> None:
     encoder = EncoderConfig(name="mobilenet_v2", weights="none")
     options = Stage1Options(encoder=encoder, image_size=64, seed=3)
     network, _, _ = start_stage1(options, None, device=torch.device("cpu"))
@@ -71,12 +71,12 @@ def test_table_1(packed: Path, tmp_path: Path) -> None:
     table = table1.write(tmp_path / "t", **given, activator=lambda: activator)
     index = Index.load(packed)
     thetas = [activator(decode(index.read(row))) for row in range(len(index))]
-    for reading, to_unit in (("min-max", normalised), ("sigmoid", sigmoid)):
+    for scaling, to_unit in (("min-max", normalised), ("sigmoid", to_probability)):
         values = [to_unit(theta_hw) for theta_hw in thetas]
         for name, strategy in STRATEGIES.items():
             expected = np.mean([inter_class_variance(v, strategy(v)) for v in values])
-            assert table.variance[reading][name] == pytest.approx(expected)
-        assert table.variance[reading]["Otsu"] == max(table.variance[reading].values())
+            assert table.variance[scaling][name] == pytest.approx(expected)
+        assert table.variance[scaling]["Otsu"] == max(table.variance[scaling].values())
     assert all(seconds > 0 for seconds in table.time_per_image_sec.values())
     written = json.loads((tmp_path / "t" / "tab1.json").read_text())
     assert written["variance"] == table.variance
@@ -91,7 +91,7 @@ def test_table_1(packed: Path, tmp_path: Path) -> None:
         table1.write(tmp_path / "t", **other, activator=again)
 
 
-def test_table_1_names_what_it_cannot_read(packed: Path, tmp_path: Path) -> None:
+def test_table_1_names_unreadable_images(packed: Path, tmp_path: Path) -> None:
     broken = _copy_with_damage(packed, tmp_path / "data", row=2)
     table = table1.measure(broken, activator=untrained(**UNTRAINED))
     assert table.num_images == 7
@@ -183,7 +183,7 @@ def test_figure_5(packed: Path, tmp_path: Path) -> None:
 
 
 def test_figure_8_takes_folders_of_files(scenes, tmp_path: Path) -> None:
-    """Images and truth as people have them, not packed; one method lacks an image."""
+    """Images and truth are plain folders; one method lacks an image."""
     names = sorted(path.stem for path in scenes.images.iterdir())
     ours = tmp_path / "ours"
     ours.mkdir()
@@ -208,7 +208,9 @@ def test_figure_8_takes_folders_of_files(scenes, tmp_path: Path) -> None:
         assert shows(row[2], np.full(size, 77, np.uint8))
 
 
-def test_damaged_images_are_cells_too(packed: Path, stage1: Path, tmp_path: Path) -> None:
+def test_damaged_images_become_cells_with_a_reason(
+    packed: Path, stage1: Path, tmp_path: Path
+) -> None:
     broken = _copy_with_damage(packed, tmp_path / "data", row=2)
     key = Index.load(packed).key(2)
     for figure, model in (
@@ -220,8 +222,8 @@ def test_damaged_images_are_cells_too(packed: Path, stage1: Path, tmp_path: Path
         assert all(cell.endswith("no image") for cell in drawn.empty[1:])
 
 
-def test_a_photograph_beside_its_mask_is_the_image(tmp_path: Path) -> None:
-    """As some benchmarks are distributed: `a.jpg` and `a.png` in one folder."""
+def test_a_photograph_next_to_its_mask_is_the_image(tmp_path: Path) -> None:
+    """Some benchmarks are distributed this way: `a.jpg` and `a.png` in one folder."""
     photo = np.full((20, 30, 3), 90, np.uint8)
     cv2.imwrite(str(tmp_path / "a.jpg"), photo)
     (tmp_path / "a.png").write_bytes(encode_png(np.zeros((20, 30), np.uint8)))

@@ -1,4 +1,4 @@
-"""Thresholds against every threshold that a map has, against scikit-image, OpenCV and torch."""
+"""Thresholds compared with an exhaustive search, scikit-image, OpenCV and torch."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_otsu_of_bytes_is_that_of_opencv_and_scikit_image() -> None:
     rng = np.random.default_rng(5)
     bytes_HW = np.where(rng.random((64, 64)) < 0.3, 170, 60) + rng.integers(-40, 40, (64, 64))
     bytes_HW = bytes_HW.astype(np.uint8)
-    # They put the last value of the lower group where this puts the first of the upper one.
+    # Their threshold is the last value of the lower class, ours the first of the upper class.
     upper = {int(bytes_HW[bytes_HW > t].min()) for t in _others(bytes_HW)}
     assert upper == {int(thresholds.otsu(bytes_HW.astype(np.float32)))}
 
@@ -76,14 +76,14 @@ def test_mean_is_the_adaptive_boundary() -> None:
     )
 
 
-def test_median_parts_equal_halves() -> None:
+def test_median_splits_into_equal_halves() -> None:
     values = np.random.default_rng(0).permutation(101).astype(np.float32)
     assert thresholds.median(values) == 50
     assert (values >= thresholds.median(values)).sum() == 51
 
 
-def test_a_constant_moves_nothing() -> None:
-    """So theta, the map less its mean, may stand for the map."""
+def test_adding_a_constant_changes_no_class() -> None:
+    """So theta, the map minus its mean, can replace the map."""
     values = MAPS["skewed"]
     np.testing.assert_allclose(
         cells.normalised(values), cells.normalised(values - values.mean()), atol=1e-12
@@ -92,15 +92,17 @@ def test_a_constant_moves_nothing() -> None:
     assert cells.normalised(values).max() == 1
 
 
-def test_the_sigmoid_is_torchs_and_does_not_overflow() -> None:
+def test_to_probability_is_the_sigmoid_and_does_not_overflow() -> None:
     theta = np.array([-1e4, -3.0, 0.0, 2.0, 1e4], np.float32)
     np.testing.assert_allclose(
-        thresholds.sigmoid(theta), torch.from_numpy(theta).double().sigmoid().numpy(), atol=1e-12
+        thresholds.to_probability(theta),
+        torch.from_numpy(theta).double().sigmoid().numpy(),
+        atol=1e-12,
     )
 
 
 @pytest.mark.parametrize("strategy", thresholds.STRATEGIES)
-def test_a_flat_map_has_no_two_groups(strategy: str) -> None:
+def test_a_flat_map_has_variance_0(strategy: str) -> None:
     flat = np.full((4, 4), 3.0, np.float32)
     assert thresholds.STRATEGIES[strategy](flat) == 3.0
     assert thresholds.inter_class_variance(flat, 3.0) == 0

@@ -1,4 +1,4 @@
-"""Tables as text: ours beside the paper's, and what differs."""
+"""Tables as text: our numbers, the paper's, and how the runs differ."""
 
 import csv
 import io
@@ -39,7 +39,7 @@ def test_markdown_has_the_papers_column_only_where_it_has_a_number(table):
     assert text[7] == "- a note"
 
 
-def test_papers_own_sets_are_shown_where_ours_are_others():
+def test_sets_of_the_paper_are_shown_when_we_scored_none_of_them():
     line = Line("0", "", ours={"mine": scores(0.5, 0.1)}, paper={"MSRA-B train": (0.845, 0.078)})
     text = markdown(Table("T", ("mine",), (line,), paper_sets=("MSRA-B train",)))
     assert "| mine F | MAE | MSRA-B train F, paper | MSRA-B train MAE, paper |" in text
@@ -81,7 +81,7 @@ def settings(**changes):
     return {"encoder": encoder, "epochs": 20, "image_size": 320, "batch_size": 8, **changes}
 
 
-def test_nothing_differs():
+def test_no_difference():
     line = differences(
         {"stage1": [settings()], "stage2": [settings(epochs=25)]},
         num_train=3000,
@@ -102,7 +102,7 @@ def test_everything_that_differs_is_named_with_the_papers_value():
     assert "ECSSD: 12 images (paper: 1,000)" in line
 
 
-def test_untrained_encoder_is_said_loudly():
+def test_untrained_encoder_is_shown_in_capitals():
     encoder = {"name": "resnet50", "weights": "none"}
     line = differences({"stage1": [settings(encoder=encoder)]}, num_train=None, num_test={})
     assert "encoder resnet50 UNTRAINED" in line
@@ -120,7 +120,7 @@ def test_untrained_encoder_is_said_loudly():
         ("ecssd200", None),
     ],
 )
-def test_sets_are_known_by_the_letters_of_their_names(given, name):
+def test_sets_are_matched_by_the_letters_of_their_names(given, name):
     assert numbers.set_name(given) == name
 
 

@@ -1,4 +1,4 @@
-"""The time of a row, from logs of runs that were whole, interrupted, killed, repeated."""
+"""Time of a row from logs of complete, interrupted, killed and repeated runs."""
 
 import pytest
 
@@ -14,15 +14,15 @@ def ends(time, elapsed, *, code=0, out="rows/a/stage1", key="k-1"):
     return {"time_unix_sec": time, "job": "stage1", "out": out, "key": key, **values}
 
 
-def test_nothing_has_begun():
+def test_no_job_has_started():
     assert wall_sec([begins(0, out="rows/b/stage1")], "rows/a/stage1") is None
 
 
-def test_whole_run():
+def test_complete_run():
     assert wall_sec([begins(10), ends(15, 5.0)], "rows/a/stage1") == 5
 
 
-def test_interrupted_and_failed_attempts_count_and_repeats_of_what_is_done_do_not():
+def test_interrupted_and_failed_attempts_count_repeats_of_finished_jobs_do_not():
     records = [
         *(begins(0), ends(7, 7.0, code=None)),
         *(begins(100), ends(103, 3.0, code=3)),
@@ -32,17 +32,17 @@ def test_interrupted_and_failed_attempts_count_and_repeats_of_what_is_done_do_no
     assert wall_sec(records, "rows/a/stage1") == 15
 
 
-def test_killed_attempt_lasts_until_its_own_log_falls_silent():
+def test_killed_attempt_lasts_until_its_last_log_line():
     records = [begins(100), begins(500), ends(510, 10.0)]
     alive = [90.0, 110.0, 160.0, 505.0]
     assert wall_sec(records, "rows/a/stage1", alive_sec=alive) == 60 + 10
 
 
-def test_attempt_that_is_the_last_record_may_still_run():
+def test_last_attempt_may_still_run():
     assert wall_sec([begins(100)], "rows/a/stage1", alive_sec=[130.0]) == 30
 
 
-def test_jobs_that_take_turns_in_a_folder_add_up():
+def test_alternating_jobs_of_a_folder_add_up():
     records = [
         record
         for number, key in enumerate(["stage2-1", "hma-1", "stage2-2", "hma-2"])
@@ -56,10 +56,10 @@ def step(epoch, number, rate):
     return {"epoch": epoch, "step": number, "images_per_sec": rate}
 
 
-def test_steps_of_a_run_count_once_however_often_they_were_done():
+def test_repeated_steps_of_a_run_count_once():
     once = [step(1, 20, 4.0), step(1, 25, 2.0), step(2, 20, 4.0), step(2, 25, 2.0)]
     seconds = 2 * (20 * 8 / 4 + 5 * 8 / 2)
     assert training_sec(once, batch_size=8) == pytest.approx(seconds)
-    # Killed in epoch 2 after step 20, and begun again from the commit of epoch 1.
+    # Killed in epoch 2 after step 20, then resumed from the commit of epoch 1.
     twice = [*once[:3], {"event": "paused", "epoch": 1}, *once[2:]]
     assert training_sec(twice, batch_size=8) == pytest.approx(seconds)
