@@ -1,7 +1,7 @@
-"""The benchmarks of the field as their authors distribute them, and as they are often repacked.
+"""Folder layouts of the common saliency benchmarks: as published, and as often repacked.
 
-Folder names are compared without regard to case, and are looked for in the given folder and in the
-folders that the archives leave around them (`ECSSD/ECSSD/images`).
+Folder names are matched case-insensitively, in the given folder and in subfolders, because archives
+add levels (`ECSSD/ECSSD/images`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ MAX_DEPTH = 4
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One benchmark: its folders of images and masks, most likely first, and where to get it.
+    """One benchmark: candidate folders of images and masks, most likely first, and its source.
 
-    `split` is a list of names (`testImgSet`: .mat of the authors, .txt or .lst) where only a part
-    is for testing; images and masks in one folder are told apart by their suffix.
+    `split` holds names of list files (`testImgSet`: the authors' .mat, .txt or .lst) if only a part
+    is for testing. Images and masks in one folder are distinguished by their suffix.
     """
 
     name: str
@@ -89,7 +89,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 @dataclass(frozen=True)
 class BenchmarkFolders:
-    """Where a benchmark's pictures lie; `keys`: the part that is for testing, None is all."""
+    """Folders of a benchmark; `keys`: the images for testing (None: all)."""
 
     images: Path
     masks: Path
@@ -100,7 +100,7 @@ def find_benchmark(name: str, root: Path) -> BenchmarkFolders:
     """Find a benchmark below the folder that its archives were unpacked to.
 
     Raises:
-        DataError: no such folder, or none of the layouts is there, or the split's list is missing.
+        DataError: the folder is missing, matches no known layout, or lacks the list of its split.
     """
     benchmark = BENCHMARKS[name]
     if not root.is_dir():
@@ -121,7 +121,7 @@ def find_benchmark(name: str, root: Path) -> BenchmarkFolders:
 
 
 def _folders(root: Path, *, depth: int, above: str = "") -> Iterator[tuple[str, Path]]:
-    """Folders below `root` with their relative names in lower case, nearest first."""
+    """Yield the folders below `root` with their lower-case relative names, nearest first."""
     inner = sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
     named = [(f"{above}{path.name.lower()}", path) for path in inner if path.name != "__MACOSX"]
     yield from named
@@ -131,14 +131,14 @@ def _folders(root: Path, *, depth: int, above: str = "") -> Iterator[tuple[str, 
 
 
 def _ending(folders: dict[str, Path], wanted: str) -> list[str]:
-    """Relative names of the folders that are, or end with, `wanted`; the root has an empty one."""
+    """Relative names of the folders that equal or end with `wanted`; the root's name is empty."""
     wanted = wanted.lower()
     found = [name for name in folders if name == wanted or name.endswith(f"/{wanted}")]
     return found or ([""] if folders[""].name.lower() == wanted else [])
 
 
 def _distance(pair: tuple[str, str]) -> tuple[bool, int, tuple[str, str]]:
-    """Folders side by side come first, then those nearer to the root."""
+    """Sort key: sibling folders first, then folders nearer to the root."""
     parents = [name.rpartition("/")[0] for name in pair]
     return parents[0] != parents[1], sum(name.count("/") for name in pair), pair
 
@@ -159,7 +159,7 @@ def _split(benchmark: Benchmark, root: Path, folders: dict[str, Path]) -> frozen
 
 
 def _listed(file: Path) -> frozenset[str]:
-    """Keys of the pictures named in a list: a line or a cell each, suffix or none."""
+    """Read the keys of the pictures in a list: one per line or cell, with or without suffix."""
     if file.suffix == ".mat":
         from scipy.io import loadmat
 

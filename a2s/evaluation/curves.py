@@ -1,4 +1,4 @@
-"""Precision-recall and F curves as SVG; equal numbers give equal bytes."""
+"""Precision-recall and F-measure curves as SVG; equal numbers give equal bytes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def f_curve(f_T: NDArray[Any], *, adaptive_f: float, title: str) -> str:
 
 
 def panels(count: int, *, width: float = 5.6, height: float = 4.2) -> tuple[Any, list[Any]]:
-    """Axes side by side in one figure, each of this size in inches."""
+    """Create a figure with `count` axes in a row, each of this size in inches."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -66,7 +66,7 @@ def panels(count: int, *, width: float = 5.6, height: float = 4.2) -> tuple[Any,
 
 
 def name_axes(axes: Any, x_name: str, y_name: str, title: str) -> None:
-    """Names, a grid behind the lines, and no frame."""
+    """Set title and axis names, draw a grid behind the lines, and remove the frame."""
     axes.set_title(title, fontsize=11, loc="left")
     axes.set_xlabel(x_name)
     axes.set_ylabel(y_name)
@@ -76,11 +76,11 @@ def name_axes(axes: Any, x_name: str, y_name: str, title: str) -> None:
 
 
 def to_svg(figure: Any) -> str:
-    """The figure as SVG; equal figures give equal text."""
+    """Render the figure as SVG; equal figures give equal text."""
     import matplotlib
 
     buffer = io.StringIO()
-    # Without a fixed salt and with a date, two runs on the same numbers would differ.
+    # A fixed salt and no date: two runs on the same numbers must give the same bytes.
     with matplotlib.rc_context({"svg.hashsalt": "a2s"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()

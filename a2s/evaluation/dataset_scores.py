@@ -13,8 +13,8 @@ from a2s.evaluation.metrics import NAMES, NUM_THRESHOLDS, ImageScores, f_measure
 _SCALARS = ("mae", "adaptive_f", "weighted_f", "s_measure", "e_adaptive")
 _CURVES = ("precision", "recall", "f", "e")
 
-# Every value is summed as a multiple of 2**-52 held in two int64 limbs. Integer sums do not
-# depend on their order, so any number of workers gives the same bits.
+# Every value is summed as a multiple of 2**-52 in two int64 limbs. Integer sums do not depend on
+# their order, so results are equal to the bit for any grouping of the images.
 _UNIT_BITS = 52
 _LOW_BITS = 26
 _LENGTH = len(_SCALARS) + len(_CURVES) * NUM_THRESHOLDS
@@ -26,14 +26,14 @@ def _zeros() -> NDArray[np.int64]:
 
 @dataclass(eq=False)
 class DatasetScores:
-    """Sums over images; constant in size, mergeable in any order with the same result."""
+    """Sums of scores over images, of constant size; merging gives the same result in any order."""
 
     num_images: int = 0
     _high: NDArray[np.int64] = field(default_factory=_zeros)
     _low: NDArray[np.int64] = field(default_factory=_zeros)
 
     def add(self, scores: ImageScores) -> None:
-        """Count one image."""
+        """Add the scores of one image."""
         scalars = [getattr(scores, name) for name in _SCALARS]
         curves = [getattr(scores, f"{name}_T") for name in _CURVES]
         units = np.rint(np.concatenate([scalars, *curves]) * 2.0**_UNIT_BITS).astype(np.int64)
@@ -42,7 +42,7 @@ class DatasetScores:
         self.num_images += 1
 
     def merge(self, other: DatasetScores) -> None:
-        """Add another part's sums to this one's."""
+        """Add the sums of another part."""
         self._high += other._high
         self._low += other._low
         self.num_images += other.num_images
@@ -55,7 +55,8 @@ class DatasetScores:
     def summary(self) -> dict[str, float]:
         """Return the data set's scores; F and E curves are averaged over images first.
 
-        `max_f_official` is of the mean precision and recall instead, as the paper's authors do it.
+        `max_f_official` is computed from the mean precision and recall instead, like the authors'
+        code.
 
         Reference: `adaptive_f` is the paper's ave-F; `mean_f` the text's mean over thresholds.
         """

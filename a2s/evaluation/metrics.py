@@ -2,17 +2,17 @@
 
 Legend: H, W = the truth's height and width; T = 256 thresholds, first 255, last 0.
 
-The numbers are those of pysodmetrics, and the tests hold them to the library's within 1e-12; or,
-on request, those of the paper's authors, which differ in the truth's threshold, in how S counts
-degrees of freedom, and in a constant of the weighted F (`CONVENTIONS`). They are computed here
-because one normalisation and one histogram can serve all measures, two 1-D passes over the
-object's box replace a dense convolution of the image, and importing the library (it brings
-scikit-learn) would cost every worker seconds.
+By default the scores equal those of pysodmetrics; the tests check this within 1e-12. The
+"official" convention equals the authors' code instead. It differs in the truth's threshold, in the
+degrees of freedom of S, and in a constant of the weighted F (`CONVENTIONS`). This module does not
+call the library, for speed: one normalisation and one histogram serve all measures, two 1-D passes
+over the object's box replace a dense convolution of the image, and importing the library (it
+imports scikit-learn) would cost every worker seconds.
 
-Two cases in which the library answers with something that no mean survives are defined here:
-the E-measure of a single pixel (division by zero; here its divisor is 1) and the S-measure of a
-map whose centroid leaves a quadrant empty, such as any 1xN image (NaN; an empty quadrant has
-weight 0 and counts nothing here).
+In two cases the library returns values that would spoil every mean. This module defines them:
+the E-measure of a single pixel (the library divides by zero; the divisor is 1 here), and the
+S-measure of a map whose centroid leaves a quadrant empty, such as any 1xN image (the library
+returns NaN; an empty quadrant has weight 0 here).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from scipy.ndimage import correlate1d, distance_transform_edt
 from a2s.data.arrays import F64, Bool
 
 LIBRARY = "pysodmetrics"
-"""The library whose numbers these are."""
+"""The reference implementation of these measures."""
 LIBRARY_VERSION = version(LIBRARY)
 BETA_SQUARE = 0.3
 NUM_THRESHOLDS = 256
@@ -46,10 +46,11 @@ _EPS = float(np.spacing(1))
 
 
 class Convention(NamedTuple):
-    """Where two implementations of the same measures differ.
+    """Options in which two implementations of the same measures differ.
 
-    `ddof`: degrees of freedom that the deviations of S leave out (its covariance always leaves one
-    out); `epsilon`: what keeps quotients of the weighted F from 0 / 0.
+    `ddof`: delta degrees of freedom of the standard deviations in S (its covariance always uses 1).
+    `epsilon`: added to the denominators of the weighted F, which could be 0.
+    `truth_above_128`: a mask is salient above 128, not above half of its own range.
     """
 
     ddof: int
@@ -70,7 +71,7 @@ class ImageScores:
     """Scores of one prediction; curves run from threshold 255 down to 0.
 
     Shape: curves [256].
-    Range: [0, 1] (E slightly above 1 on tiny images, as its definition has it).
+    Range: [0, 1] (E may slightly exceed 1 on tiny images, by its definition).
     """
 
     mae: float
@@ -99,9 +100,9 @@ class ImageScores:
 
 
 def binary_truth(mask_HW: NDArray[np.uint8], convention: Convention = PYSODMETRICS) -> Bool:
-    """Salient pixels of a mask, which may be graded: above 128, or above half of its own range.
+    """Binarise a mask, which may be graded: above 128, or above half of its own range.
 
-    A mask of one value is all salient or all not: there is no range to take half of.
+    A mask of a single value has no range: it is salient everywhere unless the value is 0.
 
     Shape: [H, W] -> the same.
     """
@@ -117,7 +118,7 @@ def binary_truth(mask_HW: NDArray[np.uint8], convention: Convention = PYSODMETRI
 def score(
     prediction_HW: NDArray[Any], truth_HW: Bool, convention: Convention = PYSODMETRICS
 ) -> ImageScores:
-    """Score one map, after the per-image min-max that the measures prescribe.
+    """Score one map after the per-image min-max normalisation that the measures prescribe.
 
     Shape: both [H, W].
     Range: prediction uint8 0..255, or floating point 0..1; truth boolean.
@@ -128,7 +129,7 @@ def score(
     values = _normalise(prediction_HW)
     num_true = int(np.count_nonzero(truth_HW))
 
-    # One count of hits and false alarms serves F and E: 256 thresholds and the adaptive one.
+    # F and E share the counts of hits and false alarms at 256 thresholds and the adaptive one.
     levels = (values * 255).astype(np.uint8)
     hits = _at_or_above(levels[truth_HW])
     alarms = _at_or_above(levels[~truth_HW])
@@ -168,7 +169,7 @@ def _at_or_above(levels_N: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def f_measure(precision: F64, recall: F64) -> F64:
-    """F with beta^2 0.3, element by element; 0 where precision or recall is."""
+    """Compute F with beta^2 0.3 element by element; 0 where precision or recall is 0."""
     numerator = (1 + BETA_SQUARE) * precision * recall
     f: F64 = numerator / np.where(numerator == 0, 1, BETA_SQUARE * precision + recall)
     return f
@@ -207,8 +208,8 @@ _RADIUS = 3
 _KERNEL = _gaussian(radius=_RADIUS, sigma=5)
 
 
-def _reach(truth_HW: Bool, *, axis: int) -> slice:
-    """Return the object's span across `axis`, widened by the blur's radius within the image."""
+def _extent(truth_HW: Bool, *, axis: int) -> slice:
+    """Return the object's extent across `axis`, padded by the blur's radius within the image."""
     where = np.flatnonzero(truth_HW.any(axis=axis))
     return slice(max(int(where[0]) - _RADIUS, 0), int(where[-1]) + _RADIUS + 1)
 
@@ -225,12 +226,12 @@ def _weighted_f(values_HW: F64, truth_HW: Bool, epsilon: float) -> float:
     distance = np.sqrt((offset_y**2 + offset_x**2)[background])
     error = np.abs(values_HW - truth_HW)
 
-    # Outside the object the error of its nearest object pixel stands in, so that the blur does
-    # not mix background into the object's rim. Only the object's box is blurred: the result is
-    # read nowhere else.
-    box = (_reach(truth_HW, axis=1), _reach(truth_HW, axis=0))
+    # Background pixels take the error of their nearest object pixel, so that the blur does not
+    # mix background errors into the object's edge. Only the object's box is blurred because only
+    # that part of the result is used.
+    box = (_extent(truth_HW, axis=1), _extent(truth_HW, axis=0))
     inside = error[nearest_y[box], nearest_x[box]]
-    # The 7x7 Gaussian as two 1-D passes: 14 products a pixel instead of 49.
+    # The 7x7 Gaussian as two 1-D passes: 14 products per pixel instead of 49.
     blurred = correlate1d(inside, _KERNEL, axis=0, mode="constant")
     blurred = correlate1d(blurred, _KERNEL, axis=1, mode="constant")
     object_error = np.minimum(blurred[truth_HW[box]], error[truth_HW])
@@ -243,7 +244,7 @@ def _weighted_f(values_HW: F64, truth_HW: Bool, epsilon: float) -> float:
 
 
 def _s_measure(values_HW: F64, truth_HW: Bool, ddof: int) -> float:
-    """Return the structure measure, object and region halves weighed equally (Fan et al. 2017)."""
+    """Return the structure measure: the mean of its object and region parts (Fan et al. 2017)."""
     share = truth_HW.mean()
     if share in (0, 1):
         return float(values_HW.mean() if share else 1 - values_HW.mean())
@@ -253,7 +254,7 @@ def _s_measure(values_HW: F64, truth_HW: Bool, ddof: int) -> float:
 
     height, width = truth_HW.shape
     num_true = np.count_nonzero(truth_HW)
-    # One past the rounded centroid, as the original's inclusive ranges have it.
+    # One past the rounded centroid, because the original's ranges include it.
     cut_y = int(np.round(truth_HW.sum(axis=1) @ np.arange(height) / num_true)) + 1
     cut_x = int(np.round(truth_HW.sum(axis=0) @ np.arange(width) / num_true)) + 1
     region_score = 0.0
@@ -263,8 +264,8 @@ def _s_measure(values_HW: F64, truth_HW: Bool, ddof: int) -> float:
             if truth.size:
                 weight = truth.size / truth_HW.size
                 region_score += _similarity(values_HW[rows, columns], truth, ddof) * weight
-    both = float(object_score + region_score) / 2
-    return max(0.0, both) if ddof else both
+    mean = float(object_score + region_score) / 2
+    return max(0.0, mean) if ddof else mean
 
 
 def _object_score(values_N: F64, ddof: int) -> float:
@@ -275,10 +276,10 @@ def _object_score(values_N: F64, ddof: int) -> float:
 
 def _similarity(values_HW: F64, truth_HW: Bool, ddof: int) -> float:
     mean_v, mean_t = np.mean(values_HW), np.mean(truth_HW)
-    apart_v, apart_t = values_HW - mean_v, truth_HW - mean_t
-    covariance = np.sum(apart_v * apart_t) / (values_HW.size - 1 + _EPS)
+    centred_v, centred_t = values_HW - mean_v, truth_HW - mean_t
+    covariance = np.sum(centred_v * centred_t) / (values_HW.size - 1 + _EPS)
     divisor = values_HW.size - ddof + _EPS
-    spread = np.sum(apart_v**2) / divisor + np.sum(apart_t**2) / divisor
+    spread = np.sum(centred_v**2) / divisor + np.sum(centred_t**2) / divisor
     alpha = 4 * mean_v * mean_t * covariance
     beta = (mean_v**2 + mean_t**2) * spread
     if alpha != 0:

@@ -87,7 +87,7 @@ def _for_score(number: int) -> tuple[Map, NDArray[np.bool_]]:
     return prediction, truth > 128
 
 
-def test_again_is_done_and_the_same_bytes_elsewhere(
+def test_a_second_call_does_nothing_and_another_folder_gets_the_same_bytes(
     folders: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(folders)
@@ -128,7 +128,9 @@ def test_another_size_is_resized_and_counted(folders: Path) -> None:
     assert (row["width"], row["height"]) == (52, 40)
 
 
-def test_missing_on_both_sides_is_named(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_partners_are_named_for_both_sides(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folders / "pred" / "a.png").unlink()
     write(folders / "pred" / "extra.png", pictures(0)[0])
     code, scores = run(folders)
@@ -157,7 +159,7 @@ def test_damaged_files_are_counted_and_the_rest_scored(folders: Path) -> None:
     assert failures["sub/b"]["path"].endswith("truth/sub/b.png")
 
 
-def test_a_photograph_beside_its_mask_is_no_second_truth(folders: Path) -> None:
+def test_a_photograph_next_to_its_mask_is_no_second_truth(folders: Path) -> None:
     photo = np.full((40, 52, 3), 7, dtype=np.uint8)
     (folders / "truth" / "a.jpg").write_bytes(cv2.imencode(".jpg", photo)[1].tobytes())
     code, scores = run(folders)
@@ -181,14 +183,14 @@ def test_shards_on_both_sides_give_the_same_scores(folders: Path) -> None:
     assert from_shards == from_files
 
 
-def test_nothing_in_common_names_both_sides(folders: Path) -> None:
+def test_no_common_key_names_both_folders(folders: Path) -> None:
     for path in sorted((folders / "pred").rglob("*.png")):
         path.rename(path.with_name(f"x_{path.name}"))
     with pytest.raises(DataError, match=r"no prediction in .* has the name of a truth"):
         run(folders)
 
 
-def test_folders_that_are_not_there(folders: Path) -> None:
+def test_missing_folders_are_named(folders: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         run(folders, pred=folders / "nowhere")
     (folders / "bare").mkdir()

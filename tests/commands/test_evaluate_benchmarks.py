@@ -73,7 +73,7 @@ def test_published_layouts_are_recognised(
     assert scores["benchmark"] == name
     assert scores["num_images"] == 3
     assert scores["num_benchmark"] == BENCHMARKS[name].num_images
-    # The mask was found, not its photograph, whose left third is dark.
+    # It found the mask, not the photograph, whose left third is dark.
     assert scores["adaptive_f"] > 0.8
     assert "as published" in capsys.readouterr().out
 
@@ -85,7 +85,7 @@ def test_repacked_layouts_are_recognised(tmp_path: Path, images: str, masks: str
     assert (found.images.name, found.masks.name) == (images, masks)
 
 
-def test_images_and_masks_side_by_side_belong_together(tmp_path: Path) -> None:
+def test_sibling_folders_of_images_and_masks_are_a_pair(tmp_path: Path) -> None:
     for part in ("Test", "Train"):
         unpack(tmp_path / "root" / part, ("images/{}.jpg", "masks/{}.png"))
     (tmp_path / "root" / "masks").mkdir()
@@ -126,7 +126,7 @@ def test_damaged_list(tmp_path: Path) -> None:
         scores_of(tmp_path, "MSRA-B")
 
 
-def test_another_layout_names_what_was_looked_for(tmp_path: Path) -> None:
+def test_an_unknown_layout_lists_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "root" / "pictures").mkdir(parents=True)
     predict(tmp_path / "pred")
     with pytest.raises(DataError, match=r"not ECSSD as known: looked for images/ \+ ground_truth"):

@@ -1,4 +1,4 @@
-"""Scores against pysodmetrics, the authors' numbers, and the promise to merge in any order."""
+"""Scores compared with pysodmetrics and the authors' code; merging in any order."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_official_convention_equals_the_authors_numbers(shared: Path) -> None:
         assert summary[ours] == pytest.approx(expected[theirs], abs=1e-6), ours
 
 
-def test_max_f_official_is_of_the_mean_curves() -> None:
+def test_max_f_official_is_computed_from_the_mean_curves() -> None:
     rng = np.random.default_rng(0)
     totals, precisions, recalls = DatasetScores(), [], []
     for _ in range(5):
@@ -194,11 +194,11 @@ def test_tiny_images_give_finite_scores(shape: tuple[int, int], salient: int | s
     prediction = np.arange(truth.size, dtype=np.uint8).reshape(shape)
     row = score(prediction, truth).row()
     assert all(np.isfinite(value) for value in row.values()), row
-    # E divides by one pixel less than there are, so it may reach 2 on two pixels.
+    # E divides by the number of pixels minus one, so it may reach 2 on two pixels.
     assert all(0 <= value <= 2 for value in row.values()), row
 
 
-def test_totals_are_the_means_of_the_images() -> None:
+def test_dataset_scores_are_the_means_of_the_images() -> None:
     totals = DatasetScores()
     images = [score(prediction, truth > 128) for prediction, truth in CASES.values()]
     for image in images:

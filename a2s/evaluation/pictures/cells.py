@@ -1,6 +1,6 @@
-"""Where a figure's pictures come from: by key, out of folders of files or of shards.
+"""Cells of a figure: read pictures by key from folders of files or shards, and write the grid.
 
-A picture that is missing or damaged becomes an empty cell that says so, and `Drawn` names it.
+A missing or damaged picture becomes an empty cell with the reason; `Drawn` lists these cells.
 Shape suffixes: H W an image's own size.
 """
 
@@ -27,7 +27,7 @@ Size = tuple[int, int]
 
 
 class Drawn(NamedTuple):
-    """A figure on disk, and which of its cells are empty, `column, row: reason`."""
+    """A written figure and its empty cells, each as `column, row: reason`."""
 
     path: Path
     empty: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class Drawn(NamedTuple):
 def choose(
     keys: Collection[str], *, num_images: int, given: Sequence[str] | None = None
 ) -> list[str]:
-    """Choose images: those `given`, else `num_images` spread evenly over the sorted keys.
+    """Choose images: the `given` keys, or `num_images` spread evenly over the sorted keys.
 
     Raises:
         DataError: a given key is not among `keys`.
@@ -63,7 +63,7 @@ def choose(
 
 
 def image_cell(images: PictureSet, key: str) -> Cell:
-    """A photograph."""
+    """Read a photograph into a cell."""
     try:
         return Cell(decode(images.locate(key).read()))
     except DataError as error:
@@ -71,7 +71,7 @@ def image_cell(images: PictureSet, key: str) -> Cell:
 
 
 def map_cell(maps: PictureSet, key: str, *, like: Cell) -> Cell:
-    """A map, label or truth, enlarged or reduced to the size of its image when it has another."""
+    """Read a map, label or truth into a cell, resized to the size of its image `like`."""
     if key not in maps.keys:
         return Cell(None, "missing")
     try:
@@ -84,7 +84,7 @@ def map_cell(maps: PictureSet, key: str, *, like: Cell) -> Cell:
 
 
 def file_cell(folder: Path, key: str, *, suffix: str) -> Cell:
-    """The map in a file `KEY` + `suffix` of a folder."""
+    """Read the map in the file `KEY` + `suffix` of a folder into a cell."""
     path = folder / f"{decode_key(key)}{suffix}"
     if not path.is_file():
         return Cell(None, "missing")
@@ -95,7 +95,7 @@ def file_cell(folder: Path, key: str, *, suffix: str) -> Cell:
 
 
 def grey(values_hw: NDArray[np.floating], size: Size) -> U8:
-    """Stretch a map to black and white and enlarge it, as a picture.
+    """Stretch a map to the full grey range and resize it.
 
     Shape: [h, w] -> [*size]
     """
@@ -105,7 +105,7 @@ def grey(values_hw: NDArray[np.floating], size: Size) -> U8:
 
 
 def coloured(values_hw: NDArray[np.floating], size: Size) -> U8:
-    """Do the same in colours from blue to yellow: neither end of the map is foreground yet.
+    """Do the same in colours from blue to yellow, for maps without a known foreground side.
 
     Shape: [h, w] -> [*size, 3], RGB
     """
@@ -129,7 +129,7 @@ def write_grid(
     row_titles: Sequence[str] = (),
     note: str = "",
 ) -> Drawn:
-    """Write a grid as PNG; `row_names` tell what a row shows, also where it has no title."""
+    """Write a grid as PNG; `row_names` identify rows in the list of empty cells."""
     empty = [
         f"{title}, {name}: {cell.caption}"
         for row, name in zip(rows, row_names, strict=True)
@@ -148,7 +148,9 @@ Map = NDArray[np.floating[Any]]
 
 
 def normalised(values: Map) -> NDArray[np.float64]:
-    """Stretch a map to 0..1; a flat one becomes 0. Equal for M and theta, which differ by a number.
+    """Stretch a map to 0..1; a flat map becomes 0.
+
+    M and theta give the same result, because they differ by a constant.
 
     Range: 0..1
     """

@@ -1,4 +1,4 @@
-"""A contact sheet: photographs beside what the stages made of them."""
+"""Contact sheet: photographs with their activation map, pseudo label, prediction and truth."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def write_sheet(
 ) -> bool:
     """Write a PNG of images spread over `data`: image, map, label, detector, truth.
 
-    Columns whose folder is None are left out, and so are images that one of them lacks.
-    False, and no file, when no image is left.
+    A column is left out if its folder is None, an image if it is missing in one of the columns.
+    Returns False and writes no file if no image is left.
     """
     index = Index.load(data)
     columns: dict[str, Callable[[str], bytes | None]] = {}

@@ -1,4 +1,4 @@
-"""Pictures in rows and columns of equal cells, with titles that are never cut.
+"""Grid of pictures: rows and columns of equal cells, with titles that are never cut off.
 
 Shape suffixes: H W the sheet's size.
 """
@@ -27,9 +27,9 @@ ROW_TITLE_PX = 108
 FRAME_PX = 4
 _LINE_PX = 14
 _FONT_PX = 12
-_PAPER: RGB = (255, 255, 255)
-_BEHIND: RGB = (232, 232, 232)
-"""Around a picture that does not fill its cell: neither a mask's black nor its white."""
+_PAGE: RGB = (255, 255, 255)
+_PADDING: RGB = (232, 232, 232)
+"""Fills a cell around its picture: neither the black nor the white of a mask."""
 _EDGE: RGB = (200, 200, 200)
 _GREY: RGB = (120, 120, 120)
 _BLACK: RGB = (0, 0, 0)
@@ -39,7 +39,7 @@ _BLACK: RGB = (0, 0, 0)
 class Cell:
     """A picture (HxW or HxWx3) with a caption below it; `frame` colours its border.
 
-    Without a picture the caption says why; without either the cell is blank.
+    Without a picture the caption gives the reason; without both the cell is blank.
     """
 
     picture: U8 | None = None
@@ -55,9 +55,9 @@ def grid(
     note: str = "",
     cell_px: int = 160,
 ) -> U8:
-    """Draw rows of cells below their columns' titles, each picture with its proportions kept.
+    """Draw rows of cells below the column titles; pictures keep their aspect ratio.
 
-    Shape: [H, W, 3], RGB; where the cells lie: `cell_places`
+    Shape: [H, W, 3], RGB; for the positions of the cells see `cell_places`
     """
     assert rows, "a grid needs a row"
     assert all(len(row) == len(titles) for row in rows), "a cell for every title"
@@ -69,7 +69,7 @@ def grid(
     foot = _wrapped(note, width) if note else []
     bottom = places[-1][0][0] + cell_px + GAP_PX + caption_px
     height = bottom + (len(foot) * _LINE_PX + GAP_PX if foot else 0)
-    sheet = Pillow.new("RGB", (width, height), _PAPER)
+    sheet = Pillow.new("RGB", (width, height), _PAGE)
     draw = ImageDraw.Draw(sheet)
     head_px = places[0][0][0]
     for head, (_, left) in zip(heads, places[0], strict=True):
@@ -78,7 +78,7 @@ def grid(
     for number, (row, row_places) in enumerate(zip(rows, places, strict=True)):
         for cell, (top, left) in zip(row, row_places, strict=True):
             if cell.picture is not None:
-                # Between the cells: white touches the edge of many a mask, and so does the paper.
+                # An edge between the cells: many masks are white at their border, like the page.
                 around = (left - 1, top - 1, left + cell_px, top + cell_px)
                 draw.rectangle(around, outline=_EDGE)
             sheet.paste(Pillow.fromarray(_drawn(cell, cell_px)), (left, top))
@@ -100,7 +100,7 @@ def cell_places(
     row_titles: Sequence[str] = (),
     cell_px: int = 160,
 ) -> list[list[tuple[int, int]]]:
-    """Top and left pixel of every cell that `grid` draws of the same arguments."""
+    """Return the top and left pixel of every cell that `grid` draws for the same arguments."""
     num_lines = max(len(_wrapped(title, cell_px)) for title in titles)
     head_px = TITLE_PX + _LINE_PX * (num_lines - 1)
     first_px = ROW_TITLE_PX if row_titles else 0
@@ -115,7 +115,7 @@ def cell_places(
 
 
 def fitted(picture: U8, side_px: int, *, frame: RGB | None = None) -> U8:
-    """Fit a picture into a square, its proportions kept; a frame covers its outermost pixels.
+    """Fit a picture into a square, keeping its aspect ratio; a frame covers its border pixels.
 
     Shape: HxW or HxWx3 -> [side_px, side_px, 3]
     """
@@ -131,14 +131,14 @@ def fitted(picture: U8, side_px: int, *, frame: RGB | None = None) -> U8:
         inside = (slice(FRAME_PX, -FRAME_PX), slice(FRAME_PX, -FRAME_PX))
         framed[inside] = small[inside]
         small = framed
-    cell = np.full((side_px, side_px, 3), _BEHIND, np.uint8)
+    cell = np.full((side_px, side_px, 3), _PADDING, np.uint8)
     top, left = (side_px - size[1]) // 2, (side_px - size[0]) // 2
     cell[top : top + size[1], left : left + size[0]] = small
     return cell
 
 
 def write_png(path: Path, picture: U8) -> None:
-    """Write an RGB picture, whole or not at all; the folder is made."""
+    """Write an RGB picture as PNG atomically; create the folder if needed."""
     done, encoded = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
     assert done, "OpenCV could not encode a PNG"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,13 +152,13 @@ def _caption_px(rows: Sequence[Sequence[Cell]]) -> int:
 
 def _drawn(cell: Cell, side_px: int) -> U8:
     if cell.picture is None:
-        blank = np.full((side_px, side_px, 3), _PAPER, np.uint8)
+        blank = np.full((side_px, side_px, 3), _PAGE, np.uint8)
         return _empty(cell.caption, side_px) if cell.caption else blank
     return fitted(cell.picture, side_px, frame=cell.frame)
 
 
 def _empty(reason: str, side_px: int) -> U8:
-    square = Pillow.new("RGB", (side_px, side_px), _BEHIND)
+    square = Pillow.new("RGB", (side_px, side_px), _PADDING)
     draw = ImageDraw.Draw(square)
     draw.rectangle((0, 0, side_px - 1, side_px - 1), outline=_GREY)
     lines = _wrapped(reason, side_px - 8)
@@ -184,7 +184,7 @@ def _write(
 
 
 def _wrapped(text: str, width_px: int) -> list[str]:
-    """Break a text at its spaces into lines that fit; a word that does not fit is shortened."""
+    """Wrap a text at spaces; a word that is too wide is shortened."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".lstrip()
@@ -198,7 +198,7 @@ def _wrapped(text: str, width_px: int) -> list[str]:
 
 
 def _shortened(text: str, width_px: int) -> str:
-    """Leave out the middle of a text that is too wide: the ends of keys differ."""
+    """Cut the middle out of a text that is too wide, since keys differ at their ends."""
     short, kept = text, len(text)
     while kept > 2 and _font().getlength(short) > width_px:
         kept -= 1
@@ -210,5 +210,5 @@ def _shortened(text: str, width_px: int) -> str:
 def _font() -> ImageFont.FreeTypeFont:
     from matplotlib import get_data_path
 
-    # Has Greek letters and operators, and is where matplotlib is.
+    # It has Greek letters and operators, and comes with matplotlib.
     return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", _FONT_PX)

@@ -1,4 +1,4 @@
-"""Pictures of a saliency map: the object cut out, and the map drawn over its image."""
+"""Pictures of a saliency map: cut-out of the object, and overlay on the image."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from a2s.data.arrays import U8
 CONTOUR_RGB = (255, 176, 32)
 BACKGROUND_RGB = (24, 34, 58)
 BACKGROUND_KEPT = 0.38
-"""Share of the (grey) background that shines through its tint."""
+"""Factor of the grey background, to which the tint is added."""
 
 
 def cutout(image_HW3: U8, map_HW: U8) -> U8:
-    """Put the map into the alpha channel; where it is 0 the colour is dropped too.
+    """Use the map as alpha channel; pixels with alpha 0 lose their colour too.
 
     Shape: [H, W, 3], [H, W] -> [H, W, 4]
     """
@@ -24,7 +24,7 @@ def cutout(image_HW3: U8, map_HW: U8) -> U8:
 
 
 def overlay(image_HW3: U8, map_HW: U8) -> U8:
-    """Dim the background softly by the map, and draw the contour of its upper half.
+    """Dim the background in proportion to the map, and draw the contour at half of its range.
 
     Shape: [H, W, 3], [H, W] -> [H, W, 3]
     """
@@ -43,7 +43,7 @@ def overlay(image_HW3: U8, map_HW: U8) -> U8:
 
 
 def _blend(top: U8, bottom: U8, weight_HW: U8) -> U8:
-    # In strips: a 12-megapixel picture would take half a gigabyte in floating point.
+    # In strips, because a 12-megapixel picture would take half a gigabyte in floating point.
     result = np.empty_like(top)
     for first in range(0, len(top), 256):
         rows = slice(first, first + 256)

@@ -1,4 +1,4 @@
-"""Where cells lie, what is in them, and that no title is cut."""
+"""Grid: position and content of cells, titles that are never cut off."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_plain_grid() -> None:
             assert shows(sheet[top : top + 160, left : left + 160], cell.picture)
 
 
-def test_a_picture_keeps_its_proportions_in_the_middle_of_its_cell() -> None:
+def test_a_picture_keeps_its_aspect_ratio_and_is_centred() -> None:
     cell = fitted(WIDE, 160)
     height = round(90 * 160 / 200)
     top = (160 - height) // 2
@@ -48,7 +48,7 @@ def test_a_picture_keeps_its_proportions_in_the_middle_of_its_cell() -> None:
     assert fitted(TALL, 40).shape == (40, 40, 3)
 
 
-def test_captions_and_row_titles_make_room() -> None:
+def test_captions_and_row_titles_take_space() -> None:
     rows = [[Cell(WIDE, "V = 0.1")], [Cell(WIDE)]]
     sheet = grid(rows, titles=["a"], row_titles=["first", "second"], note="A note.")
     places = cell_places(rows, titles=["a"], row_titles=["first", "second"])
@@ -85,7 +85,7 @@ def test_cells_without_a_picture() -> None:
     ],
 )
 def test_long_titles_are_wrapped_or_shortened_never_cut(title: str, lines: int) -> None:
-    """Ink never touches the edge of the column."""
+    """No dark pixel touches the edge of the column."""
     sheet = grid([[Cell(TALL), Cell(TALL)]], titles=[title, ""], cell_px=120)
     ((top, left), (_, right)) = cell_places([[Cell(TALL)] * 2], titles=[title, ""], cell_px=120)[0]
     assert top == TITLE_PX + 14 * (lines - 1)
