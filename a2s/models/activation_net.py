@@ -1,4 +1,4 @@
-"""The stage 1 network: an encoder, and the blocks that learn to tell regions apart.
+"""Network of stage 1: a pretrained encoder, and trainable blocks that make activation maps.
 
 Shape suffixes: B images, C channels, H W the image's size, h w a map's size.
 """
@@ -22,9 +22,9 @@ EncoderMode = Literal["frozen", "batch_statistics", "trained"]
 
 
 class ActivationMaps(NamedTuple):
-    """Theta (Eqn 3) of the fused features and of the three they were made from.
+    """Theta (Eqn 3) of the fused features and of the three feature maps that are fused.
 
-    Each [B, 1, h, w] at its own size, without the sign of Eqn 5.
+    Each is [B, 1, h, w] at its own size, without the sign of Eqn 5.
     """
 
     theta: Tensor
@@ -34,10 +34,10 @@ class ActivationMaps(NamedTuple):
 
 
 def random_e5_scale(channels: int, *, seed: int) -> Tensor:
-    """Draw the fixed factors that the authors' code puts on E5: a classifier left untrained.
+    """Draw the fixed factors by which the authors' code multiplies E5.
 
-    They are the column sums of a linear layer to a thousand classes as torch initialises it; the
-    layer is never loaded and never trained. Half of them are negative.
+    They are the column sums of an untrained classifier: a linear layer to a thousand classes, as
+    torch initialises it, whose weights are never loaded or trained. Half of them are negative.
 
     Shape: [C]
     """
@@ -48,11 +48,11 @@ def random_e5_scale(channels: int, *, seed: int) -> Tensor:
 
 
 class ActivationBlocks(nn.Module):
-    """All that stage 1 trains beside a frozen encoder: SE_3, SE_4, SE_5 and the fusion SE_0.
+    """Trainable part of stage 1: the SE blocks SE_3, SE_4, SE_5 and the fusion block SE_0.
 
-    `e5_scale_C` multiplies E5 channel by channel; the authors' released weights need it, the paper
-    does not have it. `boundary` is one of `BOUNDARIES`, the same for all maps; DB4 has weights of
-    its own for each map, DB1 the mean of each map over the training set (`update_running_mean`).
+    `e5_scale_C` multiplies E5 channel by channel. The authors' released weights need it; the paper
+    does not mention it. `boundary` is one of `BOUNDARIES`, the same for all maps. DB4 learns
+    channel weights per map; DB1 keeps each map's training-set mean (`update_running_mean`).
 
     Reference: Eqn 1; boundaries Sec. IV-E
     """
@@ -82,18 +82,18 @@ class ActivationBlocks(nn.Module):
         self.register_buffer(
             "trainset_mean_K", torch.zeros(NUM_MAPS) if boundary == "db1" else None
         )
-        # Drawn last, so that the blocks start alike whatever the boundary.
+        # Drawn last, so that the blocks get the same initial weights with every boundary.
         self.register_parameter("learned_KC", _linear_weights(width) if boundary == "db4" else None)
 
     def forward(self, e3: Tensor, e4: Tensor, e5: Tensor, *, size: Size) -> ActivationMaps:
-        """Compute the maps of images of this `size` from the encoder's last three taps."""
+        """Compute the maps of images of this `size` from the encoder's last three feature maps."""
         if self.e5_scale_C is not None:
             e5 = e5 * self.e5_scale_C[:, None, None]
         features = self.se3(e3), self.se4(e4), self.se5(e5)
         boundary, stride = BOUNDARIES[self.boundary], self.fusion_stride
-        nothing = (None,) * NUM_MAPS
-        learned = nothing if self.learned_KC is None else self.learned_KC.unbind()
-        means = nothing if self.trainset_mean_K is None else self.trainset_mean_K.unbind()
+        none_K = (None,) * NUM_MAPS
+        learned = none_K if self.learned_KC is None else self.learned_KC.unbind()
+        means = none_K if self.trainset_mean_K is None else self.trainset_mean_K.unbind()
         fused = self.se0.activation_of_upsampled(
             features,
             size=(-(-size[0] // stride), -(-size[1] // stride)),
@@ -108,25 +108,27 @@ class ActivationBlocks(nn.Module):
 
     @torch.no_grad()
     def update_running_mean(self, theta_K: Tensor, *, share: float) -> None:
-        """Move DB1's means by a `share` of the way to those of the images that gave mean `theta_K`.
+        """Update DB1's running means by `share * theta_K`; other boundaries have none.
 
-        Nothing for the other boundaries.
+        `theta_K` is the mean theta of some images, the distance of their mean from the running
+        mean. So the running mean moves a `share` of the way to the mean of these images.
         """
         if self.trainset_mean_K is not None:
             self.trainset_mean_K += share * theta_K.to(self.trainset_mean_K.dtype)
 
 
 def _linear_weights(width: int) -> nn.Parameter:
-    """A linear layer's weights for each map, as torch initialises them."""
+    """Weights of one linear layer per map, as torch initialises them."""
     return nn.Parameter(torch.cat([nn.Linear(width, 1).weight for _ in range(NUM_MAPS)]).detach())
 
 
 class ActivationNet(nn.Module):
     """Maps an image to its activation maps.
 
-    The encoder is `frozen`; or its weights are, while BatchNorm normalises with the statistics of
-    the batch and remembers them (`batch_statistics`, the authors' code); or it is `trained`. It
-    matters in training only. `sign_tie` is the sign (`boundary.sign`) that belongs to the maps.
+    `encoder_mode` matters in training only. `frozen`: the encoder stays in eval mode, without
+    gradients. `batch_statistics`, as in the authors' code: weights are frozen, but BatchNorm uses
+    the batch's statistics and updates its running ones. `trained`: the encoder learns as well.
+    `sign_tie` is the rule for ties (`boundary.sign`) that belongs to the maps.
 
     Reference: Sec. III-A, Fig. 3
     """
@@ -157,13 +159,13 @@ class ActivationNet(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> ActivationNet:
-        """Switch the blocks, and the encoder where it is not frozen."""
+        """Set the mode of the blocks, and of the encoder unless it is frozen."""
         super().train(mode)
         self.encoder.train(mode and self.encoder_mode != "frozen")
         return self
 
     def encode(self, image_B3HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute E3, E4, E5 of normalised images; they alone (and the size) make the maps."""
+        """Compute E3, E4, E5 of normalised images, the only features that the maps depend on."""
         _, _, e3, e4, e5 = self.encoder(image_B3HW)
         return e3, e4, e5
 
@@ -178,7 +180,7 @@ class ActivationNet(nn.Module):
         return self.heads(*self.encode(image_B3HW), size=size)
 
     def spec(self) -> dict[str, str]:
-        """Return what `build_from_spec` needs to make this network again, weights aside."""
+        """Return the settings from which `build_from_spec` rebuilds this network."""
         return {
             "kind": "activation",
             **{f"encoder.{key}": value for key, value in self.encoder.spec().items()},

@@ -1,4 +1,4 @@
-"""Building blocks of both networks: gated convolutions, attention, and upsampling made cheap.
+"""Building blocks of both networks: gated convolutions, attention, efficient upsampling.
 
 Shape suffixes: B images, C channels, H W the output's size, h w a smaller map's size.
 """
@@ -18,7 +18,7 @@ Size = tuple[int, int]
 
 
 def upsample(x_BChw: Tensor, size: Size) -> Tensor:
-    """Resize bilinearly with `align_corners=False`, the only resampling inside our networks.
+    """Resize bilinearly with `align_corners=False`, the only resampling in the A2S networks.
 
     Shape: [B, C, h, w] -> [B, C, *size]
     """
@@ -30,13 +30,13 @@ def upsample(x_BChw: Tensor, size: Size) -> Tensor:
 def conv3x3_of_upsampled(
     maps: Sequence[Tensor], weight_OI33: Tensor, bias_O: Tensor, *, size: Size
 ) -> Tensor:
-    """Compute `conv3x3(concat(upsample(m) for m in maps))` without that large concatenation.
+    """Compute `conv3x3(concat(upsample(m) for m in maps))` without the large concatenation.
 
-    Mixing channels commutes with resizing, so the nine taps mix the channels of the small maps, and
-    two small dense products resize, shift and add the mixes: along the width, then along the height
-    for all maps and kernel rows at once. The same sum in another order, with about a fifth of the
-    multiplications from strides 8, 16, 32 to stride 2. A map that has the size already gains
-    nothing from this and is convolved as it is.
+    Mixing channels commutes with resizing, so each of the nine kernel taps first mixes the channels
+    of the small maps. Two small dense products then resize, shift and add the results: along the
+    width, then along the height for all maps and kernel rows at once. It is the same sum in another
+    order. From strides 8, 16, 32 to stride 2 it takes about a fifth of the multiplications. A map
+    that already has the output's size would gain nothing and is convolved directly.
 
     Shape: maps [B, C_i, h_i, w_i] with sum(C_i) = I -> [B, O, *size]
     """
@@ -84,8 +84,8 @@ def _taps_along_width(map_BChw: Tensor, weight_OC33: Tensor, *, width: int) -> T
 def _resize_matrix(n: int, m: int, *, like: Tensor) -> Tensor:
     """Weights of a bilinear resize from n to m samples, shifted by each of the three taps.
 
-    Shape: [3 * n, m]; row (k, i), column j: the share of input i in resized sample j + k - 1. It is
-    zero where j + k - 1 lies outside, which is the zero padding of the convolution.
+    Shape: [3 * n, m]; row (k, i), column j: the weight of input i in resized sample j + k - 1. It
+    is zero if j + k - 1 lies outside: the zero padding of the convolution.
     """
     identity_1nn = torch.eye(n, dtype=like.dtype, device=like.device)[None]
     resized_nm = F.interpolate(identity_1nn, size=m, mode="linear", align_corners=False)[0]
@@ -106,12 +106,12 @@ def _is_inference_on_cpu(weight_OI33: Tensor) -> bool:
 def _conv3x3_on_cpu(
     maps: Sequence[Tensor], weight_OI33: Tensor, bias_O: Tensor, *, size: Size
 ) -> Tensor:
-    """Compute `conv3x3_of_upsampled` of one image by the operations that a CPU is good at.
+    """Compute `conv3x3_of_upsampled` of one image with operations that are fast on a CPU.
 
-    Maps are resized along the width alone and convolved with each kernel row there, by oneDNN. How
-    the rows that come out make up rows of the output is a product with a sparse matrix: row by row
-    a sum of few long vectors, with the channels last. Dense products of these shapes, as above,
-    take more than twice as long on one core.
+    Maps are resized along the width only and convolved with each kernel row by oneDNN. A product
+    with a sparse matrix then combines the resulting rows to rows of the output: in channels-last
+    layout each output row is a sum of few long vectors. Dense products of these shapes, as in
+    `conv3x3_of_upsampled`, take more than twice as long on one core.
 
     Shape: maps [1, C_i, h_i, w_i] with sum(C_i) = I -> [1, O, *size]
     """
@@ -134,7 +134,7 @@ def _conv3x3_on_cpu(
 
 @functools.lru_cache(maxsize=64)
 def _resize_matrices(n: int, m: int) -> tuple[Tensor, ...]:
-    """For each of three taps the weights of a bilinear resize from n to m samples, sparse.
+    """Sparse weights of a bilinear resize from n to m samples, for each of the three taps.
 
     Shape: three of [m, n]
     """
@@ -158,7 +158,7 @@ class ConvGNReLU(nn.Sequential):
 
 
 class SEBlock(nn.Module):
-    """Convolution whose channels are gated by their own mean, without a squeeze.
+    """Squeeze-and-excitation without the bottleneck: channels are gated by their means.
 
     Shape: [B, C_in, H, W] -> [B, C_out, H, W]
     Reference: Sec. III-A, Eqn 1
@@ -182,10 +182,10 @@ class SEBlock(nn.Module):
         size: Size,
         weigh: Callable[[Tensor], Tensor] = torch.ones_like,
     ) -> Tensor:
-        """Add up the channels of `self(concat(upsample(m, size) for m in maps))`, cheaper.
+        """Sum `self(concat(upsample(m, size) for m in maps))` over its channels, at lower cost.
 
-        The features are summed while they are gated, so the gated ones are never written. Their
-        means [B, C], which `weigh` turns into the channels' weights, are known before that.
+        One product gates and sums the features, so gated features are never written to memory.
+        `weigh` turns their means [B, C], which are known before, into weights of the channels.
 
         Shape: maps [B, C_i, h_i, w_i] -> [B, 1, *size]
         """
@@ -198,17 +198,17 @@ class SEBlock(nn.Module):
         return weighted_sum(x_BCHW, gate_BC * weigh(gate_BC * mean_BC11.flatten(1)))
 
     def _factors(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features before their gate, their means over the image, and the gate."""
+        """Compute the features before the gate, their means over the image, and the gate."""
         x_BCHW = F.relu(self.norm(x_BCHW), inplace=True)
-        # The sum's gradient is a view; that of `mean` would write a whole map.
+        # The gradient of `sum` is a view; the gradient of `mean` would write a whole map.
         mean_BC11 = x_BCHW.sum((2, 3), keepdim=True) / x_BCHW[0, 0].numel()
         return x_BCHW, mean_BC11, self.gate(mean_BC11).sigmoid()
 
 
 class RAM(nn.Module):
-    """Residual attention: two levels are weighted by how they differ from the global one.
+    """Residual attention module: weights two levels by their difference from the global context.
 
-    With `attention=False` the levels are joined as they are (the plain convolution of Table VII).
+    With `attention=False` the levels are concatenated unweighted (the † rows of Table VII).
 
     Shape: [B, C, H, W], [B, C, h, w], [B, C, h', w'] -> [B, C, H, W]
     Reference: Eqn 9-10, Fig. 6
@@ -224,7 +224,7 @@ class RAM(nn.Module):
         self.fuse = nn.Conv2d(3 * width, width, 3, padding=1)
 
     def forward(self, fine_BCHW: Tensor, coarse_BChw: Tensor, context_BChw: Tensor) -> Tensor:
-        """Weigh both levels against the context, at the size of the finer one."""
+        """Weight both levels by their difference from the context, at the size of the finer one."""
         size = (fine_BCHW.shape[2], fine_BCHW.shape[3])
         a, b = fine_BCHW, upsample(coarse_BChw, size)
         context = upsample(self.context(context_BChw), size)

@@ -1,8 +1,8 @@
-"""Decision boundaries: what an activation map says about each pixel, and on which side it lies.
+"""Decision boundaries: signed distance theta of each pixel, and the sign of the foreground.
 
-A boundary is two choices (`BOUNDARIES`): how much each channel counts, and from where the weighted
-sum of the channels is measured. Both are linear in the features, so that a sum over channels is all
-that is ever made of them.
+A boundary consists of two choices (`BOUNDARIES`): the weight of each channel, and the origin from
+which the weighted sum over channels is measured. Theta is linear in the features, so only their
+weighted sum has to be computed.
 
 Shape suffixes: B images, C channels, H W the map's size.
 """
@@ -17,9 +17,9 @@ from torch import Tensor
 
 
 class Boundary(NamedTuple):
-    """How theta comes from features f.
+    """Two functions that compute theta from features f.
 
-    `weigh`: (mean of f over the image [B, C], learned w [C] or None) -> weight of channels [B, C].
+    `weigh`: (mean of f over the image [B, C], learned w [C] or None) -> channel weights [B, C].
     `measure`: (weighted sum [B, 1, H, W], its mean over the training set or None) -> theta.
     """
 
@@ -34,7 +34,7 @@ def decide(
     learned_C: Tensor | None = None,
     trainset_mean: Tensor | None = None,
 ) -> Tensor:
-    """Measure each pixel's features against a boundary; DB4 has `learned_C`, DB1 a training set.
+    """Compute theta of each pixel; DB4 needs `learned_C`, DB1 needs `trainset_mean`.
 
     Shape: [B, C, H, W] -> theta [B, 1, H, W]
     Reference: Sec. IV-E
@@ -45,10 +45,10 @@ def decide(
 
 
 def weighted_sum(x_BCHW: Tensor, weight_BC: Tensor) -> Tensor:
-    """Add up channels.
+    """Sum the channels with these weights.
 
-    Not in bfloat16, even under autocast: what counts is how far this sum lies from its mean, and
-    where it is 50 it would be rounded to quarters.
+    Never in bfloat16, even under autocast: only the difference of this sum from its mean matters,
+    and bfloat16 rounds a sum of 50 to a multiple of 0.25.
 
     Shape: [B, C, H, W], [B, C] -> [B, 1, H, W]
     """
@@ -59,7 +59,7 @@ def weighted_sum(x_BCHW: Tensor, weight_BC: Tensor) -> Tensor:
 
 
 def centred(activation_B1HW: Tensor) -> Tensor:
-    """Measure weighted sums of features from their image's mean: sum and mean commute.
+    """Subtract the image's mean from weighted sums of features: sum and mean commute.
 
     Shape: [B, 1, H, W] -> the same
     Reference: Eqn 3; activation maps Sec. III-A
@@ -104,14 +104,14 @@ BOUNDARIES = {
     "db4": Boundary(_by_learned, _from_image_mean),
     "adb": Boundary(_equally, _from_image_mean),
 }
-"""DB1 to DB5 of Fig. 9; the last is the paper's."""
+"""DB1 to DB5 of Fig. 9; the last, the adaptive boundary, is the paper's method."""
 
 
 def sign(theta_B1HW: Tensor, *, tie: int = 1) -> Tensor:
-    """Choose the side of the boundary that is foreground: the one with fewer pixels.
+    """Choose the foreground side of the boundary: the side with fewer pixels.
 
-    `tie` is the sign where both sides have as many: +1 in the paper, 0 in the authors' code, which
-    also counts pixels that lie on the boundary as below it.
+    `tie` is the sign if both sides have equally many: +1 in the paper, 0 in the authors' code. With
+    0, pixels on the boundary count as below it, as in the authors' code.
 
     Shape: [B, 1, H, W] -> [B, 1, 1, 1]
     Range: -1, +1 or `tie`

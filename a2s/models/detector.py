@@ -1,4 +1,4 @@
-"""The stage 2 network: a fine-tuned encoder, and a decoder, of which Table VII compares three.
+"""Network of stage 2: a fine-tuned encoder, and one of the three decoders of Table VII.
 
 Shape suffixes: B images, C channels, H W the image's size.
 """
@@ -18,16 +18,16 @@ DETECTORS: tuple[DetectorName, ...] = get_args(DetectorName)
 
 
 class Levels(NamedTuple):
-    """What the two modules make of an image: details, and regions."""
+    """Feature maps of the local module (details) and the regional module (regions)."""
 
     local: Tensor
     regional: Tensor
 
 
 class DetectorDecoder(nn.Module):
-    """Five encoder taps to one map of logits: details, weighed by the whole.
+    """Decodes five encoder taps to one map of logits: local times regional features.
 
-    `ram=False` leaves the attention convolutions out (the † row of Table VII).
+    `ram=False` omits the attention convolutions (the † row of Table VII).
 
     Reference: Eqn 7-11, Fig. 6
     """
@@ -37,7 +37,7 @@ class DetectorDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.adapters = nn.ModuleList(ConvGNReLU(c, width) for c in channels)
-        # The global tap reaches the local module over two steps of doubling.
+        # E5 reaches the local module through two convolutions, each followed by 2x upsampling.
         self.descend_a = ConvGNReLU(width, 2 * width)
         self.descend_b = ConvGNReLU(2 * width, width)
         self.regional = RAM(width, attention=ram)
@@ -58,13 +58,13 @@ class DetectorDecoder(nn.Module):
         Reference: Eqn 10, Fig. 11
         """
         h1, h2, h3, h4, h5 = (conv(e) for conv, e in zip(self.adapters, taps, strict=True))
-        descended = _doubled(self.descend_b(_doubled(self.descend_a(h5))))
+        descended = _upsample_2x(self.descend_b(_upsample_2x(self.descend_a(h5))))
         regional = self.regional(h3, h4, h5)
         local = self.local(h1, h2, descended)
         return Levels(local, upsample(regional, (local.shape[2], local.shape[3])))
 
 
-def _doubled(x_BCHW: Tensor) -> Tensor:
+def _upsample_2x(x_BCHW: Tensor) -> Tensor:
     return upsample(x_BCHW, (2 * x_BCHW.shape[2], 2 * x_BCHW.shape[3]))
 
 
@@ -98,7 +98,7 @@ class Detector(nn.Module):
         return logits
 
     def spec(self) -> dict[str, str]:
-        """Return what `build_from_spec` needs to make this network again, weights aside."""
+        """Return the settings from which `build_from_spec` rebuilds this network."""
         return {
             "kind": "detector",
             **{f"encoder.{key}": value for key, value in self.encoder.spec().items()},

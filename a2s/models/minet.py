@@ -1,7 +1,7 @@
-"""MINet's decoder, the detector that ours is compared with: levels that exchange what they see.
+"""Decoder of MINet, the baseline detector of Table VII: neighbouring levels exchange features.
 
-Every map is normalised by BatchNorm, which learns statistics of its own from the images that go
-through together. Shape suffixes: B images, C channels, H W the output's size, h w another map's.
+Every map is normalised by BatchNorm, which learns running statistics from the training batches.
+Shape suffixes: B images, C channels, H W the output's size, h w another map's.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Gather(nn.Module):
 
 
 def halve(x_BCHW: Tensor) -> Tensor:
-    """Average squares of 2x2 pixels; at an odd size the last ones are what is left of a square.
+    """Average-pool 2x2 pixels; at an odd size the last row or column averages fewer pixels.
 
     Shape: [B, C, H, W] -> [B, C, ceil(H / 2), ceil(W / 2)]
     """
@@ -42,7 +42,7 @@ def halve(x_BCHW: Tensor) -> Tensor:
 
 
 def _to_level(maps: Sequence[Tensor], source: int, level: int) -> Tensor:
-    """A level's map at the size of the same or a neighbouring level."""
+    """Resize the map of level `source` to the size of `level`, the same or a neighbour."""
     if source < level:
         return halve(maps[source])
     if source == level:
@@ -51,12 +51,13 @@ def _to_level(maps: Sequence[Tensor], source: int, level: int) -> Tensor:
 
 
 class AggregateInteraction(nn.Module):
-    """AIM: a level of the encoder, with what its finer and coarser neighbours know.
+    """AIM: fuses an encoder level with its finer and coarser neighbours.
 
-    `channels` are those of two or three neighbouring levels, the finest first; `own` says which of
-    them the result belongs to. All are cut to the fewest channels, tell each other, tell the own.
+    `channels` are those of two or three neighbouring levels, the finest first; `own` is the index
+    of the level that the output belongs to. All levels are reduced to the smallest number of
+    channels, exchange features with their neighbours, and are collected at the own level.
 
-    Shape: [B, channels[i], h_i, w_i] each -> [B, channels_out, H, W], the size of the own
+    Shape: [B, channels[i], h_i, w_i] each -> [B, channels_out, H, W], the own level's size
     Reference: Pang et al. 2020, Sec. 3.2
     """
 
@@ -87,7 +88,7 @@ class AggregateInteraction(nn.Module):
 
 
 class SelfInteraction(nn.Module):
-    """SIM: a map and a version of half its size and channels inform each other.
+    """SIM: a map exchanges features with a version of half its size and channels.
 
     Shape: [B, C, H, W] -> the same
     Reference: Pang et al. 2020, Sec. 3.3
@@ -115,7 +116,7 @@ class SelfInteraction(nn.Module):
 
 
 class MINetDecoder(nn.Module):
-    """Five encoder taps to one map of logits.
+    """Decodes five encoder taps to one map of logits.
 
     Reference: Pang, Zhao, Zhang, Lu: Multi-scale Interactive Network for Salient Object Detection,
     CVPR 2020, in its configuration for ResNet-50 (Table VII)

@@ -1,11 +1,11 @@
-"""Saliency from robust background detection: no network, no training, one image at a time.
+"""Training-free baseline RBD: saliency from robust background detection, one image at a time.
 
-What is connected to the image's border along similar colours is background; what differs from
-the background is salient; a least-squares problem on the superpixels' graph reconciles the two.
-The constants are those of the authors' program, with which the published scores were made, where
-the paper prints others (`benchmarks/rbd.py` measures both).
+Regions that are connected to the image's border along similar colours are background. Regions that
+contrast with the background are salient. A least-squares problem on the graph of superpixels
+combines the two cues. Where paper and authors' program differ, the constants are the program's,
+which made the published scores (`benchmarks/rbd.py` measures both).
 
-Shape suffixes: H W the image's size, h w that at which it is looked at, N superpixels.
+Shape suffixes: H W the image's size, h w the working size, N superpixels.
 
 Reference: Zhu, Liang, Wei, Sun, "Saliency Optimization from Robust Background Detection", CVPR 2014
 """
@@ -25,21 +25,21 @@ from a2s.data.arrays import F64, U8, Bool
 from a2s.models.superpixels import MAX_SIDE_PX, Superpixels, area_for, segment
 
 SIGMA_SPACE = 0.4
-"""Reach of the contrast in shares of the image; the paper prints 0.25."""
+"""Spatial sigma of the contrast, in fractions of the image; the paper prints 0.25."""
 SIGMA_BNDCON = 1.0
 MU = 0.1
-"""Smoothness between neighbours of any colours."""
+"""Smoothness weight between neighbours, independent of colour."""
 BACKGROUND_WEIGHT = 5.0
 CERTAIN_BNDCON = 3.0
-"""Superpixels above it are background for certain."""
+"""Superpixels with a larger boundary connectivity are certainly background."""
 CERTAIN_WEIGHT = 1000.0
 _SMALLEST_LAB = 1e-3
-"""Colours and contrasts closer than this differ by rounding."""
+"""Smaller differences of colours and contrasts are rounding errors."""
 
 
 @dataclass(frozen=True)
 class Scales:
-    """Colour distances that matter in one image, in Lab units."""
+    """Scales of colour distance in one image, in Lab units."""
 
     clip: float
     geodesic: float
@@ -48,7 +48,7 @@ class Scales:
 
 @dataclass(frozen=True, eq=False)
 class Steps:
-    """What each step of the method says about the superpixels.
+    """Results of each step of the method, per superpixel.
 
     Shape: all [N].
     Range: contrasts and saliency [0, 1], boundary connectivity >= 0.
@@ -62,7 +62,7 @@ class Steps:
 
 
 def rbd(image_HW3: U8) -> NDArray[np.float32]:
-    """Compute the saliency map of an image; images above `MAX_SIDE_PX` are looked at reduced.
+    """Compute the saliency map of an image; images above `MAX_SIDE_PX` are processed reduced.
 
     Shape: [H, W, 3] -> [H, W]
     Range: [0, 1], the most salient superpixel has 1; an image of one colour has 0 everywhere.
@@ -76,9 +76,9 @@ def rbd(image_HW3: U8) -> NDArray[np.float32]:
 
 
 def rbd_reduced(image_HW3: U8) -> NDArray[np.float32]:
-    """Compute the saliency map at the size at which the image is looked at.
+    """Compute the saliency map at the working size.
 
-    Shape: [H, W, 3] -> [h, w], of `MAX_SIDE_PX` at most
+    Shape: [H, W, 3] -> [h, w], both at most `MAX_SIDE_PX`
     Range: [0, 1]
     """
     height, width = image_HW3.shape[:2]
@@ -91,7 +91,7 @@ def rbd_reduced(image_HW3: U8) -> NDArray[np.float32]:
 
 
 def steps(superpixels: Superpixels) -> Steps:
-    """Take all steps of the method.
+    """Compute all steps of the method.
 
     Shape: N superpixels -> [N] each
     """
@@ -132,7 +132,7 @@ def distances(value_Nd: F64) -> F64:
 
 
 def similarity(distance_NN: F64, sigma: float, *, reach: float = 3.0) -> F64:
-    """Turn distances into weights; nothing reaches further than `reach` sigmas.
+    """Turn distances into Gaussian weights, 0 beyond `reach` sigmas.
 
     Shape: [N, N]
     Range: [0, 1]
@@ -142,7 +142,7 @@ def similarity(distance_NN: F64, sigma: float, *, reach: float = 3.0) -> F64:
 
 
 def two_rings(adjacent_NN: Bool) -> Bool:
-    """Link neighbours, and neighbours of neighbours.
+    """Link neighbours and neighbours of neighbours.
 
     Shape: [N, N]
     """
@@ -152,10 +152,10 @@ def two_rings(adjacent_NN: Bool) -> Bool:
 
 
 def scales_of(colour_NN: F64, adjacent_NN: Bool) -> Scales:
-    """Measure how much colour changes where an image does not change, and where it does most.
+    """Estimate the scales of colour distance within regions and across edges.
 
-    Steps as small as between the most similar neighbours must not add up along a path (clip); the
-    width of the geodesic weights lies between 5 and 10 Lab units.
+    `clip`: colour steps as small as those between the most similar neighbours must not add up along
+    a path. `geodesic`: the width of the geodesic weights lies between 5 and 10 Lab units.
 
     Shape: [N, N], [N, N]; every superpixel has a neighbour
     """
@@ -177,19 +177,19 @@ def geodesic(colour_NN: F64, linked_NN: Bool, *, clip: float = 0.0) -> F64:
     """Length of the shortest path over the graph; an edge costs its colour distance above `clip`.
 
     Shape: [N, N], [N, N] -> [N, N]
-    Range: >= 0, infinite between parts that nothing links
+    Range: >= 0, infinite between unconnected parts
     """
     rows, columns = np.nonzero(linked_NN)
-    # A sparse matrix tells an edge of length 0 from no edge.
+    # A sparse matrix distinguishes an edge of length 0 from no edge.
     cost = np.maximum(0.0, colour_NN[rows, columns] - clip)
     graph = csr_array((cost, (rows, columns)), shape=colour_NN.shape)
     return np.asarray(dijkstra(graph, directed=False))
 
 
 def boundary_connectivity(weight_NN: F64, on_border_N: Bool) -> F64:
-    """How much of a superpixel's region lies on the border, for the region's size.
+    """Compute the length of a region's border contact over the square root of its area.
 
-    Weights are the similarities of geodesic distances: they say who belongs to whose region.
+    A superpixel's region is soft: weights are the similarities of geodesic distances.
 
     Shape: [N, N], [N] -> [N]
     Range: >= 0
@@ -207,18 +207,19 @@ def background_probability(bndcon_N: F64) -> F64:
 
 
 def contrast(colour_NN: F64, near_NN: F64, weight_N: F64) -> F64:
-    """Difference of colour from all superpixels nearby, weighted: by 1, or as background.
+    """Sum the colour distances to all nearby superpixels, weighted by `weight_N`.
+
+    Weights are 1, or the probability of being background (Eqn 8).
 
     Shape: [N, N], [N, N], [N] -> [N]
-    Reference: Eqn 8 for the weighted one
     """
     return np.asarray((colour_NN * near_NN) @ weight_N)
 
 
 def without_low(value_N: F64) -> F64:
-    """Put the lower of Otsu's two classes to 0: those with the largest variance between them.
+    """Set the lower of Otsu's two classes to 0.
 
-    No histogram: its bins would be mostly empty, and the threshold anywhere between two values.
+    No histogram: most bins would be empty, and the threshold arbitrary between two values.
 
     Shape: [N], N > 1
     """
@@ -235,7 +236,7 @@ def optimise(background_N: F64, foreground_N: F64, smooth_NN: F64) -> F64:
     """Minimise sum b s^2 + sum f (s - 1)^2 + sum over pairs w (s_i - s_j)^2.
 
     Shape: [N], [N], symmetric [N, N] with an empty diagonal -> [N]
-    Range: [0, 1]; needs something in b or f in every connected part
+    Range: [0, 1]; every connected part needs a positive b or f
     Reference: Eqn 9
     """
     system_NN = np.diag(background_N + foreground_N + smooth_NN.sum(axis=1)) - smooth_NN
@@ -243,7 +244,7 @@ def optimise(background_N: F64, foreground_N: F64, smooth_NN: F64) -> F64:
 
 
 def stretch(value_N: F64) -> F64:
-    """Stretch to 0..1; what differs by rounding only becomes 0.
+    """Stretch to 0..1; values that differ only by rounding become 0.
 
     Shape: [N]
     Range: [0, 1]

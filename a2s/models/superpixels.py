@@ -1,4 +1,4 @@
-"""SLIC superpixels of an image, and the graph of which touches which.
+"""SLIC superpixels of an image and their adjacency graph.
 
 Shape suffixes: H W the image's size, N superpixels.
 """
@@ -16,18 +16,18 @@ from skimage.segmentation import slic
 from a2s.data.arrays import F64, U8, Bool
 
 MAX_SIDE_PX = 400
-"""Longest side at which an image is looked at: the constants are made for this size."""
+"""Longest side of the working size, for which the constants were chosen."""
 AREA_PX = 600
-"""Pixels of a superpixel at that size: 200 superpixels in an image of 400 x 300."""
+"""Area of a superpixel at that size: an image of 400 x 300 has 200 superpixels."""
 MIN_AREA_PX = 16
-"""Superpixels of smaller images shrink with their longest side down to this."""
+"""Smallest area of a superpixel; in smaller images it shrinks with the longest side."""
 COMPACTNESS = 20.0
-"""Lab units that weigh as much as the width of a superpixel."""
+"""Colour distance in Lab units that counts as much as the width of a superpixel."""
 
 
 @dataclass(frozen=True, eq=False)
 class Superpixels:
-    """Superpixels with their mean colour (CIE Lab) and centre (in shares of height and width).
+    """Superpixels with mean colour (CIE Lab) and centre (in fractions of height and width).
 
     Shape: label [H, W], lab [N, 3], centre [N, 2], on_border [N], adjacent [N, N]
     """
@@ -39,7 +39,7 @@ class Superpixels:
     adjacent_NN: Bool
 
     def paint(self, value_N: F64) -> NDArray[np.float32]:
-        """Give every pixel its superpixel's value.
+        """Assign every pixel the value of its superpixel.
 
         Shape: [N] -> [H, W]
         """
@@ -47,20 +47,20 @@ class Superpixels:
 
 
 def area_for(height: int, width: int) -> float:
-    """Pixels of a superpixel in an image of this size."""
+    """Area in pixels of a superpixel in an image of this size."""
     return max(MIN_AREA_PX, AREA_PX * min(1.0, max(height, width) / MAX_SIDE_PX) ** 2)
 
 
 def segment(image_HW3: U8, *, area_px: float) -> Superpixels:
-    """Cut an image into superpixels of similar size and colour; the same image, the same cut.
+    """Segment an image into superpixels of similar size and colour, deterministically.
 
-    Shape: [H, W, 3], N = 1 at least
+    Shape: [H, W, 3], N >= 1
     Reference: Achanta et al., "SLIC superpixels compared to state-of-the-art superpixel methods",
         PAMI 2012
     """
     height, width = image_HW3.shape[:2]
     lab_HW3 = rgb2lab(image_HW3.astype(np.float32) / 255)
-    # slic stretches its image to 0..1 first, which would otherwise turn every cut into a grid.
+    # slic first stretches its input to 0..1; without this division every result is a plain grid.
     label_HW = slic(
         lab_HW3,
         n_segments=max(1, round(height * width / area_px)),
@@ -75,7 +75,7 @@ def segment(image_HW3: U8, *, area_px: float) -> Superpixels:
 def describe(
     label_HW: NDArray[np.intp], lab_HW3: NDArray[np.floating], *, border_px: int
 ) -> Superpixels:
-    """Measure superpixels; on the border is what comes within `border_px` pixels of it.
+    """Measure superpixels; those within `border_px` pixels of the border are on the border.
 
     Shape: [H, W], [H, W, 3]
     """

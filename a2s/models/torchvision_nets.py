@@ -1,7 +1,7 @@
 """torchvision's classifiers, imported without torch's compiler.
 
-`torchvision.ops.roi_align` imports `torch._dynamo` for one question about the device, which costs
-every command and every worker more time than the rest of torch and torchvision together.
+`torchvision.ops.roi_align` imports `torch._dynamo` only to call `is_compile_supported`. That import
+would cost every command and every worker more time than the rest of torch and torchvision together.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-import torch  # noqa: F401  (must be complete before a part of it is stood in for)
+import torch  # noqa: F401  (must be fully imported before a submodule is replaced)
 
 _COMPILER = "torch._dynamo.utils"
 
 
-class _Later(ModuleType):
-    """Answers the one question by importing the compiler, anything else by being replaced."""
+class _LazyCompiler(ModuleType):
+    """Placeholder for the compiler's module, which it imports on first use."""
 
     @staticmethod
     def is_compile_supported(device_type: str) -> bool:
@@ -33,22 +33,22 @@ class _Later(ModuleType):
 
 
 @contextlib.contextmanager
-def compiler_imported_later() -> Iterator[None]:
-    """Within it the compiler is not imported; what is taken from it imports it when called."""
+def lazy_compiler() -> Iterator[None]:
+    """Import the compiler lazily: a placeholder stands in `sys.modules` within the block."""
     if _COMPILER in sys.modules:
         yield
         return
-    sys.modules[_COMPILER] = stand_in = _Later(_COMPILER)
+    sys.modules[_COMPILER] = placeholder = _LazyCompiler(_COMPILER)
     try:
         yield
     finally:
-        # Something may have put the real one there meanwhile.
-        if sys.modules.get(_COMPILER) is stand_in:
+        # Attribute access may have imported the real module in the meantime.
+        if sys.modules.get(_COMPILER) is placeholder:
             del sys.modules[_COMPILER]
 
 
-with compiler_imported_later():
+with lazy_compiler():
     from torchvision.models import mobilenet_v2, resnet50
     from torchvision.ops.misc import Conv2dNormActivation
 
-__all__ = ["Conv2dNormActivation", "compiler_imported_later", "mobilenet_v2", "resnet50"]
+__all__ = ["Conv2dNormActivation", "lazy_compiler", "mobilenet_v2", "resnet50"]

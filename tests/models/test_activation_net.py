@@ -1,4 +1,4 @@
-"""Activation networks with other boundaries, scales and encoders: built, saved, made again."""
+"""Activation networks with all boundaries, scales and encoders: building, saving, rebuilding."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_all_maps_are_the_boundary_of_their_features(boundary: str) -> None:
 
 @pytest.mark.parametrize("boundary", ["db2", "db3", "db4"])
 def test_the_fused_map_has_the_gradients_of_its_features(boundary: str) -> None:
-    """The channels' weights hang on the features; so does the gradient."""
+    """The channel weights depend on the features, so gradients flow through both."""
     torch.manual_seed(0)
     block, w = SEBlock(9, 16).double(), nn.Parameter(torch.randn(16, dtype=torch.float64))
     maps = [torch.randn(2, 3, n, n, dtype=torch.float64, requires_grad=True) for n in (8, 4, 2)]
@@ -75,7 +75,7 @@ def test_the_fused_map_has_the_gradients_of_its_features(boundary: str) -> None:
         torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-7)
 
 
-def test_blocks_start_alike_whatever_the_boundary() -> None:
+def test_initial_weights_do_not_depend_on_the_boundary() -> None:
     states = []
     for boundary in BOUNDARIES:
         torch.manual_seed(3)
@@ -93,12 +93,12 @@ def test_blocks_start_alike_whatever_the_boundary() -> None:
             assert torch.equal(state[name], tensor), name
     w = states[3]["learned_KC"]
     assert w.shape == (NUM_MAPS, 64)
-    # A linear layer of 64 inputs starts evenly between -1/8 and 1/8.
+    # A linear layer with 64 inputs is initialised uniformly between -1/8 and 1/8.
     assert 0.1 < w.abs().max() <= 0.125
 
 
 def test_the_mean_over_the_training_set_follows_the_activation() -> None:
-    """Whatever the mean is, theta tells how far the activation lies from it."""
+    """Theta is the activation minus the running mean, at any value of the mean."""
     torch.manual_seed(0)
     blocks = ActivationBlocks(CHANNELS, fusion_stride=4, boundary="db1")
     plain = ActivationBlocks(CHANNELS, fusion_stride=4, boundary="db1")
@@ -108,10 +108,10 @@ def test_the_mean_over_the_training_set_follows_the_activation() -> None:
         taps = features()
         with torch.no_grad():
             theta_K = torch.stack([theta.mean() for theta in blocks(*taps, size=(64, 64))])
-            # Its means stay 0, so its maps are the activation itself.
+            # Its means stay 0, so its maps equal the activation.
             activations.append(torch.stack([m.mean() for m in plain(*taps, size=(64, 64))]))
         blocks.update_running_mean(theta_K, share=1 / min(step, 3))
-    # Three steps to an epoch: their plain mean first, then a window as long.
+    # Three steps per epoch: a plain mean during the first, then a window of the same length.
     mean_K = torch.stack(activations[:3]).mean(0)
     for activation_K in activations[3:]:
         mean_K = mean_K + (activation_K - mean_K) / 3
@@ -122,7 +122,7 @@ def test_the_mean_over_the_training_set_follows_the_activation() -> None:
 
 @pytest.mark.parametrize("boundary", sorted(BOUNDARIES))
 @pytest.mark.parametrize("sign_tie", [0, 1])
-def test_a_network_is_made_again_from_its_spec(boundary: str, sign_tie: int) -> None:
+def test_a_network_is_rebuilt_from_its_spec(boundary: str, sign_tie: int) -> None:
     encoder = build_encoder("mobilenet_v2")
     calibrate_batchnorm(encoder)
     net = ActivationNet(
@@ -156,7 +156,7 @@ def test_the_scale_of_e5_is_an_untrained_classifier_summed_over_its_classes() ->
 
 
 @pytest.mark.parametrize("mode", get_args(EncoderMode))
-def test_what_moves_in_the_encoder(mode: EncoderMode) -> None:
+def test_encoder_modes_change_the_right_tensors(mode: EncoderMode) -> None:
     net = ActivationNet(build_encoder("mobilenet_v2"), fusion_stride=8, encoder_mode=mode)
     before = {name: tensor.clone() for name, tensor in net.encoder.state_dict().items()}
     sum(theta.square().sum() for theta in net(torch.randn(2, 3, 64, 64))).backward()

@@ -34,7 +34,7 @@ def test_conv_of_upsampled_equals_the_plain_way(
     batch: int,
     seed: int,
 ) -> None:
-    """Any sizes: larger, smaller, equal, one pixel; the first map may have the size already."""
+    """Any sizes: larger, smaller, equal, one pixel; the first map may already have the size."""
     generator = torch.Generator().manual_seed(seed)
     if same:
         map_sizes[0] = size
@@ -94,14 +94,14 @@ def test_channels_last_maps_give_the_same() -> None:
     torch.testing.assert_close(inferred, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_channel_mismatch_is_noticed() -> None:
+def test_channel_mismatch_is_refused() -> None:
     with pytest.raises(AssertionError, match="channels"):
         conv3x3_of_upsampled(
             [torch.zeros(1, 2, 2, 2)], torch.zeros(4, 3, 3, 3), torch.zeros(4), size=(4, 4)
         )
 
 
-def test_se_block_sums_what_its_features_sum_to() -> None:
+def test_se_block_activation_equals_the_sum_of_its_features() -> None:
     block = SEBlock(9, 64)
     maps = [torch.randn(2, 3, n, n + 1) for n in (8, 4, 2)]
     size = (15, 17)

@@ -8,7 +8,7 @@ from a2s.models.boundary import BOUNDARIES, decide, sign
 
 
 def squares(*shares: float) -> Tensor:
-    """One 10x10 map per share, that share of its pixels above the boundary."""
+    """One 10x10 map per share, with this share of pixels above the boundary."""
     maps = torch.full((len(shares), 100), -1.0)
     for row, share in zip(maps, shares, strict=True):
         row[: round(100 * share)] = 2.0
@@ -46,7 +46,7 @@ def test_zero_counts_as_above() -> None:
 
 
 def naive_theta(name: str, f: Tensor, *, w: Tensor, trainset_mean: Tensor) -> Tensor:
-    """Sec. IV-E word by word, a pixel at a time: f^n and the means are vectors of C numbers."""
+    """Sec. IV-E literally, one pixel at a time: f^n and the means are vectors of C numbers."""
     batch, channels, height, width = f.shape
     theta = torch.zeros(batch, 1, height, width, dtype=f.dtype)
     ones = torch.ones(channels, dtype=f.dtype)
@@ -76,7 +76,7 @@ def test_boundaries_follow_their_definitions(name: str) -> None:
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-10)
 
 
-def test_all_five_boundaries_are_there_and_differ() -> None:
+def test_the_five_boundaries_differ() -> None:
     assert list(BOUNDARIES) == ["db1", "db2", "db3", "db4", "adb"]
     f = torch.rand(1, 3, 4, 4)
     maps = [

@@ -1,4 +1,4 @@
-"""MINet against its published description, written down a second time without modules."""
+"""MINet compared with a second implementation of its paper, in plain functions."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-def settled(module: nn.Module) -> nn.Module:
-    """Statistics, scales and shifts that are not those of a new module."""
+def with_random_norms(module: nn.Module) -> nn.Module:
+    """Randomise BatchNorm statistics, scales and shifts, which are trivial in a new module."""
     for norm in (m for m in module.modules() if isinstance(m, nn.BatchNorm2d)):
         for tensor in (norm.running_mean, norm.bias.data):
             tensor.normal_()
@@ -58,7 +58,7 @@ def left(aim: AggregateInteraction, own: Tensor, tap: Tensor) -> Tensor:
 
 
 def test_an_aim_of_three_levels() -> None:
-    aim = settled(AggregateInteraction((6, 5, 7), 4, own=1))
+    aim = with_random_norms(AggregateInteraction((6, 5, 7), 4, own=1))
     taps = [torch.randn(2, c, 16 // n, 24 // n) for c, n in ((6, 1), (5, 2), (7, 4))]
     h, m, low = (gathered(g, x) for g, x in zip(aim.enter, taps, strict=True))
     exchange = aim.exchange
@@ -73,7 +73,7 @@ def test_an_aim_of_three_levels() -> None:
 
 @pytest.mark.parametrize("own", [0, 1])
 def test_an_aim_at_either_end(own: int) -> None:
-    aim = settled(AggregateInteraction((6, 5), 4, own=own))
+    aim = with_random_norms(AggregateInteraction((6, 5), 4, own=own))
     taps = [torch.randn(2, c, 16 // n, 24 // n) for c, n in ((6, 1), (5, 2))]
     h, low = (gathered(g, x) for g, x in zip(aim.enter, taps, strict=True))
     h1 = gathered(aim.exchange[0], h, doubled(low))
@@ -85,7 +85,7 @@ def test_an_aim_at_either_end(own: int) -> None:
 
 
 def test_a_sim() -> None:
-    sim, x = settled(SelfInteraction(6)), torch.randn(2, 6, 8, 12)
+    sim, x = with_random_norms(SelfInteraction(6)), torch.randn(2, 6, 8, 12)
 
     def enlarged(low: Tensor) -> Tensor:
         return F.interpolate(low, size=(8, 12), mode="bilinear", align_corners=False)
@@ -99,13 +99,13 @@ def test_a_sim() -> None:
     assert sim.enter_low.norm.num_features == 3, "half the channels"
 
 
-def test_halving_an_odd_size_averages_what_is_there() -> None:
+def test_halving_an_odd_size_averages_the_existing_pixels() -> None:
     x = torch.arange(15.0).view(1, 1, 3, 5)
     assert halve(x)[0, 0].tolist() == [[3, 5, 6.5], [10.5, 12.5, 14]]
     assert halve(x[..., :1, :1]).shape == (1, 1, 1, 1)
 
 
-def test_statistics_of_the_encoder_stand_still_while_the_decoder_learns_its_own() -> None:
+def test_encoder_statistics_are_frozen_while_the_decoder_learns_its_own() -> None:
     net = Detector(load_encoder("mobilenet_v2", None), detector="minet").train()
     set_batchnorm(net.encoder, "frozen")
     before = {name: b.clone() for name, b in net.named_buffers() if "running_mean" in name}

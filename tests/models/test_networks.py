@@ -1,4 +1,4 @@
-"""Parameter counts of the paper, sizes, frozen parts, and networks made again from their spec."""
+"""Parameter counts of the paper, sizes, frozen parts, and networks rebuilt from their spec."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from a2s.models.encoder_weights import load_encoder
 from a2s.models.encoders import build_encoder, calibrate_batchnorm, set_batchnorm
 
 RESNET50 = 23_508_032
-# Held and never used by the authors' code: the encoder's classifier and four GroupNorms.
+# The authors' code creates these and never uses them: the classifier and four GroupNorms.
 UNUSED_CLASSIFIER, UNUSED_NORMS = 2_049_000, 512
 
 
@@ -74,7 +74,7 @@ def test_any_size_goes_through(stride: int, size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("detector", DETECTORS)
 @pytest.mark.parametrize("size", [(64, 96), (65, 33), (1, 1), (1, 70)])
-def test_any_size_goes_through_a_detector(detector: str, size: tuple[int, int]) -> None:
+def test_a_detector_accepts_any_size(detector: str, size: tuple[int, int]) -> None:
     net = Detector(load_encoder("mobilenet_v2", None), detector=detector).eval()
     with torch.no_grad():
         logits = net(torch.randn(2, 3, *size))
@@ -155,7 +155,7 @@ def test_channels_last_detector_equals_the_contiguous_one(name: str) -> None:
 
 @pytest.mark.parametrize("variant", ["torchvision", "onnx_zoo"])
 @pytest.mark.parametrize("kind", ["activation", "scaled", *DETECTORS])
-def test_a_network_is_made_again_from_its_spec(kind: str, variant: str) -> None:
+def test_a_network_is_rebuilt_from_its_spec(kind: str, variant: str) -> None:
     encoder = build_encoder("mobilenet_v2", variant=variant)
     scale: Tensor | None = torch.rand(1280) if kind == "scaled" else None
     net: ActivationNet | Detector

@@ -1,4 +1,4 @@
-"""RBD: every formula against loops over small graphs, odd images, photographs."""
+"""RBD: every formula compared with loops over small graphs; edge cases; photographs."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_geodesic_is_the_shortest_path(seed: int, clip: float) -> None:
     np.testing.assert_allclose(rbd.geodesic(colour, adjacent, clip=clip), best, atol=1e-12)
 
 
-def test_parts_that_nothing_links_are_infinitely_far() -> None:
+def test_unconnected_parts_are_infinitely_far() -> None:
     linked = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 0]], dtype=bool)
     colour = np.array([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
     found = rbd.geodesic(colour, linked)
@@ -142,7 +142,7 @@ def test_optimum_is_that_of_a_dense_solver_and_a_minimum(seed: int) -> None:
     assert found.max() <= 1
 
 
-def test_low_values_are_dropped_and_the_rest_kept() -> None:
+def test_low_values_become_0_and_the_rest_stay() -> None:
     value = np.array([0.0, 0.05, 0.1, 0.9, 1.0])
     np.testing.assert_array_equal(rbd.without_low(value), [0, 0, 0, 0.9, 1.0])
     np.testing.assert_array_equal(rbd.without_low(np.array([1.0, 0.0])), [1, 0])
@@ -167,8 +167,8 @@ def test_stretch_leaves_rounding_at_zero() -> None:
     np.testing.assert_array_equal(rbd.stretch(np.array([1.0, 1.0 + 1e-13])), [0, 0])
 
 
-def test_superpixels_are_described_as_they_lie() -> None:
-    # 7 names nobody: labels close up.
+def test_superpixels_are_measured() -> None:
+    # Label 7 has no pixels: labels are renumbered without gaps.
     label = np.array([[0, 0, 2, 2], [0, 5, 5, 2], [0, 5, 5, 2], [9, 9, 9, 9]])
     lab = np.arange(48, dtype=np.float32).reshape(4, 4, 3)
     found = describe(label, lab, border_px=1)
@@ -198,7 +198,7 @@ def cut(image: U8) -> Superpixels:
     return segment(image, area_px=area_for(*image.shape[:2]))
 
 
-def test_steps_tell_the_object_from_its_ground() -> None:
+def test_steps_separate_the_object_from_the_background() -> None:
     superpixels = cut(square())
     steps = rbd.steps(superpixels)
     red = superpixels.lab_N3[:, 1] > 0
@@ -209,7 +209,7 @@ def test_steps_tell_the_object_from_its_ground() -> None:
 
 
 def test_an_object_on_the_border_is_still_no_background() -> None:
-    # Touching is little evidence: an eighth of its outline lies on the border.
+    # Only an eighth of its outline lies on the border, which is weak evidence.
     image = np.roll(square(), -38, axis=0)
     found = rbd.rbd(image)
     red = image[..., 0] > 120
@@ -221,7 +221,7 @@ def test_an_object_on_the_border_is_still_no_background() -> None:
     "size", [(1, 1), (1, 2), (3, 1), (1, 33), (1, 5000), (900, 2), (3, 3), (7, 9), (40, 60)]
 )
 @pytest.mark.parametrize("kind", ["noise", "grey noise", "black", "one colour", "dot"])
-def test_odd_images_have_a_map(size: tuple[int, int], kind: str) -> None:
+def test_edge_case_images_have_a_map(size: tuple[int, int], kind: str) -> None:
     height, width = size
     image = np.random.default_rng(3).integers(0, 256, (height, width, 3), dtype=np.uint8)
     if kind == "grey noise":
@@ -239,7 +239,7 @@ def test_odd_images_have_a_map(size: tuple[int, int], kind: str) -> None:
         assert not found.any()
 
 
-def test_large_images_are_looked_at_reduced() -> None:
+def test_large_images_are_processed_reduced() -> None:
     small = square()
     large = small.repeat(10, axis=0).repeat(10, axis=1)
     assert rbd.rbd_reduced(large).shape == (400, 400)

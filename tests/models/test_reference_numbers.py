@@ -1,4 +1,4 @@
-"""Both networks, both losses and the label update against numbers of the authors' functions."""
+"""Both networks, both losses and the label update compared with outputs of the authors' code."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def maps(oracle: Oracle) -> ActivationMaps:
 
 
 def test_activation_maps(maps: ActivationMaps, oracle: Oracle) -> None:
-    # The authors' F carries the sign already, taken before it is upsampled; F3..F5 carry none.
+    # The authors' F already includes the sign, computed before upsampling; F3..F5 do not.
     signed = upsample(maps.theta * sign(maps.theta), SIZE)
     for name, ours in zip(MAP_NAMES, (signed, *maps[1:]), strict=True):
         assert_relative(ours, oracle[f"stage1.theta.{name}"], 1e-5)

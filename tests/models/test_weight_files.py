@@ -1,4 +1,4 @@
-"""Files of weights: what is read of them, and damage, foreign bytes and code that are refused."""
+"""Weight files: tensors are read; damage, foreign bytes and pickled code are refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_tensors_beside_an_optimizer(tmp_path: Path, wrapper: str) -> None:
 
 
 def test_a_damaged_archive_is_noticed(tmp_path: Path) -> None:
-    """Torch itself reads it without a word."""
+    """Torch itself reads it without an error."""
     path = tmp_path / "m.pth"
     torch.save(build_encoder("mobilenet_v2").state_dict(), path)
     content = bytearray(path.read_bytes())
