@@ -25,9 +25,9 @@ def run(config: ImportWeightsConfig) -> int:
     else:
         # Imported here, so that a finished import needs no torch.
         from a2s.models.authors_checkpoint import IMAGE_SIZE, from_released
-        from a2s.models.encoder_weights import read_held
+        from a2s.models.encoder_weights import read_entries
 
-        released = from_released(read_held(file), source=str(file))
+        released = from_released(read_entries(file), source=str(file))
         state, spec = released.network.state_dict(), released.network.spec()
         kind = spec["kind"]
         unused = {saved.UNUSED + name: value for name, value in released.unused.items()}

@@ -1,8 +1,8 @@
-"""Checkpoints in the layout of the paper's authors, to our networks and back.
+"""Convert checkpoints between the layout of the paper's authors and that of a2s.
 
-A released file is the whole `state_dict` of one stage's network: `encoder.*`, a ResNet-50 as
-torchvision names it, its classifier included, and `decoder.*`. Every tensor of a file is named here
-or refused. What our networks do not read is kept apart, so that the way back is exact.
+A released file is the whole `state_dict` of one stage's network: `encoder.*`, a ResNet-50 with
+torchvision's names and its classifier, and `decoder.*`. A file with any other tensor is refused.
+Tensors that a2s does not use are kept separately, so that the conversion back is exact.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from a2s.models.detector import Detector
 from a2s.models.encoder_weights import require_coverage
 
 IMAGE_SIZE = 320
-"""The side in pixels to which the authors resize images, in both stages."""
+"""Side in pixels of the square to which the authors resize images, in both stages."""
 
-# Stage 1: our SE block to theirs; the numbers are the encoder's stages, counted from 0.
+# Stage 1: our SE block to theirs; their numbers count the encoder's stages from 0.
 _SE_BLOCKS = {"se3": "ad2", "se4": "ad3", "se5": "ad4", "se0": "fusion"}
 _SE_LAYERS = {"conv": "ad0.0", "norm": "ad0.1", "gate": "se.conv"}
-# Stage 2, both residual attention modules; without `res_conv` it is the variant of Table VII.
+# Stage 2, both residual attention modules; without `res_conv*` it is the † variant of Table VII.
 _RAMS = {"regional": "region", "local": "local"}
 _RAM_LAYERS = {
     "context.0": "gconv.0",
@@ -53,15 +53,15 @@ _MODULES = {
 }
 _E5_SCALE = "blocks.e5_scale_C"
 _CLASSIFIER = {"encoder.fc.weight": (1000, 2048), "encoder.fc.bias": (1000,)}
-# Their SE blocks create a second normalisation and never call it.
+# Their SE blocks create a second normalisation layer and never call it.
 _SECOND_NORMS = {
     f"decoder.{block}.se.gn.{part}": (64,)
     for block in _SE_BLOCKS.values()
     for part in ("weight", "bias")
 }
-# DataParallel's, and the one that the authors' own deployment script takes off.
+# The prefix of DataParallel, and the prefix that the authors' deployment script removes.
 _PREFIXES = ("module.", "model.")
-# What their networks are, where ours have a choice.
+# Spec of the authors' networks, where a2s has a choice.
 _THEIRS = {
     "encoder.name": "resnet50",
     "encoder.variant": "torchvision",
@@ -74,50 +74,52 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class Released:
-    """A network out of a released file, and by their names the tensors that it does not read."""
+    """A network from a released file, and the tensors that it does not use, by their names."""
 
     network: ActivationNet | Detector
     unused: dict[str, Tensor]
 
 
-def from_released(held: Mapping[str, object], *, source: str) -> Released:
-    """Build the network whose tensors are `held`; `source` names their file in errors.
+def from_released(entries: Mapping[str, object], *, source: str) -> Released:
+    """Build a network from a checkpoint's `entries`; `source` names the file in errors.
 
-    E5 is scaled by the column sums of the classifier, which the authors' stage 1 computes anew in
-    every pass from weights that nothing trains.
+    E5 is scaled by the column sums of the classifier. The authors' stage 1 computes them in every
+    forward pass, from weights that are never trained.
 
     Raises:
-        WeightsError: it is no network of the authors, or a tensor is missing, left over, or of
+        WeightsError: it is no network of the authors, or a tensor is missing, unexpected, or of
             another shape or type.
     """
-    held = _without_prefix(held)
-    network, whole = _empty_network(held, source)
+    entries = _without_prefix(entries)
+    network, title = _empty_network(entries, source)
     names, empty = _names_of(network), network.state_dict()
-    assert empty.keys() - names.keys() <= {_E5_SCALE}, "a tensor of ours without a name of theirs"
+    assert empty.keys() - names.keys() <= {_E5_SCALE}, (
+        "a tensor without a name in the authors' layout"
+    )
     unused = _unused_of(network)
     wanted = {theirs: _described(empty[ours]) for ours, theirs in names.items()}
     wanted |= {name: _described(torch.empty(shape)) for name, shape in unused.items()}
-    found = {name: _described(value) for name, value in held.items()}
-    require_coverage(found, wanted, source=source, whole=whole)
+    found = {name: _described(value) for name, value in entries.items()}
+    require_coverage(found, wanted, source=source, network=title)
 
-    tensors = {name: value for name, value in held.items() if isinstance(value, Tensor)}
+    tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
     state = {ours: tensors[theirs] for ours, theirs in names.items() if theirs in tensors}
     if isinstance(network, ActivationNet):
         state[_E5_SCALE] = tensors["encoder.fc.weight"].sum(dim=0)
-    # Strict but for counters of batches, which files of old versions lack and which stay 0.
+    # Strict except for BatchNorm's batch counters, which old torch files lack and which stay 0.
     network.load_state_dict(state, strict=False)
     return Released(network.eval(), {name: tensors[name] for name in unused})
 
 
 def to_released(network: nn.Module, unused: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name a network's tensors as the authors do, with those that only their networks hold.
+    """Rename a network's tensors to the authors' layout and add the tensors that only theirs have.
 
-    What is not in `unused` is made: normalisations as they are initialised, and a classifier whose
-    first row is the scale of E5 (ones where ours has none) and whose other entries are 0, since
-    their stage 1 uses its column sums alone.
+    Missing ones that are not in `unused` are created: normalisations with initial values, and a
+    classifier of which their stage 1 uses only the column sums. Its first row is the scale of E5
+    (ones if ours has none), all other entries are 0.
 
     Raises:
-        CheckpointError: theirs is another network; it says what differs.
+        CheckpointError: the authors' network differs; the message names the differences.
     """
     state, names = network.state_dict(), _names_of(network)
     spec = network.spec() if isinstance(network, ActivationNet | Detector) else {}
@@ -131,35 +133,37 @@ def to_released(network: nn.Module, unused: Mapping[str, Tensor]) -> dict[str, T
         raise CheckpointError(
             f"model: the authors' networks differ from it: {', '.join(differing[:_NAMED])}{more}"
         )
-    made = {
+    created = {
         name: torch.full(shape, float(name.endswith("gn.weight")))
         for name, shape in _unused_of(network).items()
     }
-    made["encoder.fc.weight"][0] = state.get(_E5_SCALE, torch.ones(2048))
-    kept = {name: unused[name] for name in made if name in unused}
-    return {theirs: state[ours] for ours, theirs in names.items()} | made | kept
+    created["encoder.fc.weight"][0] = state.get(_E5_SCALE, torch.ones(2048))
+    kept = {name: unused[name] for name in created if name in unused}
+    return {theirs: state[ours] for ours, theirs in names.items()} | created | kept
 
 
-def _without_prefix(held: Mapping[str, object]) -> Mapping[str, object]:
+def _without_prefix(entries: Mapping[str, object]) -> Mapping[str, object]:
     for prefix in _PREFIXES * 2:
-        if held and all(name.startswith(prefix) for name in held):
-            held = {name.removeprefix(prefix): value for name, value in held.items()}
-    return held
+        if entries and all(name.startswith(prefix) for name in entries):
+            entries = {name.removeprefix(prefix): value for name, value in entries.items()}
+    return entries
 
 
-def _empty_network(held: Mapping[str, object], source: str) -> tuple[ActivationNet | Detector, str]:
-    """The network to be filled, and what to call it."""
+def _empty_network(
+    entries: Mapping[str, object], source: str
+) -> tuple[ActivationNet | Detector, str]:
+    """Build the network that fits the names, and return its title for messages."""
     spec = {**_THEIRS, "e5_scale": "true", "sign_tie": "0"}
-    if any(name.startswith("decoder.fusion.") for name in held):
+    if any(name.startswith("decoder.fusion.") for name in entries):
         return build_from_spec({**spec, "kind": "activation"}), "the authors' stage 1"
-    if any(name.startswith("decoder.adapter0.") for name in held):
-        # One of the four attention convolutions means all; the others are then missing.
-        attends = any(".res_conv" in name for name in held)
-        spec["detector"] = "ram" if attends else "conv"
+    if any(name.startswith("decoder.adapter0.") for name in entries):
+        # If any of the four attention convolutions exists, missing ones are reported as errors.
+        has_attention = any(".res_conv" in name for name in entries)
+        spec["detector"] = "ram" if has_attention else "conv"
         return build_from_spec({**spec, "kind": "detector"}), "the authors' stage 2"
     raise WeightsError(
-        f"weights: {source} is no checkpoint of the authors: among its {len(held)} names "
-        f"({', '.join([*held][:_NAMED])}, …) is neither decoder.fusion.* of stage 1 nor "
+        f"weights: {source} is no checkpoint of the authors: among its {len(entries)} names "
+        f"({', '.join([*entries][:_NAMED])}, …) is neither decoder.fusion.* of stage 1 nor "
         "decoder.adapter0.* of stage 2"
     )
 
@@ -170,7 +174,7 @@ def _unused_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _names_of(network: nn.Module) -> dict[str, str]:
-    """Names of tensors that both have, ours to theirs."""
+    """Map our names of the shared tensors to the authors' names."""
     names = {}
     for ours in network.state_dict():
         module, _, part = ours.rpartition(".")

@@ -1,4 +1,4 @@
-"""Encoder weights: from a file or a registered download, and every key accounted for."""
+"""Pretrained encoder weights from files or registered downloads; every key must match."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ DOWNLOAD_TIMEOUT_SEC = 30.0
 
 
 @dataclass(frozen=True)
-class Source:
-    """Published weights: where they are, how to know them, and under what terms."""
+class PublishedWeights:
+    """A published weight file: URL, checksum, licence and training data."""
 
     encoder: str
     url: str
@@ -38,14 +38,14 @@ class Source:
 
     @property
     def file_name(self) -> str:
-        """Name in the cache; it carries the digest."""
+        """File name in the cache; it contains the digest."""
         return self.url.rsplit("/", 1)[1]
 
 
 _TORCHVISION = "https://download.pytorch.org/models"
 _BSD = "torchvision, BSD-3-Clause; trained on ImageNet, whose images have terms of their own"
 REGISTRY = {
-    "resnet50/moco_v2_800ep": Source(
+    "resnet50/moco_v2_800ep": PublishedWeights(
         encoder="resnet50",
         url="https://dl.fbaipublicfiles.com/moco/moco_checkpoints/"
         "moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar",
@@ -55,7 +55,7 @@ REGISTRY = {
         "LICENSE file; take it as non-commercial unless you have cleared it",
         trained_on="ImageNet images without labels",
     ),
-    "resnet50/imagenet": Source(
+    "resnet50/imagenet": PublishedWeights(
         encoder="resnet50",
         url=f"{_TORCHVISION}/resnet50-0676ba61.pth",
         algorithm="sha256",
@@ -63,7 +63,7 @@ REGISTRY = {
         licence=_BSD,
         trained_on="ImageNet labels",
     ),
-    "mobilenet_v2/imagenet": Source(
+    "mobilenet_v2/imagenet": PublishedWeights(
         encoder="mobilenet_v2",
         url=f"{_TORCHVISION}/mobilenet_v2-b0353104.pth",
         algorithm="sha256",
@@ -73,7 +73,7 @@ REGISTRY = {
     ),
 }
 
-# The heads of the published files, which encoders leave out; every other key must fit.
+# Classifier heads of the published files, which encoders omit; every other key must match.
 _HEADS = frozenset(
     f"{layer}.{part}"
     for layer in ("fc", "fc.0", "fc.2", "classifier.1")
@@ -81,7 +81,7 @@ _HEADS = frozenset(
 )
 # A MoCo checkpoint holds two encoders and a queue; the query encoder is the trained one.
 _MOCO_ENCODER = "module.encoder_q."
-# Under these training scripts keep the tensors, beside epochs and optimizers.
+# Training scripts store the tensors under one of these keys, next to epoch and optimizer.
 _WRAPPERS = ("state_dict", "model")
 _NAMED_KEYS = 10
 
@@ -90,14 +90,14 @@ def load_encoder(name: str, weights: str | None) -> Encoder:
     """Build an encoder with the given weights: a file, a registered name, or none.
 
     Raises:
-        WeightsError: the weights cannot be had, are damaged, or do not fit this encoder.
+        WeightsError: the weights are not available, are damaged, or do not fit this encoder.
     """
     if weights is None or weights == "none":
         encoder = build_encoder(name)
         calibrate_batchnorm(encoder)
         return encoder
-    source = REGISTRY.get(weights)
-    if source is None:
+    published = REGISTRY.get(weights)
+    if published is None:
         path = Path(weights).expanduser()
         if not path.is_file():
             known = ", ".join(REGISTRY)
@@ -105,38 +105,40 @@ def load_encoder(name: str, weights: str | None) -> Encoder:
                 f"weights: {weights} is neither a file nor a registered name ({known})"
             )
     else:
-        if source.encoder != name:
-            raise WeightsError(f"weights: {weights} are weights of {source.encoder}, not of {name}")
+        if published.encoder != name:
+            raise WeightsError(
+                f"weights: {weights} are weights of {published.encoder}, not of {name}"
+            )
         print(
-            f"weights: {weights}, trained on {source.trained_on}; licence {source.licence}",
+            f"weights: {weights}, trained on {published.trained_on}; licence {published.licence}",
             file=sys.stderr,
         )
-        path = fetch(weights, source)
+        path = fetch(weights, published)
     return fill_encoder(name, read_state(path), source=str(path))
 
 
 def cache_folder() -> Path:
-    """Where downloaded weights are kept: $A2S_CACHE/weights or ~/.cache/a2s/weights."""
+    """Folder of downloaded weights: $A2S_CACHE/weights or ~/.cache/a2s/weights."""
     return Path(os.environ.get("A2S_CACHE") or Path.home() / ".cache" / "a2s") / "weights"
 
 
-def fetch(name: str, source: Source) -> Path:
-    """Return the cached file of registered weights, downloaded first if need be, and verified.
+def fetch(name: str, published: PublishedWeights) -> Path:
+    """Return the cached file of registered weights, downloaded if needed, and verified.
 
     Raises:
         WeightsError: no network, or the bytes are not the published ones.
     """
-    path = cache_folder() / source.file_name
+    path = cache_folder() / published.file_name
     if path.exists():
-        _verify(path, source, advice=f"delete {path} to download it again")
+        _verify(path, published, advice=f"delete {path} to download it again")
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
-            reply = urllib.request.urlopen(source.url, timeout=DOWNLOAD_TIMEOUT_SEC)
+            reply = urllib.request.urlopen(published.url, timeout=DOWNLOAD_TIMEOUT_SEC)
             with reply, temporary.open("wb") as file:
                 shutil.copyfileobj(reply, file, 1 << 20)
-            _verify(temporary, source, advice=f"try again, or put {source.url} at {path}")
+            _verify(temporary, published, advice=f"try again, or put {published.url} at {path}")
     except (OSError, http.client.HTTPException) as error:
         raise WeightsError(
             f"weights: {name} could not be downloaded ({error}). Put the file at {path} "
@@ -145,39 +147,39 @@ def fetch(name: str, source: Source) -> Path:
     return path
 
 
-def _verify(path: Path, source: Source, *, advice: str) -> None:
+def _verify(path: Path, published: PublishedWeights, *, advice: str) -> None:
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, source.algorithm).hexdigest()
-    if not found.startswith(source.digest_prefix):
+        found = hashlib.file_digest(file, published.algorithm).hexdigest()
+    if not found.startswith(published.digest_prefix):
         raise WeightsError(
-            f"weights: {source.file_name} is not the published file ({source.algorithm} "
-            f"{found[:16]}…, expected {source.digest_prefix}…); {advice}"
+            f"weights: {published.file_name} is not the published file ({published.algorithm} "
+            f"{found[:16]}…, expected {published.digest_prefix}…); {advice}"
         )
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a .safetensors file, or of a torch file without running its pickle code.
+    """Read the tensors of a .safetensors or torch file, without running pickled code.
 
     Raises:
-        WeightsError: the file is neither, or holds no tensors by name.
+        WeightsError: the file is neither, or does not map names to tensors.
     """
-    return {key: value for key, value in read_held(path).items() if isinstance(value, Tensor)}
+    return {key: value for key, value in read_entries(path).items() if isinstance(value, Tensor)}
 
 
-def read_held(path: Path) -> dict[str, object]:
-    """Read what such a file holds by name, out of its wrapper, tensors or not.
+def read_entries(path: Path) -> dict[str, object]:
+    """Read all named entries of such a file, tensors or not, without their wrapper.
 
     Raises:
-        WeightsError: the file is neither, is damaged, or holds nothing by name.
+        WeightsError: the file is neither, is damaged, or is no mapping from names.
     """
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        # The format before torch 1.6 is no archive; it can be neither mapped nor verified.
+        # Files from before torch 1.6 are no zip archives: they allow neither mmap nor checksums.
         is_archive = zipfile.is_zipfile(path)
-        held: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
         damaged = _damaged_member(path) if is_archive else None
-    except Exception as error:  # foreign bytes make these parsers fail in any way
+    except Exception as error:  # on arbitrary bytes these parsers raise any exception
         if type(error).__name__ == "UnpicklingError":
             raise WeightsError(
                 f"weights: {path} is damaged, or holds Python objects beside tensors, which may "
@@ -191,25 +193,25 @@ def read_held(path: Path) -> dict[str, object]:
     if damaged:
         raise WeightsError(f"weights: {path} is damaged (checksum of its {damaged}); get it again")
     for wrapper in _WRAPPERS:
-        if isinstance(held, Mapping) and isinstance(held.get(wrapper), Mapping):
-            held = held[wrapper]
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
+            loaded = loaded[wrapper]
             break
-    if not isinstance(held, Mapping):
-        raise WeightsError(f"weights: {path} holds a {type(held).__name__}, not tensors by name")
-    return {str(key): value for key, value in held.items()}
+    if not isinstance(loaded, Mapping):
+        raise WeightsError(f"weights: {path} holds a {type(loaded).__name__}, not tensors by name")
+    return {str(key): value for key, value in loaded.items()}
 
 
 def _damaged_member(path: Path) -> str | None:
-    """First member of an archive whose checksum fails; torch does not look at them."""
+    """Return the first member with a wrong checksum; torch itself does not verify checksums."""
     with zipfile.ZipFile(path) as archive:
         return archive.testzip()
 
 
 def fill_encoder(name: str, state: Mapping[str, Tensor], *, source: str) -> Encoder:
-    """Build the encoder whose tensors are in `state`, in any published layout.
+    """Build an encoder from `state`, in any published layout; `source` names it in errors.
 
     Raises:
-        WeightsError: a tensor is missing, left over, or of another shape.
+        WeightsError: a tensor is missing, unexpected, or of another shape.
     """
     if any(key.startswith(_MOCO_ENCODER) for key in state):
         state = {
@@ -226,21 +228,21 @@ def fill_encoder(name: str, state: Mapping[str, Tensor], *, source: str) -> Enco
         {key: str(list(value.shape)) for key, value in state.items()},
         {key: str(list(value.shape)) for key, value in encoder.state_dict().items()},
         source=source,
-        whole=name,
+        network=name,
     )
     encoder.load_state_dict(dict(state), strict=False)
     return encoder
 
 
 def require_coverage(
-    found: Mapping[str, str], wanted: Mapping[str, str], *, source: str, whole: str
+    found: Mapping[str, str], wanted: Mapping[str, str], *, source: str, network: str
 ) -> None:
-    """Compare tensors by name and by a description, such as their shape.
+    """Require that names and descriptions (such as shapes) of all tensors match.
 
     Raises:
-        WeightsError: a tensor is missing, left over, or described differently.
+        WeightsError: a tensor is missing, unexpected, or described differently.
     """
-    # This counter only serves averaging without momentum, which nobody uses; some files lack it.
+    # BatchNorm needs this counter only with momentum None, which is unused; some files lack it.
     needed = [key for key in wanted if not key.endswith("num_batches_tracked")]
     missing = [key for key in needed if key not in found]
     unexpected = [key for key in found if key not in wanted]
@@ -248,7 +250,7 @@ def require_coverage(
     if missing or unexpected or misfits:
         covered = len(needed) - len(missing) - len(set(needed).intersection(misfits))
         raise WeightsError(
-            f"weights: {source} covers {covered} of the {len(needed)} tensors of {whole}"
+            f"weights: {source} covers {covered} of the {len(needed)} tensors of {network}"
             + _listed("missing", missing)
             + _listed("unexpected", unexpected)
             + _listed(

@@ -1,4 +1,4 @@
-"""`a2s import-weights` and `a2s export-weights` on real files, and what is done with the model."""
+"""`a2s import-weights` and `a2s export-weights` on real files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from a2s.storage import checkpoints, hashing
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Every file here has 100 MB: they go when the tests are done."""
+    """Files of 100 MB each; they are deleted after the tests."""
     path = tmp_path_factory.mktemp("released")
     yield path
     shutil.rmtree(path)
@@ -114,7 +114,7 @@ def test_other_formats_give_the_same_model(name: str, activation: Path, temporar
 
 
 @pytest.mark.parametrize("kind", ["activation", "detector"])
-def test_there_and_back(
+def test_import_then_export_gives_the_same_file(
     kind: str, request: pytest.FixtureRequest, temporary: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model: Path = request.getfixturevalue(kind)
@@ -134,7 +134,7 @@ def test_there_and_back(
     assert_same_tensors(run_import(config.out, temporary / "again.safetensors"), model)
 
 
-def test_a_run_of_ours_becomes_a_checkpoint_of_theirs(temporary: Path) -> None:
+def test_a_run_is_exported_to_their_layout(temporary: Path) -> None:
     network = ActivationNet(build_encoder("resnet50"), fusion_stride=2)
     checkpoints.save(
         temporary / "run",
@@ -152,7 +152,7 @@ def test_a_run_of_ours_becomes_a_checkpoint_of_theirs(temporary: Path) -> None:
     assert all(torch.equal(state[name], value) for name, value in network.state_dict().items())
 
 
-def test_the_same_command_again(
+def test_the_same_command_again_does_nothing(
     stage1: Path, stage2: Path, activation: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = activation.stat().st_mtime_ns

@@ -1,4 +1,4 @@
-"""What is done with an imported model: labels and predictions, those of the authors' network."""
+"""Labels and predictions of an imported model equal those of the authors' network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from a2s.errors import A2SError, CheckpointError, ConfigError, WeightsError
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Every file here has 100 MB: they go when the tests are done."""
+    """Files of 100 MB each; they are deleted after the tests."""
     path = tmp_path_factory.mktemp("imported")
     yield path
     shutil.rmtree(path)
@@ -65,7 +65,7 @@ def taps_of(state: theirs.State, pixels_HW3: NDArray[np.uint8]) -> list[torch.Te
 
 
 def test_labels_are_those_of_the_authors_network(activation: Path, tmp_path: Path) -> None:
-    """Without CRF and median, which have tests of their own."""
+    """Without CRF and median, which have their own tests."""
     files = {f"a/{seed}": encoded(60, 80, seed=seed) for seed in (1, 2)}
     data = write_data(tmp_path / "data", [list(files.items())])
     recipe = RefineConfig(iterations=0, median=1)
@@ -98,7 +98,7 @@ def test_predictions_are_those_of_the_authors_network(detector: Path, tmp_path: 
     assert np.abs(written - expected).max() < 1.01
 
 
-def test_each_stage_s_model_is_refused_where_the_other_is_wanted(
+def test_the_model_of_the_other_stage_is_refused(
     detector: Path, stage1: Path, tmp_path: Path
 ) -> None:
     data = write_data(tmp_path / "data", [[("a", encoded(20, 30, seed=1))]])
@@ -108,7 +108,7 @@ def test_each_stage_s_model_is_refused_where_the_other_is_wanted(
         label.run(label_config(stage1, data, tmp_path / "labels"))
 
 
-def test_a_checkpoint_of_theirs_is_no_model(activation: Path, tmp_path: Path) -> None:
+def test_an_unconverted_checkpoint_is_refused(activation: Path, tmp_path: Path) -> None:
     back = tmp_path / "back.safetensors"
     assert export_weights.run(ExportWeightsConfig(model=activation, out=back)) == 0
     data = write_data(tmp_path / "data", [[("a", encoded(20, 30, seed=1))]])

@@ -1,4 +1,4 @@
-"""`a2s predict --model rbd`: the baseline through the same job as the networks."""
+"""`a2s predict --model rbd`: the baseline runs through the same command as the networks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def files(folder: Path) -> set[str]:
     return found - RECORDS
 
 
-def test_maps_are_the_baseline_s(images: Path, tmp_path: Path) -> None:
+def test_maps_equal_rbd(images: Path, tmp_path: Path) -> None:
     assert run(images, out=tmp_path / "out", cutout=True, overlay=True) == 0
     stems = ("plain", "deep/large", "line", "grey")
     suffixes = (".png", ".cutout.png", ".overlay.jpg")
@@ -62,7 +62,7 @@ def test_maps_are_the_baseline_s(images: Path, tmp_path: Path) -> None:
         assert written[pixels[..., 0] < 100].mean() < 30
 
 
-def test_again_there_is_nothing_to_do_and_failures_are_listed(
+def test_a_second_call_does_nothing_and_failures_are_listed(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (images / "cut.png").write_bytes((images / "plain.png").read_bytes()[:200])
@@ -94,7 +94,7 @@ def test_it_needs_no_torch(images: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_folder_of_that_name_is_written_with_its_dot(
+def test_a_run_folder_named_rbd_is_given_as_a_path(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

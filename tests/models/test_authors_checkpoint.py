@@ -1,4 +1,4 @@
-"""The authors' checkpoints: their arithmetic's numbers, and the same tensors on the way back."""
+"""The authors' checkpoints: the same outputs, and the same tensors after conversion back."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def assert_relative(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> No
 
 
 def their_maps(maps: tuple[Tensor, ...], size: tuple[int, int]) -> list[Tensor]:
-    """Ours with the authors' sign, which they give to F alone and before they enlarge it."""
+    """Our maps with the authors' sign, which they apply to F only, before upsampling."""
     return [upsample(maps[0] * sign(maps[0]), size), *maps[1:]]
 
 
@@ -80,7 +80,7 @@ def oracle(shared: Path) -> State:
 
 
 def from_oracle(module: torch.nn.Module, oracle: State, stage: int) -> State:
-    """Decoder weights of the authors' functions, by the names that a checkpoint is read with."""
+    """Decoder weights of the authors' functions, under the names of a checkpoint."""
     ours = "blocks." if stage == 1 else "decoder."
     renamed = {}
     for key in module.state_dict().keys() - {"e5_scale_C"}:
@@ -90,7 +90,7 @@ def from_oracle(module: torch.nn.Module, oracle: State, stage: int) -> State:
 
 
 @torch.no_grad()
-def test_the_oracle_s_weights_by_the_same_names(oracle: State) -> None:
+def test_the_oracle_uses_the_same_names(oracle: State) -> None:
     taps = [oracle[f"E{i}"] for i in range(1, 6)]
     scale = oracle["fc.weight"].sum(0)
     blocks = ActivationBlocks((12, 16, 20), fusion_stride=2, e5_scale_C=scale)
@@ -110,7 +110,7 @@ def test_the_oracle_s_weights_by_the_same_names(oracle: State) -> None:
 
 
 def test_the_layout_is_that_of_the_authors_modules(states: dict[str, State], oracle: State) -> None:
-    """By the names in the oracle, and by the numbers of parameters of Table VII."""
+    """Compared by the oracle's names and the parameter counts of Table VII."""
     for stage, state in ((1, states["stage 1"]), (2, states["stage 2"])):
         of_oracle = {
             key.removeprefix(f"stage{stage}.")
@@ -133,7 +133,7 @@ def test_the_layout_is_that_of_the_authors_modules(states: dict[str, State], ora
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_there_and_back_is_the_same_to_the_bit(states: dict[str, State], kind: str) -> None:
+def test_conversion_and_back_is_bit_identical(states: dict[str, State], kind: str) -> None:
     first = from_released(states[kind], source="x")
     back = to_released(first.network, first.unused)
     assert back.keys() == states[kind].keys()
@@ -174,7 +174,7 @@ def test_prefixes_of_wrappers(states: dict[str, State], prefix: str) -> None:
 
 
 def test_counters_of_batches_may_be_absent(states: dict[str, State]) -> None:
-    """As in files of old versions, which the authors' code loads as well."""
+    """Files of old torch versions lack them, and the authors' code loads such files too."""
     state = {k: v for k, v in states["stage 1"].items() if "num_batches" not in k}
     back = to_released(from_released(state, source="x").network, {})
     assert back.keys() == states["stage 1"].keys()
@@ -252,7 +252,7 @@ REFUSED: dict[str, tuple[Callable[[State, State], dict[str, object]], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_not_wholly_theirs_is_refused(states: dict[str, State], case: str) -> None:
+def test_other_files_are_refused(states: dict[str, State], case: str) -> None:
     change, complaint = REFUSED[case]
     with pytest.raises(WeightsError, match=complaint) as caught:
         from_released(change(states["stage 1"], states["stage 2"]), source="some.pth")
@@ -271,7 +271,7 @@ def test_what_is_not_wholly_theirs_is_refused(states: dict[str, State], case: st
         (lambda: torch.nn.Linear(2, 2), "no place for weight"),
     ],
 )
-def test_a_network_that_theirs_is_not_is_refused(
+def test_a_network_that_differs_from_theirs_is_refused(
     network: Callable[[], torch.nn.Module], difference: str
 ) -> None:
     with pytest.raises(

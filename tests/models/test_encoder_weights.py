@@ -14,7 +14,7 @@ from torch import Tensor
 
 from a2s.errors import WeightsError
 from a2s.models import encoder_weights
-from a2s.models.encoder_weights import REGISTRY, Source, fetch, load_encoder
+from a2s.models.encoder_weights import REGISTRY, PublishedWeights, fetch, load_encoder
 from a2s.models.encoders import build_encoder
 
 State = dict[str, Tensor]
@@ -81,7 +81,7 @@ def test_bare_features_without_counters(tmp_path: Path) -> None:
 
 
 def test_the_real_encoder_recognises_more_than_noise(shared: Path) -> None:
-    """Features of a photograph and of its mirror image agree, those of others do not."""
+    """Features of a photograph resemble those of its mirror image, not those of another."""
     from PIL import Image
     from torchvision.transforms.functional import normalize, pil_to_tensor
 
@@ -157,7 +157,7 @@ def test_every_registered_file_carries_its_origin() -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[Path, str, list[str]]]:
-    """A folder, its address over HTTP, and the paths asked for."""
+    """A folder, its HTTP address, and the requested paths."""
     root = tmp_path / "www"
     root.mkdir()
     asked: list[str] = []
@@ -195,9 +195,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "weights"
 
 
-def source_of(data: bytes, url: str, algorithm: str = "sha256") -> Source:
+def published(data: bytes, url: str, algorithm: str = "sha256") -> PublishedWeights:
     digest = hashlib.new(algorithm, data).hexdigest()
-    return Source("mobilenet_v2", url, algorithm, digest[:8], "some licence", "some images")
+    return PublishedWeights(
+        "mobilenet_v2", url, algorithm, digest[:8], "some licence", "some images"
+    )
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "md5"])
@@ -211,7 +213,7 @@ def test_download_is_verified_and_kept(
     root, address, asked = server
     state = encoder_state("mobilenet_v2")
     torch.save(state, root / "m.pth")
-    source = source_of((root / "m.pth").read_bytes(), f"{address}/m.pth", algorithm)
+    source = published((root / "m.pth").read_bytes(), f"{address}/m.pth", algorithm)
     monkeypatch.setitem(encoder_weights.REGISTRY, "mobilenet_v2/test", source)
     for _ in range(2):
         loaded = load_encoder("mobilenet_v2", "mobilenet_v2/test").state_dict()
@@ -221,17 +223,17 @@ def test_download_is_verified_and_kept(
     assert [p.name for p in cache.iterdir()] == ["m.pth"]
 
 
-def test_wrong_bytes_are_not_kept(server: tuple[Path, str, list[str]], cache: Path) -> None:
+def test_wrong_bytes_are_not_cached(server: tuple[Path, str, list[str]], cache: Path) -> None:
     root, address, _ = server
     (root / "m.pth").write_bytes(b"other bytes")
-    source = source_of(b"published bytes", f"{address}/m.pth")
+    source = published(b"published bytes", f"{address}/m.pth")
     with pytest.raises(WeightsError, match=r"m\.pth is not the published file"):
         fetch("mobilenet_v2/test", source)
     assert list(cache.iterdir()) == []
 
 
-def test_a_damaged_cache_is_noticed(cache: Path) -> None:
-    source = source_of(b"published bytes", "http://127.0.0.1:1/m.pth")
+def test_a_damaged_cache_is_refused(cache: Path) -> None:
+    source = published(b"published bytes", "http://127.0.0.1:1/m.pth")
     cache.mkdir(parents=True)
     (cache / "m.pth").write_bytes(b"published byte")
     with pytest.raises(WeightsError, match=f"delete {cache}/m.pth"):
@@ -246,7 +248,7 @@ def test_failed_downloads_leave_nothing(
 ) -> None:
     _, address, _ = server
     with pytest.raises(WeightsError, match=r"404|torn\.pth is not the published|IncompleteRead"):
-        fetch("mobilenet_v2/test", source_of(b"x", f"{address}/{path}"))
+        fetch("mobilenet_v2/test", published(b"x", f"{address}/{path}"))
     assert list(cache.iterdir()) == []
 
 
