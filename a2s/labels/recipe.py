@@ -1,4 +1,4 @@
-"""What `label` and `estimate` decide before they start: who computes the CRF, with what recipe."""
+"""From settings to a refinement recipe: choose the CRF backend and its parameters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from a2s.parallel import pool
 def with_backend(
     refine: RefineConfig, *, ray_address: str | None, recorded: str | None = None
 ) -> RefineConfig:
-    """Settings in which `auto` is what was `recorded`, else what fits the device."""
+    """Replace the backend `auto` by the `recorded` one, or else by the one for this device."""
     backend: str = refine.backend
     if backend == "auto":
         backend = recorded or choose_backend(backend, on_gpu=pool.has_gpu(ray_address))
@@ -34,7 +34,7 @@ def crf_is_batched(settings: RefineConfig) -> bool:
 def recipe_of(
     settings: RefineConfig, *, crf_input: Literal["hard", "soft"] = "hard", sign_tie: int = 1
 ) -> Recipe:
-    """What refines a map, from resolved settings and the sign rule of its model.
+    """Build the recipe from resolved settings and the model's rule for ties.
 
     Raises:
         ConfigError: the backend's library is not installed.

@@ -1,7 +1,7 @@
-"""One pseudo label: G = median(CRF(sigmoid(sign * theta))) (Eqn 6).
+"""Refinement of an activation map to a pseudo label: G = median(CRF(sigmoid(sign * theta))), Eqn 6.
 
 Shapes: image_HW3 uint8 RGB; theta_hw float at the network's resolution; H W the image's own size,
-S T the size at which CRF and median run.
+S T the working size of CRF and median.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from a2s.labels.quality import Quality, agreement, border_contact, num_component
 
 @dataclass(frozen=True)
 class Recipe:
-    """How labels are refined; `median` and `max_side` (None: the image's own) in pixels.
+    """Parameters of the refinement; `median` and `max_side` (None: no limit) are in pixels.
 
-    `sign_tie` belongs to the model whose maps are refined.
+    `sign_tie` is the model's rule for ties (`sign`).
     """
 
     energy: Energy
@@ -35,16 +35,17 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Refined:
-    """A label (0 and 255, at the image's own size) and what can be said about it."""
+    """A label (values 0 and 255, at the image's own size) and its quality numbers."""
 
     mask_HW: U8
     quality: Quality
 
 
 def sign(theta_hw: npt.NDArray[np.floating], *, tie: int = 1) -> tuple[int, float]:
-    """Which side is foreground, and the share of pixels on the positive side.
+    """Return the sign of the foreground side and the share of pixels on the positive side.
 
-    The smaller side is foreground: `boundary.sign` without torch. Range: -1, +1 or `tie`; 0..1.
+    The smaller side is foreground; same as `boundary.sign`, without torch. Range: -1, +1 or `tie`;
+    0..1.
     Reference: Eqn 5.
     """
     share = float((theta_hw >= 0 if tie else theta_hw > 0).mean())
@@ -54,7 +55,7 @@ def sign(theta_hw: npt.NDArray[np.floating], *, tie: int = 1) -> tuple[int, floa
 
 
 def working_size(height: int, width: int, *, max_side: int | None) -> tuple[int, int]:
-    """Height and width at which CRF and median run: the image's own up to `max_side`."""
+    """Height and width at which CRF and median run: at most `max_side`, aspect ratio kept."""
     longest = max(height, width)
     if max_side is None or longest <= max_side:
         return height, width
@@ -64,7 +65,9 @@ def working_size(height: int, width: int, *, max_side: int | None) -> tuple[int,
 def probability(
     theta_hw: npt.NDArray[np.floating], *, height: int, width: int, tie: int = 1
 ) -> F32:
-    """Signed map, enlarged bilinearly, as probability of foreground.
+    """Resize the signed map bilinearly and turn it into the probability of foreground.
+
+    The sign is computed at the map's own size, because resizing moves pixels across the boundary.
 
     Shape: h w -> H W. Range: 0..1.
     """
@@ -76,7 +79,7 @@ def probability(
 
 
 def reduce(image_HW3: U8, *, max_side: int | None) -> U8:
-    """The image at the size at which the CRF runs. Shape: H W 3 -> S T 3."""
+    """Reduce the image to the working size of the CRF. Shape: H W 3 -> S T 3."""
     height, width = image_HW3.shape[:2]
     s, t = working_size(height, width, max_side=max_side)
     if (s, t) == (height, width):
@@ -85,10 +88,12 @@ def reduce(image_HW3: U8, *, max_side: int | None) -> U8:
 
 
 def median_filter(mask_HW: npt.NDArray[np.uint8], *, ksize: int = 7) -> npt.NDArray[np.uint8]:
-    """Majority vote in a `ksize` x `ksize` window; the border is repeated outwards.
+    """Majority vote in a `ksize` x `ksize` window; border pixels are replicated.
 
-    Of two values the median is that of more than half the window, so counting ones does: it equals
-    `cv2.medianBlur`, many times as fast. Shape: H W -> H W. Range: 0 or 1, in and out; `ksize` odd.
+    The median of a binary window is its majority value, so counting ones is enough. The result
+    equals `cv2.medianBlur` and is many times faster.
+
+    Shape: H W -> H W. Range: 0 or 1, in and out; `ksize` odd.
     """
     assert ksize % 2 == 1, ksize
     depth = cv2.CV_16U if ksize * ksize < 2**16 else cv2.CV_32S
@@ -125,7 +130,7 @@ def finish(
     width: int,
     recipe: Recipe,
 ) -> Refined:
-    """Median filter, the image's own size, and the quality of what the CRF gave.
+    """Median-filter the CRF's mask, resize it to the image's own size, compute its quality.
 
     Shape: S T, h w, S T -> H W. Range: 0 or 255. Reference: Eqn 6.
     """

@@ -1,4 +1,4 @@
-"""Refinement against the authors' masks, and on images that have hardly any pixels."""
+"""Refinement compared with the authors' masks, and on tiny images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def recipe(mode: str = "hard", **settings: int) -> Recipe:
 
 
 def blob(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """A bright disc on noise, and a map that is high around it."""
+    """A bright disc on noise, and a map that is high near it."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:height, :width]
     inside = (y - height / 2) ** 2 + (x - width / 3) ** 2 < (min(height, width) / 4) ** 2
@@ -61,7 +61,7 @@ def test_a_backend_that_is_not_installed_says_what_to_install(
         crf_of("pydensecrf")
 
 
-def test_unary_energy_is_the_librarys() -> None:
+def test_unary_energy_equals_the_librarys() -> None:
     from pydensecrf.utils import unary_from_labels, unary_from_softmax
 
     p = np.random.default_rng(0).random((9, 11)).astype(np.float32)
@@ -98,7 +98,7 @@ def test_tiny_images_and_flat_maps(size: tuple[int, int], theta_kind: str, mode:
             assert refined.quality.decision_margin == 0
 
 
-def test_a_clear_object_is_found_whichever_way_round_the_map_is() -> None:
+def test_a_clear_object_is_found_with_either_sign_of_the_map() -> None:
     image, theta = blob(60, 80)
     plain, turned = (refine(image, t, recipe=recipe()) for t in (theta, -theta))
     np.testing.assert_array_equal(plain.mask_HW, turned.mask_HW)
@@ -134,7 +134,7 @@ def test_max_side_applies_above_it_only() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_sign_and_probability_are_those_of_the_boundary(seed: int) -> None:
+def test_sign_and_probability_equal_those_in_torch(seed: int) -> None:
     theta = np.random.default_rng(seed).normal(0.3 * (seed - 1.5), 1, (12, 10)).astype(np.float32)
     theta_B1hw = torch.from_numpy(theta)[None, None]
     assert sign(theta)[0] == int(boundary.sign(theta_B1hw).item())
@@ -171,7 +171,7 @@ def test_a_tie_keeps_the_sign() -> None:
     assert sign(theta) == (1, 0.5)
 
 
-def test_median_is_a_majority_vote_with_repeated_border() -> None:
+def test_median_is_a_majority_vote_with_replicated_border() -> None:
     mask = (np.random.default_rng(0).random((13, 17)) > 0.6).astype(np.uint8)
     padded = np.pad(mask, 3, mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (7, 7))

@@ -1,4 +1,4 @@
-"""Refinement of photographs as cameras make them."""
+"""Refinement of photographs at camera resolution."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_twelve_megapixels_in_five_seconds_and_a_gibibyte(tmp_path: Path) -> Non
         "done = refine_chunk(chunk, Activated({0: theta}, {}, {}, {}), recipe)\n"
         "(made,) = done.labels.values()\n"
         "assert (made.height, made.width) == (3000, 4000)\n"
-        # Not ru_maxrss: that one remembers the process that started this one.
+        # Not ru_maxrss, which includes the parent process from before the fork.
         "peak_kib = re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]\n"
         "print(time.process_time() - started, int(peak_kib) / 2**20)\n"
     )
