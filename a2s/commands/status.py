@@ -21,17 +21,18 @@ from a2s.config.commands import StatusConfig
 from a2s.errors import ConfigError
 from a2s.storage.hashing import digest
 from a2s.storage.listing import Folder
-from a2s.storage.status import shards
-from a2s.storage.status.pipeline import (
-    CommandStatus,
-    PipelineStatus,
-    Status,
-    Step,
-    StepStatus,
-    pipeline_status,
+from a2s.storage.status.pipeline import RunStatus, SimpleStatus, Status, Step, pipeline_status
+from a2s.storage.status.shards import (
+    Manifest,
+    Shards,
+    failures_elsewhere,
+    parse_manifest,
+    parse_work,
+    shards_status,
+    split_by_settings,
 )
 from a2s.storage.status.text import counted, describe, few
-from a2s.storage.status.training import TrainingStatus, parse_log, parse_pause, training_status
+from a2s.storage.status.training import Training, parse_log, parse_pause, training_status
 
 RUN_STEPS: tuple[tuple[str, str, set[str]], ...] = (
     ("data", "shard", set()),
@@ -81,7 +82,7 @@ def status_of(folder: Folder, *, now_sec: float) -> Status:
         ConfigError: nothing in it is of a2s, or a file cannot be read.
     """
     if set(folder.entries) <= {".lock", ".lock-setup", ".lock-shards"}:
-        return CommandStatus("", "empty")
+        return SimpleStatus("", "empty")
     problems: list[str] = []
     record = _record(folder, problems)
     identity = record.get("identity", {})
@@ -103,7 +104,7 @@ def status_of(folder: Folder, *, now_sec: float) -> Status:
 
 
 def _record(folder: Folder, problems: list[str]) -> dict[str, Any]:
-    """`config.yaml`: the command, its settings and its identity; {} without it."""
+    """Read `config.yaml`: the command, its settings and its identity; {} without the file."""
     data = folder.read_one("config.yaml")
     if data is None:
         return {}
@@ -120,31 +121,30 @@ def _record(folder: Folder, problems: list[str]) -> dict[str, Any]:
 
 def _shards(
     folder: Folder, command: str, settings: str | None, problems: list[str], *, now_sec: float
-) -> shards.ShardsStatus:
+) -> Shards:
     names = sorted(filter(_SHARD.fullmatch, folder.entries))
-    # The list of work knows of failures before the first shard; the last file repeats all of them.
+    # work.json has the failures before the first shard; failures.jsonl, written last, has all.
     listing = next((name for name in ("work.json", "failures.jsonl") if name in folder.entries), "")
     contents = folder.read([*names, listing])
-    manifests: list[shards.Manifest] = []
+    manifests: list[Manifest] = []
     damaged: list[str] = []
     for name in names:
         data = contents[name]
         if data is None:
             continue
         try:
-            written_sec = folder.written_sec(name)
-            manifests.append(shards.parse_manifest(name, data, written_sec=written_sec))
+            manifests.append(parse_manifest(name, data, written_sec=folder.written_sec(name)))
         except ValueError:
             damaged.append(name)
     if damaged:
         problems.append(f"{counted(damaged, 'manifest')} damaged: {few(damaged)}")
-    manifests, others = shards.of_one_kind(manifests, settings)
+    manifests, others = split_by_settings(manifests, settings)
     if others:
         problems.append(
             f"{counted(others, 'manifest')} made with other settings, not counted: {few(others)}"
         )
     if torn := _torn(folder, manifests):
-        torn = _torn(folder.refresh(), [m for m in manifests if m.name in torn])
+        torn = _torn(folder.again(), [m for m in manifests if m.name in torn])
     if torn:
         problems.append(
             f"{counted(torn, 'manifest')} without the tar or table of their size, not counted: "
@@ -155,14 +155,14 @@ def _shards(
     before: list[dict[str, str]] = []
     try:
         if (work := contents.get("work.json")) is not None:
-            listed, before = shards.parse_work(work)
+            listed, before = parse_work(work)
         elif command != "label" and (lines := contents.get("failures.jsonl")) is not None:
-            before = shards.failures_elsewhere(lines, manifests)
+            before = failures_elsewhere(lines, manifests)
     except ValueError:
         problems.append(f"{listing} is damaged")
     if not command and any(manifest.num_empty is not None for manifest in manifests):
         command = "label"
-    return shards.shards_status(
+    return shards_status(
         manifests,
         command=command or ("shard" if listing == "work.json" else ""),
         start_sec=folder.written_sec("environment.json"),
@@ -173,7 +173,7 @@ def _shards(
     )
 
 
-def _torn(folder: Folder, manifests: list[shards.Manifest]) -> list[str]:
+def _torn(folder: Folder, manifests: list[Manifest]) -> list[str]:
     """Manifests whose tar or table is missing; a copy of manifests alone is fine."""
     if not any(name.endswith(".tar") for name in folder.entries):
         return []
@@ -189,7 +189,7 @@ def _torn(folder: Folder, manifests: list[shards.Manifest]) -> list[str]:
 
 def _training(
     folder: Folder, command: str, settings: dict[str, Any], problems: list[str], *, now_sec: float
-) -> TrainingStatus:
+) -> Training:
     log = folder.read_one("metrics.jsonl") or b""
     records, damaged = parse_log(log)
     if damaged:
@@ -206,7 +206,7 @@ def _training(
         pause=parse_pause(log),
     )
     if command == "stage2" and status.state == "finished":
-        rectified = folder.subfolder("rectified")
+        rectified = folder.sub("rectified")
         part = _shards(rectified, "label", None, [], now_sec=now_sec) if rectified else None
         if part is None or part.state != "finished":
             written = f"{part.shards_done} of {part.num_shards} shards" if part else "no shard yet"
@@ -216,8 +216,8 @@ def _training(
 
 
 def _last_commit(folder: Folder, problems: list[str]) -> dict[str, Any] | None:
-    """The newest commit that can be read; one that was just dropped is passed over."""
-    commits = folder.subfolder("commits")
+    """Read the newest readable commit; a commit that was just deleted is skipped."""
+    commits = folder.sub("commits")
     if commits is None:
         return None
     names = sorted(filter(_COMMIT.fullmatch, commits.entries), key=lambda name: int(name[:-5]))
@@ -235,7 +235,7 @@ def _last_commit(folder: Folder, problems: list[str]) -> dict[str, Any] | None:
     return None
 
 
-def _plain(folder: Folder, command: str, problems: list[str], *, now_sec: float) -> CommandStatus:
+def _plain(folder: Folder, command: str, problems: list[str], *, now_sec: float) -> SimpleStatus:
     """Read from its last file whether a command is finished; predict writes that every time.
 
     A folder of ablate may hold many tables, so there the log tells.
@@ -250,7 +250,7 @@ def _plain(folder: Folder, command: str, problems: list[str], *, now_sec: float)
         if command == "predict" and start_sec is not None and last_sec is not None:
             finished = last_sec >= start_sec
     silent = None if start_sec is None else max(0.0, now_sec - start_sec)
-    return CommandStatus(command, "finished" if finished else "running", silent, problems)
+    return SimpleStatus(command, "finished" if finished else "running", silent, problems)
 
 
 def _whole(
@@ -259,7 +259,7 @@ def _whole(
     given = {name for name in ("test", "truth") if settings.get(name) is not None}
     steps = []
     for name, command, needs in RUN_STEPS:
-        sub = folder.subfolder(name)
+        sub = folder.sub(name)
         if sub is None and not needs <= given:
             continue
         steps.append(Step(name, command, _step(sub, command, now_sec=now_sec) if sub else None))
@@ -267,13 +267,13 @@ def _whole(
     return pipeline_status(steps, problems=problems)
 
 
-def _step(folder: Folder, command: str, *, now_sec: float) -> StepStatus:
+def _step(folder: Folder, command: str, *, now_sec: float) -> Shards | Training | SimpleStatus:
     try:
         status = status_of(folder, now_sec=now_sec)
     except ConfigError as error:
-        return CommandStatus(command, "started", problems=[str(error)])
-    if isinstance(status, PipelineStatus):
-        return CommandStatus(command, "started", problems=["it holds another run"])
+        return SimpleStatus(command, "started", problems=[str(error)])
+    if isinstance(status, RunStatus):
+        return SimpleStatus(command, "started", problems=["it holds another run"])
     return status
 
 
@@ -291,7 +291,7 @@ def _stop(folder: Folder) -> list[str]:
 
 
 def _last_record(folder: Folder) -> dict[str, Any]:
-    """The last line of a folder's log; {} without a readable one."""
+    """Read the last line of a folder's log; {} if it is missing or unreadable."""
     lines = (folder.read_one("metrics.jsonl") or b"").splitlines()
     try:
         record = json.loads(lines[-1])

@@ -22,7 +22,7 @@ def with_backend(
 
 
 def crf_is_batched(settings: RefineConfig) -> bool:
-    """Whether the CRF of resolved settings runs beside a network, on its GPU, in batches.
+    """Whether the CRF of resolved settings runs in batches on the network's GPU.
 
     Raises:
         ConfigError: the backend's library is not installed.

@@ -1,4 +1,4 @@
-"""Tables on a handful of drawn scenes, for real: rows and files, not numbers."""
+"""Tables run end to end on a few drawn scenes: rows and files, not numbers."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ TABLES = ("tab5", "tab6", "tab2", "tab3")
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
-    """Eight scenes to learn from, with their masks, and the smallest networks and inputs."""
+    """Flags for eight training scenes with masks, and the smallest networks and inputs."""
     root = tmp_path_factory.mktemp("train")
     render_folder(root, num_train=0, num_test=8, side_px=64, seed=3)
     return [
@@ -33,8 +33,8 @@ def flags(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def more_of(scenes):
-    """What else a table is given: test sets, maps, and rows that other commands do not bar."""
+def flags_of(scenes):
+    """Further flags of a table: test sets, maps, and selected rows."""
 
     def more(name):
         one = ["--test", f"ecssd={scenes.images}", "--truth", f"ecssd={scenes.masks}"]
@@ -50,15 +50,15 @@ def ablated(name, out, *flags):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, flags, more_of):
+def finished(tmp_path_factory, flags, flags_of):
     out = tmp_path_factory.mktemp("ablations") / "out"
     for name in TABLES:
-        assert ablated(name, out, *flags, *more_of(name)) == 0
+        assert ablated(name, out, *flags, *flags_of(name)) == 0
     return out
 
 
 def table_of(out, name):
-    """Cells of the Markdown table by name of the row, and the notes."""
+    """Parse the Markdown table: cells by row name, and the notes."""
     text = (out / f"{name}.md").read_text("utf-8")
     lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
     rows = {cells[0].removeprefix("| "): cells[1:] for cells in lines[2:]}
@@ -70,8 +70,8 @@ def csv_lines(out, name):
 
 
 @pytest.mark.parametrize("name", [name for name in TABLES if name != "tab3"])
-def test_every_row_has_numbers_for_every_set(finished, flags, more_of, name):
-    config = parse("ablate", [name, "--out", str(finished), *flags, *more_of(name)])
+def test_every_row_has_numbers_for_every_set(finished, flags, flags_of, name):
+    config = parse("ablate", [name, "--out", str(finished), *flags, *flags_of(name)])
     rows = CATALOGUE[name].rows(gather(material.quick_form(config), CATALOGUE[name].needs))
     shown, notes = table_of(finished, name)
     assert [*shown] == [row.name for row in rows]
@@ -90,21 +90,21 @@ def test_every_row_has_numbers_for_every_set(finished, flags, more_of, name):
     assert "epochs 2 (paper: 20)" in notes[1]
 
 
-def test_the_papers_numbers_stand_beside_ours(finished):
+def test_the_papers_numbers_are_next_to_ours(finished):
     assert "0.845" in table_of(finished, "tab5")[0]["0"]
     assert "0.865" in table_of(finished, "tab6")[0]["1"]
     assert "0.880" in table_of(finished, "tab2")[0]["detector"]
     assert "0.888" in table_of(finished, "tab2")[0]["Stage 2 ‡"]
 
 
-def test_given_maps_are_scored_as_ours(finished):
+def test_given_maps_are_scored_like_ours(finished):
     (scores,) = [
         line for line in csv_lines(finished, "tab2") if line["row"] == "DSR" and line["mae"]
     ]
     assert (scores["set"], float(scores["mae"])) == ("mine", 0)
 
 
-def test_what_is_shared_is_there_once(finished):
+def test_shared_runs_exist_once(finished):
     assert sorted(path.name for path in finished.iterdir() if path.is_dir()) == ["rows", "shared"]
     assert sorted(path.name for path in (finished / "rows").iterdir()) == [
         *(f"stage1-alpha-{value}" for value in ("0", "0.2", "0.3")),
@@ -128,7 +128,7 @@ def test_tab3_finds_every_run(finished):
     assert float(cells[6].removesuffix(" |")) > 0
 
 
-def test_number_of_parameters_is_that_of_the_network(finished):
+def test_number_of_parameters_equals_the_networks(finished):
     import torch
 
     from a2s.config.training import Stage2Options
@@ -140,7 +140,7 @@ def test_number_of_parameters_is_that_of_the_network(finished):
     assert num_parameters(finished / "shared/stage2") == wanted
 
 
-def test_again_changes_nothing_and_prints(finished, flags, more_of, capsys):
+def test_a_second_call_changes_nothing_and_prints(finished, flags, flags_of, capsys):
     def results():
         own = {".lock", "environment.json", "metrics.jsonl", "failures.jsonl"}
         files = (path for path in finished.rglob("*") if path.is_file())
@@ -148,13 +148,13 @@ def test_again_changes_nothing_and_prints(finished, flags, more_of, capsys):
 
     before = results()
     start = time.process_time()  # not the wall clock: other processes may hold the machine
-    assert ablated("tab6", finished, *flags, *more_of("tab6")) == 0
+    assert ablated("tab6", finished, *flags, *flags_of("tab6")) == 0
     assert time.process_time() - start < 5
     assert results() == before
     assert "| 0.6 | lambda 0.6 |" in capsys.readouterr().out
 
 
-def test_half_finished_table_resumes_with_its_time(flags, tmp_path, monkeypatch, capfd):
+def test_interrupted_table_resumes_and_keeps_its_time(flags, tmp_path, monkeypatch, capfd):
     from a2s.commands import evaluate
 
     score, calls = evaluate.run, []
@@ -191,7 +191,7 @@ def test_half_finished_table_resumes_with_its_time(flags, tmp_path, monkeypatch,
     assert ask(out, capfd)["state"] == "running"
 
 
-def test_shards_are_used_where_they_are_unless_some_of_them_are_wanted(finished, tmp_path):
+def test_shards_are_used_in_place_unless_limited(finished, tmp_path):
     shards = finished / "shared/data"
     arguments = ["tab5", "--out", str(tmp_path), "--data", str(shards)]
     whole = gather(parse("ablate", arguments), "masks")
@@ -209,7 +209,7 @@ def test_shards_are_used_where_they_are_unless_some_of_them_are_wanted(finished,
     assert (index.mask_offset_N >= 0).all()
 
 
-def test_other_settings_for_a_run_that_is_there_are_refused(finished, flags):
+def test_other_settings_for_an_existing_run_are_refused(finished, flags):
     with pytest.raises(ConfigError, match=r"shared/stage1 was made with other settings .*seed"):
         ablated("tab5", finished, *flags, "--stage1.seed", "5", "--rows", "0.1")
 

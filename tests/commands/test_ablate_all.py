@@ -1,4 +1,4 @@
-"""Every table and figure in its quick form, for real: that it ends, its rows and its files."""
+"""Every table and figure with --quick, end to end: it finishes, with its rows and files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Standings read from real folders: while a job writes them, afterwards, damaged, and by URL."""
+"""`a2s status` on real folders: during and after a job, damaged, and by URL."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def photos(folder: Path, count: int, *, side: int = 24) -> Path:
 
 @pytest.fixture
 def three_of_four(tmp_path: Path) -> Path:
-    """Label shards; the name is a pattern to whoever takes it for one."""
+    """Label shards in a folder whose name contains glob characters."""
     return write_three_of_four(tmp_path / "labels [x]*")
 
 
@@ -66,7 +66,7 @@ def test_stalled_then_finished(three_of_four: Path, capsys: pytest.CaptureFixtur
     assert ask(three_of_four, capsys)["state"] == "finished"
 
 
-def test_damaged_foreign_and_torn_shards_are_lines_not_tracebacks(
+def test_damaged_foreign_and_incomplete_shards_are_problems_not_tracebacks(
     three_of_four: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (three_of_four / "shard-000000.json").write_bytes(b'{"count": 5, "na')
@@ -110,7 +110,9 @@ def test_empty_and_just_started_folders(tmp_path: Path, capsys: pytest.CaptureFi
         ("file.txt", "is a file"),
     ],
 )
-def test_what_is_no_folder_of_ours_is_an_error(tmp_path: Path, name: str, complaint: str) -> None:
+def test_a_folder_without_files_of_a2s_is_an_error(
+    tmp_path: Path, name: str, complaint: str
+) -> None:
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "notes.json").write_text("{}")
     (tmp_path / "file.txt").write_text("text")
@@ -118,7 +120,7 @@ def test_what_is_no_folder_of_ours_is_an_error(tmp_path: Path, name: str, compla
         status.run(StatusConfig(out=str(tmp_path / name)))
 
 
-def test_damaged_configuration_is_said(
+def test_damaged_configuration_is_a_problem(
     three_of_four: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (three_of_four / "config.yaml").write_bytes(b"\xff{: [")

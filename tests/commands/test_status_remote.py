@@ -1,4 +1,4 @@
-"""Standings by URL: object storage, a web server, and what cannot be reached."""
+"""`a2s status` by URL: object storage, a web server, unreachable storage."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ REGION = "us-east-1"
 
 @pytest.fixture
 def three_of_four(tmp_path: Path) -> Path:
-    """Label shards; the name is a pattern to whoever takes it for one."""
+    """Label shards in a folder whose name contains glob characters."""
     return write_three_of_four(tmp_path / "labels [x]*")
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[Any]:
-    """An S3 service on this machine, and a client of it."""
+    """A local S3 service, and a client for it."""
     import boto3
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -84,7 +84,7 @@ def test_run_in_object_storage(tmp_path: Path, s3: Any, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/nothing/here", "s3://no-such-bucket/x"])
-def test_nothing_in_object_storage(url: str, s3: Any) -> None:
+def test_empty_prefix_in_object_storage(url: str, s3: Any) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         status.run(StatusConfig(out=url))
 

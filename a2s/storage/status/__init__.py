@@ -1,1 +1,1 @@
-"""Progress of a job, computed from the files in its output folder. Pure."""
+"""Progress of a job, computed from its output files. Pure."""

@@ -1,4 +1,4 @@
-"""Throughput, remaining time and stalls, from completion times. Pure.
+"""Rate of a job and stall detection, from the times at which its items finished. Pure.
 
 Times are seconds since 1970.
 """
@@ -13,32 +13,31 @@ from typing import Literal
 State = Literal["empty", "started", "running", "paused", "stalled", "finished"]
 
 RECENT_SEC = 300.0
-STALL_FACTOR = 3
-"""A job counts as stalled after this many times its longest earlier pause."""
-STALL_MIN_SEC = 60.0
+PATIENCE = 3
+"""A job has stalled after this many times its longest pause so far."""
+MIN_PATIENCE_SEC = 60.0
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Throughput of a job, and whether it has stalled."""
+    """Items per second, and whether the job has stalled."""
 
     overall_per_sec: float | None
     recent_per_sec: float | None
-    """Rate over the five minutes before the newest event."""
+    """Rate over the five minutes before the newest item."""
     newest_sec: float | None
-    """Time of the newest event."""
     silent_sec: float | None
-    """Seconds since the newest event, or since the start if that is later."""
+    """Time since the newest item, or since the start if that was later."""
     stalled: bool
 
 
 def pace_of(
     events: Iterable[tuple[float, int]], *, start_sec: float | None, now_sec: float
 ) -> Pace:
-    """Compute the pace from completion events (time in seconds, number of items).
+    """Compute the rate from events (time in seconds, number of items).
 
-    If events follow `start_sec`, the overall rate is measured from `start_sec`. Otherwise it is
-    measured from the first event, whose own items do not count because their duration is unknown.
+    If an event is later than `start_sec`, the rate is counted from there. Otherwise it leaves out
+    the first event, because the time that it took is unknown.
     """
     ordered = sorted(events)
     since_start = [event for event in ordered if start_sec is not None and event[0] >= start_sec]
@@ -60,7 +59,7 @@ def pace_of(
         recent_per_sec=_rate(recent, newest - anchor),
         newest_sec=newest,
         silent_sec=silent,
-        stalled=longest is not None and silent > max(STALL_MIN_SEC, STALL_FACTOR * longest),
+        stalled=longest is not None and silent > max(MIN_PATIENCE_SEC, PATIENCE * longest),
     )
 
 
@@ -70,7 +69,7 @@ def _rate(events: Sequence[tuple[float, int]], elapsed_sec: float) -> float | No
 
 
 def left_sec(todo: float, pace: Pace) -> float | None:
-    """Estimated seconds to the end, assuming that work went on since the newest event."""
+    """Remaining seconds, assuming that work went on at the recent rate since the newest event."""
     rate = pace.recent_per_sec
     if rate is None or pace.silent_sec is None or pace.stalled:
         return None
@@ -78,12 +77,12 @@ def left_sec(todo: float, pace: Pace) -> float | None:
 
 
 def rounded(value: float | None) -> float | None:
-    """Round to three decimals."""
+    """Round to three decimals: milliseconds, or thousandths of an image."""
     return None if value is None else round(value, 3)
 
 
 def state_of(finished: bool, pace: Pace, *, any_done: bool) -> State:
-    """State of a job in one word."""
+    """Return the state in one word."""
     if finished:
         return "finished"
     if pace.stalled:

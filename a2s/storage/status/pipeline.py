@@ -1,4 +1,4 @@
-"""Status of `a2s run`, and of commands that write no manifests. Pure."""
+"""Progress of `a2s run`, and of commands without manifests. Pure."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from a2s.storage.status.pace import State
-from a2s.storage.status.shards import ShardsStatus
-from a2s.storage.status.training import TrainingStatus
+from a2s.storage.status.shards import Shards
+from a2s.storage.status.training import Training
 
 
 @dataclass(frozen=True)
-class CommandStatus:
-    """Status of a command that only shows whether it has finished; command "" is unknown."""
+class SimpleStatus:
+    """Status of a command of which only the end is visible; command "": not known yet."""
 
     command: str
     state: State
@@ -20,21 +20,18 @@ class CommandStatus:
     problems: list[str] = field(default_factory=list)
 
 
-StepStatus = ShardsStatus | TrainingStatus | CommandStatus
-
-
 @dataclass(frozen=True)
 class Step:
-    """One step of a pipeline and its folder; status None means that it has not started."""
+    """One step of a run with its folder; status None: not started."""
 
     folder: str
     command: str
-    status: StepStatus | None
+    status: Shards | Training | SimpleStatus | None
 
 
 @dataclass(frozen=True)
-class PipelineStatus:
-    """Status of `a2s run`."""
+class RunStatus:
+    """Progress of `a2s run`."""
 
     command: str
     state: State
@@ -43,16 +40,16 @@ class PipelineStatus:
     problems: list[str] = field(default_factory=list)
 
 
-Status = StepStatus | PipelineStatus
+Status = Shards | Training | SimpleStatus | RunStatus
 
 
-def pipeline_status(steps: Sequence[Step], *, problems: Sequence[str] = ()) -> PipelineStatus:
-    """Summarise the steps; the run is stalled if one of its unfinished steps is."""
+def pipeline_status(steps: Sequence[Step], *, problems: Sequence[str] = ()) -> RunStatus:
+    """Combine the status of all steps to that of the run."""
     states = [step.status.state if step.status else None for step in steps]
     done = states.count("finished")
-    started = [state for state in states if state not in (None, "empty")]
+    begun = [state for state in states if state not in (None, "empty")]
     unfinished: list[State] = [state for state in states if state and state != "finished"]
-    state: State = "finished" if done == len(states) else "running" if started else "started"
+    state: State = "finished" if done == len(states) else "running" if begun else "started"
     if "stalled" in unfinished:
         state = "stalled"
-    return PipelineStatus("run", state, done, list(steps), list(problems))
+    return RunStatus("run", state, done, list(steps), list(problems))

@@ -1,7 +1,7 @@
-"""Status of a folder of shards, from their manifests. Pure.
+"""Progress of a folder of shards, from their manifests. Pure.
 
-Modification times come from the storage. Manifests contain no times, so that equal input gives
-equal bytes.
+The time at which a manifest was written comes from the storage. Manifests contain no time, so that
+equal input gives equal bytes.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 from a2s.storage.status.pace import Pace, State, left_sec, pace_of, rounded, state_of
 
 KEYS_SHOWN = 3
-NOT_IMAGES = ("mask_without_image", "duplicate_mask")
-"""Reasons in the `failures.jsonl` of data shards that do not concern images."""
+MASK_REASONS = ("mask_without_image", "duplicate_mask")
+"""Reasons in the `failures.jsonl` of data shards that concern a mask, not an image."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Manifest of one shard, and its modification time (None if unknown)."""
+    """Contents of one shard's manifest, and the time it was written (None: unknown)."""
 
     name: str
     count: int
@@ -37,7 +37,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Reason:
-    """Failures with one reason; `share` is relative to all images processed so far."""
+    """Failures with the same reason; `share` is relative to all images processed so far."""
 
     reason: str
     count: int
@@ -46,8 +46,8 @@ class Reason:
 
 
 @dataclass(frozen=True)
-class ShardsStatus:
-    """Status of a folder of data or label shards."""
+class Shards:
+    """Progress of a folder of data or label shards."""
 
     command: str
     state: State
@@ -68,10 +68,10 @@ class ShardsStatus:
 
 
 def parse_manifest(name: str, data: bytes, *, written_sec: float | None) -> Manifest:
-    """Parse the manifest of a shard; entries that only data or label shards have are optional.
+    """Parse a shard's manifest; fields of only data or only label shards are optional.
 
     Raises:
-        ValueError: it is not a manifest.
+        ValueError: it is no manifest.
     """
     try:
         values: dict[str, Any] = json.loads(data)
@@ -94,7 +94,7 @@ def parse_manifest(name: str, data: bytes, *, written_sec: float | None) -> Mani
 
 
 def parse_work(data: bytes) -> tuple[int, list[dict[str, str]]]:
-    """Parse the `work.json` of data shards: number of images, failures before the first shard.
+    """Parse `work.json` of data shards: number of images, and failures before the first shard.
 
     Raises:
         ValueError: it is damaged.
@@ -107,7 +107,7 @@ def parse_work(data: bytes) -> tuple[int, list[dict[str, str]]]:
 
 
 def failures_elsewhere(lines: bytes, manifests: Sequence[Manifest]) -> list[dict[str, str]]:
-    """Failures of images that are in `failures.jsonl` but in no manifest.
+    """Return the image failures in `failures.jsonl` that no manifest contains.
 
     Raises:
         ValueError: it is damaged.
@@ -121,21 +121,21 @@ def failures_elsewhere(lines: bytes, manifests: Sequence[Manifest]) -> list[dict
     return [
         {"key": key, "reason": reason}
         for key, reason in (found - known).elements()
-        if reason not in NOT_IMAGES
+        if reason not in MASK_REASONS
     ]
 
 
-def of_one_kind(
+def split_by_settings(
     manifests: Sequence[Manifest], settings: str | None
 ) -> tuple[list[Manifest], list[str]]:
-    """Split manifests into those made with `settings` and the names of the others.
+    """Split manifests into those made with these settings, and the names of the others.
 
-    If `settings` is None, use the most frequent settings.
+    If the folder's settings are unknown, the most frequent settings of the manifests count.
     """
     counts = Counter(manifest.settings for manifest in manifests)
-    kind = settings or max(counts, key=lambda one: (counts[one], one), default="")
-    mine = [manifest for manifest in manifests if manifest.settings == kind]
-    return mine, [manifest.name for manifest in manifests if manifest.settings != kind]
+    expected = settings or max(counts, key=lambda one: (counts[one], one), default="")
+    matching = [manifest for manifest in manifests if manifest.settings == expected]
+    return matching, [manifest.name for manifest in manifests if manifest.settings != expected]
 
 
 def _failure(row: Any) -> dict[str, str]:
@@ -155,11 +155,11 @@ def shards_status(
     listed: int | None = None,
     failed_before: Sequence[dict[str, str]] = (),
     problems: Sequence[str] = (),
-) -> ShardsStatus:
+) -> Shards:
     """Summarise the manifests of finished shards.
 
     `listed` is the number of images to pack, if known. `failed_before` are failures of images that
-    are in no shard.
+    reached no shard.
     """
     problems = list(problems)
     stated = {manifest.num_shards for manifest in manifests}
@@ -183,7 +183,7 @@ def shards_status(
     failures = [*failed_before, *(row for manifest in manifests for row in manifest.failures)]
     seen = packed + len(failed_before)
     empty = [m.num_empty for m in manifests if m.num_empty is not None]
-    return ShardsStatus(
+    return Shards(
         command=command,
         state=state_of(finished, pace, any_done=bool(manifests)),
         shards_done=len(manifests),
@@ -212,7 +212,7 @@ def _left(finished: bool, todo: float | None, pace: Pace) -> float | None:
 
 
 def reasons(failures: Sequence[dict[str, str]], *, num_images: int) -> list[Reason]:
-    """Group failures by reason, most frequent first, with the first keys of each."""
+    """Group failures by reason, the most frequent first, with the first keys of each."""
     counts = Counter(row["reason"] for row in failures)
     return [
         Reason(

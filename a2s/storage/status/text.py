@@ -1,4 +1,4 @@
-"""Status as text. Pure."""
+"""Status as text for the terminal. Pure."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ import time
 from collections.abc import Iterator
 
 from a2s.storage.status.pace import State
-from a2s.storage.status.pipeline import CommandStatus, PipelineStatus, Status, StepStatus
-from a2s.storage.status.shards import Reason, ShardsStatus
-from a2s.storage.status.training import TrainingStatus
+from a2s.storage.status.pipeline import RunStatus, SimpleStatus, Status
+from a2s.storage.status.shards import Reason, Shards
+from a2s.storage.status.training import Training
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 def describe(out: str, status: Status, *, now_sec: float) -> str:
-    """Full description of a status, one line per fact."""
+    """Describe a status in full, one line per aspect."""
     name = f"a2s {status.command}, " if status.command else ""
     lines = [f"{out}: {name}{_state(status, now_sec=now_sec)}"]
-    if isinstance(status, ShardsStatus):
+    if isinstance(status, Shards):
         lines += _shard_lines(status)
-    elif isinstance(status, TrainingStatus):
+    elif isinstance(status, Training):
         lines += _training_lines(status)
-    elif isinstance(status, PipelineStatus):
+    elif isinstance(status, RunStatus):
         lines += _step_lines(status)
     lines += [f"  problem   {problem}" for problem in status.problems]
     return "\n".join(lines)
 
 
-def summarise(status: StepStatus) -> str:
-    """Summary of a status in one line, without the state."""
-    if isinstance(status, ShardsStatus):
+def summarise(status: Shards | Training | SimpleStatus) -> str:
+    """Describe a status in one line, without its state."""
+    if isinstance(status, Shards):
         parts = [_of(status.images_done, status, unit=" images")]
         parts += [f"{status.num_failed:,} failed"] if status.num_failed else []
-    elif isinstance(status, TrainingStatus):
+    elif isinstance(status, Training):
         parts = [f"epoch {_epoch(status)}"]
         parts += [] if status.loss is None else [f"loss {status.loss:.4f}"]
     else:
         parts = []
-    if not isinstance(status, CommandStatus) and status.left_sec is not None:
+    if not isinstance(status, SimpleStatus) and status.left_sec is not None:
         parts.append(f"{duration(status.left_sec)} left")
     problems = len(status.problems)
     parts += [f"{problems} problem{'s' * (problems > 1)}"] if problems else []
@@ -45,7 +45,7 @@ def summarise(status: StepStatus) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Time span in its one or two largest units."""
+    """Format a time span with at most two units."""
     whole = round(seconds)
     if whole < 2 * _MINUTE:
         return f"{whole} s"
@@ -57,23 +57,23 @@ def duration(seconds: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Date and time in UTC, the usual time zone of cluster machines."""
+    """Format date and time in UTC, like the logs of a cluster."""
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
 
 
 def counted(names: list[str], what: str) -> str:
-    """Count with a noun: `2 manifests`."""
+    """Format a count with its noun: `2 manifests`."""
     return f"{len(names):,} {what}{'' if len(names) == 1 else 's'}"
 
 
 def few(names: list[str]) -> str:
-    """The first three names, joined."""
+    """Format the first three names."""
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def _state(status: Status, *, now_sec: float) -> str:
     state: State = status.state
-    if isinstance(status, PipelineStatus):
+    if isinstance(status, RunStatus):
         return f"{state}, {status.steps_done} of {len(status.steps)} steps done"
     if state == "empty":
         return "empty, nothing has been written yet"
@@ -82,14 +82,14 @@ def _state(status: Status, *, now_sec: float) -> str:
         return state
     if state == "stalled":
         return f"stalled since {clock(now_sec - silent)} ({duration(silent)})"
-    if state == "started" and isinstance(status, ShardsStatus):
+    if state == "started" and isinstance(status, Shards):
         return f"started {duration(silent)} ago, no shard is finished yet"
-    if state == "started" and isinstance(status, TrainingStatus):
+    if state == "started" and isinstance(status, Training):
         return f"started {duration(silent)} ago, no step is logged yet"
     return state
 
 
-def _shard_lines(status: ShardsStatus) -> Iterator[str]:
+def _shard_lines(status: Shards) -> Iterator[str]:
     if status.state == "started":
         if status.num_images is not None:
             yield f"  images    {_of(status.images_done, status)}"
@@ -117,7 +117,7 @@ def _shard_lines(status: ShardsStatus) -> Iterator[str]:
         yield from (f"            {_reason(reason)}" for reason in status.failures)
 
 
-def _of(done: int, status: ShardsStatus, *, unit: str = "") -> str:
+def _of(done: int, status: Shards, *, unit: str = "") -> str:
     if status.num_images is None:
         return f"{done:,}{unit}"
     about = "" if status.num_images_is_exact else "about "
@@ -131,7 +131,7 @@ def _reason(reason: Reason) -> str:
     return f"{reason.count:,} {reason.reason} ({reason.share:.2%}): {keys}{more}"
 
 
-def _training_lines(status: TrainingStatus) -> Iterator[str]:
+def _training_lines(status: Training) -> Iterator[str]:
     share = "" if status.share is None else f" ({status.share:.1%})"
     newest = ""
     if status.newest_sec is not None:
@@ -142,8 +142,8 @@ def _training_lines(status: TrainingStatus) -> Iterator[str]:
         yield f"  commit    {status.commit:05d}, epoch {status.commit_epoch}{step}"
     if status.loss is not None:
         yield f"  loss      {status.loss:.6f}"
-    active = status.state not in ("paused", "finished")
-    if status.recent_rate_images_per_sec is not None and active:
+    is_active = status.state not in ("paused", "finished")
+    if status.recent_rate_images_per_sec is not None and is_active:
         yield (
             f"  rate      {status.recent_rate_images_per_sec:.2f} images/s in the last 5 minutes"
         )
@@ -153,7 +153,7 @@ def _training_lines(status: TrainingStatus) -> Iterator[str]:
         yield f"  paused    {status.then}"
 
 
-def _epoch(status: TrainingStatus) -> str:
+def _epoch(status: Training) -> str:
     text = f"{status.epoch} of {status.num_epochs}"
     if status.state == "finished":
         return text
@@ -161,7 +161,7 @@ def _epoch(status: TrainingStatus) -> str:
     return f"{text}, step {status.step}{steps}"
 
 
-def _step_lines(status: PipelineStatus) -> Iterator[str]:
+def _step_lines(status: RunStatus) -> Iterator[str]:
     for step in status.steps:
         state = step.status.state if step.status else "not yet"
         detail = summarise(step.status) if step.status else ""

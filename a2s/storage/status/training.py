@@ -1,4 +1,4 @@
-"""Status of a training run, from its last commit and its log. Pure."""
+"""Progress of a training run, from its last commit and its log. Pure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from a2s.storage.status.pace import State, left_sec, pace_of, rounded, state_of
 
 
 @dataclass(frozen=True)
-class TrainingStatus:
-    """Status of a stage-1 or stage-2 run; `step` counts within the current epoch."""
+class Training:
+    """Progress of a run of stage 1 or 2; `step` counts within the current epoch."""
 
     command: str
     state: State
@@ -37,17 +37,17 @@ class TrainingStatus:
 
 @dataclass(frozen=True)
 class Pause:
-    """Pause of a run before its last epoch: when, and how to continue."""
+    """Record of a job that ended before the last epoch: when, and how to continue."""
 
     time_sec: float
     then: str
 
 
 def parse_log(data: bytes) -> tuple[list[dict[str, Any]], int]:
-    """Parse `metrics.jsonl`: the recorded steps, and the number of damaged lines.
+    """Parse the steps in `metrics.jsonl` and count its unreadable lines.
 
-    Ignores a last line without a newline, which another process may be writing, and lines with an
-    `event`.
+    An unterminated last line is ignored, because another process may be writing it. Lines with an
+    `event` are no steps.
     """
     records: list[dict[str, Any]] = []
     damaged = 0
@@ -70,7 +70,7 @@ def parse_log(data: bytes) -> tuple[list[dict[str, Any]], int]:
 
 
 def parse_pause(data: bytes) -> Pause | None:
-    """Return the pause if the last line of `metrics.jsonl` is one, else None."""
+    """Parse the pause at the end of `metrics.jsonl`; None: it ends otherwise."""
     try:
         values = json.loads(data.split(b"\n")[:-1][-1])
         return Pause(float(values["time_unix_sec"]), str(values["then"]))
@@ -89,12 +89,12 @@ def training_status(
     now_sec: float,
     problems: Sequence[str] = (),
     pause: Pause | None = None,
-) -> TrainingStatus:
+) -> Training:
     """Summarise a run.
 
-    `commit` is the content of the last commit file. Rate and remaining time also count logged
-    steps after that commit, although they are not durable yet. `pause` counts unless the run was
-    restarted after it.
+    A `pause` counts unless the run has been started again since. `commit` is the content of the
+    last commit file. Steps logged after it are not durable yet, but they are done, so the rate and
+    the remaining time include them.
     """
     state = commit["state"] if commit else {"epoch": 0, "step": 0, "finished": False}
     finished = bool(state["finished"])
@@ -108,14 +108,14 @@ def training_status(
     elif at == (1, 0):
         share = 0.0
 
-    # Epoch and step go back where a run was resumed from an earlier commit. Use what follows.
+    # Epoch and step jump back where a run resumed from an earlier commit: use the log after that.
     stretch = _last_stretch(records)
     events = [(record["time_unix_sec"], 0) for record in stretch[:1]]
     for before, after in pairwise(stretch):
         epochs = after["epoch"] - before["epoch"]
         steps = after["step"] - before["step"] + epochs * (num_steps or 0)
         events.append((after["time_unix_sec"], steps))
-    # A start after the last log entry resets the stall clock, but does not enter any rate.
+    # A start after the last log entry shows that the job is alive; it must not enter a rate.
     restarted = start_sec is not None and (not events or start_sec > events[-1][0])
     pace = pace_of(events, start_sec=start_sec if restarted else None, now_sec=now_sec)
     todo = None if share is None or not num_steps else (1 - share) * num_epochs * num_steps
@@ -125,7 +125,7 @@ def training_status(
         pause = None
     state_now = state_of(finished, pace, any_done=bool(records or commit))
     idle = finished or pause is not None
-    return TrainingStatus(
+    return Training(
         command=command,
         state="paused" if pause else state_now,
         epoch=at[0],
@@ -147,7 +147,7 @@ def training_status(
 
 
 def _steps_per_epoch(records: Sequence[dict[str, Any]], *, committed_epochs: int) -> int | None:
-    """Steps per epoch: the largest step of a finished epoch, whose last step is always logged."""
+    """Number of steps per epoch: the last logged step of a finished epoch (it is always logged)."""
     last_epoch = records[-1]["epoch"] if records else 0
     whole = [
         r["step"] for r in records if r["epoch"] < last_epoch or r["epoch"] <= committed_epochs
@@ -158,7 +158,7 @@ def _steps_per_epoch(records: Sequence[dict[str, Any]], *, committed_epochs: int
 def _position(
     records: Sequence[dict[str, Any]], state: dict[str, Any], *, start_sec: float | None
 ) -> tuple[int, int]:
-    """Current epoch (from 1) and steps done in it; ignores the log if the run started after it."""
+    """Current epoch (from 1) and steps done in it; a log from before the start does not count."""
     committed = (int(state["epoch"]) + 1, int(state["step"]))
     if state["finished"]:
         return (int(state["epoch"]), 0)
@@ -169,7 +169,7 @@ def _position(
 
 
 def _last_stretch(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The longest run of records at the end in which (epoch, step) increases."""
+    """Return the longest tail of the records in which epoch and step increase."""
     first = max(
         (
             number

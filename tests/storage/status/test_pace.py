@@ -1,4 +1,4 @@
-"""Throughput, remaining time and stalls from completion times."""
+"""Rates and stalls, from times of events."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from a2s.storage.status.pace import STALL_MIN_SEC, left_sec, pace_of
+from a2s.storage.status.pace import MIN_PATIENCE_SEC, left_sec, pace_of
 from a2s.storage.status.text import duration
 
 
@@ -14,23 +14,23 @@ def every(seconds: float, *, first: float, number: int, count: int = 10) -> list
     return [(first + seconds * index, count) for index in range(number)]
 
 
-def test_steady_work_has_equal_overall_and_recent_rates() -> None:
+def test_steady_work_has_one_rate_from_its_start() -> None:
     pace = pace_of(every(20, first=1020, number=50), start_sec=1000, now_sec=2010)
     assert pace.overall_per_sec == pytest.approx(0.5)
     assert pace.recent_per_sec == pytest.approx(0.5)
     assert pace.newest_sec == 2000
     assert pace.silent_sec == 10
     assert not pace.stalled
-    # 100 more at 0.5 per second, minus the 10 seconds since the newest event.
+    # 100 more at 0.5 a second, of which 10 seconds have passed unseen.
     assert left_sec(100, pace) == pytest.approx(190)
 
 
-def test_without_a_start_time_the_first_event_is_not_counted() -> None:
+def test_without_a_start_the_first_event_does_not_count() -> None:
     pace = pace_of(every(20, first=1020, number=3), start_sec=None, now_sec=1061)
     assert pace.overall_per_sec == pytest.approx(20 / 40)
 
 
-def test_recent_rate_covers_the_last_five_minutes_only() -> None:
+def test_recent_rate_sees_the_last_five_minutes_only() -> None:
     slow = every(100, first=100, number=20)
     fast = every(10, first=2010, number=60)
     pace = pace_of([*slow, *fast], start_sec=0, now_sec=2600)
@@ -43,7 +43,7 @@ def test_shards_that_take_longer_than_the_window_still_have_a_rate() -> None:
     assert pace.recent_per_sec == pytest.approx(0.01)
 
 
-def test_a_restart_resets_the_stall_clock_and_excludes_the_pause_from_rates() -> None:
+def test_a_restart_ends_a_stall_and_the_pause_before_it_is_in_no_rate() -> None:
     before = every(10, first=10, number=10)
     day = 86_400
     again = pace_of(before, start_sec=day, now_sec=day + 5)
@@ -59,7 +59,7 @@ def test_a_restart_resets_the_stall_clock_and_excludes_the_pause_from_rates() ->
     ("usual_sec", "silent_sec", "stalled"),
     [(1, 50, False), (1, 61, True), (100, 299, False), (100, 301, True)],
 )
-def test_stalled_after_three_times_the_longest_pause_and_a_minute(
+def test_stalled_is_three_times_the_longest_pause_and_a_minute(
     usual_sec: float, silent_sec: float, stalled: bool
 ) -> None:
     events = every(usual_sec, first=usual_sec, number=5)
@@ -69,14 +69,14 @@ def test_stalled_after_three_times_the_longest_pause_and_a_minute(
     assert (left_sec(10, pace) is None) == stalled
 
 
-def test_without_events_a_job_is_never_stalled() -> None:
+def test_a_job_without_events_never_stalls() -> None:
     pace = pace_of([], start_sec=100, now_sec=100_000)
     assert not pace.stalled
     assert pace.silent_sec == 99_900
     assert pace_of([], start_sec=None, now_sec=5).silent_sec is None
 
 
-def test_equal_times_and_clock_skew() -> None:
+def test_equal_times_and_skewed_clocks_give_valid_numbers() -> None:
     pace = pace_of([(10, 5), (10, 5)], start_sec=10, now_sec=3)
     assert pace.overall_per_sec is None
     assert pace.silent_sec == 0
@@ -94,7 +94,7 @@ def test_any_times_give_valid_numbers(
     for rate in (pace.overall_per_sec, pace.recent_per_sec):
         assert rate is None or rate > 0
     assert pace.silent_sec is None or pace.silent_sec >= 0
-    assert not pace.stalled or (pace.silent_sec or 0) > STALL_MIN_SEC
+    assert not pace.stalled or (pace.silent_sec or 0) > MIN_PATIENCE_SEC
     left = left_sec(100, pace)
     assert left is None or left >= 0
 

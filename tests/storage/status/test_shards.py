@@ -9,12 +9,12 @@ from repository import REPO
 
 from a2s.storage.status.shards import (
     Manifest,
-    ShardsStatus,
+    Shards,
     failures_elsewhere,
-    of_one_kind,
     parse_manifest,
     parse_work,
     shards_status,
+    split_by_settings,
 )
 from a2s.storage.status.text import describe
 
@@ -39,7 +39,7 @@ def failure(key: str, reason: str) -> dict[str, str]:
     return {"key": key, "reason": reason, "path": "p", "detail": "d"}
 
 
-def status(manifests: list[Manifest], **more: object) -> ShardsStatus:
+def status(manifests: list[Manifest], **more: object) -> Shards:
     times = {"start_sec": START, "now_sec": START + 1}
     return shards_status(manifests, **{"command": "label", **times, **more})
 
@@ -67,7 +67,7 @@ def test_the_page_shows_what_is_printed() -> None:
     assert describe("labels/x", found, now_sec=START + 244 * 37 + 12) + "\n" == shown
 
 
-def test_total_is_exact_if_a_manifest_states_it_else_estimated() -> None:
+def test_total_is_exact_if_a_manifest_has_it_else_an_estimate() -> None:
     known = status([manifest(0, num_images=1000, num_images_total=77_000)])
     assert (known.num_images, known.num_images_is_exact) == (77_000, True)
     guessed = status([manifest(0), manifest(1, count=500)])
@@ -76,7 +76,7 @@ def test_total_is_exact_if_a_manifest_states_it_else_estimated() -> None:
     assert (done.state, done.num_images, done.num_images_is_exact) == ("finished", 1003, True)
 
 
-def test_failed_images_count_as_processed() -> None:
+def test_failures_count_as_processed_images() -> None:
     failures = [failure(f"k{n}", "truncated") for n in range(5)] + [failure("z", "no_pixels")]
     found = status(
         [manifest(0, count=94, failures=failures)],
@@ -89,14 +89,14 @@ def test_failed_images_count_as_processed() -> None:
     assert first.share == pytest.approx(5 / 101, abs=1e-6)
 
 
-def test_inconsistent_manifests_are_one_problem() -> None:
+def test_manifests_that_disagree_are_a_problem_in_one_line() -> None:
     found = status([manifest(0, num_shards=2), manifest(1, num_shards=3)])
     assert found.problems == ["its manifests disagree on the number of shards: 2, 3"]
     assert found.state == "running"
-    mine, others = of_one_kind([manifest(0), manifest(1, settings="b"), manifest(2)], None)
+    mine, others = split_by_settings([manifest(0), manifest(1, settings="b"), manifest(2)], None)
     assert [one.name for one in mine] == ["shard-000000.json", "shard-000002.json"]
     assert others == ["shard-000001.json"]
-    assert of_one_kind([manifest(0)], "b") == ([], ["shard-000000.json"])
+    assert split_by_settings([manifest(0)], "b") == ([], ["shard-000000.json"])
 
 
 def test_without_times_there_is_no_rate() -> None:
@@ -106,7 +106,7 @@ def test_without_times_there_is_no_rate() -> None:
     assert "rate" not in describe("x", found, now_sec=0)
 
 
-def test_number_of_shards_may_be_unknown() -> None:
+def test_number_of_shards_not_stated() -> None:
     found = status([manifest(0, num_shards=None)])
     assert (found.num_shards, found.num_images, found.state) == (None, None, "running")
     assert "  images    1,000\n" in describe("x", found, now_sec=START) + "\n"
@@ -116,14 +116,14 @@ def test_number_of_shards_may_be_unknown() -> None:
     "data",
     [b"", b"{", b"[]", b"null", b"{}", b'{"count": 1}', b"\xff\xfe", b'{"count": "many"}'],
 )
-def test_invalid_manifest_raises_value_error(data: bytes) -> None:
+def test_an_invalid_manifest_is_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_manifest("shard-000000.json", data, written_sec=None)
     with pytest.raises(ValueError, match=r"."):
         parse_work(data)
 
 
-def test_failures_of_images_that_are_in_no_shard() -> None:
+def test_failures_of_images_that_reached_no_shard() -> None:
     rows = [failure("a", "truncated"), failure("", "bad_name"), failure("m", "mask_without_image")]
     lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
     inside = manifest(0, failures=rows[:1])

@@ -7,13 +7,7 @@ from typing import Any
 
 import pytest
 
-from a2s.storage.status.training import (
-    Pause,
-    TrainingStatus,
-    parse_log,
-    parse_pause,
-    training_status,
-)
+from a2s.storage.status.training import Pause, Training, parse_log, parse_pause, training_status
 
 
 def record(epoch: int, step: int, time_sec: float) -> dict[str, Any]:
@@ -31,7 +25,7 @@ def status(
     now_sec: float,
     start_sec: float | None = 0,
     pause: Pause | None = None,
-) -> TrainingStatus:
+) -> Training:
     return training_status(
         records,
         last,
@@ -45,7 +39,7 @@ def status(
 
 
 def steady(first: int, last: int, *, start_sec: float = 0) -> list[dict[str, Any]]:
-    """100 steps per epoch, logged every 20 steps, one step per second."""
+    """100 steps an epoch, logged every 20, one step a second."""
     return [
         record(epoch, step, start_sec + (epoch - first) * 100 + step)
         for epoch in range(first, last + 1)
@@ -63,7 +57,7 @@ def test_between_epochs() -> None:
     assert found.loss == 0.5
 
 
-def test_steps_per_epoch_are_unknown_in_the_first_epoch() -> None:
+def test_in_the_first_epoch_the_number_of_steps_is_not_known() -> None:
     found = status([record(1, 20, 20), record(1, 40, 40)], None, now_sec=41)
     assert (found.epoch, found.step, found.num_steps) == (1, 40, None)
     assert found.share is None
@@ -76,14 +70,14 @@ def test_just_started() -> None:
     assert (found.state, found.silent_sec, found.share) == ("started", 30, 0.0)
 
 
-def test_resumed_from_a_commit_older_than_the_log() -> None:
+def test_resumed_from_the_commit_before_the_last_entries_of_the_log() -> None:
     lost = [record(3, 20, 220), record(3, 40, 240)]
     quiet = status([*steady(1, 2), *lost], commit(2, 2), start_sec=9000, now_sec=9005)
     assert (quiet.state, quiet.epoch, quiet.step, quiet.silent_sec) == ("running", 3, 0, 5)
     again = [record(3, 20, 9030), record(3, 40, 9070)]
     found = status([*steady(1, 2), *lost, *again], commit(2, 2), start_sec=9000, now_sec=9071)
     assert (found.epoch, found.step) == (3, 40)
-    # Twenty steps of eight images in forty seconds; the night before the restart does not count.
+    # Twenty steps of eight images in forty seconds; the night in between is in no rate.
     assert found.recent_rate_images_per_sec == pytest.approx(4.0)
 
 
@@ -96,7 +90,7 @@ def test_stalled_and_finished() -> None:
     assert (done.epoch, done.num_epochs) == (4, 4)
 
 
-def test_truncated_and_damaged_log_lines() -> None:
+def test_unfinished_and_damaged_log_lines() -> None:
     whole = json.dumps(record(1, 20, 5.0)).encode()
     records, damaged = parse_log(whole + b"\n" + whole[:30])
     assert (len(records), damaged) == (1, 0)
@@ -105,7 +99,7 @@ def test_truncated_and_damaged_log_lines() -> None:
     assert parse_log(b"") == ([], 0)
 
 
-def test_a_pause_counts_until_the_run_is_restarted() -> None:
+def test_a_pause_counts_until_the_next_start() -> None:
     lines = [*steady(1, 2), {"event": "paused", "time_unix_sec": 201.0, "then": "go on"}]
     log = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
     records, damaged = parse_log(log)
