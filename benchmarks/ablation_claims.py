@@ -1,12 +1,12 @@
-"""The paper's qualitative claims on the scores that `a2s ablate` has left, image by image.
+"""Test the paper's qualitative claims on the per-image scores of `a2s ablate`.
 
     python benchmarks/ablation_claims.py --run OUT --test ECSSD --masks ECSSD/masks
 
-A claim is a row that should be better than another. For both readings of better (adaptive F and
-MAE) it prints the mean difference over the images and its 95 % interval, from resampling the
-images: how sure the difference is for these two networks, not what other seeds would give. Beside
-the claims stand how the maps of stage 2 err and the labels of small and large objects. Rows without
-scores are left out, and named. Writes `benchmarks/ablations/claims.json`.
+A claim says that one row is better than another. For both metrics (adaptive F and MAE) it prints
+the mean difference over the images and its 95 % bootstrap interval over images. The interval holds
+for these two networks; it does not cover other seeds. It also reports the errors of the maps of
+stage 2, and the labels of small and large objects. Rows without scores are skipped and listed.
+Writes `benchmarks/ablations/claims.json`.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ CLAIMS = (
 )
 DETECTORS = ("ours", "ours, OLR", "HMA", "lambda 0", "ours †", "ours †, OLR")
 LARGE = 0.5
-"""Share of the image above which an object is the larger side."""
+"""An object that covers more than this share of the image is large."""
 
 Scores = dict[str, npt.NDArray[np.float64]]
 
 
 def scores_in(folder: Path) -> Scores | None:
-    """Adaptive F and MAE by image, in the order of keys; None: not scored yet."""
+    """Read adaptive F and MAE per image, in the order of keys; None: not scored yet."""
     file = folder / "images.parquet"
     if not file.is_file():
         return None
@@ -82,7 +82,7 @@ def scores_in(folder: Path) -> Scores | None:
 
 
 def compared(better: Scores, worse: Scores, random: np.random.Generator) -> dict[str, Any]:
-    """How much better, with an interval, by F and by MAE; above 0 is as the paper says."""
+    """Mean gain and its interval in F and MAE; a gain above 0 agrees with the paper."""
     if not np.array_equal(better["key"], worse["key"]):
         raise SystemExit("two rows were not scored on the same images")
     index_RN = random.integers(0, len(better["key"]), (RESAMPLINGS, len(better["key"])))
@@ -101,7 +101,7 @@ def compared(better: Scores, worse: Scores, random: np.random.Generator) -> dict
 
 
 def grey(file: Path) -> npt.NDArray[np.uint8]:
-    """A map or mask."""
+    """Read a map or mask."""
     image_HW = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
     if image_HW is None:
         raise SystemExit(f"{file} cannot be read")
@@ -109,9 +109,9 @@ def grey(file: Path) -> npt.NDArray[np.uint8]:
 
 
 def errors_of(maps: Path, masks: Path) -> dict[str, float]:
-    """How maps err: their mean value, precision, recall, share of undecided pixels, by image.
+    """Mean value, precision, recall and share of undecided pixels of maps, averaged over images.
 
-    Precision and recall are those at the threshold of adaptive F.
+    Precision and recall use the threshold of adaptive F.
     """
     rows = []
     for file in sorted(maps.glob("*.png")):
@@ -127,7 +127,7 @@ def errors_of(maps: Path, masks: Path) -> dict[str, float]:
 
 
 def by_size(labels: Scores, masks: Path) -> dict[str, dict[str, float]]:
-    """Labels of images whose object is the smaller side, and the larger one."""
+    """Scores of the labels of images with small and with large objects."""
     share_N = np.empty(len(labels["key"]))
     for row, key in enumerate(labels["key"]):
         share_N[row] = (grey(masks / f"{key}.png") > 127).mean()
@@ -144,12 +144,12 @@ def by_size(labels: Scores, masks: Path) -> dict[str, dict[str, float]]:
 
 
 def _maps_of(scores: Path) -> Path:
-    """The maps whose scores these are."""
+    """Folder of the maps that have these scores."""
     return scores.parents[1] / "maps" / scores.name
 
 
 def main() -> None:
-    """Compare, print, write."""
+    """Compare the rows, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--test", default="ECSSD")

@@ -1,11 +1,12 @@
-"""What training BatchNorm does to the promise that N ranks equal one.
+"""Effect of training BatchNorm on the equality of N ranks and one.
 
     python benchmarks/batchnorm_ranks.py [--worlds 1 2 3] [--epochs 2] [--encoder FILE]
 
-Stage 2 on drawn scenes with real gloo ranks, once per setting of `batchnorm` (and for MINet, whose
-own always trains) and number of ranks; how far weights and rectified labels are from those of one
-rank. Training amplifies the last bits of every sum, so a control says how far: one rank again, with
-two threads in place of one. Writes `benchmarks/results/batchnorm_ranks.json`.
+Runs stage 2 on drawn scenes with real gloo ranks for each setting of `batchnorm` and number of
+ranks (also MINet, whose own BatchNorm always trains). Reports the differences of weights and
+rectified labels from those of one rank. Training amplifies rounding errors, so a control shows by
+how much: one rank again, with two threads instead of one. Writes
+`benchmarks/results/batchnorm_ranks.json`.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def main() -> None:
 
 
 def compare(one: Path, many: Path, *, generation: int) -> dict[str, float]:
-    """Largest differences of the final weights and of the last generation of labels."""
+    """Largest differences of the final weights and of the last label generation."""
     first, second = (
         load_file(max((run / "checkpoints").iterdir()) / "model.safetensors") for run in (one, many)
     )

@@ -1,4 +1,4 @@
-"""Photograph, activation map, pseudo label, detector, truth, side by side, of the real run.
+"""Contact sheet of `real_run.py`: photograph, activation map, pseudo label, detector, truth.
 
     python benchmarks/contact_sheet.py --run runs/real --out runs/real/sheet.png [--rows 12]
 

@@ -1,11 +1,11 @@
-"""Dense CRF on one core and on several: images per second of both CPU backends.
+"""Throughput of both CPU backends of the dense CRF on one core and on several.
 
     python benchmarks/crf_cores.py [--images 64] [--rounds 5]
 
-Photographs of the reference material ($A2S_SHARED) at their own sizes, else drawn scenes, with
-rough label maps. Each way of working takes a turn per round: processes for both backends, as Ray
-starts them, and for numba also threads of one process, as of `--workers 0`. Wall time,
-start-up left out; the best round, and all of them. Writes `benchmarks/results/crf_cores.json`.
+Input: photographs of the reference material ($A2S_SHARED) at their own sizes, or drawn scenes, with
+rough label maps. Every round measures all variants in turn: processes for both backends, as Ray
+starts them, and threads of one process for numba, as with `--workers 0`. Reports images/s by wall
+time without start-up, for the best round and for all. Writes `benchmarks/results/crf_cores.json`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ SHARED = Path(os.environ.get("A2S_SHARED", ROOT.parent / "shared"))
 RESULT = ROOT / "benchmarks" / "results" / "crf_cores.json"
 PARAMS = CrfParams()
 WORK: list[tuple[U8, tuple[F32, F32]]] = []
-"""Images and energies, which forked processes find here."""
+"""Images and energies, inherited by forked processes."""
 
 
 def refine(backend: str, number: int) -> int:
-    """Number of foreground pixels."""
+    """Run the CRF and return the number of foreground pixels."""
     image_HW3, energy = WORK[number]
     return int(crf_of(backend)(image_HW3, energy, PARAMS).sum())  # type: ignore[arg-type]
 
@@ -70,7 +70,7 @@ def main() -> None:
     pools[f"numba, {cores} threads"] = "numba", ThreadPoolExecutor(cores)
     seconds: dict[str, list[float]] = {way: [] for way in pools}
     seen: dict[str, list[int]] = {}
-    # The first round starts processes and compiles.
+    # Warm-up: the first round starts processes and compiles.
     for number in range(args.rounds + 1):
         for way, (backend, pool) in pools.items():
             sec, seen[way] = wall_sec(pool, backend)

@@ -1,10 +1,10 @@
-"""Dense CRF on one core: numba against pydensecrf, same masks; and the median filter.
+"""Dense CRF on one core: numba compared with pydensecrf; and the median filter.
 
     taskset -c 1 python benchmarks/crf_cpu.py [--images 200] [--full-hd 20]
 
-Photographs of the reference material ($A2S_SHARED), their masks blurred and disturbed into rough
-label maps. The backends take turns, eight images each, in one process; ratios are of sums of CPU
-time. Writes `benchmarks/results/crf_cpu.json`.
+Input: photographs of the reference material ($A2S_SHARED); their masks, blurred and distorted, are
+the rough label maps. The backends alternate in one process, eight images each. Ratios compare sums
+of CPU time. Writes `benchmarks/results/crf_cpu.json`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ print((peak_kib() - before) // 1024)
 
 
 def photographs(count: int, size: tuple[int, int] | None) -> Iterator[tuple[np.ndarray, ...]]:
-    """Image and energy; `size` is width and height, None the image's own."""
+    """Load images and energies; `size` is (width, height), None the image's own."""
     paths = sorted((SHARED / "data" / "ecssd200" / "images").glob("*.jpg"))
     for path in paths[:: max(1, len(paths) // count)][:count]:
         image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
@@ -87,14 +87,14 @@ def photographs(count: int, size: tuple[int, int] | None) -> Iterator[tuple[np.n
 
 
 def timed(function: Callable[[], np.ndarray]) -> tuple[np.ndarray, float, float]:
-    """Result, CPU seconds and wall seconds of a call."""
+    """Call a function; return its result, CPU seconds and wall seconds."""
     cpu, wall = time.thread_time(), time.perf_counter()
     result = function()
     return result, time.thread_time() - cpu, time.perf_counter() - wall
 
 
 def compare(count: int, size: tuple[int, int] | None) -> dict[str, float]:
-    """Both backends on the same photographs, in turns."""
+    """Run both backends alternately on the same photographs."""
     cpu, wall = np.zeros(2), np.zeros(2)
     different, overlap = [], []
     material = list(photographs(count, size))
@@ -123,7 +123,7 @@ def compare(count: int, size: tuple[int, int] | None) -> dict[str, float]:
 
 
 def start_up() -> dict[str, list[float]]:
-    """Seconds to import numba, and by which a process's first call exceeds its second."""
+    """Seconds to import numba, and the extra seconds of a process's first call."""
     result = {}
     with tempfile.TemporaryDirectory() as cache:
         for name in ("cold", "warm", "warm_again"):
@@ -141,7 +141,7 @@ def start_up() -> dict[str, list[float]]:
 
 
 def memory() -> int:
-    """MiB by which the first call on a 1920 x 1080 photograph raises the peak of a process."""
+    """Peak memory in MiB that the first call on a 1920 x 1080 photograph adds."""
     with tempfile.TemporaryDirectory() as folder:
         for image, energy in photographs(1, (1920, 1080)):
             np.savez(Path(folder) / "case.npz", image=image, energy=energy)
@@ -155,7 +155,7 @@ def memory() -> int:
 
 
 def threads() -> float:
-    """Wall time of one thread over that of two with half the images each."""
+    """Speed-up by wall time of two threads with half the images each over one thread."""
     material = list(photographs(16, (320, 320)))
 
     def work(part: list[tuple[np.ndarray, ...]]) -> None:
@@ -180,7 +180,7 @@ def threads() -> float:
 
 
 def compare_median(size: tuple[int, int] | None) -> dict[str, float]:
-    """Milliseconds of the median filter, window 7, counted and by OpenCV's general one."""
+    """Milliseconds of the median filter, window 7: by counting, and by `cv2.medianBlur`."""
     cpu = np.zeros(2)
     material = list(photographs(20, size))
     for _, energy in material:
@@ -204,7 +204,7 @@ def main() -> None:
         inference.crf(image, energy, PARAMS)
     sizes = {"320x320": (320, 320), "400x300": (400, 300), "own": None}
     result = {**describe_machine(), "command": " ".join(["python", *sys.argv])}
-    # Other work on the machine slows the compiled code more than the library.
+    # Load from other processes slows the compiled code more than the library.
     result["load_average_before"] = os.getloadavg()[0]
     for name, size in sizes.items():
         result[name] = compare(arguments.images, size)
@@ -218,7 +218,7 @@ def main() -> None:
     os.sched_setaffinity(0, range(os.cpu_count() or 1))
     result["two_threads_over_one"] = threads()
     result["load_average_after"] = os.getloadavg()[0]
-    # Runs differ with what else the machine does: all are kept.
+    # Results depend on the load of the machine, so all runs are kept.
     path = ROOT / "benchmarks" / "results" / "crf_cpu.json"
     history = read_json(path) if path.exists() else {"runs": []}
     write_json(path, {**history, "runs": [*history["runs"], result]})

@@ -1,17 +1,19 @@
-"""The dense CRF in torch: images per second, memory, phases, and what its masks are worth.
+"""The dense CRF in torch: throughput, memory, phases, and quality of its masks.
 
     python benchmarks/crf_gpu.py [--images DIR [--masks DIR]] [--quick] [--out FILE]
 
-Without photographs, drawn scenes or (where pydantic is absent) textured noise. Starting labels are
-blurred and disturbed ground truth, as rough as activation maps. Needs neither a network nor Ray;
-backends that cannot be imported are skipped, with the reason. Without CUDA only torch's plain
-operations are timed, on the CPU, and the result says so. Writes `benchmarks/results/crf_gpu.json`.
+Without photographs it uses drawn scenes, or textured noise if pydantic is missing. Initial labels
+are blurred and distorted ground truth, as rough as activation maps. Needs neither network access
+nor Ray. Backends that cannot be imported are skipped with a message. Without CUDA it only times
+torch's plain operations on the CPU, and the result says so. Writes
+`benchmarks/results/crf_gpu.json`.
 
-`estimate` in the result is no measurement: bytes that must move at least per image, from the
-measured number of vertices per pixel, over the memory bandwidth of an H200 (4.3 TB/s copied) and at
-a tenth of it, since most accesses are gathers. Per pixel and iteration 12 bytes per corner for each
-of splat and slice (index, weight, value) and 24 bytes per vertex and blur direction; once, 8 passes
-of a radix sort over key and index, and 60 bytes per corner and 200 per vertex for the rest.
+`estimate` in the result is not measured. It is the minimum number of bytes per image, from the
+measured number of vertices per pixel, divided by the memory bandwidth of an H200 (4.3 TB/s copied)
+and by a tenth of it, since most accesses are gathers. Per pixel and iteration 12 bytes per corner
+for each of splat and slice (index, weight, value) and 24 bytes per vertex and blur direction; once,
+8 passes of a radix sort over key and index, and 60 bytes per corner and 200 per vertex for the
+rest.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ def ways(device: torch.device) -> dict[str, Kernels]:
 def speed(
     pairs: list[Pair], args: argparse.Namespace, device: torch.device
 ) -> list[dict[str, Any]]:
-    """Images per second of every way, type and batch size; the ways take turns."""
+    """Images/s of every variant, dtype and batch size; the variants alternate."""
     rows = []
     for size in args.batches:
         images, logits = on_device([pairs[i % len(pairs)] for i in range(size)], device)
@@ -80,7 +82,7 @@ def speed(
                 start = time.perf_counter()
                 marginals(images, logits, PARAMS, dtype=dtype, kernels=kernels, max_bytes=2**36)
                 finish(device)
-                if repeat:  # the first turn compiles, and fills the cache of positions
+                if repeat:  # the first repeat compiles and fills the cache of positions
                     times[key].append(time.perf_counter() - start)
                 if device.type == "cuda":
                     peaks[key] = torch.cuda.max_memory_allocated() - before
@@ -100,7 +102,7 @@ def speed(
 
 
 def estimate(vertices: dict[str, float], side: int) -> dict[str, Any]:
-    """Least bytes per image, and images per second on an H200 they allow."""
+    """Minimum bytes per image, and the images/s that they allow on an H200."""
     bilateral, gaussian = vertices["bilateral"], vertices["gaussian"]
     iteration = 2 * 12 * (6 + 3) + 24 * (6 * bilateral + 3 * gaussian) + 8
     build = 6 * (8 * 32 + 60) + 200 * bilateral
@@ -129,7 +131,7 @@ def other_backends() -> dict[str, Callable[..., NDArray[np.bool_]]]:
 
 
 def variants(pairs: list[Pair], device: torch.device) -> dict[str, list[NDArray[np.float32]]]:
-    """Q(foreground) - Q(background) of every image, by way and type."""
+    """Q(foreground) - Q(background) of every image, by variant and dtype."""
     images, logits = on_device(pairs, device)
     return {
         f"{way} {name}": [
@@ -142,7 +144,7 @@ def variants(pairs: list[Pair], device: torch.device) -> dict[str, list[NDArray[
 
 
 def agreement(pairs: list[Pair], device: torch.device) -> dict[str, Any]:
-    """Masks against those of the other backends, and the seconds they need on one CPU core."""
+    """Compare masks with those of the other backends, and time these on one CPU core."""
     ours = variants(pairs, device)
     rows: dict[str, Any] = {}
     for name, crf in other_backends().items():
@@ -165,7 +167,7 @@ def agreement(pairs: list[Pair], device: torch.device) -> dict[str, Any]:
 
 
 def distance_to_exact(pairs: list[Pair], device: torch.device) -> dict[str, Any]:
-    """How far the lattices are from the mean field over all pairs of pixels."""
+    """Difference of the lattice results from the exact mean field over all pixel pairs."""
     truths = [oracles.exact_marginals(*one, PARAMS) for one in pairs]
     found: dict[str, Any] = dict(variants(pairs, device))
     try:
@@ -207,7 +209,7 @@ def main() -> None:
         [oracles.rough_case(*picture, side=side, seed=seed) for seed, picture in enumerate(part)]
         for part, side in ((found, args.side), (found[:20], EXACT_SIDE))
     )
-    # What is written down names no path of this machine.
+    # The result contains no path of this machine.
     paths = {str(args.images): "DIR", str(args.masks): "DIR", str(args.out): "FILE"}
     command = " ".join(
         ["python benchmarks/crf_gpu.py", *(paths.get(word, word) for word in sys.argv[1:])]

@@ -1,10 +1,11 @@
-"""Whether the CRF's labels depend on how its image was made: the photograph, or what is left of it.
+"""Effect of rounding in the CRF's input image: photograph, or normalised and restored.
 
     python benchmarks/crf_image.py --model RUN/stage1 --data DATA
 
-The authors normalise an image for the network, undo that for the CRF and cut the result off to
-eight bits; ours gets the photograph. In float32 and float64 the cut turns some values into the one
-below. Every image is labelled from the same map with either image; masks of DATA score both. Writes
+The authors normalise an image for the network, undo this for the CRF and truncate the result to
+eight bits. a2s gives the CRF the photograph. In float32 and float64 truncation lowers some values
+by one. Every image is labelled with both inputs from the same map; the masks of DATA score both.
+Writes
 `benchmarks/results/crf_image.json`.
 """
 
@@ -33,7 +34,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def restored(image_HW3: np.ndarray, *, dtype: type[np.floating]) -> np.ndarray:
-    """Normalise, undo it, and cut off to eight bits."""
+    """Normalise, undo the normalisation, and truncate to eight bits."""
     mean, std = np.array(IMAGENET_MEAN, dtype), np.array(IMAGENET_STD, dtype)
     normalised_HW3 = ((image_HW3.astype(dtype) / dtype(255) - mean) / std).astype(np.float32)
     return ((normalised_HW3.astype(dtype) * std + mean) * dtype(255)).astype(np.uint8)

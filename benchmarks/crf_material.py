@@ -1,4 +1,4 @@
-"""Images and ground truth for the benchmarks of the dense CRF, with photographs or without."""
+"""Images and ground truth for the benchmarks of the dense CRF: photographs, scenes or noise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Picture = tuple[NDArray[np.uint8], NDArray[np.float32]]
 
 
 def textured(seed: int, side: int) -> Picture:
-    """Noise of several scales in two colours, and the blob that has the second."""
+    """Noise of several scales in two colours, and the mask of the second colour's blob."""
     rng = np.random.default_rng(seed)
 
     def noise(sigma: float) -> NDArray[np.float32]:
@@ -31,9 +31,9 @@ def textured(seed: int, side: int) -> Picture:
 def pictures(
     images: Path | None, masks: Path | None, *, num_images: int, side: int
 ) -> tuple[str, list[Picture]]:
-    """Images and truth at their own sizes, and where they come from.
+    """Return images and truth at their own sizes, and a description of their source.
 
-    Without masks the brighter half of a photograph stands in for the truth.
+    Without masks the brighter half of a photograph is used as truth.
     """
     if images:
         found = []

@@ -1,4 +1,4 @@
-"""Where the time of a batch of dense CRFs goes."""
+"""Time by phase of a batch of dense CRFs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def on_device(pairs: list[Pair], device: torch.device) -> tuple[list[Any], list[
 
 @contextmanager
 def clocks(device: torch.device) -> Iterator[tuple[dict[str, float], Callable[..., Any]]]:
-    """Seconds by name, and a wrapper that counts a function's when no other one is running."""
+    """Return seconds by name, and a wrapper that times a function unless it is nested."""
     seconds: dict[str, float] = defaultdict(float)
     running: list[str] = []
 
@@ -64,7 +64,7 @@ def clocks(device: torch.device) -> Iterator[tuple[dict[str, float], Callable[..
 def phases(
     pairs: list[Pair], kernels: Kernels, *, size: int, device: torch.device
 ) -> dict[str, Any]:
-    """Share of every phase in a batch of `size`; waiting after each costs a little."""
+    """Share of every phase in a batch of `size`, with a synchronisation after each phase."""
     images, logits = on_device([pairs[i % len(pairs)] for i in range(size)], device)
     vertices: dict[str, float] = {}
     with ExitStack() as stack:

@@ -1,9 +1,9 @@
-"""`a2s estimate` against what `a2s label` then takes: seconds for all images, start included.
+"""Accuracy of `a2s estimate`: predicted and actual seconds of `a2s label`, start-up included.
 
     python benchmarks/estimate.py --data DATA --model RUN [--rounds 2]
 
-In turn, for threads and for Ray processes. DATA are data shards, RUN a stage-1 run; 1000 images are
-a fair test. Writes `benchmarks/results/estimate.json`.
+Measures threads and Ray processes alternately. DATA are data shards, RUN is a stage-1 run; use
+about 1000 images. Writes `benchmarks/results/estimate.json`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LIMIT = 0.25
 
 
 def labelled_sec(data: Path, model: Path, workers: int) -> float:
-    """Seconds of the whole command."""
+    """Run `a2s label` and return its seconds."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "a2s", "label", "--data", data, "--model", model]
         command += ["--out", Path(out) / "labels", "--workers", workers]

@@ -1,9 +1,9 @@
-"""`a2s evaluate` against a loop over pysodmetrics in one process, start-up included on both sides.
+"""`a2s evaluate` compared with a single-process loop over pysodmetrics, start-up included.
 
     python benchmarks/evaluate.py [--shared DIR] [--pairs 100 200 1000 2000]
 
-Predictions are the masks, moved, blurred and made noisy: soft maps with all 256 levels, the dear
-case. Pairs beyond 200 are the same ones under other keys. Each side is a fresh Python process.
+Predictions are shifted, blurred and noisy masks: soft maps with all 256 levels, the slowest case.
+Pairs beyond 200 repeat the first ones under other keys. Each side is a fresh Python process.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def make_pairs(masks: Path, root: Path, num_pairs: int) -> tuple[Path, Path]:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one process took; `cpu_sec` and `peak_mib` leave Ray's processes out."""
+    """Resources of one process; `cpu_sec` and `peak_mib` do not include Ray's processes."""
 
     wall_sec: float
     cpu_sec: float
@@ -92,7 +92,7 @@ def compare(masks: Path, num_pairs: int, *, workers: list[str]) -> dict[str, obj
         mae, adaptive_f = map(float, loop.printed.split())
         result: dict[str, object] = {
             "pairs": num_pairs,
-            # Above the number of cores, other programs ran and the wall times mean little.
+            # If larger than the number of cores, other programs ran and wall times mean little.
             "load_average_1_min": round(os.getloadavg()[0], 1),
             "pysodmetrics_loop_wall_sec": round(loop.wall_sec, 2),
             "pysodmetrics_loop_cpu_sec": round(loop.cpu_sec, 2),

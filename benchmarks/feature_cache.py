@@ -1,11 +1,11 @@
-"""Stage 1 with cached features against the authors' loop, per encoder and fusion stride.
+"""Stage 1 with cached features compared with the authors' loop, by encoder and fusion stride.
 
     python benchmarks/feature_cache.py [--steps 3] [--threads 2] [--device cuda]
 
-The authors run the encoder forward in training mode and backward every epoch (its learning rate is
-0), and join upsampled maps before a plain convolution. Both loops take turns in one process on the
-same images, reading and decoding left out; a few steps are timed and scaled to 1000 images. Wall
-time is what counts on a quiet machine; processor time is the fairer number on a busy one. Writes
+Each epoch the authors run the encoder forward in training mode and backward (its learning rate is
+0), and concatenate upsampled maps before a plain convolution. Both loops alternate in one process
+on the same images, without reading and decoding; a few steps are timed and scaled to 1000 images.
+Use wall time on an idle machine, CPU time on a busy one. Writes
 `benchmarks/results/feature_cache.json`.
 """
 
@@ -37,7 +37,7 @@ NUM_IMAGES = 1000
 
 
 def loss_of(maps: ActivationMaps, *, size: int) -> Tensor:
-    """The loss of one rank; both loops pay for it alike."""
+    """Loss of one rank, the same in both loops."""
     valid = torch.ones(len(maps.theta), dtype=torch.bool, device=maps.theta.device)
     sides = [(size, size)] + [(theta.shape[2], theta.shape[3]) for theta in maps[1:]]
     keys = torch.arange(len(valid))
@@ -47,7 +47,7 @@ def loss_of(maps: ActivationMaps, *, size: int) -> Tensor:
 
 
 def joined_maps(net: ActivationNet, image: Tensor, *, size: int) -> ActivationMaps:
-    """The network as the authors compute it: everything upsampled and joined, then convolved."""
+    """Compute the maps like the authors: upsample, concatenate, then convolve."""
     blocks = net.blocks
     _, _, e3, e4, e5 = net.encoder(image)
     features = (blocks.se3(e3), blocks.se4(e4), blocks.se5(e5))
@@ -58,7 +58,7 @@ def joined_maps(net: ActivationNet, image: Tensor, *, size: int) -> ActivationMa
 
 
 def timed(step: Callable[[], None], device: torch.device) -> tuple[float, float]:
-    """Wall and processor seconds of one step."""
+    """Wall and CPU seconds of one step."""
     wall, cpu = time.perf_counter(), time.process_time()
     step()
     if device.type == "cuda":
@@ -120,7 +120,7 @@ def measure(name: str, stride: int, args: argparse.Namespace, folder: Path) -> d
     for repeat in range(args.steps + 1):
         for label, step in (("cached", cached_step), ("authors", authors_step)):
             measured = timed(step, device)
-            # The first step of each warms up.
+            # The first step of each loop is a warm-up.
             if repeat:
                 times[label].append(measured)
     steps = NUM_IMAGES / args.batch

@@ -1,10 +1,10 @@
-"""Stage 1's fusion convolution, the plain way and as the project computes it, side by side.
+"""Stage 1's fusion convolution: plain, and as `conv3x3_of_upsampled` computes it.
 
     python benchmarks/fusion.py [--device cuda] [--threads 2] [--repeats 7]
 
 Forward and backward of a 3x3 convolution over F3, F4, F5 (64 channels each) upsampled to the fusion
-stride and joined; the two take turns in one process. Wall time is what counts on a quiet machine;
-processor time of one thread is the fairer number on a busy one. Writes
+stride and concatenated; both variants alternate in one process. Use wall time on an idle machine,
+CPU time of one thread on a busy one. Writes
 `benchmarks/results/fusion.json`.
 """
 
@@ -43,7 +43,7 @@ def finish(device: torch.device) -> None:
 def timed_sec(
     compute: Callable[..., Tensor], inputs: list[Tensor], size: int
 ) -> tuple[float, float]:
-    """Wall and processor time of one forward and backward."""
+    """Wall and CPU seconds of one forward and backward pass."""
     for tensor in inputs:
         tensor.grad = None
     *maps, weight, bias = inputs
@@ -72,7 +72,7 @@ def measure(stride: int, args: argparse.Namespace) -> dict[str, float]:
     for repeat in range(args.repeats + 1):
         for name, compute in ways.items():
             took = timed_sec(compute, inputs, size)
-            if repeat:  # the first turn warms up
+            if repeat:  # the first repeat is a warm-up
                 times[name].append(took)
     row = {"stride": stride, "largest_relative_difference": error}
     for position, clock in enumerate(("wall", "cpu")):

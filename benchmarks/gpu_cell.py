@@ -1,4 +1,4 @@
-"""One measurement of `gpu_train.py`, in a process of its own: `gpu_cell.py '{"kind": …}'`.
+"""One measurement of `gpu_train.py`, in its own process: `gpu_cell.py '{"kind": …}'`.
 
 Prints its result as the last line, in JSON.
 """
@@ -36,8 +36,10 @@ SETTINGS = {
     "label": commands.LabelConfig,
     "stage2": commands.Stage2Config,
 }
-# Files that are at work before the loop and at commits; building a network and saving it may wait.
-AROUND_IT = {"committing.py", "feature_cache.py", "module.py", "weights.py", "encoders.py"}
+# Synchronising calls in these files are ignored: they run before the loop and at commits.
+IGNORED_FILES = {
+    *("async_checkpoint.py", "file_cache.py", "module.py", "encoder_weights.py", "encoders.py")
+}
 
 
 def peak() -> dict[str, float]:
@@ -47,7 +49,7 @@ def peak() -> dict[str, float]:
 
 
 def job(cell: dict[str, Any]) -> dict[str, Any]:
-    """Run a job of a2s, with its command's settings; rates are those of its last epoch."""
+    """Run a command of a2s; rates are those of its last epoch."""
     command, settings = cell["job"], cell["settings"]
     if cell.get("replayed"):
         step.compiled = functools.partial(step.compiled, replayed=True)  # type: ignore[assignment]
@@ -68,21 +70,23 @@ def job(cell: dict[str, Any]) -> dict[str, Any]:
     if command in ("stage1", "stage2"):
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         lines = [line for line in lines if line["epoch"] == lines[-1]["epoch"]]
-        # Lines are of different lengths; each weighs as much time as its images took.
+        # Log lines cover different numbers of images; weight each by the time of its images.
         steps = np.diff([0, *(line["step"] for line in lines)])
         times = steps / [line["images_per_sec"] for line in lines]
         result["images_per_sec"] = round(float(steps.sum() / times.sum()), 1)
         waits = [line["data_wait_share"] for line in lines]
         result["data_wait_share"] = round(float(np.average(waits, weights=times)), 3)
     if cell.get("count_syncs"):
-        in_loop = {at: count for at, count in found.items() if at.split(":")[0] not in AROUND_IT}
+        in_loop = {
+            at: count for at, count in found.items() if at.split(":")[0] not in IGNORED_FILES
+        }
         result["synchronising_calls"] = sum(in_loop.values())
         result["where"] = dict(found.most_common(12))
     return result
 
 
 def flops(cell: dict[str, Any]) -> dict[str, Any]:
-    """Count the products of one image: forward and backward of what is trained, and the encoder."""
+    """Count FLOPs per image: forward and backward of trained parts, forward of the encoder."""
     from torch.utils.flop_counter import FlopCounterMode
 
     side = cell["side"]

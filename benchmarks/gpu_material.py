@@ -1,4 +1,4 @@
-"""What `gpu_train.py` measures on, and the processes that it measures in."""
+"""Training data for `gpu_train.py`, and the processes in which it measures."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ HERE = Path(__file__).parent
 
 
 class CellError(Exception):
-    """A measurement that did not end well, and what it said."""
+    """A measurement failed; the message contains its output."""
 
 
 def cell(**what: Any) -> dict[str, Any]:
-    """Measure in a process of its own, so that memory, caches and flags start fresh."""
+    """Run a measurement in its own process, with fresh memory, caches and flags."""
     command = [sys.executable, str(HERE / "gpu_cell.py"), json.dumps(what, default=str)]
     environment = {**os.environ, "PYTHONPATH": f"{HERE.parent}:{os.environ.get('PYTHONPATH', '')}"}
     start = time.perf_counter()
@@ -41,7 +41,7 @@ def cell(**what: Any) -> dict[str, Any]:
 
 
 def make_images(root: Path, *, count: int, side: int, num_scenes: int, seed: int = 0) -> None:
-    """JPEGs and rough masks: a few drawn scenes, mirrored, shifted and dimmed into many."""
+    """Make JPEGs and rough masks: a few drawn scenes, mirrored, shifted and dimmed."""
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True)
     num_scenes = min(num_scenes, count)
@@ -51,7 +51,7 @@ def make_images(root: Path, *, count: int, side: int, num_scenes: int, seed: int
 
 
 def _make_images(root: Path, count: int, side: int, num_scenes: int, seed: int, first: int) -> None:
-    """A scene, and the images that are made from it."""
+    """Draw a scene and make images from it."""
     scene = draw_scene(seed=seed, index=first, side_px=side)
     for number in range(first, count, num_scenes):
         image, mask = scene.image_HW3, scene.mask_HW
@@ -62,7 +62,7 @@ def _make_images(root: Path, count: int, side: int, num_scenes: int, seed: int, 
             image = np.clip(image * rng.uniform(0.7, 1.1), 0, 255).astype(np.uint8)
             if number // num_scenes % 2:
                 image, mask = image[:, ::-1], mask[:, ::-1]
-        # A pseudo label: right in the whole, wrong along the edge.
+        # Like a pseudo label: correct except along the edge.
         mask = cv2.dilate(np.ascontiguousarray(mask), np.ones((7, 7), np.uint8))
         bgr = np.ascontiguousarray(image[..., ::-1])
         name = f"i{number:05d}"
@@ -71,7 +71,7 @@ def _make_images(root: Path, count: int, side: int, num_scenes: int, seed: int, 
 
 
 def make_truth(root: Path, *, count: int, side: int) -> None:
-    """Scenes that nobody trains on, with exact masks."""
+    """Make test scenes with exact masks, not used in training."""
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True)
     for number in range(count):
@@ -82,7 +82,7 @@ def make_truth(root: Path, *, count: int, side: int) -> None:
 
 
 def pack(root: Path) -> None:
-    """Data shards, by the ordinary job, and label shards of the masks."""
+    """Make data shards with `a2s shard`, and label shards from the masks."""
     settings = {"images": [root / "images"], "out": root / "data", "workers": 0}
     cell(kind="job", job="shard", settings=settings)
     (root / "labels").mkdir()

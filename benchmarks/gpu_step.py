@@ -1,12 +1,12 @@
-"""A training step on one device, without loader and log: time, launches, and whether losses agree.
+"""One training step on one device, without loader and log: time, kernel launches, losses.
 
     python benchmarks/gpu_step.py [--stages stage1 stage2] [--encoder resnet50] [--out FILE]
 
-Ways: float32 and bfloat16 one kernel after the other; compiled; compiled and replayed (what a GPU
-records once it repeats, the host starts one graph instead of many kernels). `host_ms` is until the
-host has started a step, `ms` until the device has finished it, `busy_ms` and `kernels` what the
-device did of it, by torch's profiler. `losses` are the first steps' from the same start, by which a
-way that computes something else is found. Images and labels are noise, encoders untrained.
+Variants: eager float32 and bfloat16; compiled; compiled and replayed (CUDA graphs: the host
+launches one graph instead of many kernels). `host_ms` is the time until the host has launched a
+step, `ms` until the device has finished it. `busy_ms` and `kernels` are the device's work by
+torch's profiler. `losses` of the first steps from the same initial state reveal a variant that
+computes something else. Images and labels are noise, encoders untrained.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ WAYS: dict[str, tuple[bool, bool | None]] = {
     "bf16, compiled": (True, False),
     "bf16, compiled and replayed": (True, True),
 }
-"""Autocast, and whether what is compiled is replayed (None: not compiled)."""
+"""Autocast, and whether compiled code is replayed as CUDA graphs (None: not compiled)."""
 Step = Callable[[], Tensor]
 
 
@@ -58,7 +58,7 @@ def optimiser(module: nn.Module, lr: float) -> GuardedSGD:
 
 
 def stage1(encoder: str, side: int, device: torch.device, way: tuple[bool, bool | None]) -> Step:
-    """A step from features that are there, as they come from the cache."""
+    """Build a step of stage 1 that starts from cached features."""
     autocast, replayed = way
     net = ActivationNet(load_encoder(encoder, "none"), fusion_stride=4).to(device).train()
     image = torch.randn(BATCH, 3, side, side, device=device)
@@ -88,7 +88,7 @@ def stage1(encoder: str, side: int, device: torch.device, way: tuple[bool, bool 
 
 
 def stage2(encoder: str, side: int, device: torch.device, way: tuple[bool, bool | None]) -> Step:
-    """A step from bytes on the device, with labels rectified."""
+    """Build a step of stage 2 that starts from bytes on the device and rectifies labels."""
     autocast, replayed = way
     net = Detector(load_encoder(encoder, "none")).to(device).train()
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,19 +1,19 @@
-"""Both training stages on one GPU, against a plain loop, and the paper's whole run.
+"""Both training stages on one GPU compared with a plain loop, and the paper's complete run.
 
     python benchmarks/gpu_train.py [--parts stage1 stage2 quality whole] [--encoders resnet50] …
     python benchmarks/gpu_train.py --quick --out result.json      any device, tiny, minutes at most
 
-Parts, each of which fits into ten minutes; results of other parts in the file are kept:
-- `stage1`, `stage2`: images/s, share of time waiting for data, device memory and MFU of the jobs,
-  eager and compiled (stage 2 also replayed, which the job does not do by itself), with and without
-  cached features, and of `plain_train.py` (with PyTorch's
-  default, TF32 convolutions, and in strict float32). Also how often a step waits for the device.
-  Written down cell by cell, those that matter most first; one that fails is written down as such.
-- `quality`: adaptive F of stage 2 on drawn scenes, bf16 and compiled against fp32 and eager.
-- `whole`: 3000 images, 20 and 25 epochs, labels with the CRF in between; where the time goes.
+Each part takes at most ten minutes; results of other parts in the file are kept:
+- `stage1`, `stage2`: images/s, share of time waiting for data, device memory and MFU of the
+  commands, eager and compiled, with and without cached features; stage 2 also replayed as CUDA
+  graphs, which the command does not do by itself. The same for `plain_train.py`, with PyTorch's
+  default (TF32 convolutions) and in strict float32. Also the synchronisations per step. Results are
+  written one by one, the most important first; a failed measurement is recorded as failed.
+- `quality`: adaptive F of stage 2 on drawn scenes, bf16 and compiled compared with fp32 and eager.
+- `whole`: 3000 images, 20 and 25 epochs, labels with the CRF in between; time of each step.
 
-Encoders are untrained: time does not depend on the weights, and quality varies less from seed to
-seed with `--weights FILE`. Needs neither a network nor Ray.
+Encoders are untrained, because time does not depend on the weights. With `--weights FILE` quality
+varies less between seeds. Needs neither network access nor Ray.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ TARGET_SPEEDUP, TARGET_F, TARGET_WHOLE_SEC = 3.0, 0.005, 180.0
 def stage(
     name: str, args: argparse.Namespace, work: Path, save: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
-    """Speed of one stage: the plain loop and ours, side by side."""
+    """Measure the speed of one stage: the plain loop and ours."""
     root = work / name
     make_images(root, count=args.images, side=400 if not args.quick else 64, num_scenes=40)
     pack(root)
@@ -77,7 +77,7 @@ def stage(
 def cells_of(
     name: str, args: argparse.Namespace, encoder: str, root: Path
 ) -> dict[str, dict[str, Any]]:
-    """What to measure, by label, in order."""
+    """Return the measurements by label, in order."""
     plain = {"kind": "plain", "stage": name, "encoder": encoder, "side": args.side}
     plain |= {"workers": args.workers, "images": root / "images", "masks": root / "masks"}
     cells: dict[str, dict[str, Any]] = {PLAIN: {**plain, "tf32": True}}
@@ -91,7 +91,7 @@ def cells_of(
             "out": root / f"{encoder} {label}",
             "precision": precision,
             "compile": way != "eager",
-            # Until nearly every (image, flip) was seen, for the steady state of the cache.
+            # Enough epochs to cache nearly every (image, flip), so that the last one is steady.
             "epochs": 2 if args.quick else 6 if cached else 3,
         }
         if name == "stage1":
@@ -113,19 +113,19 @@ def cells_of(
 
 
 def variants(name: str, args: argparse.Namespace) -> list[tuple[str, str, bool | None]]:
-    """(precision, way, features cached) of the cells of a stage."""
+    """(precision, variant, features cached) of the measurements of a stage."""
     kinds = [("bf16", "eager"), ("bf16", "compiled"), ("bf16", REPLAYED), ("fp32", "eager")]
     if args.quick:
         kinds = kinds[-1:]
     if name == "stage1":
-        # What it compiles it replays.
+        # Stage 1 always replays compiled code as CUDA graphs.
         kinds = [kind for kind in kinds if kind[1] != REPLAYED]
     caching = (True, False) if name == "stage1" else (None,)
     return [(precision, way, cached) for cached in caching for precision, way in kinds]
 
 
 def add_rates(cells: dict[str, dict[str, Any]], counts: dict[str, Any], name: str) -> None:
-    """Ratios to the plain loop; model FLOPs of bfloat16 cells against the card's dense peak."""
+    """Add ratios to the plain loop, and MFU of bfloat16 runs relative to the card's dense peak."""
     card = torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
     peak = next((value for known, value in PEAK_FLOPS.items() if known in card), None)
     plain = cells[PLAIN].get("images_per_sec")
@@ -149,7 +149,7 @@ def common(args: argparse.Namespace, encoder: str) -> dict[str, Any]:
 def quality(
     args: argparse.Namespace, work: Path, save: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
-    """Does speed cost anything? The same short training twice, from several seeds."""
+    """Compare the quality of fast and plain training: the same short run from several seeds."""
     root = work / "quality"
     side = 64 if args.quick else 320
     count, epochs, seeds = (16, 1, 1) if args.quick else (400, 15, 3)
@@ -168,7 +168,7 @@ def quality(
                 "milestones": [epochs - 2, epochs - 1],
                 "seed": seed,
                 "encoder": {"name": args.encoders[0], "weights": args.weights},
-                # An untrained encoder has as much to learn as the decoder.
+                # An untrained encoder needs the same learning rate as the decoder.
                 "encoder_lr_scale": 1.0 if args.weights == "none" else 0.1,
                 **changed,
             }
@@ -186,7 +186,7 @@ def quality(
 def whole(
     args: argparse.Namespace, work: Path, save: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
-    """The paper's run, step by step; drawing the images is not part of it."""
+    """Time the paper's run step by step, without drawing the images."""
     root, encoder = work / "whole", args.encoders[0]
     count = 16 if args.quick else 3000
     make_images(root, count=count, side=64 if args.quick else 400, num_scenes=min(count, 60))
@@ -215,7 +215,7 @@ def whole(
 
 
 def targets(parts: dict[str, Any]) -> dict[str, Any]:
-    """What was aimed at, and whether it was reached."""
+    """Return the targets and whether they were reached."""
     found: dict[str, Any] = {}
     if "stage2" in parts:
         for encoder, result in parts["stage2"]["encoders"].items():
@@ -235,19 +235,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--encoders", nargs="+", default=["resnet50", "mobilenet_v2"])
-    parser.add_argument("--weights", default="none", help="of the first encoder, for quality")
+    parser.add_argument(
+        "--weights", default="none", help="weights of the first encoder, for quality"
+    )
     parser.add_argument("--images", type=int, default=1024, help="images of stage1 and stage2")
     parser.add_argument("--side", type=int, default=320)
     parser.add_argument("--workers", type=int, default=max(2, min(12, cores - 2)))
-    parser.add_argument("--precision", default="bf16", help="of the fast side of quality and whole")
+    parser.add_argument(
+        "--precision", default="bf16", help="precision of the fast variant in quality and whole"
+    )
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--replay", action="store_true", help="stage 2 of quality and whole too")
+    parser.add_argument(
+        "--replay", action="store_true", help="replay stage 2 in quality and whole as well"
+    )
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
     if args.quick:
         args.images, args.side, args.workers = 16, 64, 0
-        # A CPU computes in bfloat16 slowly, and compiles for a minute.
+        # On a CPU bfloat16 is slow and compiling takes a minute.
         args.encoders, args.precision, args.compile = ["mobilenet_v2"], "fp32", False
     record = json.loads(args.out.read_text()) if args.out.exists() else {"parts": {}}
     stages = {name: functools.partial(stage, name) for name in ("stage1", "stage2")}

@@ -1,15 +1,15 @@
-"""How long a training loop's host pauses for batches and commits, each beside the obvious way.
+"""Host-side pauses of a training loop for batches and commits, compared with the simple way.
 
     python benchmarks/host_pauses.py [--rounds 5] [--encoder resnet50] [--folder DIR]
 
-- `batch`: milliseconds until a batch of 8 has come from a worker process that need not compute it:
-  as tensors, each with a file descriptor of its own, and as the one piece that `Batch` is; of
-  images and labels at 320 px, and without images, as where features are cached.
-- `commit`: milliseconds until training goes on after an epoch of stage 2: written in place, and
-  written by a thread while training goes on. `durable` is when the latter is on the disk, which
-  `--folder` chooses.
+- `batch`: milliseconds to receive a batch of 8 from a worker process that computes nothing: as
+  separate tensors with one file descriptor each, and as `Batch`, a single block of memory. With
+  images and labels at 320 px, and without images, as with cached features.
+- `commit`: milliseconds for which training pauses after an epoch of stage 2: with a blocking
+  commit, and with asynchronous checkpointing. `durable` is the time until the latter is on the disk
+  of `--folder`.
 
-Rounds take turns; medians. Writes `benchmarks/results/host_pauses.json`.
+Variants alternate; results are medians. Writes `benchmarks/results/host_pauses.json`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BATCH, COUNT = 8, 300
 
 
 class Ready(Dataset[Any]):
-    """The same batch again and again; `pack` makes of it what travels."""
+    """Dataset that always returns the same batch, in the form that `pack` gives it."""
 
     def __init__(self, side: int, pack: Callable[..., Any]) -> None:
         self.side, self.pack = side, pack
@@ -65,7 +65,7 @@ def as_is(batch: Any) -> Any:
 
 
 def per_batch(side: int, pack: Callable[..., Any]) -> float:
-    """Milliseconds per batch, the first ones left out."""
+    """Milliseconds per batch, without the first ones."""
     batches: Iterator[Any] = iter(
         DataLoader(
             Ready(side, pack),
@@ -85,7 +85,7 @@ def per_batch(side: int, pack: Callable[..., Any]) -> float:
 
 
 def commits(encoder: str, folder: Path, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each way, per round."""
+    """Milliseconds of each variant, per round."""
     model = Detector(load_encoder(encoder, "none"))
     parameters = dict(model.named_parameters())
     group = [{"params": list(parameters.values())}]
@@ -108,7 +108,7 @@ def commits(encoder: str, folder: Path, rounds: int) -> dict[str, list[float]]:
                 durable.wait()
                 if way == "beside training":
                     found["durable"].append(1000 * (time.perf_counter() - started))
-    # The first round also meets memory for the first time.
+    # Warm-up: the first round also allocates memory.
     return {way: values[1:] for way, values in found.items()}
 
 
@@ -116,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--encoder", default="resnet50")
-    parser.add_argument("--folder", type=Path, help="where commits are written")
+    parser.add_argument("--folder", type=Path, help="folder of the commits")
     parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,10 +1,10 @@
-"""A Ray node that joins while labels are made, and one that is lost: images/s before and after.
+"""A Ray node joins during labelling, another one is lost: images/s before and after.
 
     python benchmarks/label_cluster.py --data DATA --model RUN [--images 1000]
 
-Two nodes of one core each on this machine. The first labels alone, the second joins after a fifth
-of the images and is killed after four; every image must be labelled once, with the bytes that
-one process makes. Writes `benchmarks/results/label_cluster.json`.
+Two nodes of one core each on this machine. The first one starts alone. The second one joins after a
+fifth of the images and is killed after four fifths. Every image must be labelled once, with the
+same bytes as in a single process. Writes `benchmarks/results/label_cluster.json`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STORE = {"object_store_memory": 80 * 2**20}
 
 
 def rate(seconds: list[float], first: int, last: int, warm_up: int) -> float:
-    """Images/s of the chunks from `first` to `last`, without those that came while one started."""
+    """Images/s of the chunks from `first` to `last`, without those finished during a start-up."""
     part = seconds[first + warm_up : last]
     return CHUNK * (len(part) - 1) / (part[-1] - part[0])
 
@@ -99,7 +99,7 @@ def main() -> None:
                 cluster.remove_node(second, allow_graceful=False)
     finally:
         cluster.shutdown()
-    # A node that has joined starts its worker first: imports, model, compiled code.
+    # A joining node first starts its worker: imports, model, compiled code.
     one = rate(arrived, 0, joins, warm_up=5)
     two = rate(arrived, joins, leaves, warm_up=(leaves - joins) // 2)
     after = rate(arrived, leaves, num_chunks, warm_up=5)

@@ -1,15 +1,16 @@
-"""Images per second of every step from photographs to labels, and what a million of them costs.
+"""Throughput of every step from photographs to labels, and the cost of a million labels.
 
     python benchmarks/label_factory.py [--images DIR] [--model RUN] [--count 1000] [--rounds 3]
 
 Measured in one run on the same images: shard; the activation network over batch sizes; CRF backends
-per core; `a2s label` end to end with one process, two, and threads, start included; predict; and
-beside them, in turn with `a2s label`, two loops of one process that label image by image with
-pydensecrf: `authors` as their code does it (network and CRF at the image's own size, maps joined
-at stride 2, all cores for the network), `plain` with this project's network and input size. The
-loops label `--loop` images per round, evenly taken; the rest runs on all. Photographs are those of
-the reference material ($A2S_SHARED) where no folder is given, else rendered scenes. Without
-`--model` the network is untrained. Writes `benchmarks/results/label_factory.json`.
+per core; `a2s label` end to end with one process, two, and threads, start-up included; predict. Two
+baseline loops alternate with `a2s label`. They label image by image with pydensecrf in one process:
+`authors` like the authors' code (network and CRF at the image's own size, maps concatenated at
+stride 2, all cores for the network), `plain` with this project's network and input size. The loops
+label `--loop` evenly spaced images per round; everything else runs on all images. Without
+`--images` the photographs are those of the reference material ($A2S_SHARED), or rendered scenes if
+there is none. Without `--model` the network is untrained. Writes
+`benchmarks/results/label_factory.json`.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ BATCHES = {"cpu": (1, 2, 4, 8, 16), "cuda": (1, 4, 16, 64, 256)}
 
 
 def folder_of_images(given: Path | None, count: int, into: Path) -> tuple[Path, str]:
-    """Links to `count` photographs, or scenes where there are none."""
+    """Make a folder of links to `count` photographs, or of scenes if there are none."""
     into.mkdir()
     source = given or SHARED / "data" / "msra1000"
     found = sorted(path for path in source.rglob("*") if path.suffix in (".jpg", ".png"))[:count]
@@ -71,7 +72,7 @@ def folder_of_images(given: Path | None, count: int, into: Path) -> tuple[Path, 
 
 
 def untrained(encoder: str, folder: Path) -> Path:
-    """A stage-1 model of this encoder."""
+    """Save an untrained stage-1 model with this encoder."""
     torch.manual_seed(0)
     network = ActivationNet(load_encoder(encoder, "none"), fusion_stride=4)
     return save(network, folder / f"{encoder}.safetensors", 320)
@@ -85,7 +86,7 @@ def save(network: ActivationNet | Detector, path: Path, image_size: int) -> Path
 
 
 def a2s(*arguments: object) -> float:
-    """Seconds of a whole command, start included."""
+    """Run a command and return its seconds, start-up included."""
     started = time.monotonic()
     command = [sys.executable, "-m", "a2s", *map(str, arguments)]
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=sys.stderr)
@@ -105,7 +106,7 @@ def one_thread() -> Iterator[None]:
 
 
 def label_like_the_authors(network: ActivationNet, path: Path) -> np.ndarray:
-    """Network and CRF at the image's own size; maps are joined at stride 2, then convolved."""
+    """Label at the image's own size, with features concatenated at stride 2 and then convolved."""
     image_HW3 = np.asarray(Image.open(path).convert("RGB"))
     image_B3HW = normalise(torch.tensor(image_HW3).permute(2, 0, 1)[None])
     height, width = image_HW3.shape[:2]
@@ -120,7 +121,7 @@ def label_like_the_authors(network: ActivationNet, path: Path) -> np.ndarray:
 
 
 def label_plainly(network: ActivationNet, path: Path) -> np.ndarray:
-    """This project's network and input size, one image after the other."""
+    """Label with this project's network and input size, one image after the other."""
     image_HW3 = np.asarray(Image.open(path).convert("RGB"))
     small_SS3 = images.resize_rgb(image_HW3, height=320, width=320)
     return refined_alone(image_HW3, InferenceModel(network).maps(small_SS3[None])[0])
@@ -136,7 +137,7 @@ def refined_alone(image_HW3: np.ndarray, theta_hw: np.ndarray) -> np.ndarray:
 def timed_loop(
     label: Callable[[Path], np.ndarray], paths: list[Path], out: Path
 ) -> tuple[float, float]:
-    """Wall and processor seconds of labelling images and writing PNGs, one by one."""
+    """Wall and CPU seconds of labelling images and writing PNGs, one by one."""
     wall, cpu = time.monotonic(), time.process_time()
     for path in paths:
         Image.fromarray(label(path)).save(out / f"{path.stem}.png")
@@ -144,7 +145,7 @@ def timed_loop(
 
 
 def activation_rates(network: ActivationNet, device: str) -> dict[str, float]:
-    """Images/s by batch size; on the CPU of one core."""
+    """Images/s by batch size; on a CPU with one core."""
     rates = {}
     network = network.to(device)
     with one_thread():
@@ -162,7 +163,7 @@ def activation_rates(network: ActivationNet, device: str) -> dict[str, float]:
 
 
 def crf_rates(network: ActivationNet, paths: list[Path]) -> dict[str, float]:
-    """Images/s per core of both CPU backends, image by image in turn, at own size."""
+    """Images/s per core of both CPU backends, alternating per image, at the image's own size."""
     params, seconds = CrfParams(), {"numba": 0.0, "pydensecrf": 0.0}
     with one_thread():
         for number, path in enumerate(paths):
@@ -243,7 +244,7 @@ def main() -> None:
 
     best = {way: min(values) for way, values in seconds.items()}
     rates |= {way: 1 / sec for way, sec in best.items()}
-    # A loop pays for the processor time that it uses; the job for all cores while it runs.
+    # The loops are charged for the CPU time that they use, the command for all cores.
     core_sec = {loop: min(values) for loop, values in loop_cpu.items()}
     core_sec |= {way: sec * cores for way, sec in best.items() if way.startswith("label")}
     core_sec["label, 1 process"] = best["label, 1 process"]
@@ -255,7 +256,7 @@ def main() -> None:
         for way, sec in core_sec.items()
     }
     fastest = min(best[way] for way in best if way.startswith("label"))
-    # What is written down names no path of this machine.
+    # The result contains no path of this machine.
     paths_given = {str(arguments.model): "RUN", str(arguments.images): "DIR"}
     shown = [paths_given.get(word, word) for word in sys.argv[1:]]
     result = {

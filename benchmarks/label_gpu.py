@@ -1,12 +1,12 @@
-"""Labelling on one GPU without Ray: images per second of every part, and end to end.
+"""Labelling on one GPU without Ray: throughput of every part and end to end.
 
     python benchmarks/label_gpu.py --images DIR --model RUN [--count 1000] [--out FILE]
 
-`a2s label --workers 0` with the network and the CRF on the GPU, twice (the first call in a fresh
-cache compiles the CRF's kernels), and with the network at the images' own sizes; `a2s predict`; and
-the activation network by batch size, in this process, of the model and of an untrained ResNet-50.
-Start-up is in the seconds of the commands, and not in what the job says of itself. Written down
-after every part.
+Measures `a2s label --workers 0` with network and CRF on the GPU, twice (the first call compiles the
+CRF's kernels into a fresh cache), and with the network at the images' own sizes; `a2s predict`; and
+the activation network by batch size in this process, with the model and with an untrained
+ResNet-50. The seconds of commands include start-up; the times that the job logs do not. Results are
+written after every part.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ WAYS: dict[str, list[str]] = {
 
 
 def a2s(*arguments: object) -> float:
-    """Seconds of a whole command, start included."""
+    """Run a command and return its seconds, start-up included."""
     started = time.monotonic()
     command = [sys.executable, "-m", "a2s", *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -53,7 +53,7 @@ def a2s(*arguments: object) -> float:
 
 
 def stages(out: Path) -> dict[str, Any]:
-    """What the job wrote about itself: its own time, and the rates of its stages."""
+    """Read from the job's log its own time and the rates of its stages."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     labelled = next(line for line in lines if line.get("event") == "labelled")
     parts = ("GPU processes", "readers", "CPU workers", "bottleneck")
@@ -62,7 +62,7 @@ def stages(out: Path) -> dict[str, Any]:
 
 
 def sweep(network: torch.nn.Module, device: torch.device) -> dict[str, Any]:
-    """First call in seconds, and images/s from then on, by batch size."""
+    """Seconds of the first call, and images/s after it, by batch size."""
     found = {}
     for batch in BATCHES[device.type]:
         pixels = np.random.default_rng(0).integers(0, 256, (batch, 320, 320, 3), np.uint8)
@@ -80,7 +80,7 @@ def sweep(network: torch.nn.Module, device: torch.device) -> dict[str, Any]:
 
 
 def activation(model: Path) -> dict[str, Any]:
-    """Both networks as labels use them."""
+    """Measure both networks, prepared as for labelling."""
     device, saved = local_device(), SavedNetwork.find_stage1(model)
     rates = {"the model": sweep(on_gpu_or_cpu(saved, batch_size=1).network, device)}
     torch.manual_seed(0)
@@ -91,7 +91,7 @@ def activation(model: Path) -> dict[str, Any]:
 
 
 def per_million(images_per_sec: float) -> dict[str, float]:
-    """What a million labels take of this machine, its start aside, and cost at assumed prices."""
+    """Hours of this machine for a million labels, without start-up, and their cost."""
     hours = 1e6 / images_per_sec / 3600
     hourly = PRICE["gpu_hour"] + PRICE["core_hour"] * len(os.sched_getaffinity(0))
     return {"machine_hours": round(hours, 2), "dollars": round(hours * hourly, 2), **PRICE}

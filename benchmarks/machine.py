@@ -1,4 +1,4 @@
-"""Where a result was measured, and how much memory a command and its processes hold."""
+"""Describe the machine of a result; measure the memory of a process tree."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import subprocess
 from pathlib import Path
 
 PRICE = {"core_hour": 0.04, "gpu_hour": 2.5}
-"""Assumed, in dollars: what a rented core and a rented data-centre GPU cost about."""
+"""Assumed prices in dollars of a rented core and a rented data-centre GPU."""
 
 
 def describe_machine() -> dict[str, str]:
-    """Date, commit, hardware, and the versions that decide speed.
+    """Date, commit, hardware, and the versions that affect speed.
 
-    A copy without its history is told its commit by A2S_COMMIT.
+    In a copy without git history, A2S_COMMIT gives the commit.
     """
     import torch
 
@@ -42,7 +42,7 @@ def describe_machine() -> dict[str, str]:
 
 
 def tree_pss_kib(root: int) -> int:
-    """Proportional set sizes of a process and all that it started, in KiB."""
+    """Sum the proportional set sizes of a process and its descendants, in KiB."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

@@ -1,13 +1,13 @@
-"""What `refine.max_side` costs in quality and saves in time: labels of the same maps at each size.
+"""Quality and time of labels at several values of `refine.max_side`.
 
     python benchmarks/max_side.py --model RUN/stage1 --data DATA [--sides 160 240 320 400 640]
 
-DATA are shards with masks. The network runs once per image; CRF and median then run at every size,
-in turn, so that whatever else the machine does falls on all sizes alike. Labels made without any
-reduction are the reference of the IoU; sizes that reduce no image share them. `a2s label` keeps the
-CRF's widths in pixels whatever the size, so a reduction widens them against the picture; rows with
-`widths_scaled` reduce them along with it and show how much of the loss that is. `--enlarge 3` does
-it with photographs and masks enlarged (bicubic, nearest), where no larger ones are at hand. Writes
+DATA are shards with masks. The network runs once per image. CRF and median then run at every size
+in turn, so that other load on the machine affects all sizes equally. The IoU is relative to labels
+made without reduction; sizes that reduce no image share them. `a2s label` keeps the CRF's widths in
+pixels at every size, so a reduction makes them wider relative to the picture. Rows with
+`widths_scaled` scale them along and show how much of the loss this causes. `--enlarge 3` enlarges
+photographs (bicubic) and masks (nearest) first, to simulate larger ones. Writes
 `benchmarks/results/max_side.json`, or `max_side_enlarged.json`.
 """
 
@@ -43,7 +43,7 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass
 class Measured:
-    """One value per image, for labels made at one longest side (None: no reduction)."""
+    """Measurements per image of labels made at one longest side (None: no reduction)."""
 
     side: int | None = None
     widths_scaled: bool = False
@@ -54,7 +54,7 @@ class Measured:
     refine_sec: list[float] = field(default_factory=list)
 
     def params(self, *, longest: int) -> CrfParams:
-        """CRF parameters, written for the images' own size."""
+        """CRF parameters, scaled from the images' own size if requested."""
         share = (self.side or longest) / longest if self.widths_scaled else 1.0
         wide = CrfParams()
         return replace(
@@ -63,8 +63,8 @@ class Measured:
             bilateral_sxy=wide.bilateral_sxy * share,
         )
 
-    def judge(self, mask_HW: U8, reference_HW: U8, truth_HW: npt.NDArray[np.bool_]) -> None:
-        """Compare one label with the own-size label and with the truth."""
+    def add(self, mask_HW: U8, reference_HW: U8, truth_HW: npt.NDArray[np.bool_]) -> None:
+        """Compare one label with the label at own size and with the truth."""
         mine, other = mask_HW > 0, reference_HW > 0
         union = np.count_nonzero(mine | other)
         self.iou.append(np.count_nonzero(mine & other) / union if union else 1.0)
@@ -73,7 +73,7 @@ class Measured:
         self.mae.append(scores.mae)
 
     def row(self) -> dict[str, object]:
-        """Means over all images."""
+        """Return the means over all images."""
         iou = np.array(self.iou)
         numbers = {
             "iou_with_own_size_mean": iou.mean(),
@@ -93,7 +93,7 @@ class Measured:
 
 
 def clocked(crf: Crf, seconds: list[float]) -> Crf:
-    """The same CRF, which notes the processor time of every call."""
+    """Wrap a CRF so that it appends the CPU time of every call to a list."""
 
     def measured(image_HW3: U8, energy_2N: object, params: CrfParams) -> object:
         started = time.process_time()
@@ -156,7 +156,7 @@ def main() -> None:
             masks.append(refine(image_HW3, theta_hw, recipe=recipe).mask_HW)
             one.refine_sec.append(time.process_time() - started)
         for one, mask_HW in zip(measured, masks, strict=True):
-            one.judge(mask_HW, masks[0], truth_HW)
+            one.add(mask_HW, masks[0], truth_HW)
         height, width = truth_HW.shape
         rough_HW = probability(theta_hw, height=height, width=width) > 0.5
         unrefined.judge(rough_HW.astype(np.uint8) * np.uint8(255), masks[0], truth_HW)

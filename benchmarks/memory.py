@@ -1,4 +1,4 @@
-"""Peak memory of shard, label, predict, and evaluate: it must not grow with the number of images.
+"""Peak memory of shard, label, predict and evaluate, which must not grow with the data.
 
     python benchmarks/memory.py [--small 100] [--large 1000]
 
@@ -35,7 +35,7 @@ LIMIT = 1.15
 
 
 def draw(folder: Path, num_images: int) -> None:
-    """Discs on noise, with their masks."""
+    """Draw discs on noise, with masks."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
@@ -52,7 +52,7 @@ def draw(folder: Path, num_images: int) -> None:
 
 
 def save_models(folder: Path) -> None:
-    """Untrained networks: what they say does not matter here."""
+    """Save untrained networks; the quality of their output does not matter."""
     torch.manual_seed(0)
     for name, network in (
         ("stage1", ActivationNet(build_encoder("mobilenet_v2"), fusion_stride=4)),
@@ -73,7 +73,7 @@ def arguments_of(command: str, folder: Path, models: Path) -> list[str]:
 
 
 def peak_mib(command: list[str]) -> tuple[float, float]:
-    """Peak memory in MiB and seconds of a command with everything it starts."""
+    """Peak memory in MiB and seconds of a command with all its processes."""
     started = time.monotonic()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     peak = 0.0

@@ -1,10 +1,10 @@
-"""The detectors of Table VII at full size: parameters, a forward pass, and MINet's first steps.
+"""Detectors of Table VII at full size: parameters, time of a forward pass, first steps of MINet.
 
     python benchmarks/minet.py [--encoder resnet50] [--side 320] [--batch 2] [--steps 5]
 
-Forward passes of one image alternate between the detectors, in seconds of processor time. Then
-`a2s stage2 --detector minet` trains on drawn scenes, untrained encoder, correcting labels from the
-first epoch on. Writes `benchmarks/results/minet.json`.
+Forward passes of one image alternate between the detectors and are timed in CPU seconds. Then
+`a2s stage2 --detector minet` trains on drawn scenes with an untrained encoder and rectifies labels
+from the first epoch on. Writes `benchmarks/results/minet.json`.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from a2s.storage.files import write_json
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "minet.json"
-# Millions in Table VII, where the encoder's classifier counts, which no detector uses.
+# Millions of parameters in Table VII, which include the encoder's unused classifier.
 PRINTED = {"ram": 28.40, "conv": 28.25, "minet": 164.43}
 UNUSED_CLASSIFIER = 2_049_000
 
 
 def networks(encoder: str, side: int, rounds: int) -> dict[str, dict[str, Any]]:
-    """Parameters of every detector, and processor seconds of a forward pass of one image."""
+    """Parameters of every detector, and CPU seconds of a forward pass of one image."""
     image = torch.randn(1, 3, side, side).contiguous(memory_format=torch.channels_last)
     found: dict[str, dict[str, Any]] = {}
     built, seconds = {}, {}
@@ -61,13 +61,13 @@ def networks(encoder: str, side: int, rounds: int) -> dict[str, dict[str, Any]]:
                 assert net(image).shape == (1, 1, side, side)
                 seconds[name].append(time.process_time() - start)
     for name in DETECTORS:
-        # The first round warms up.
+        # The first round is a warm-up.
         found[name]["forward_cpu_sec"] = round(statistics.median(seconds[name][2:]), 3)
     return found
 
 
 def first_steps(encoder: str, side: int, batch: int, steps: int) -> dict[str, Any]:
-    """Run the command, and return what it logs of every step."""
+    """Run the command and return its log lines of all steps."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         make_images(root, count=batch * steps, side=side, num_scenes=batch * steps)

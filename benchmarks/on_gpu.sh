@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Tests and benchmarks that need a GPU, what matters most first, each with a limit of its own.
+# Run tests and benchmarks that need a GPU, the most important first, each with a time limit.
 #
 #   benchmarks/on_gpu.sh [--seconds N] [--out DIR] [--images DIR --model RUN] [PATTERN]
 #
-# --seconds   time there is; what does not fit any more is named at the end
-# --out       where results go; default: benchmarks/results
-# --images    photographs, and --model, a run of stage 1: labelling is measured as well
-# PATTERN     only steps whose name matches this extended regular expression
+# --seconds   total time budget; steps that do not fit are listed at the end
+# --out       folder of the results; default: benchmarks/results
+# --images    photographs; with --model (a run of stage 1) labelling is measured too
+# PATTERN     run only steps whose name matches this extended regular expression
 #
-# Needs neither Ray nor a network, nor an environment: PYTHON says which interpreter (default:
-# .venv/bin/python if there is one, else python3). Results that are there are kept and added to.
-# Exit code: 0 when all steps ended well, 1 when one did not or had no time, 2 for wrong arguments.
+# Needs neither Ray nor network access nor an active environment. PYTHON selects the interpreter
+# (default: .venv/bin/python if it exists, else python3). Existing results are kept and extended.
+# Exit code: 0 if all steps succeeded, 1 if one failed or was skipped for time, 2 for wrong arguments.
 set -u
 script=$(realpath "$0")
 root=${script%/*/*}

@@ -1,8 +1,8 @@
-"""The loops that people write first, for `gpu_train.py` to be compared with.
+"""Plain training loops, the baseline of `gpu_train.py`.
 
-Images are decoded by PIL in a DataLoader, everything runs as it comes (float32, no compilation),
-and every step prints its loss, so the host waits for it. The networks and losses are those of a2s:
-what is compared is how they are driven.
+PIL decodes images in a DataLoader, everything runs eagerly in float32, and every step prints its
+loss, so the host waits for the device. Networks and losses are those of a2s: the comparison is
+about the loop.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WEIGHTS = (1.0, 0.1, 0.3, 0.5)
 
 
 class Photographs(Dataset[tuple[Tensor, Tensor, int]]):
-    """Normalised float images and labels of a folder, at random mirrored."""
+    """Normalised float images and labels of a folder, randomly mirrored."""
 
     def __init__(self, images: Path, masks: Path, side: int) -> None:
         self.paths = sorted(images.glob("*.jpg"))

@@ -1,11 +1,11 @@
-"""Index and epoch plan of ten million keys for 256 ranks: time and memory of one rank.
+"""Time and memory of one rank for index and epoch plan of ten million keys and 256 ranks.
 
     python benchmarks/plan_scale.py [--keys 10000000] [--shard-size 1000] [--ranks 256]
 
-Writes the tables and manifests of that many samples (no images) into a temporary folder, then lets
-a fresh process do what every rank does at the start of an epoch: load the index, make the plan, and
-take its rows of every step. Afterwards the same process checks by all ranks that every key came
-once. Writes `benchmarks/results/plan_scale.json`.
+Writes tables and manifests of that many samples (without images) into a temporary folder. A fresh
+process then does the work of one rank at the start of an epoch: load the index, make the plan, and
+take its rows of every step. Afterwards it checks over all ranks that every key came once. Writes
+`benchmarks/results/plan_scale.json`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ IMAGE_BYTES = 50_000
 
 
 def synthesise(folder: Path, *, num_keys: int, shard_size: int) -> None:
-    """Write tables and manifests as `a2s shard` does, and tars that are holes."""
+    """Write tables and manifests like `a2s shard`, with sparse files as tars."""
     num_shards = -(-num_keys // shard_size)
     for number in range(num_shards):
         rows = np.arange(number * shard_size, min((number + 1) * shard_size, num_keys))
@@ -72,7 +72,7 @@ def peak_gb() -> float:
 
 
 def measure(folder: Path, ranks: int) -> dict[str, float]:
-    """What one rank does, timed; then the check over all ranks."""
+    """Time the work of one rank, then check the plan over all ranks."""
     from a2s.data.epoch_plan import make_plan
     from a2s.data.index import Index
 

@@ -1,13 +1,13 @@
-"""The training-free baseline on photographs with masks: its scores, what each step adds, its time.
+"""Training-free baseline on photographs with masks: scores, ablation of its steps, time.
 
     OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/rbd.py --data ECSSD
 
 ECSSD holds `images/` and `masks/`. The first scores come from `a2s predict --model rbd` and `a2s
-evaluate`. The rows then score the steps of the same run one by one, the method with the constants
-that its paper prints instead of its authors' program's (same superpixels), and the whole method on
-the photographs reduced to 128 px, with superpixels that shrink along and with those of 600 px.
-Two readings of adaptive F: the mean of the images' F, which `a2s evaluate` prints, and the F of
-mean precision and mean recall, which older tables print. Writes `benchmarks/results/rbd.json`.
+evaluate`. Further rows score each step of the method; the method with the constants in its paper
+instead of those in its authors' program (same superpixels); and the method on photographs reduced
+to 128 px, with superpixels scaled along and with superpixels of 600 px. Adaptive F comes in two
+variants: the mean of the images' F, as in `a2s evaluate`, and the F of mean precision and mean
+recall, as in older tables. Writes `benchmarks/results/rbd.json`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PRINTED_SIGMA_SPACE = 0.25
 
 @dataclass
 class Row:
-    """One value per image."""
+    """Scores per image."""
 
     adaptive_f: list[float] = field(default_factory=list)
     mae: list[float] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Row:
     recall: list[float] = field(default_factory=list)
 
     def add(self, map_HW: npt.NDArray[np.float32], truth_HW: npt.NDArray[np.bool_]) -> None:
-        """Score one map, enlarged to its truth's size."""
+        """Score one map after enlarging it to the truth's size."""
         height, width = truth_HW.shape
         if map_HW.shape != truth_HW.shape:
             map_HW = cv2.resize(map_HW, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -63,7 +63,7 @@ class Row:
         self.recall.append(hits / max(np.count_nonzero(truth_HW), 1))
 
     def means(self) -> dict[str, float]:
-        """Means over all images."""
+        """Return the means over all images."""
         precision, recall = np.mean(self.precision), np.mean(self.recall)
         pooled = (1 + BETA_SQUARE) * precision * recall / (BETA_SQUARE * precision + recall)
         return {
@@ -74,7 +74,7 @@ class Row:
 
 
 def as_printed(superpixels: Superpixels) -> tuple[Float, Float]:
-    """Weighted contrast and saliency with the paper's constants and nothing that it leaves out."""
+    """Weighted contrast and saliency with the paper's constants, without unpublished steps."""
     colour_NN = rbd.distances(superpixels.lab_N3)
     adjacent_NN, border_N = superpixels.adjacent_NN, superpixels.on_border_N
     geodesic_NN = rbd.geodesic(colour_NN, adjacent_NN | (border_N[:, None] & border_N))
@@ -89,7 +89,7 @@ def as_printed(superpixels: Superpixels) -> tuple[Float, Float]:
 
 
 def by_jobs(data: Path) -> dict[str, float]:
-    """Scores of the two commands."""
+    """Scores from `a2s predict` and `a2s evaluate`."""
     with tempfile.TemporaryDirectory() as folder:
         preds, scores = Path(folder) / "preds", Path(folder) / "scores"
         images = (str(data / "images"),)

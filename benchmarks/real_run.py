@@ -1,8 +1,8 @@
-"""The whole job on real photographs: 1000 of MSRA-B to learn from, 200 of ECSSD to score on.
+"""Complete pipeline on photographs: 1000 of MSRA-B for training, 200 of ECSSD for scoring.
 
     python benchmarks/real_run.py --out runs/real [--stage1.epochs 20 …]
 
-Runs the commands one by one (each resumes), takes wall time and peak memory of each, and writes
+Runs the commands one by one (each resumes), measures wall time and peak memory of each, and writes
 `benchmarks/results/real_run.{json,md}`. Needs the reference material ($A2S_SHARED).
 """
 
@@ -27,7 +27,7 @@ CONFIG = ROOT / "benchmarks" / "real_run.yaml"
 
 
 def peak_memory_gib(process: subprocess.Popen[str], stop: threading.Event) -> list[float]:
-    """Largest sum of proportional set sizes over the process and all that it started."""
+    """Peak of the summed proportional set sizes of a process and its descendants."""
     peak = [0.0]
 
     def watch() -> None:
@@ -39,7 +39,7 @@ def peak_memory_gib(process: subprocess.Popen[str], stop: threading.Event) -> li
 
 
 def run(name: str, arguments: list[str], *, images: int, log: Path) -> dict[str, object]:
-    """Run one command; its time counts only when it did the work (not when it was done before)."""
+    """Run one command; its time is recorded only if it did the work in this call."""
     command = [sys.executable, "-m", "a2s", *arguments]
     print("$ a2s", *arguments, flush=True)
     start = time.monotonic()
@@ -64,13 +64,13 @@ def run(name: str, arguments: list[str], *, images: int, log: Path) -> dict[str,
 
 
 def epochs_of(command: str, flags: list[str]) -> int:
-    """Epochs that a training command makes with these flags."""
+    """Number of epochs of a training command with these flags."""
     paths = ["--data", "d", "--out", "o", *(["--labels", "l"] if command == "stage2" else [])]
     return int(parse(command, ["--config", str(CONFIG), *paths, *flags]).epochs)
 
 
 def portable(argument: str) -> str:
-    """The argument as it would be typed in the repository's root, on any machine."""
+    """Rewrite an argument so that it is valid in the repository's root on any machine."""
     return argument.replace(str(SHARED), "$A2S_SHARED").replace(f"{ROOT}/", "")
 
 
@@ -125,7 +125,7 @@ def main() -> None:
 
 
 def scored(out: Path, stage: str, model: str, ecssd: str) -> list[tuple[str, list[str], int]]:
-    """Predict and evaluate ECSSD with one stage's model."""
+    """Predict and evaluate ECSSD with the model of one stage."""
     pred = str(out / f"preds-{stage}")
     return [
         (f"predict {stage}",
@@ -137,7 +137,7 @@ def scored(out: Path, stage: str, model: str, ecssd: str) -> list[tuple[str, lis
 
 
 def write_results(out: Path, steps: list[dict[str, object]]) -> None:
-    """Score table and cost table, as JSON and Markdown."""
+    """Write the tables of scores and costs as JSON and Markdown."""
     names = {"stage1": "activation maps (stage 1, raw)", "labels": "pseudo labels (CRF + median)",
              "stage2": "detector (stage 2)"}  # fmt: skip
     scores = {
@@ -151,11 +151,11 @@ def write_results(out: Path, steps: list[dict[str, object]]) -> None:
     (results / "real_run.json").write_text(json.dumps(document, indent=1) + "\n")
     columns = ("adaptive_f", "mean_f", "max_f", "mae", "weighted_f", "s_measure", "e_measure")
     lines = [
-        "# The whole job on real photographs",
+        "# Complete pipeline on real photographs",
         "",
         f"{machine['date']}, commit {machine['commit']}, {machine['hardware']}.",
         "",
-        "Learned from 1000 MSRA-B photographs without masks; scored on 200 ECSSD photographs.",
+        "Trained on 1000 MSRA-B photographs without masks; scored on 200 ECSSD photographs.",
         "",
         "| maps | " + " | ".join(columns) + " |",
         "|---|" + "---|" * len(columns),
@@ -166,8 +166,8 @@ def write_results(out: Path, steps: list[dict[str, object]]) -> None:
     shown = ("step", "seconds", "images_per_sec", "peak_memory_gib", "load_average", "commit")
     lines += [
         "",
-        "Seconds are those of a machine that did other work as well: `load` is the average number",
-        "of processes that wanted one of its cores. Training counts every pass over an image.",
+        "Other work ran on the machine: `load` is the load average during a step. For training,",
+        "images/s counts every pass over an image.",
         "",
         "| step | seconds | images/s | peak memory, GiB | load | commit |",
         "|---|---|---|---|---|---|",

@@ -1,10 +1,10 @@
-"""How much the scores of `real_run.py` owe to the seed: stage 1 and its labels from several.
+"""Variance of the scores of `real_run.py` over seeds, for stage 1 and its labels.
 
     python benchmarks/real_run_seeds.py --run runs/real --out runs/seeds [--seeds 1 2 3]
 
-`--run` is the folder of a finished `real_run.py`: its shards are used, and its scores are those of
-seed 0. The same settings, one seed after the other; scored on 200 photographs of ECSSD. Commands
-resume. Writes `benchmarks/results/real_run_seeds.json`.
+`--run` is the folder of a finished `real_run.py`: its shards are reused, and its scores are those
+of seed 0. Runs the same settings with one seed after the other and scores them on 200 photographs
+of ECSSD. Commands resume. Writes `benchmarks/results/real_run_seeds.json`.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""What imports cost a command before it does anything: seconds of fresh interpreters, in turns.
+"""Import time of the commands, in seconds of fresh interpreters.
 
     python benchmarks/startup.py [--rounds 7]
 
-`torchvision` are its classifiers as they are, `a2s.models.torchvision_nets` the same without
-torch's compiler; the first two lines are in all of them. `a2s label` is all that the command
-imports, with the garbage collector set as `a2s.__main__` sets it; `collected` as Python does.
-Modules come from bytecode on the disk; `from source` is how a command starts where none could be
-written, as in a container that was built without it. Writes `benchmarks/results/startup.json`.
+`torchvision` imports its classifiers unchanged, `a2s.models.torchvision_nets` without torch's
+compiler; all other lines include the first two. `a2s label` imports everything that the command
+needs, with the garbage collector settings of `a2s.__main__`; `collected` uses Python's defaults.
+Modules are loaded from bytecode on disk. `from source` is a start without bytecode, as in a
+container image that was built without it. Interpreters alternate. Writes
+`benchmarks/results/startup.json`.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def seconds(name: str, code: str) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Measure in turns and write the medians."""
+    """Measure all variants alternately and write the medians."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds

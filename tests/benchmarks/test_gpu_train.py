@@ -1,4 +1,4 @@
-"""The benchmark of training on a GPU, in its tiny form on whatever is here."""
+"""`gpu_train.py --quick` on any device, and the arguments of `on_gpu.sh`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_whole_run_is_measured_and_merged(tmp_path: Path) -> None:
     assert record["targets"]["whole run, seconds"][0] == record["parts"]["whole"]["total_sec"]
 
 
-def test_plain_loops_and_counts_are_of_the_same_networks(
+def test_plain_loops_run_and_flops_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
