@@ -144,7 +144,7 @@ def _shards(
             f"{counted(others, 'manifest')} made with other settings, not counted: {few(others)}"
         )
     if torn := _torn(folder, manifests):
-        torn = _torn(folder.again(), [m for m in manifests if m.name in torn])
+        torn = _torn(folder.refresh(), [m for m in manifests if m.name in torn])
     if torn:
         problems.append(
             f"{counted(torn, 'manifest')} without the tar or table of their size, not counted: "
@@ -206,7 +206,7 @@ def _training(
         pause=parse_pause(log),
     )
     if command == "stage2" and status.state == "finished":
-        rectified = folder.sub("rectified")
+        rectified = folder.subfolder("rectified")
         part = _shards(rectified, "label", None, [], now_sec=now_sec) if rectified else None
         if part is None or part.state != "finished":
             written = f"{part.shards_done} of {part.num_shards} shards" if part else "no shard yet"
@@ -217,7 +217,7 @@ def _training(
 
 def _last_commit(folder: Folder, problems: list[str]) -> dict[str, Any] | None:
     """Read the newest readable commit; a commit that was just deleted is skipped."""
-    commits = folder.sub("commits")
+    commits = folder.subfolder("commits")
     if commits is None:
         return None
     names = sorted(filter(_COMMIT.fullmatch, commits.entries), key=lambda name: int(name[:-5]))
@@ -259,7 +259,7 @@ def _whole(
     given = {name for name in ("test", "truth") if settings.get(name) is not None}
     steps = []
     for name, command, needs in RUN_STEPS:
-        sub = folder.sub(name)
+        sub = folder.subfolder(name)
         if sub is None and not needs <= given:
             continue
         steps.append(Step(name, command, _step(sub, command, now_sec=now_sec) if sub else None))
