@@ -182,7 +182,7 @@ def read_entries(path: Path) -> dict[str, object]:
     except Exception as error:  # on arbitrary bytes these parsers raise any exception
         if type(error).__name__ == "UnpicklingError":
             raise WeightsError(
-                f"weights: {path} is damaged, or holds Python objects beside tensors, which may "
+                f"weights: {path} is damaged, or holds Python objects besides tensors, which may "
                 "run code and are refused; give tensors by name, best as .safetensors"
             ) from None
         reason = str(error).strip().partition("\n")[0] or "nothing there to read"

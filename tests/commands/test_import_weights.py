@@ -200,7 +200,7 @@ DAMAGE: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "empty": (lambda _, path: path.touch(), r"x\.pth cannot be read"),
     "code": (
         lambda _, path: torch.save({"state_dict": Payload(path.with_name("trace"))}, path),
-        "Python objects beside tensors, which may run code and are refused",
+        "Python objects besides tensors, which may run code and are refused",
     ),
     "absent": (lambda _, path: None, r"x\.pth is not a file"),
     "folder": (lambda _, path: path.mkdir(), r"x\.pth is not a file"),

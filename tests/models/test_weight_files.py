@@ -53,7 +53,7 @@ def test_foreign_bytes_are_refused(tmp_path: Path, name: str, content: bytes) ->
 
 def test_pickled_code_does_not_run(tmp_path: Path) -> None:
     torch.save({"state_dict": Payload(tmp_path / "trace")}, tmp_path / "evil.pth")
-    with pytest.raises(WeightsError, match=r"evil\.pth .*Python objects beside tensors.* refused"):
+    with pytest.raises(WeightsError, match=r"evil\.pth .*Python objects besides tensors.* refused"):
         load_encoder("resnet50", str(tmp_path / "evil.pth"))
     assert not (tmp_path / "trace").exists()
 
