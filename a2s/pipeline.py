@@ -27,7 +27,7 @@ from a2s.config.training import TrainOptions
 from a2s.errors import ConfigError
 from a2s.parallel.pool import num_cpus
 from a2s.parallel.progress import say
-from a2s.parallel.ranks import cpu_asked_for
+from a2s.parallel.ranks import cpu_requested
 from a2s.storage.files import atomic_write
 from a2s.storage.hashing import digest
 
@@ -128,7 +128,7 @@ def training_processes(name: str, asked: int, sections: Mapping[str, TrainOption
     import torch
 
     num_gpus = torch.cuda.device_count()
-    on_cpu = cpu_asked_for(os.environ) or num_gpus == 0
+    on_cpu = cpu_requested(os.environ) or num_gpus == 0
     processes = asked or (1 if on_cpu else num_gpus)
     if not on_cpu and processes > num_gpus:
         raise ConfigError(

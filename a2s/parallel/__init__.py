@@ -1,1 +1,1 @@
-"""More than one process, GPU or machine."""
+"""Parallel execution: thread and Ray pools, training ranks, GPUs."""

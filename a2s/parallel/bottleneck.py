@@ -1,20 +1,20 @@
-"""Which stage of a pipeline holds the others up: seconds to rates, waiting, and a name. Pure."""
+"""Find the bottleneck of a pipeline from the seconds that its stages worked. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-FEW = 0.5
-"""Below this busy share nobody works to capacity: the start, reading, or the last images."""
+LOW_BUSY_SHARE = 0.5
+"""If all groups are less busy than this, none is the bottleneck (short runs, slow reading)."""
 
 
 @dataclass(frozen=True)
 class WorkerGroup:
-    """Processes of one kind, and what they did.
+    """Processes of one kind, and the time that they worked.
 
-    `stage_sec` are seconds of work over all of them, `available_sec` is their number times the
-    seconds that they were there; the rest they waited.
+    `stage_sec` is the work in each stage, in seconds, summed over the processes. `available_sec` is
+    their number times the seconds that they existed. The difference is waiting time.
     """
 
     name: str
@@ -24,17 +24,17 @@ class WorkerGroup:
 
     @property
     def busy(self) -> float:
-        """Share of the available time that was work. Range: 0..1."""
+        """Share of the available time that the processes worked. Range: 0..1."""
         return min(1.0, sum(self.stage_sec.values()) / max(self.available_sec, 1e-9))
 
     @property
     def waiting_sec(self) -> float:
-        """Seconds that a process of this group waited, on average."""
+        """Average seconds that one process waited."""
         return (1 - self.busy) * self.available_sec / max(self.processes, 1)
 
 
 def describe(num_images: int, wall_sec: float, groups: list[WorkerGroup]) -> list[str]:
-    """Lines for people: images/s, each group's stages and waiting, and what to speed up first."""
+    """Report as lines of text: images/s, stages and waiting of each group, bottleneck."""
     rate = num_images / max(wall_sec, 1e-9)
     lines = [f"{num_images:,} images in {wall_sec:.1f} s, {rate:.2f} images/s"]
     for group in groups:
@@ -52,16 +52,20 @@ def describe(num_images: int, wall_sec: float, groups: list[WorkerGroup]) -> lis
 
 
 def bottleneck(groups: list[WorkerGroup]) -> str:
-    """The busiest group's longest stage."""
+    """Name the longest stage of the busiest group."""
     group = max(groups, key=lambda group: group.busy)
     stage, sec = max(group.stage_sec.items(), key=lambda item: item[1])
     share = sec / max(sum(group.stage_sec.values()), 1e-9)
     text = f"{stage} ({share:.0%} of the work of the {group.name})"
-    return text if group.busy >= FEW else f"none, all wait most of the time; the most is {text}"
+    return (
+        text
+        if group.busy >= LOW_BUSY_SHARE
+        else f"none, all wait most of the time; the most is {text}"
+    )
 
 
 def record(num_images: int, wall_sec: float, groups: list[WorkerGroup]) -> dict[str, object]:
-    """The same numbers for `metrics.jsonl`."""
+    """Report as a record for `metrics.jsonl`."""
     values: dict[str, object] = {
         "num_images": num_images,
         "wall_sec": round(wall_sec, 3),

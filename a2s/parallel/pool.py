@@ -1,7 +1,7 @@
-"""Map a function over items: in this process, or as Ray tasks. The only importer of ray.
+"""Map a function over items in this process or as Ray tasks. The only importer of ray.
 
-Ray is imported when the first result is asked for and only if it is wanted. Progress lives in the
-files that the caller writes, never in object references: kill everything, run it again.
+Ray is imported only if it is used, with the first result. Callers keep all progress in files, not
+in object references, so a killed job can be rerun.
 """
 
 from __future__ import annotations
@@ -40,15 +40,16 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 AUTO_MIN_IMAGES = 64
-END = object()
+_EXHAUSTED = object()
 
 
 def resolve_workers(
     workers: int | Literal["auto"], num_images: int, *, ray_address: str | None = None
 ) -> int | None:
-    """Turn the flag into a number: auto is 0 below 64 images (or without Ray), else the CPU count.
+    """Resolve the flag `--workers`.
 
-    On a cluster auto is None: as many as the cluster has, also when nodes come and go.
+    `auto` is 0 (no Ray) below 64 images or if Ray is not installed, else the number of CPUs. On a
+    cluster `auto` is None: follow the cluster's CPU count as it scales.
 
     Raises: ConfigError for a negative number.
     """
@@ -63,7 +64,7 @@ def resolve_workers(
 
 
 def num_cpus() -> int:
-    """CPUs that this process may use: its affinity, cut to the container's quota."""
+    """CPUs that this process may use: its affinity, limited by the container's CPU quota."""
     cpus = len(os.sched_getaffinity(0))
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -73,7 +74,7 @@ def num_cpus() -> int:
 
 
 def num_gpus() -> int:
-    """GPUs of the Ray session around this call."""
+    """GPUs in the active Ray session."""
     import ray
 
     cluster: Any = ray
@@ -90,7 +91,7 @@ def has_gpu(ray_address: str | None = None) -> bool:
 
 
 def num_cluster_cpus() -> int:
-    """CPUs of the Ray session around this call, at least 1."""
+    """CPUs in the active Ray session, at least 1."""
     import ray
 
     cluster: Any = ray
@@ -114,17 +115,17 @@ def map_items(
 ) -> Generator[R, None, None]:
     """Yield `fn(item, *common)` for every item, in order of completion.
 
-    With a `model_stage` it is `fn(item, model_stage.build()(item), *common)`. Items are taken
-    lazily, at most twice as many as there are workers are in flight, `common` is shipped once. With
-    workers None there are as many as the cluster has CPUs at the time.
+    With `model_stage` it yields `fn(item, model_stage.build()(item), *common)`. Back-pressure:
+    items are drawn lazily, and at most two per worker are in flight. `common` is sent to the
+    cluster once. `workers` None follows the number of CPUs of the cluster.
 
-    A task whose process dies is tried again `retries` times, one that exceeds `deadline_sec` once;
-    one whose machine is gone always. A task that takes much longer than the others gets a copy:
-    the first to finish counts. So `fn` must give, and write, the same on every worker and however
-    often; it must be importable on the workers and keep no state between calls. With workers 0 this
-    thread calls it, or `threads` others that each use one core, and nothing is tried again.
+    A task is retried `retries` times if its process dies, once if it exceeds `deadline_sec`, and
+    without limit if its node is lost. A straggler gets a speculative copy; the first result counts.
+    So `fn` must be deterministic and idempotent, importable on the workers, and keep no state
+    between calls. With `workers` 0 there are no retries: this thread runs `fn`, or `threads`
+    threads that use one core each.
 
-    Raises: whatever `fn` raises, as itself; A2SError naming the item after the last retry.
+    Raises: exceptions of `fn` unchanged; A2SError naming the item after the last retry.
     """
     tally = tally if tally is not None else Tally()
     if workers == 0:
@@ -147,7 +148,7 @@ def map_items(
         source = iter(items)
         with contextlib.closing(scheduler):
             while True:
-                while scheduler.has_room() and (item := next(source, END)) is not END:
+                while scheduler.has_room() and (item := next(source, _EXHAUSTED)) is not _EXHAUSTED:
                     scheduler.submit(item)
                 tally.max_in_flight = max(tally.max_in_flight, scheduler.num_items)
                 if not scheduler.num_items:
@@ -192,12 +193,12 @@ def _map_in_process(
                 tally.worker_sec = threads * (time.monotonic() - started)
                 yield from (future.result() for future in done)
         finally:
-            # Ctrl-C waits for what runs, not for what is queued.
+            # After Ctrl-C, wait for running calls but not for queued ones.
             executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _run(fn: Callable[..., R], item: Any, *rest: Any) -> tuple[str, float, R]:
-    """In a worker: the result, on which node, in how many seconds."""
+    """Task that runs in a worker: return node id, seconds, and the result of `fn`."""
     import ray
 
     _one_core()
@@ -207,7 +208,7 @@ def _run(fn: Callable[..., R], item: Any, *rest: Any) -> tuple[str, float, R]:
 
 
 class _ModelHost:
-    """In an actor: the `ModelStage` step, built once; calls come from several threads."""
+    """Actor that builds a `ModelStage` once and runs it; several threads call it."""
 
     def __init__(self, build: Callable[[], Callable[[Any], Any]]) -> None:
         self.build = build
@@ -215,10 +216,10 @@ class _ModelHost:
         self.lock = threading.Lock()
 
     def ping(self) -> None:
-        """Nothing; that it returns says that the process has started."""
+        """Return once the actor's process has started."""
 
     def prepare(self, item: Any) -> Any:
-        # Not in __init__: an error there would reach the driver as a dead actor, not as itself.
+        # Not in __init__: the driver would see an error there as a dead actor, not as the error.
         with self.lock:
             if self.step is None:
                 self.step = self.build()
@@ -226,7 +227,7 @@ class _ModelHost:
 
 
 def _one_core() -> None:
-    # One core per task: libraries that start a thread per core would only get in each other's way.
+    # Ray runs one task per core, so libraries must not start a thread per core.
     for variable in ("OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = "1"
     if "OMP_WAIT_POLICY" not in os.environ:
@@ -236,14 +237,14 @@ def _one_core() -> None:
 
 def _one_thread() -> None:
     for module, function in (("cv2", "setNumThreads"), ("torch", "set_num_threads")):
-        # Another thread may be in the middle of importing it.
+        # Another thread may still be importing the module.
         if hasattr(sys.modules.get(module), function):
             getattr(sys.modules[module], function)(1)
 
 
 @contextlib.contextmanager
 def _threads_restored() -> Iterator[None]:
-    """Whatever comes next in this process (a training stage) has all its cores again."""
+    """Restore the libraries' thread counts on exit, for later stages in this process."""
     cv2, torch = sys.modules.get("cv2"), sys.modules.get("torch")
     cv2_threads = cv2.getNumThreads() if cv2 else 0
     torch_threads = torch.get_num_threads() if torch else 0
@@ -258,9 +259,9 @@ def _threads_restored() -> Iterator[None]:
 
 @contextlib.contextmanager
 def session(*, workers: int | None, ray_address: str | None = None) -> Iterator[None]:
-    """Have Ray running inside the block; one that already runs is used and left running.
+    """Run Ray inside the block; use a running session if there is one, and leave it running.
 
-    Raises: ConfigError when ray is not installed or the cluster cannot be reached.
+    Raises: ConfigError if ray is not installed or the cluster cannot be reached.
     """
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -282,4 +283,4 @@ def session(*, workers: int | None, ray_address: str | None = None) -> Iterator[
     finally:
         ray_processes = ray_session.descendants(ray_session.children() - started_before)
         ray.shutdown()
-        ray_session.end(ray_processes)
+        ray_session.kill_leftovers(ray_processes)

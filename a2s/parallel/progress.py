@@ -1,4 +1,4 @@
-"""Progress for people: a bar on a terminal, otherwise one line per interval with units."""
+"""Progress output: a bar on a terminal, otherwise one line per interval."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ INTERVAL_SEC = 10.0
 
 
 class Progress:
-    """Count finished things; everything goes to stderr.
-
-    `total` None means that the number is not known beforehand.
-    """
+    """Progress of a job in `unit`s, on stderr; `total` None means unknown."""
 
     def __init__(self, total: int | None, *, unit: str, name: str, done: int = 0) -> None:
         self.total = total
@@ -46,7 +43,7 @@ class Progress:
             self._line()
 
     def update(self, count: int = 1, **fields: object) -> None:
-        """Add finished things; `fields` are shown beside the rate (name them with their unit)."""
+        """Add finished units; `fields` are shown after the rate (include units in their names)."""
         self.done += count
         self.fields.update(fields)
         if self._bar is not None:

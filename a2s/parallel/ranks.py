@@ -1,7 +1,7 @@
-"""Ranks: starting them, checking them, summing over them. The only file that imports accelerate.
+"""Training ranks: launch checks, start, collectives, joint failure. Only importer of accelerate.
 
-A training job runs the same code for one rank and for many. What differs is here: who speaks, how
-sums are taken, and how one rank's failure ends all of them with one message.
+Training runs the same code on one rank and on many. This module holds the differences: which rank
+writes output, sums over ranks, and how a failure on one rank ends all ranks with one message.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ R = TypeVar("R")
 
 TIMEOUT_SEC = 1800
 before_exit: list[Callable[[], None]] = []
-"""What waits for something that a rank still writes, and does not fail."""
+"""Callbacks that block until this rank's pending writes finish; they must not raise."""
 CPU_COMMAND = (
     "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N --num_machines 1 "
     "--mixed_precision no --dynamo_backend no -m a2s …"
@@ -36,11 +36,11 @@ TORCHRUN_COMMAND = "torchrun --nproc_per_node N -m a2s …"
 
 
 def check_launch(environ: Mapping[str, str]) -> None:
-    """Refuse a launch that would silently train as several independent single processes.
+    """Refuse a launch that would silently train independent single processes.
 
     Raises:
-        ConfigError: MASTER_ADDR is set and WORLD_SIZE is not, which is what
-            `accelerate launch --cpu --num_processes 2` leaves behind; or RANK is outside the world.
+        ConfigError: MASTER_ADDR is set but WORLD_SIZE is not, as after
+            `accelerate launch --cpu --num_processes 2`; or RANK does not fit WORLD_SIZE.
     """
     if "MASTER_ADDR" in environ and "WORLD_SIZE" not in environ:
         raise ConfigError(
@@ -55,12 +55,12 @@ def check_launch(environ: Mapping[str, str]) -> None:
 
 
 def launched_rank(environ: Mapping[str, str]) -> int:
-    """This process's rank as the launcher set it, known before torch is imported."""
+    """This process's rank as set by the launcher; needs no torch."""
     return int(environ.get("RANK", "0"))
 
 
-def cpu_asked_for(environ: Mapping[str, str]) -> bool:
-    """Whether training shall use the CPU although there may be a GPU (Accelerate's variable)."""
+def cpu_requested(environ: Mapping[str, str]) -> bool:
+    """Whether Accelerate's variable ACCELERATE_USE_CPU forces training on the CPU."""
     return environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes", "y", "on"}
 
 
@@ -71,13 +71,13 @@ def start(
     tracker_dir: Path | None = None,
     timeout_sec: int = TIMEOUT_SEC,
 ) -> Accelerator:
-    """Join the ranks that the launcher started; one rank when none did.
+    """Join the process group that the launcher set up; a single rank without a launcher.
 
-    The device is CUDA when there is one and `ACCELERATE_USE_CPU` is not set, else the CPU.
+    The device is CUDA if available and `ACCELERATE_USE_CPU` is not set, else the CPU.
 
     Raises:
-        ConfigError: a launch that `check_launch` refuses, a world other than WORLD_SIZE, or a
-            tracker that was asked for and is not installed.
+        ConfigError: `check_launch` refuses the launch, the world size differs from WORLD_SIZE, or
+            a requested tracker is not installed.
     """
     check_launch(os.environ)
     _check_trackers(trackers)
@@ -86,20 +86,20 @@ def start(
     from accelerate.state import AcceleratorState
     from accelerate.utils import InitProcessGroupKwargs
 
-    # A stage with another precision may have run in this process; accelerate remembers it.
+    # Accelerate keeps the precision of a stage that ran earlier in this process.
     AcceleratorState._reset_state()
-    cpu = cpu_asked_for(os.environ) or not torch.cuda.is_available()
+    cpu = cpu_requested(os.environ) or not torch.cuda.is_available()
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     if cpu and expected > 1 and "OMP_NUM_THREADS" not in os.environ:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", str(expected)))
         os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // local))
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if not cpu:
-        # One shape per network, so the fastest kernel is worth a search; and fp32 means fp32.
+        # Input shapes are constant, so searching for the fastest kernel pays off. No TF32 in fp32.
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
-        # The loader's processes have the cores, and few tensors of this one are on the CPU.
+        # Leave the cores to the loader's workers; this process computes little on the CPU.
         torch.set_num_threads(1)
     accelerator = Accelerator(
         cpu=cpu,
@@ -117,7 +117,7 @@ def start(
 
 
 def _check_trackers(trackers: tuple[str, ...]) -> None:
-    """Accelerate only warns about a missing tracker; whoever asked for one wants it."""
+    """Refuse a tracker that is not installed; Accelerate would only warn."""
     if not trackers:
         return
     from accelerate.tracking import get_available_trackers
@@ -138,26 +138,26 @@ def _is_started() -> bool:
 
 
 def rank() -> int:
-    """This process's rank; 0 when alone."""
+    """This process's rank; 0 without a process group."""
     import torch.distributed as dist
 
     return dist.get_rank() if _is_started() else 0
 
 
 def world() -> int:
-    """Number of ranks; 1 when alone."""
+    """Number of ranks; 1 without a process group."""
     import torch.distributed as dist
 
     return dist.get_world_size() if _is_started() else 1
 
 
 def is_main() -> bool:
-    """Whether this rank claims the output folder, writes files and speaks."""
+    """Whether this is rank 0, which claims the output folder, writes files and prints messages."""
     return rank() == 0
 
 
 def all_gather(tensor: Tensor) -> Tensor:
-    """Every rank's tensor, stacked in rank order; no gradient.
+    """Gather a tensor from every rank, stacked in rank order; no gradient.
 
     Shape: `[…] -> [world, …]`, the same shape on every rank.
     """
@@ -175,7 +175,7 @@ def all_gather(tensor: Tensor) -> Tensor:
 
 
 def all_sum(tensor: Tensor) -> Tensor:
-    """Sum over ranks in float64, always in rank order, so that repeating it repeats every bit.
+    """Sum over ranks in float64 and in rank order, so that the result is reproducible bit by bit.
 
     Shape: that of `tensor`; float64 for floating input, else int64. No gradient.
     """
@@ -190,10 +190,10 @@ def all_sum(tensor: Tensor) -> Tensor:
 
 
 def check_same(what: str, value: str) -> None:
-    """Every rank must have read the same `value` (a fingerprint, a commit number).
+    """Check that `value` (a fingerprint, a commit number) is the same on every rank.
 
     Raises:
-        ConfigError: on every rank (one message), naming the first rank that differs.
+        ConfigError: on all ranks (one message); it names the first rank that differs.
     """
     import torch
 
@@ -211,11 +211,10 @@ def check_same(what: str, value: str) -> None:
 
 @contextmanager
 def fail_together() -> Iterator[None]:
-    """Make a failure inside the block, on any rank, the failure of all ranks.
+    """If any rank raises inside the block, all ranks exit with one error message.
 
-    The lowest failing rank raises its own error; the others leave silently with the same exit code,
-    so the user reads one message and nobody waits in a collective for a rank that is gone. Before
-    any of them leaves, all wait for what is `before_exit`.
+    The lowest failing rank raises its own error; the others exit silently with the same exit code.
+    So no rank hangs in a collective. Before any rank exits, all run the callbacks in `before_exit`.
     """
     import torch
 
@@ -229,7 +228,7 @@ def fail_together() -> Iterator[None]:
     first = next((index for index, value in enumerate(codes) if value), None)
     if first is None:
         return
-    # A launcher ends all ranks when the first one leaves.
+    # A launcher kills all ranks when the first one exits.
     for finish in before_exit:
         finish()
     all_gather(torch.tensor([code]))
@@ -239,7 +238,10 @@ def fail_together() -> Iterator[None]:
 
 
 def report_to_launcher(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a rank's work to its end: the launcher learns a bug's traceback, the group is left."""
+    """Decorator for a rank's main function.
+
+    Reports the traceback of a bug to the launcher; destroys the process group on success.
+    """
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
     @functools.wraps(function)
@@ -248,10 +250,10 @@ def report_to_launcher(function: Callable[P, R]) -> Callable[P, R]:
         handler.initialize()
         try:
             result = function(*args, **kwargs)
-            _leave()
+            _destroy_process_group()
             return result
         except A2SError:
-            # One clear line follows; a traceback would bury it.
+            # The caller prints these as one line, without a traceback.
             raise
         except Exception as error:
             if "TORCHELASTIC_ERROR_FILE" in os.environ:
@@ -261,11 +263,11 @@ def report_to_launcher(function: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
-def _leave() -> None:
-    """Leave the process group, after the wrapped network that uses it.
+def _destroy_process_group() -> None:
+    """Free the wrapped network, then destroy the process group that it uses.
 
-    In the other order freeing the network ends the group's threads while they may wait for the
-    interpreter's lock, which it holds: the rank never exits.
+    In the other order, freeing the network joins the group's threads while holding the
+    interpreter's lock that they may wait for, and the rank never exits.
     """
     import torch.distributed as dist
 

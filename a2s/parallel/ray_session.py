@@ -1,4 +1,4 @@
-"""How Ray is started here, or joined elsewhere. The module itself comes from pool.py."""
+"""Start a local Ray or join a cluster, and stop it. pool.py passes the ray module in."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ from typing import Any
 from a2s.errors import ConfigError
 
 STORE_BYTES_PER_WORKER = 8 * 2**20
-STORE_BYTES_AT_LEAST = 80 * 2**20
-"""Ray refuses much less. What travels is small, and a large store only grows until it is full."""
+STORE_BYTES_MIN = 80 * 2**20
+"""Ray refuses much smaller stores. The objects are small; a larger store would only fill up."""
 GRACE_SEC = 3.0
 
 
 @contextlib.contextmanager
 def sigterm_handled_by(handler: Any) -> Iterator[None]:
-    """Inside the block SIGTERM goes to `handler`, and what it raises comes out as it is.
+    """Inside the block, handle SIGTERM with `handler` and propagate its exception unchanged.
 
-    Ray puts a handler of its own in place, and where it waits it turns every SystemExit into one
-    with code 1.
+    Ray installs its own handler, and changes every SystemExit raised while it waits to exit code 1.
     """
     if threading.current_thread() is not threading.main_thread() or not callable(handler):
         yield
@@ -53,9 +52,9 @@ def sigterm_handled_by(handler: Any) -> Iterator[None]:
 
 
 def start_local(ray: Any, workers: int) -> None:
-    """Start Ray on this machine, joining no cluster that happens to be around."""
-    private_token()
-    # Workers inherit this environment: they find a2s where this process found it.
+    """Start Ray on this machine; never join a running cluster."""
+    create_private_token()
+    # Workers inherit PYTHONPATH, so that they import a2s from the same place.
     old = os.environ.get("PYTHONPATH")
     paths = [str(Path(__file__).resolve().parents[2]), *filter(None, sys.path)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
@@ -65,7 +64,7 @@ def start_local(ray: Any, workers: int) -> None:
             address="local",
             num_cpus=workers,
             include_dashboard=False,
-            object_store_memory=max(STORE_BYTES_AT_LEAST, workers * STORE_BYTES_PER_WORKER),
+            object_store_memory=max(STORE_BYTES_MIN, workers * STORE_BYTES_PER_WORKER),
             log_to_driver=False,
             logging_level="ERROR",
         )
@@ -77,9 +76,9 @@ def start_local(ray: Any, workers: int) -> None:
 
 
 def join(ray: Any, address: str) -> None:
-    """Join a running cluster, on whose nodes a2s must be installed.
+    """Join a running cluster; a2s must be installed on its nodes.
 
-    Raises: ConfigError when it cannot be reached.
+    Raises: ConfigError if it cannot be reached.
     """
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
@@ -87,10 +86,10 @@ def join(ray: Any, address: str) -> None:
         raise ConfigError(f"--ray-address {address}: cannot join: {error}") from error
 
 
-def private_token() -> None:
-    """Make the token without which nobody joins, readable for this user alone."""
-    # Ray's ports listen on every interface; the token is what keeps others out, and Ray itself
-    # writes it readable for everybody on the machine.
+def create_private_token() -> None:
+    """Create Ray's authentication token, readable by this user only."""
+    # Ray's ports listen on all interfaces, so only the token keeps others out. Ray itself would
+    # write it readable by all users of the machine.
     token = Path.home() / ".ray" / "auth_token"
     token.parent.mkdir(mode=0o700, exist_ok=True)
     try:
@@ -101,12 +100,12 @@ def private_token() -> None:
 
 
 def children() -> set[int]:
-    """Processes that this one has started and that still run."""
+    """Running child processes of this process."""
     return {pid for pid, (parent, _) in _processes().items() if parent == os.getpid()}
 
 
 def descendants(roots: set[int]) -> dict[int, str]:
-    """These processes and all that they started, each with its start time."""
+    """These processes and all their descendants, with start times."""
     processes = _processes()
     found = list(roots)
     for root in found:
@@ -114,10 +113,10 @@ def descendants(roots: set[int]) -> dict[int, str]:
     return {pid: processes[pid][1] for pid in found if pid in processes}
 
 
-def end(started: dict[int, str]) -> None:
-    """Kill what is left of processes that should have gone by themselves.
+def kill_leftovers(started: dict[int, str]) -> None:
+    """Kill those Ray processes of `started` that do not exit by themselves within `GRACE_SEC`.
 
-    When Ray is interrupted while it starts, its agents do not notice that their node is gone.
+    If Ray is interrupted while it starts, its agents do not notice that their node has stopped.
     """
     deadline = time.monotonic() + GRACE_SEC
     while True:
@@ -127,14 +126,14 @@ def end(started: dict[int, str]) -> None:
             break
         time.sleep(0.05)
     for pid in left:
-        # Only what is Ray's: a caller may have started processes of its own meanwhile.
+        # Only Ray's processes: the caller may have started others meanwhile.
         with contextlib.suppress(OSError):
             if b"ray" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 os.kill(pid, signal.SIGKILL)
 
 
 def _processes() -> dict[int, tuple[int, str]]:
-    """Parent and start time (in the kernel's ticks) of every process that has not ended."""
+    """Parent and start time (in kernel ticks) of all processes except zombies."""
     found: dict[int, tuple[int, str]] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():

@@ -1,7 +1,7 @@
 """Ray tasks in flight: retries, deadlines, speculative copies of stragglers, joining nodes.
 
-An item is one piece of work; it has one attempt in flight, or two when the first takes too long.
-The ray module itself comes from pool.py.
+An item has one attempt (a Ray task) in flight, or two if the first is a straggler. pool.py passes
+the ray module in, because it is ray's only importer.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from a2s.parallel.model_actors import ModelActor, ModelActors, ModelStage
 
 STRAGGLER_FACTOR = 5.0
 STRAGGLER_MIN_SEC = 10.0
-"""An attempt gets a copy when it runs longer than 5 times the median, and than this."""
-KNOWN_DURATIONS = 3
-REFRESH_SEC = 2.0
+"""A straggler runs longer than `STRAGGLER_FACTOR` times the median duration, and than this."""
+MIN_DURATIONS = 3
+CLUSTER_POLL_SEC = 2.0
 ACTOR_DEATHS = 3
 
 
 @dataclass
 class Tally:
-    """What happened on the way; the caller reports it."""
+    """Counters of a `map_items` call, for the caller's report."""
 
     crashed: int = 0
     timed_out: int = 0
     speculative_copies: int = 0
-    """Second attempts of items that took too long."""
+    """Copies of stragglers that were started."""
     max_in_flight: int = 0
     max_workers: int = 0
     num_actors: int = 0
     worker_sec: float = 0.0
-    """Workers that there were, times seconds."""
+    """Number of workers, integrated over time in seconds."""
     actor_sec: float = 0.0
-    """Processes that had the `ModelStage` step, times seconds."""
+    """Number of model actors, integrated over time in seconds."""
     node_sec: dict[str, float] = field(default_factory=dict)
     """Seconds of work by node."""
 
@@ -63,11 +63,11 @@ class _Attempt:
 @dataclass(frozen=True)
 class _Loss:
     kind: str
-    why: str
+    reason: str
 
 
 class TaskScheduler:
-    """Submitting, waiting, clocks."""
+    """Submits items as Ray tasks and yields their results, with retries and timeouts."""
 
     def __init__(
         self,
@@ -91,28 +91,28 @@ class TaskScheduler:
         self.attempts: dict[Any, _Attempt] = {}
         self.num_items = 0
         self.durations: deque[float] = deque(maxlen=100)
-        self.follows_cluster = workers is None
+        self.autoscales = workers is None
         self.workers = workers or 0
         self.refreshed = self.counted = time.monotonic()
         self._refresh_cluster()
 
     def has_room(self) -> bool:
-        """Whether the window, twice the workers, takes another item."""
+        """Whether another item may be submitted: at most two per worker are in flight."""
         return self.num_items < 2 * self.workers
 
     def submit(self, value: Any) -> None:
-        """Start on an item."""
+        """Submit an item."""
         self.num_items += 1
         self._attempt(_Item(value))
 
     def wait(
         self, deadline_sec: float, *, retries: int, name: Callable[[Any], str]
     ) -> Iterator[Any]:
-        """Wait a second at most; yield results, try again what failed, copy what takes too long.
+        """Wait at most a second; yield results, retry failures, copy stragglers.
 
-        Raises: what the task raised; A2SError naming the item that failed too often.
+        Raises: exceptions of the task unchanged; A2SError naming an item that failed too often.
         """
-        for attempt, outcome in [*self._finished(deadline_sec), *self._overdue(deadline_sec)]:
+        for attempt, outcome in [*self._finished(deadline_sec), *self._timed_out(deadline_sec)]:
             item = attempt.item
             item.attempts -= 1
             if item.done:
@@ -135,11 +135,11 @@ class TaskScheduler:
         self.tally.worker_sec += self.workers * (now - self.counted)
         self.tally.actor_sec += len(self.actors or ()) * (now - self.counted)
         self.counted = now
-        if now - self.refreshed > REFRESH_SEC:
+        if now - self.refreshed > CLUSTER_POLL_SEC:
             self._refresh_cluster()
 
     def close(self) -> None:
-        """Let go of the GPUs; the session may go on."""
+        """Free the GPUs; the Ray session stays usable."""
         if self.actors is not None:
             self.actors.close()
 
@@ -147,7 +147,7 @@ class TaskScheduler:
         actor, prepared = None, []
         if self.actors is not None:
             actor = self.actors.least_busy(other.actor for other in self.attempts.values())
-            # The prepared value goes from there to the task without passing through this process.
+            # The task receives the actor's result directly, not through this process.
             prepared = [actor.handle.prepare.remote(item.value)]
         reference = self.task.remote(self.common[0], item.value, *prepared, *self.common[1:])
         self.attempts[reference] = _Attempt(item, actor)
@@ -159,42 +159,42 @@ class TaskScheduler:
         for reference in done:
             yield self.attempts.pop(reference), self._outcome(reference)
 
-    def _overdue(self, deadline_sec: float) -> Iterator[tuple[_Attempt, Any]]:
+    def _timed_out(self, deadline_sec: float) -> Iterator[tuple[_Attempt, Any]]:
         now = time.monotonic()
-        # Tasks start in order of submission, so the oldest `workers` are the ones that run.
+        # Tasks start in order of submission, so the oldest `workers` attempts are running.
         for reference, attempt in list(islice(self.attempts.items(), self.workers)):
             if attempt.started is None and attempt.actor and self.actors is not None:
-                # No clock runs while others have the GPU.
+                # The timeout starts only once the model actor has started.
                 if self.actors.is_late(attempt.actor):
                     self.ray.cancel(reference, force=True)
-                    why = "its model got no GPU so far"
-                    yield self.attempts.pop(reference), _Loss("no_gpu", why)
+                    reason = "its model actor has no GPU yet"
+                    yield self.attempts.pop(reference), _Loss("no_gpu", reason)
                     continue
                 if not self.actors.has_started(attempt.actor):
                     continue
             attempt.started = now if attempt.started is None else attempt.started
             late = now - attempt.started > deadline_sec
             if late and not self.ray.wait([reference], timeout=0)[0]:
-                # Native code does not notice a polite cancel; this ends the worker's process.
+                # Native code ignores a plain cancel; `force` kills the worker's process.
                 self.ray.cancel(reference, force=True)
-                why = f"not done after {deadline_sec:g} s, stopped"
-                yield self.attempts.pop(reference), _Loss("overdue", why)
+                reason = f"not done after {deadline_sec:g} s, stopped"
+                yield self.attempts.pop(reference), _Loss("timeout", reason)
 
     def _outcome(self, reference: Any) -> Any:
         errors = self.ray.exceptions
         try:
             return self.ray.get(reference)
         except errors.RayError as error:
-            # What went wrong in the model's process reaches the task as the cause of its error.
+            # A failure of the model actor reaches the task as the cause of its error.
             cause = error.cause if isinstance(error, errors.RayTaskError) else error
             if isinstance(cause, errors.RayActorError):
                 first_line = str(cause).strip().split("\n", 1)[0]
                 return _Loss("model", f"the process that holds the model died ({first_line})")
             if isinstance(cause, errors.OutOfMemoryError):
-                why = "its worker was stopped because memory ran out (try fewer --workers)"
-                return _Loss("crash", why)
+                reason = "its worker was stopped because memory ran out (try fewer --workers)"
+                return _Loss("crash", reason)
             if isinstance(cause, (errors.NodeDiedError, errors.ObjectLostError)):
-                return _Loss("node", "its machine has gone")
+                return _Loss("node", "its node was lost")
             if isinstance(cause, errors.WorkerCrashedError):
                 return _Loss("crash", "its worker process died")
             if isinstance(cause, A2SError):
@@ -202,30 +202,30 @@ class TaskScheduler:
             raise (cause if isinstance(cause, Exception) else error) from error
 
     def _handle_loss(self, attempt: _Attempt, loss: _Loss, name: str, retries: int) -> None:
-        item, why = attempt.item, f"{name}: {loss.why}"
+        item, reason = attempt.item, f"{name}: {loss.reason}"
         item.losses[loss.kind] += 1
         self.tally.crashed += loss.kind in ("crash", "model")
-        self.tally.timed_out += loss.kind == "overdue"
-        times, allowed = item.losses[loss.kind], 1 if loss.kind == "overdue" else retries
+        self.tally.timed_out += loss.kind == "timeout"
+        times, allowed = item.losses[loss.kind], 1 if loss.kind == "timeout" else retries
         if loss.kind == "model":
-            # Everything that was with it is lost at once, and says nothing about the items.
+            # All calls of the actor fail at once, so do not count them against the items.
             assert self.actors is not None
             self.actor_deaths += attempt.actor is not None and self.actors.forget(attempt.actor)
-            # A machine may take the models of all its GPUs with it.
+            # A lost node takes the actors of all its GPUs with it.
             times, allowed = self.actor_deaths, ACTOR_DEATHS * max(1, self.tally.num_actors)
         if loss.kind == "no_gpu":
-            self.note(f"{why}; another one takes it")
+            self.note(f"{reason}; another actor takes the call")
         elif loss.kind == "node":
-            self.note(f"{why}; its work is done again")
+            self.note(f"{reason}; running it again")
         elif times > allowed:
-            raise A2SError(f"{why} (given up after {times} times; the same command resumes)")
+            raise A2SError(f"{reason} (given up after {times} times; the same command resumes)")
         else:
-            self.note(f"{why}; trying again ({times} of {allowed})")
+            self.note(f"{reason}; trying again ({times} of {allowed})")
         if item.attempts == 0:
             self._attempt(item)
 
     def _copy_stragglers(self, name: Callable[[Any], str]) -> None:
-        if len(self.durations) < KNOWN_DURATIONS or self.workers < 2:
+        if len(self.durations) < MIN_DURATIONS or self.workers < 2:
             return
         limit_sec = max(STRAGGLER_MIN_SEC, STRAGGLER_FACTOR * statistics.median(self.durations))
         now = time.monotonic()
@@ -236,11 +236,11 @@ class TaskScheduler:
             item.copied = True
             self.tally.speculative_copies += 1
             text = f"runs for {now - attempt.started:.0f} s, far longer than the others"
-            self.note(f"{name(item.value)}: {text}; a copy is started, the first to finish counts")
+            self.note(f"{name(item.value)}: {text}; started a copy, the first to finish counts")
             self._attempt(item)
 
     def _cancel_other_attempt(self, item: _Item) -> None:
-        """Stop the other attempt of an item that is done."""
+        """Cancel the other attempt of an item that is done."""
         if item.attempts == 0:
             return
         for reference, attempt in list(self.attempts.items()):
@@ -253,7 +253,7 @@ class TaskScheduler:
         """Take in nodes that came, let go of those that went."""
         self.refreshed = time.monotonic()
         resources = self.ray.cluster_resources()
-        if self.follows_cluster:
+        if self.autoscales:
             workers = max(1, int(resources.get("CPU", 0)))
             if self.workers and workers != self.workers:
                 self.note(f"the cluster has {workers} CPUs now, not {self.workers}")

@@ -1,4 +1,4 @@
-"""Seconds of work by stage, counted where the work is done."""
+"""Timer of the stages of a worker."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class StageTimer:
-    """Adds to the seconds of stages; several threads may use one at a time."""
+    """Adds up seconds of work by stage; thread-safe, except for laps."""
 
     def __init__(self, seconds: dict[str, float]) -> None:
         self.seconds = seconds
@@ -18,7 +18,7 @@ class StageTimer:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count what the block takes, also when it raises."""
+        """Add the duration of the block, even if it raises."""
         began = time.perf_counter()
         try:
             yield
@@ -26,11 +26,11 @@ class StageTimer:
             self._add(name, time.perf_counter() - began)
 
     def begin_lap(self) -> None:
-        """Have the next lap begin now."""
+        """Start a lap."""
         self._lap_began = time.perf_counter()
 
     def lap(self, name: str) -> None:
-        """Count what has passed since the last lap; the next one begins now."""
+        """Add the time since the lap started to stage `name`, and start the next lap."""
         now = time.perf_counter()
         self._add(name, now - self._lap_began)
         self._lap_began = now

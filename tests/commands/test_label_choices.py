@@ -184,7 +184,7 @@ def test_devices_of_a_ray_session_make_the_same_bytes(
 ) -> None:
     import ray
 
-    ray_session.private_token()
+    ray_session.create_private_token()
     # A GPU in name: what runs in its actor finds none and computes on the CPU.
     ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
     try:

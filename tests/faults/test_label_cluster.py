@@ -30,7 +30,7 @@ def test_labels_do_not_depend_on_joining_and_lost_nodes(
     whole = tmp_path / "whole"
     assert label.run(config(model, data, whole)) == 0
 
-    ray_session.private_token()
+    ray_session.create_private_token()
     store = {"object_store_memory": 80 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **store})
     try:

@@ -1,4 +1,4 @@
-"""Models of a Ray session whose GPUs others use, come late, or go; the GPUs are there in name."""
+"""Model actors whose GPUs are occupied, join late or are lost; Ray only simulates the GPUs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from a2s.parallel.model_actors import ModelActors, ModelStage
 
 
 class Host:
-    """As much of a process with a model as starting one takes."""
+    """An actor that starts like a model actor, but has no model."""
 
     def __init__(self, build: Callable[[], Any] | None = None) -> None:
         self.build = build
 
     def ping(self) -> None:
-        """Nothing."""
+        """Return once the actor has started."""
 
     def num_gpus(self) -> int:
         import ray
@@ -32,7 +32,7 @@ def session() -> Iterator[Any]:
     """A session with two GPUs."""
     import ray
 
-    ray_session.private_token()
+    ray_session.create_private_token()
     ray.init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
     yield ray
     ray.shutdown()
@@ -40,7 +40,7 @@ def session() -> Iterator[Any]:
 
 @pytest.fixture
 def ray_of_two(session: Any) -> Iterator[Any]:
-    """The session, both GPUs free; a test gives them back."""
+    """The session; waits on teardown until the test has freed both GPUs."""
     yield session
     wait_until(lambda: session.available_resources().get("GPU") == 2)
 
@@ -65,41 +65,41 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def take_gpus(ray_of_two: Any) -> Iterator[Callable[[int], list[Any]]]:
-    """Gives GPUs to somebody else."""
-    taken: list[Any] = []
+def occupy_gpus(ray_of_two: Any) -> Iterator[Callable[[int], list[Any]]]:
+    """Function that occupies GPUs with actors of another job."""
+    others: list[Any] = []
 
-    def take(number: int) -> list[Any]:
-        taken.extend(
+    def occupy(number: int) -> list[Any]:
+        others.extend(
             ray_of_two.remote(num_cpus=0, num_gpus=1)(Host).remote() for _ in range(number)
         )
-        ray_of_two.get([other.ping.remote() for other in taken], timeout=60)
-        return taken
+        ray_of_two.get([other.ping.remote() for other in others], timeout=60)
+        return others
 
-    yield take
-    for other in taken:
+    yield occupy
+    for other in others:
         ray_of_two.kill(other)
 
 
-def test_work_goes_to_models_that_have_started(
-    take_gpus: Callable[[int], list[Any]], actors: ModelActors, monkeypatch: pytest.MonkeyPatch
+def test_calls_go_to_started_actors(
+    occupy_gpus: Callable[[int], list[Any]], actors: ModelActors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take_gpus(1)
+    occupy_gpus(1)
     actors.resize(2, at_most=16)
     wait_until(lambda: any(actors.has_started(actor) for actor in actors.all))
     (started,) = (actor for actor in actors.all if actors.has_started(actor))
     (waiting,) = (actor for actor in actors.all if actor is not started)
     assert actors.least_busy([started] * 9) is started
-    assert not actors.is_late(waiting), "it has only just been asked for"
-    monkeypatch.setattr(model_actors, "WAITING_SEC", 0.0)
+    assert not actors.is_late(waiting), "it was created only just now"
+    monkeypatch.setattr(model_actors, "ACTOR_START_SEC", 0.0)
     assert actors.is_late(waiting)
     assert not actors.is_late(started)
-    # The one without a GPU goes before the one that works, however old it is.
+    # An actor without a GPU is killed before a started one.
     actors.resize(1, at_most=16)
     assert actors.all == [started]
 
 
-def test_work_is_shared_among_models_that_have_started(actors: ModelActors) -> None:
+def test_calls_go_to_the_least_busy_actor(actors: ModelActors) -> None:
     actors.resize(2, at_most=16)
     wait_until(lambda: all(actors.has_started(actor) for actor in actors.all))
     first, second = actors.all
@@ -107,23 +107,23 @@ def test_work_is_shared_among_models_that_have_started(actors: ModelActors) -> N
     assert actors.least_busy([second, None]) is first
 
 
-def test_it_is_said_once_that_no_gpu_is_free(
-    take_gpus: Callable[[int], list[Any]],
+def test_missing_gpus_are_reported_once(
+    occupy_gpus: Callable[[int], list[Any]],
     actors: ModelActors,
     notes: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    take_gpus(2)
+    occupy_gpus(2)
     actors.resize(1, at_most=16)
     assert notes == []
-    monkeypatch.setattr(model_actors, "WAITING_SEC", 0.0)
+    monkeypatch.setattr(model_actors, "ACTOR_START_SEC", 0.0)
     for _ in range(2):
         actors.resize(1, at_most=16)
     assert notes == ["no GPU of the cluster is free; waiting for one"]
-    assert not actors.is_late(actors.all[0]), "nobody else could take its work"
+    assert not actors.is_late(actors.all[0]), "no other actor could take its calls"
 
 
-def test_a_model_waits_for_a_gpu_when_all_have_gone(
+def test_an_actor_requests_a_gpu_even_if_all_gpus_are_lost(
     actors: ModelActors, ray_of_two: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_of_two, "cluster_resources", lambda: {"CPU": 2.0})

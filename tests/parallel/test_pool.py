@@ -1,4 +1,4 @@
-"""The pool with real Ray workers: retries, deadlines, errors, laziness, and nothing left behind."""
+"""Pool with real Ray workers: retries, timeouts, errors, back-pressure, clean shutdown."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from a2s.parallel import model_actors, pool, tasks
 
 
 @pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    """One Ray with two workers for this file; every test inside it is spared the start."""
+def ray_session_of_two() -> Iterator[None]:
+    """One Ray session with two workers for all tests of this file, because starting Ray is slow."""
     with pool.session(workers=2):
         yield
 
 
 def first_time(marker: Path) -> bool:
-    """Whether this is the first call with this marker, on any process."""
+    """Whether this is the first call with this marker in any process."""
     try:
         marker.touch(exist_ok=False)
     except FileExistsError:
@@ -80,7 +80,7 @@ def add_prepared(item: int, prepared: np.ndarray, offset: int) -> tuple[int, int
 
 
 class Doubler:
-    """A stand-in for a model: it knows in which process it lives and may die once."""
+    """A fake model that records its process id and may die once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -105,13 +105,15 @@ def build_broken() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_maps_every_item_once_with_common_arguments(ray_here: None, workers: int) -> None:
+def test_maps_every_item_once_with_common_arguments(ray_session_of_two: None, workers: int) -> None:
     results = pool.map_items(scale, range(20), workers=workers, common=(10,))
     assert sorted(results) == [10 * item for item in range(20)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_errors_come_back_as_themselves(ray_here: None, workers: int) -> None:
+def test_errors_of_the_function_are_raised_unchanged(
+    ray_session_of_two: None, workers: int
+) -> None:
     with pytest.raises(BadImage, match="image 7") as caught:
         list(pool.map_items(refuse, [7], workers=workers))
     assert caught.value.reason == "truncated"
@@ -119,13 +121,13 @@ def test_errors_come_back_as_themselves(ray_here: None, workers: int) -> None:
         list(pool.map_items(stumble, [5], workers=workers))
 
 
-def test_results_come_in_order_of_completion(ray_here: None) -> None:
+def test_results_arrive_in_order_of_completion(ray_session_of_two: None) -> None:
     results = list(pool.map_items(slow_then_fast, range(4), workers=2))
     assert sorted(results) == [0, 1, 2, 3]
     assert results[-1] == 0
 
 
-def test_a_killed_worker_is_retried_and_counted(ray_here: None, tmp_path: Path) -> None:
+def test_a_killed_worker_is_retried_and_counted(ray_session_of_two: None, tmp_path: Path) -> None:
     tally, notes = tasks.Tally(), list[str]()
     results = pool.map_items(
         killed_once, range(6), workers=2, common=(tmp_path,), tally=tally, note=notes.append
@@ -136,13 +138,15 @@ def test_a_killed_worker_is_retried_and_counted(ray_here: None, tmp_path: Path) 
     assert notes[0].startswith("3: its worker process died")
 
 
-def test_a_worker_that_always_dies_ends_in_an_error_naming_the_item(ray_here: None) -> None:
+def test_a_worker_that_always_dies_ends_in_an_error_naming_the_item(
+    ray_session_of_two: None,
+) -> None:
     results = pool.map_items(always_killed, [41], workers=2, retries=1, name="shard {}".format)
     with pytest.raises(A2SError, match=r"shard 41: its worker process died \(given up after 2"):
         list(results)
 
 
-def test_an_overdue_task_is_stopped_and_retried_once(ray_here: None, tmp_path: Path) -> None:
+def test_a_task_that_times_out_is_retried_once(ray_session_of_two: None, tmp_path: Path) -> None:
     tally = tasks.Tally()
     started = time.monotonic()
     results = pool.map_items(
@@ -153,13 +157,13 @@ def test_an_overdue_task_is_stopped_and_retried_once(ray_here: None, tmp_path: P
     assert time.monotonic() - started < 50
 
 
-def test_twice_overdue_is_an_error_naming_the_item(ray_here: None) -> None:
+def test_a_second_timeout_is_an_error_naming_the_item(ray_session_of_two: None) -> None:
     with pytest.raises(A2SError, match="17: not done after 1 s"):
         list(pool.map_items(always_sleeps, [17], workers=2, deadline_sec=1))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_items_are_taken_lazily_within_the_window(ray_here: None, workers: int) -> None:
+def test_items_are_drawn_lazily(ray_session_of_two: None, workers: int) -> None:
     taken, tally = 0, tasks.Tally()
 
     def endless() -> Iterator[int]:
@@ -177,11 +181,11 @@ def test_items_are_taken_lazily_within_the_window(ray_here: None, workers: int) 
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_model_step_runs_once_per_item_in_its_own_process(
-    ray_here: None, tmp_path: Path, workers: int
+def test_the_model_stage_runs_once_per_item_in_an_actor(
+    ray_session_of_two: None, tmp_path: Path, workers: int
 ) -> None:
     if workers == 0:
-        first_time(tmp_path / "model-killed")  # it would be this process
+        first_time(tmp_path / "model-killed")  # else it would kill this process
     results = list(
         pool.map_items(
             add_prepared,
@@ -198,11 +202,11 @@ def test_the_model_step_runs_once_per_item_in_its_own_process(
         assert model_pids == task_pids == {os.getpid()}
     else:
         assert model_pids.isdisjoint(task_pids)
-        # Object-store arrays are read-only: whoever writes has to copy.
+        # Arrays in the object store are read-only: writers must copy.
         assert not any(writeable for _, _, writeable in results)
 
 
-def test_an_error_while_the_model_is_built_comes_back_as_itself(ray_here: None) -> None:
+def test_an_error_while_building_the_model_is_raised_unchanged(ray_session_of_two: None) -> None:
     results = pool.map_items(
         add_prepared, [1], workers=2, model_stage=model_actors.ModelStage(build_broken)
     )
@@ -265,7 +269,7 @@ def test_sigterm_exits_143_leaves_no_process_and_a_private_token(tmp_path: Path)
 
 
 def marked(mark: str) -> list[int]:
-    """Processes whose environment holds `mark`, zombies aside."""
+    """Processes whose environment contains `mark`, except zombies."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -280,5 +284,5 @@ def marked(mark: str) -> list[int]:
 def wait_until(condition: Callable[[], object], *, seconds: float) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, f"still not so after {seconds} s"
+        assert time.monotonic() < end, f"condition not met after {seconds} s"
         time.sleep(0.1)

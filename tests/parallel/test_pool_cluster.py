@@ -1,4 +1,4 @@
-"""The pool on a cluster of two nodes: one comes, one goes, stragglers, and devices."""
+"""Pool on a Ray cluster: nodes that join or are lost, stragglers, model actors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sleeps_at_first(item: int, folder: Path) -> tuple[int, str]:
 
 
 class Where:
-    """A device step that tells the process which does it, and dies with some items."""
+    """A model stage that records its process and dies on some items."""
 
     def __init__(self, folder: Path, deadly: tuple[int, ...] = ()) -> None:
         self.folder = folder
@@ -58,12 +58,12 @@ def paired(item: int, prepared: int) -> tuple[int, int]:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A head with one CPU; the test adds and removes others."""
+    """A cluster with a head node of one CPU; tests add and remove other nodes."""
     from ray.cluster_utils import Cluster
 
-    # Nodes have what they run installed.
+    # Nodes of a real cluster have a2s installed.
     monkeypatch.setenv("PYTHONPATH", f"{REPO}:{REPO}/tests/helpers")
-    ray_session.private_token()
+    ray_session.create_private_token()
     made = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 * 2**20},
@@ -78,7 +78,7 @@ def add_node(cluster: Any, **resources: int) -> Any:
     return cluster.add_node(object_store_memory=80 * 2**20, **resources)
 
 
-def test_a_node_that_comes_is_used_and_one_that_goes_loses_nothing(cluster: Any) -> None:
+def test_a_new_node_is_used_and_a_lost_node_loses_no_item(cluster: Any) -> None:
     tally, notes = tasks.Tally(), list[str]()
     results = pool.map_items(
         node_of,
@@ -103,7 +103,7 @@ def test_a_node_that_comes_is_used_and_one_that_goes_loses_nothing(cluster: Any)
     assert any("1 CPUs now, not 3" in note for note in notes), notes
 
 
-def test_a_straggler_gets_a_copy_and_counts_once(
+def test_a_straggler_gets_a_speculative_copy_and_counts_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tasks, "STRAGGLER_MIN_SEC", 1.0)
@@ -125,7 +125,9 @@ def test_a_straggler_gets_a_copy_and_counts_once(
     assert note.startswith("chunk 5: runs for")
 
 
-def test_each_gpu_has_a_model_and_one_that_dies_is_replaced(cluster: Any, tmp_path: Path) -> None:
+def test_each_gpu_has_a_model_actor_and_a_dead_one_is_replaced(
+    cluster: Any, tmp_path: Path
+) -> None:
     add_node(cluster, num_cpus=1, num_gpus=2)
     tally, notes = tasks.Tally(), list[str]()
     results = pool.map_items(
@@ -145,29 +147,29 @@ def test_each_gpu_has_a_model_and_one_that_dies_is_replaced(cluster: Any, tmp_pa
     assert any("the process that holds the model died" in note for note in notes)
 
 
-class Holding:
-    """Another's process with a GPU."""
+class GpuHolder:
+    """An actor of another job that occupies a GPU."""
 
     def pid(self) -> int:
         return os.getpid()
 
 
-def test_waiting_for_a_gpu_is_not_taking_too_long(
+def test_waiting_for_a_gpu_does_not_count_towards_the_timeout(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
 
-    monkeypatch.setattr(model_actors, "WAITING_SEC", 1.0)
+    monkeypatch.setattr(model_actors, "ACTOR_START_SEC", 1.0)
     add_node(cluster, num_cpus=1, num_gpus=2)
     tally, notes = tasks.Tally(), list[str]()
     with pool.session(workers=None, ray_address=cluster.address):
-        others = [ray.remote(num_cpus=0, num_gpus=1)(Holding).remote() for _ in range(2)]
+        others = [ray.remote(num_cpus=0, num_gpus=1)(GpuHolder).remote() for _ in range(2)]
         ray.get([other.pid.remote() for other in others], timeout=60)
 
         def note(text: str) -> None:
             notes.append(text)
             if text.startswith("no GPU"):
-                # One of the two that the job has models for.
+                # Free one of the two GPUs for which model actors wait.
                 ray.kill(others[0])
 
         results = pool.map_items(
@@ -182,11 +184,11 @@ def test_waiting_for_a_gpu_is_not_taking_too_long(
         )
         found = dict(results)
     assert sorted(found) == list(range(8))
-    assert len(set(found.values())) == 1, "the other model has no GPU to the end"
+    assert len(set(found.values())) == 1, "the other model actor never gets a GPU"
     first, *moved = notes
     assert first == "no GPU of the cluster is free; waiting for one"
     assert moved
-    assert all("got no GPU so far; another one takes it" in text for text in moved)
+    assert all("has no GPU yet; another actor takes the call" in text for text in moved)
     assert tally.timed_out == 0
 
 
@@ -198,10 +200,10 @@ def test_a_model_that_always_dies_ends_in_an_error(tmp_path: Path) -> None:
         list(results)
 
 
-def test_a_machine_may_take_the_models_of_all_its_gpus_with_it(
+def test_a_lost_node_may_take_the_actors_of_all_its_gpus_with_it(
     cluster: Any, tmp_path: Path
 ) -> None:
-    """So many more deaths are no reason to give up."""
+    """The limit of deaths grows with the number of actors."""
     add_node(cluster, num_cpus=1, num_gpus=2)
     results = pool.map_items(
         paired,
@@ -214,7 +216,7 @@ def test_a_machine_may_take_the_models_of_all_its_gpus_with_it(
         list(results)
 
 
-def test_threads_of_this_process_share_the_work_and_leave_libraries_as_they_were() -> None:
+def test_threads_share_the_work_and_restore_thread_counts() -> None:
     import threading
 
     import cv2

@@ -1,4 +1,4 @@
-"""Launch checks, in this process; real ranks are in distributed/."""
+"""Launch checks and single-process collectives; tests with several ranks are in `tests/ranks`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from a2s.errors import ConfigError
 from a2s.parallel import ranks
 
 
-def test_a_launch_that_starts_only_one_process_is_refused() -> None:
+def test_a_launch_that_starts_independent_processes_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         ranks.check_launch({"MASTER_ADDR": "127.0.0.1"})
     assert "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu" in str(caught.value)
@@ -29,7 +29,7 @@ def test_an_impossible_rank_is_refused(environ: dict[str, str]) -> None:
         ranks.check_launch(environ)
 
 
-def test_good_launches_pass() -> None:
+def test_valid_launches_are_accepted() -> None:
     ranks.check_launch({})
     torchrun = {"MASTER_ADDR": "a", "WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "3"}
     ranks.check_launch(torchrun)
@@ -54,7 +54,7 @@ def test_stages_of_one_process_may_differ_in_precision() -> None:
     assert done.stdout.split() == ["no", "bf16", "no"]
 
 
-def test_the_command_line_says_it_in_one_message() -> None:
+def test_a_bad_launch_is_one_message_on_the_command_line() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "a2s", "stage1", "--data", "none", "--out", "none"],
         env=environment(MASTER_ADDR="127.0.0.1"),
@@ -73,7 +73,7 @@ def test_a_tracker_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPa
         ranks.start(trackers=("tensorboard",))
 
 
-def test_alone_a_sum_is_the_value_in_float64() -> None:
+def test_single_process_sum_is_the_value_in_float64() -> None:
     value = torch.tensor([1.5, 2.5], requires_grad=True)
     total = ranks.all_sum(value)
     assert total.dtype == torch.float64
@@ -85,14 +85,14 @@ def test_alone_a_sum_is_the_value_in_float64() -> None:
     ranks.check_same("data", "abc")
 
 
-def test_alone_a_failure_is_raised_as_it_is() -> None:
+def test_single_process_failure_is_raised_unchanged() -> None:
     with pytest.raises(ConfigError, match="mine"), ranks.fail_together():
         raise ConfigError("mine")
     with pytest.raises(ZeroDivisionError), ranks.fail_together():
         raise ZeroDivisionError
 
 
-def test_bugs_are_recorded_for_the_launcher_and_raised(
+def test_bugs_are_reported_to_the_launcher_and_raised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "error.json"
