@@ -1,8 +1,6 @@
-"""Pseudo labels for every image of a data folder: activation, sign, CRF, median (Eqn 5, 6).
+"""`a2s label`: pseudo labels for every image of a data folder (Eqn 5, 6).
 
-A chunk of one shard is the unit of work. On CPUs a task does all of it; where there are GPUs, a
-model per GPU makes its activation maps and a task on any CPU refines them. When all chunks of a
-shard are in, the label shard is written, its manifest last. S is the network's input size.
+It finds the model, claims the folder, and leaves the work to `labels.making.all_shards`.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from a2s.storage.failures import FILE_NAME, write_failures
 
 
 def run(config: LabelConfig) -> int:
-    """Label all shards that have no finished label shard yet; 3 when too many images failed.
+    """Label all shards that have no finished label shard; return 3 if too many images failed.
 
     Raises:
         CheckpointError: the model is missing, or is not a stage-1 model.
@@ -33,7 +31,7 @@ def run(config: LabelConfig) -> int:
         ConfigError: the output folder is in use or was made with other settings.
     """
     if config.workers == 0:
-        # This process does it all: no device but its own counts.
+        # Everything runs in this process, so only its own devices count.
         config = config.model_copy(update={"ray_address": None})
     index = Index.load(config.data.resolve())
     model = SavedNetwork.find_stage1(config.model)
@@ -43,7 +41,7 @@ def run(config: LabelConfig) -> int:
     parts = _parts(config, index)
     with ExitStack() as stack:
         if config.ray_address is not None:
-            # The cluster's devices decide, not those of the machine that the command runs on.
+            # The devices of the cluster count, not those of the machine that runs the command.
             stack.enter_context(pool.session(workers=None, ray_address=config.ray_address))
         refine = with_backend(
             config.refine,
@@ -92,7 +90,7 @@ def _flat(parts: Collection[range]) -> Iterator[int]:
 
 
 def _announce(work: LabelJob) -> None:
-    """What `--dry-run` says."""
+    """Print what `--dry-run` would do."""
     config, num_shards = work.config, len(work.index.shards)
     print(
         f"label: would label {work.num_images:,} images in {len(work.todo)} of {num_shards} shards "

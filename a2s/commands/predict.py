@@ -69,7 +69,7 @@ def run(config: PredictConfig) -> int:
 
 
 def _model(config: PredictConfig) -> tuple[Model, dict[str, str]]:
-    """The model, and what identifies it."""
+    """Find the model, and what identifies it as an input."""
     if config.model == "rbd":
         return "rbd", {"baseline": "rbd"}
     model = SavedNetwork.find(config.model)
@@ -77,7 +77,7 @@ def _model(config: PredictConfig) -> tuple[Model, dict[str, str]]:
 
 
 def _with_shards_opened(images: tuple[str, ...]) -> list[str]:
-    """Put the tars of a shard folder in the folder's place."""
+    """Replace a shard folder by its tars."""
     opened: list[str] = []
     for source in images:
         remote = is_remote(source)
@@ -130,7 +130,7 @@ def _predict(
         common: tuple[object, ...] = (model, outputs)
         model_stage = None
         if workers != 0 and model != "rbd" and pool.has_gpu():
-            # On CPUs the network is the work and every worker has its own. Here networks live on
+            # On CPUs every worker has its own network. With GPUs the networks are in actors on
             # the GPUs, and the workers enlarge, draw and compress.
             fn, common = write_chunk, (outputs,)
             load = functools.partial(load_step, model, config.max_pixels)
@@ -175,13 +175,13 @@ def _conclude(config: PredictConfig, *, num_images: int, num_new: int, failed: i
     return 3 if failed > config.max_failure_rate * num_images else 0
 
 
-# What a file system answers to a name that it cannot hold; anything else concerns the whole run.
+# Errors of a file system about one name; any other error ends the run.
 _NAME_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EILSEQ)
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where to write, and what besides the map."""
+    """Output folder, and what to write besides the map."""
 
     folder: Path
     cutout: bool
@@ -189,7 +189,7 @@ class Outputs:
     max_pixels: int
 
     def paths(self, key: str) -> dict[str, Path]:
-        """Files of a key; the map comes last, so that it means that all are there.
+        """Output files of a key; the map is written last, so it means that all are there.
 
         Raises:
             DataError: the key is not a safe name.
@@ -204,20 +204,20 @@ class Outputs:
 
 @dataclass
 class Written:
-    """What became of a chunk."""
+    """Result of a chunk: number of images written, and failures."""
 
     num_written: int = 0
     failures: list[Failure] = field(default_factory=list)
 
 
 def predict_chunk(pictures: list[Picture], model: Model, outputs: Outputs) -> Written:
-    """Do both halves in one process, which loads a network once."""
+    """Predict and write a chunk in one process, which keeps the network for the next one."""
     step = load_step(model, outputs.max_pixels)
     return write_chunk(pictures, step(pictures), outputs)
 
 
 def write_chunk(pictures: list[Picture], answers: list[Answer], outputs: Outputs) -> Written:
-    """Write the files of a chunk; an image that fails is reported, not raised."""
+    """Write the files of a chunk; failed images are listed, not raised."""
     written = Written()
     for picture, answer in zip(pictures, answers, strict=True):
         reason = ""
@@ -248,7 +248,7 @@ def _write(picture: Picture, answer: Logits | Shares, outputs: Outputs) -> None:
 
         from a2s.evaluation.pictures.overlay import cutout, overlay
 
-        # Decoded again rather than kept: a batch of large photographs would fill the memory.
+        # Decode again: keeping a batch of large photographs would fill the memory.
         image_HW3 = decode(picture.address.read(), max_pixels=outputs.max_pixels)
         if outputs.overlay:
             with files.atomic_path(paths["overlay"]) as temporary:

@@ -1,4 +1,4 @@
-"""Make a network again from the `spec()` that was saved with its weights."""
+"""Rebuild a network from the `spec()` that was saved with its weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from a2s.models.encoders import ENCODERS, build_encoder
 
 
 def build_from_spec(spec: Mapping[str, str]) -> ActivationNet | Detector:
-    """Build the network that `spec` describes, its weights not loaded; other entries are ignored.
+    """Build the network that `spec` describes, without its weights; other entries are ignored.
 
     Raises:
         CheckpointError: `spec` lacks an entry or has an impossible one.

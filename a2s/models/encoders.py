@@ -39,7 +39,7 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def spec(self) -> dict[str, str]:
-        """Return the arguments with which `build_encoder` makes this encoder again."""
+        """Arguments of `build_encoder` that rebuild this encoder."""
         return {"name": self.name, "variant": self.variant}
 
 
@@ -110,10 +110,10 @@ def build_encoder(name: str, *, variant: str = "torchvision") -> Encoder:
 
 @torch.no_grad()
 def calibrate_batchnorm(encoder: Encoder) -> None:
-    """Give an untrained encoder the batch statistics of noise, in place.
+    """Set the BatchNorm statistics of an untrained encoder from a batch of noise, in place.
 
-    Frozen at the statistics it is built with (0 and 1), an untrained MobileNetV2 fades to 1e-9 at
-    E5, where no block can learn anything from it.
+    With the initial statistics (0 and 1) the activations of an untrained MobileNetV2 shrink to 1e-9
+    at E5, and no block can learn from them.
     """
     norms = [m for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
@@ -128,8 +128,8 @@ def calibrate_batchnorm(encoder: Encoder) -> None:
 def set_batchnorm(module: nn.Module, mode: Literal["frozen", "train"]) -> None:
     """Freeze or train the batch normalisations' running statistics; `module.train()` undoes it.
 
-    Frozen, every image is normalised by the stored statistics, so that the result does not depend
-    on which images share its batch or rank. Scale and shift are parameters and stay trainable.
+    Frozen, BatchNorm uses the stored statistics, so an image's result does not depend on its batch
+    or rank. Scale and shift are parameters and stay trainable.
     """
     for child in module.modules():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):

@@ -1,7 +1,7 @@
-"""From images to saliency maps on disk: the two halves that the predict job runs per chunk.
+"""From images to saliency maps: the half of `a2s predict` that runs a network, or the baseline.
 
-`load_step` gives the half that needs the model; `write_chunk` is the one that needs none. Shape
-suffixes: B images, H W an image's own size, S the network's input side, h w its output's size.
+`load_step` returns it; the other half, which writes files, needs no model. Shape suffixes:
+B images, H W an image's own size, S the network's input side, h w its output's size.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LOGIT_LIMIT = 30.0
 
 @dataclass(frozen=True)
 class Picture:
-    """One input image: its key, where its bytes lie, and that in words."""
+    """One input image: its key, the address of its bytes, and its path for messages."""
 
     key: str
     address: Address
@@ -37,7 +37,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Logits:
-    """The network's answer to one image, before it is enlarged to the image's size."""
+    """Logits of one image at the network's resolution."""
 
     values_hw: NDArray[np.float32]
     height: int
@@ -46,7 +46,7 @@ class Logits:
 
 @dataclass(frozen=True)
 class Shares:
-    """A baseline's map in 0..1, before it is enlarged to the image's size."""
+    """Map of a baseline in 0..1 at its own resolution."""
 
     values_hw: NDArray[np.float32]
     height: int
@@ -56,7 +56,7 @@ class Shares:
 Answer = Logits | Shares | BadImage
 Step = Callable[[list[Picture]], list[Answer]]
 Model = SavedNetwork | Literal["rbd"]
-"""A network, or the name of a baseline that needs none."""
+"""A saved network, or the name of the baseline that needs none."""
 
 
 @functools.cache
@@ -66,7 +66,7 @@ def load_step(model: Model, max_pixels: int) -> Step:
 
 
 def new_step(model: Model, max_pixels: int) -> Step:
-    """Load a network of either stage onto the GPU, else the CPU; or get a baseline, without torch.
+    """Load a network of either stage on the GPU, else the CPU; or the baseline, without torch.
 
     Raises:
         CheckpointError: the file holds no such network.
@@ -131,7 +131,7 @@ def _decode(picture: Picture, max_pixels: int) -> U8 | BadImage:
 
 
 def to_map(answer: Logits | Shares) -> U8:
-    """Enlarge an answer to the image's own size; the sigmoid comes after that: edges stay sharp.
+    """Enlarge a map to the image's own size; the sigmoid follows, so that edges stay sharp.
 
     Shape: [h, w] -> [H, W]
     Range: 0..255

@@ -12,9 +12,9 @@ from a2s.data.transforms import normalise
 
 
 def disable_tf32() -> None:
-    """Have inference give the same on CUDA whatever this process did before, a training for one.
+    """Make CUDA inference independent of what ran in this process before, such as training.
 
-    Float32 without TF32, as in training, and no search for the fastest kernel at every new size.
+    Float32 without TF32, as in training, and no benchmark of kernels at every new size.
     """
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -24,8 +24,8 @@ def disable_tf32() -> None:
 def inference_format(module: nn.Module, device: str) -> torch.memory_format:
     """Memory format of a network for inference in float32 on a device.
 
-    Channels last; but not with depthwise convolutions on CUDA, which in this format go to cuDNN,
-    and it compiles kernels for each of their shapes.
+    Channels last, except for depthwise convolutions on CUDA: in this format they go to cuDNN, which
+    compiles kernels for each of their shapes.
     """
     convs = [child for child in module.modules() if isinstance(child, nn.Conv2d)]
     depthwise = any(conv.groups > 1 and conv.groups == conv.in_channels for conv in convs)
@@ -35,7 +35,7 @@ def inference_format(module: nn.Module, device: str) -> torch.memory_format:
 def fold_batchnorm(module: nn.Module) -> None:
     """Fold BatchNorm in evaluation mode into the convolution before it, in place.
 
-    The same function but for rounding. A BatchNorm belongs to the convolution that is registered
+    Outputs change only by rounding. A BatchNorm belongs to the convolution that is registered
     just before it in the same parent, as in torchvision's networks.
     """
     before: tuple[str, nn.Module] | None = None
@@ -57,10 +57,11 @@ _layout_lock = threading.Lock()
 
 
 class _OneDnnConv2d(nn.Module):
-    """The convolution of another module, by oneDNN, its weights laid out once.
+    """A convolution by oneDNN whose weights are reordered once.
 
-    Which layout is best depends on the input's shape. In another the result is the same, but the
-    weights are brought into the right one at every call. Most shapes share one; a few are kept.
+    The best memory layout of the weights depends on the input's shape. With another layout the
+    result is the same, but oneDNN reorders the weights at every call. Most shapes share one layout;
+    a few are kept.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -96,10 +97,10 @@ class _OneDnnConv2d(nn.Module):
 
 
 def use_onednn(module: nn.Module) -> None:
-    """Have oneDNN compute all convolutions on a CPU, in place; for inference.
+    """Replace all convolutions by oneDNN's for inference on a CPU, in place.
 
-    For a single image on a single thread torch takes a plain matrix product for most of them, and
-    brings the weights into oneDNN's layout anew for every call of the others; both are slower.
+    For one image on one thread torch computes most convolutions by a plain matrix product, and
+    reorders the weights of the others at every call; both are slower.
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return
@@ -110,10 +111,11 @@ def use_onednn(module: nn.Module) -> None:
 
 
 def prepare_for_inference(network: nn.Module, device: str) -> None:
-    """Put a network with an encoder on a device, in place, ready for inference and nothing else.
+    """Prepare a network with an encoder for inference on a device, in place; it cannot train then.
 
-    The same function but for rounding: evaluation mode, BatchNorm of the encoder folded, the memory
-    format of `inference_format` (`as_input` gives images the same), on a CPU oneDNN's convolutions.
+    Evaluation mode, BatchNorm of the encoder folded, the memory format of `inference_format`
+    (`as_input` gives images the same), and on a CPU oneDNN's convolutions. Outputs change only by
+    rounding.
     """
     disable_tf32()
     fold_batchnorm(network.eval().get_submodule("encoder"))
@@ -124,9 +126,9 @@ def prepare_for_inference(network: nn.Module, device: str) -> None:
 
 
 def as_input(network: nn.Module, image_BHW3: Tensor) -> Tensor:
-    """Bytes of images on any device as what a network of `prepare_for_inference` takes.
+    """Normalise image bytes for a network of `prepare_for_inference`, on its device.
 
-    They go to a GPU without the host waiting for it.
+    The copy to a GPU is asynchronous.
 
     Shape: uint8 B H W 3 -> float32 B 3 H W.
     """

@@ -1,4 +1,4 @@
-"""Networks as they are saved: find, load, compare and identify a model file."""
+"""Model files: find, load, compare and identify them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 UNUSED = "unused."
-"""Prefix of tensors that a model file carries for its way back to where it came from."""
+"""Prefix of an imported checkpoint's extra tensors, which `a2s export-weights` writes back."""
 
 
 @dataclass(frozen=True)
 class NetworkInput:
-    """What a network sees of an image: a square of `side` pixels, or (None) the image as it is."""
+    """Input of a network: a square of `side` pixels, or (None) the image at its own size."""
 
     side: int | None
     resize_filter: str = "bilinear"
@@ -39,7 +39,7 @@ class NetworkInput:
 
 @dataclass(frozen=True)
 class SavedNetwork:
-    """A model file, and what its header says. Imports no torch, and is small enough to travel."""
+    """A model file and its metadata. Imports no torch, and is small enough to send to workers."""
 
     file: Path
     metadata: Mapping[str, str] = field(compare=False, repr=False)
@@ -86,7 +86,7 @@ class SavedNetwork:
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of the squares that it was trained with.
+        """Side in pixels of the square training images.
 
         Raises:
             CheckpointError: the file does not say.
@@ -95,7 +95,7 @@ class SavedNetwork:
 
     @property
     def sign_tie(self) -> int:
-        """The sign (Eqn 5) of a tie in the maps of a stage-1 network.
+        """Sign (Eqn 5) where both sides of a map are equal, of a stage-1 network.
 
         Raises:
             CheckpointError: as `image_size`.
@@ -104,7 +104,7 @@ class SavedNetwork:
 
     @property
     def trained_input(self) -> NetworkInput:
-        """Squares of the size and by the filter of the training images.
+        """Square images as in training: the same size and resize filter.
 
         Raises:
             CheckpointError: as `image_size`.
@@ -119,9 +119,9 @@ class SavedNetwork:
         return self.metadata[name]
 
     def identity(self) -> dict[str, str]:
-        """What a job whose input is this model compares when it is resumed.
+        """What identifies this model as the input of a job.
 
-        The checksum would be enough; the entries say what is different about another model.
+        The checksum alone would do; the other entries let the message say what differs.
         """
         described = {f"model.{key}": value for key, value in self.metadata.items()}
         return {"model_sha256": hashing.sha256_file(self.file), **described}
@@ -146,10 +146,10 @@ class SavedNetwork:
 
 
 def check_network(commit: Commit, spec: Mapping[str, str]) -> None:
-    """Compare the network that a commit holds with the one that its tensors are meant for.
+    """Check that a commit holds the network that these settings build.
 
     Raises:
-        CheckpointError: it is another one; it says what differs.
+        CheckpointError: it holds another one; the message says what differs.
     """
     from safetensors import safe_open
 
@@ -196,7 +196,7 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, str]]:
 
 
 def load_unused(path: Path) -> dict[str, Tensor]:
-    """Tensors beside those of the network, by the names that they had where they came from.
+    """Extra tensors of an imported checkpoint, by their original names.
 
     Raises:
         CheckpointError: no such model.

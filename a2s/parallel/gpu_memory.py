@@ -1,4 +1,4 @@
-"""How much of a GPU's memory may be used, and host memory that a GPU copies from."""
+"""GPU memory: free bytes, retries after out-of-memory, page-locked host memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FULL = (
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free, or that torch keeps for what comes; a fixed number for a CPU."""
+    """Free memory of a GPU, including torch's cache; a fixed number for a CPU."""
     import torch
 
     if device.type != "cuda":
@@ -36,7 +36,7 @@ def retry_on_oom(
     least_bytes: int,
     most_bytes: int | None = None,
 ) -> R:
-    """Call with the bytes of memory that it may use; with half when they turn out not to be there.
+    """Call `function` with the bytes that it may use; halve them after each out-of-memory error.
 
     Raises: A2SError when not even `least_bytes` are.
     """
@@ -55,9 +55,9 @@ def retry_on_oom(
 
 
 def pinned(arrays: Sequence[npt.NDArray[Any]], device: torch.device) -> list[torch.Tensor]:
-    """Arrays of one dtype as tensors that a GPU copies from while the host goes on.
+    """Arrays of one dtype as tensors that a GPU can copy asynchronously.
 
-    For a GPU they are copied into one piece of page-locked memory; for a CPU they stay.
+    For a GPU they are copied into one block of page-locked memory; for a CPU they stay.
     """
     import torch
 

@@ -1,8 +1,8 @@
-"""One thread for all work of a GPU, and threads that read and decode ahead of it.
+"""One thread for all work of a GPU; prefetch threads read and decode ahead of it.
 
-cuDNN's plans are kept per thread and shape: a thread that has not yet seen a shape makes plans for
-some fifty convolutions, which takes seconds where some of them must be compiled. So many threads
-may prepare work for a GPU, and one of them does it.
+cuDNN keeps its plans per thread and shape. A thread that meets a new shape plans some fifty
+convolutions, which takes seconds if some must be compiled. So many threads prepare work for a GPU,
+and one thread submits it.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import TypeVar
 
 R = TypeVar("R")
 PREFETCH_THREADS = 8
-"""Threads per GPU that read and decode, and do what else is the CPU's."""
+"""Threads per GPU that read, decode, and do other CPU work."""
 
 
 class DeviceThread:
-    """Calls functions one after the other, always in the same thread."""
+    """Runs functions one after the other, always in the same thread."""
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, "a2s-device")
 
     def __call__(self, function: Callable[[], R]) -> R:
-        """Wait for the thread, and for what the function gives or raises there."""
+        """Run `function` there, wait, and return or raise its result."""
         return self._executor.submit(function).result()
 
 
 @functools.cache
 def device_thread() -> DeviceThread:
-    """The thread of this process's GPU, whatever is done there."""
+    """The thread of this process's GPU."""
     return DeviceThread()

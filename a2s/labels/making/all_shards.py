@@ -29,12 +29,12 @@ from a2s.parallel.progress import Progress
 from a2s.storage import run_folder
 
 CPU_CHUNK = 32
-"""Images per task on CPUs, at most: seconds of work, so that nobody waits long for the last."""
+"""Largest task on CPUs, in images: seconds of work, so that the last task ends soon."""
 
 
 @dataclass(frozen=True)
 class LabelJob:
-    """What to label, with what."""
+    """Shards to label, the model and the settings."""
 
     config: LabelConfig
     index: Index
@@ -48,7 +48,7 @@ class LabelJob:
 
     @property
     def network_input(self) -> NetworkInput:
-        """How the network sees images: as in training, or at their own size."""
+        """Input of the network: images at the training size, or at their own size."""
         return network_input(self.model, self.config.parity.network_size)
 
     @property
@@ -62,7 +62,7 @@ class LabelJob:
 
 
 def network_input(model: SavedNetwork, network_size: Literal["trained", "own"]) -> NetworkInput:
-    """How a network sees images: as in training, or at their own size."""
+    """Input of the network: images at the training size, or at their own size."""
     return model.trained_input if network_size == "trained" else NetworkInput(None)
 
 
@@ -94,7 +94,7 @@ def label_shards(work: LabelJob, folder: run_folder.RunDir) -> None:
     elif threads:
         from a2s.models.inference import on_cpu
 
-        # Before the threads start: torch is imported and the file read once.
+        # Import torch and read the file once, before the threads start.
         on_cpu(work.model)
 
     totals, started = StageTimes(), time.monotonic()
@@ -117,7 +117,7 @@ def label_shards(work: LabelJob, folder: run_folder.RunDir) -> None:
             tally=totals.tally,
         )
         for number in work.todo:
-            # All images of a shard may have been quarantined when it was packed.
+            # A shard is empty if all of its images were quarantined when it was packed.
             if index.shards[number].count == 0:
                 write_shard(folder.path, index, number, [], settings=folder.settings_hash)
         # Chunks come in any order; a shard is held until its last one is in.
@@ -149,7 +149,7 @@ def _describe_workers(workers: int | None, threads: int, on_gpu: bool) -> str:
 def _chunk_size(
     work: LabelJob, folder: run_folder.RunDir, *, workers: int | None, on_gpu: bool
 ) -> int:
-    """Images per task; on a GPU also per forward pass, so that all runs here make equal maps."""
+    """Images per task, on a GPU also per forward pass; a resumed job keeps it for equal maps."""
     if work.config.batch_size != "auto":
         return work.config.batch_size
     share = work.num_images // (8 * (workers or pool.num_cpus()))
@@ -161,7 +161,7 @@ def _chunk_size(
 
         probe = functools.partial(fitting_batch, work.model, work.most_pixels)
         if workers == 0:
-            # With the CRF on the GPU too, the rest is little work: a few parts keep all busy.
+            # With the CRF on the GPU the CPUs have little to do: a few chunks keep them busy.
             part = work.num_images // 16 if crf_is_batched(work.config.refine) else share
             return min(probe(), max(8, part))
         asked = pool.map_items(
@@ -185,7 +185,7 @@ def _take_prepared(item: object, prepared: int) -> int:
 
 
 def _report(totals: StageTimes, work: LabelJob, *, threads: int, folder: run_folder.RunDir) -> None:
-    """Say how fast each stage was, who waited, and for whom."""
+    """Print and log the speed of each stage, waiting times and the bottleneck."""
     groups, tally = totals.groups(threads), totals.tally
     for line in bottleneck.describe(work.num_images, totals.wall_sec, groups):
         print(f"label: {line}")

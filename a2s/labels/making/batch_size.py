@@ -1,4 +1,4 @@
-"""How many images fit into one forward pass on a GPU."""
+"""Largest batch of a forward pass that fits into a GPU's memory."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from a2s.models.saved import SavedNetwork
 from a2s.parallel.gpu_memory import FULL, MEMORY_SHARE, free_bytes
 
 LARGEST_BATCH = 256
-"""More gives nothing: a GPU is full long before, and the results of a batch travel together."""
+"""Larger batches are not faster, and the results of a batch are sent together."""
 
 
 def fitting_batch(saved: SavedNetwork, num_pixels: int) -> int:
-    """How many images of `num_pixels` a forward pass may have on this process's GPU; 1 on a CPU.
+    """Largest batch of images of `num_pixels` on this process's GPU; 1 on a CPU.
 
-    Measured on squares of the side that the network was trained with.
+    It is measured with images of the training size.
 
     Raises:
         A2SError: not even one image fits.
@@ -35,7 +35,7 @@ def fitting_batch(saved: SavedNetwork, num_pixels: int) -> int:
             model.call(functools.partial(_forward, model, image_BSS3))
         except torch.OutOfMemoryError:
             if not peaks:
-                # Not 1: it would be remembered after the memory is free again.
+                # Not 1: a resumed job would keep that after the memory is free again.
                 raise A2SError(FULL) from None
             return 1
         peaks[batch_size] = torch.cuda.max_memory_allocated()

@@ -1,9 +1,9 @@
-"""What a worker does with one chunk of a shard on the way to pseudo labels (Eqn 5, 6).
+"""Label one chunk of a shard: the work of one task (Eqn 5, 6).
 
-On CPUs one process does everything with an image that it has decoded once (`label_chunk`). Where
-networks live on GPUs, one half runs there (`gpu.load_activation`) and the other on any CPU
-(`refine_chunk`); the images stay in their tar, from which each half reads them, and only maps and
-finished labels travel. Shapes: B images, S the network's input size, h w a map's.
+On CPUs one process decodes an image once and labels it to the end (`label_chunk`). With GPUs an
+actor computes the activation maps (`gpu.load_activation`) and a task on any CPU refines them
+(`refine_chunk`). Both read the images from their tar; only maps and finished labels are sent.
+Shapes: B images, S the network's input size, h w a map's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from a2s.parallel.timing import StageTimer
 from a2s.storage.failures import Failure, failure
 
 STAGES = ("decode", "network", "refine", "write")
-"""What a label costs: reading and decoding, the activation map, CRF and median, PNG."""
+"""Stages of labelling: read and decode, activation map, CRF and median, PNG."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Packed:
 
 @dataclass(frozen=True)
 class Activated:
-    """What the process with the GPU knows of a chunk, by row: maps, or why an image has none."""
+    """Result of the GPU half for one chunk, by row: activation maps, or why an image has none."""
 
     thetas: dict[int, F32]
     masks: dict[int, Packed]
@@ -110,7 +110,7 @@ def label_chunk(
 def refine_chunk(chunk: Chunk, activated: Activated, recipe: Recipe) -> Labelled:
     """Refine the maps of a chunk at the images' own size.
 
-    The images are read again for it, where the CRF has not been computed on the GPU.
+    Images are read again unless the CRF was computed on the GPU.
     """
     done = Labelled(chunk.shard, chunk.number, device_seconds=activated.seconds)
     failures, timer = dict(activated.failures), StageTimer(done.seconds)
@@ -138,7 +138,7 @@ def refine_chunk(chunk: Chunk, activated: Activated, recipe: Recipe) -> Labelled
 
 
 def damaged(chunk: Chunk, row: int, error: DataError) -> Failure:
-    """Say which image of a chunk gets no label, and why."""
+    """Failure record of an image that gets no label."""
     reason = error.reason if isinstance(error, images.BadImage) else "damaged"
     return failure(chunk.part.key(row), str(chunk.part.shards[0].path), reason, str(error))
 

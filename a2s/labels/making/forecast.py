@@ -1,4 +1,4 @@
-"""What labelling a dump will take, from a sample of its images. Pure."""
+"""Forecast time, machines and bytes of labelling from a sample of the images. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WITHIN_HOURS = (1.0, 24.0)
 
 @dataclass(frozen=True)
 class Sample:
-    """What was measured; seconds are those of one process on one core, or on one GPU."""
+    """Measurements of a sample; seconds of one process on one core, or on one GPU."""
 
     cpu_sec_N: Sequence[float]
     """Core-seconds of every image of the sample."""
@@ -33,7 +33,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Forecast:
-    """For a whole dump."""
+    """Forecast for all images."""
 
     num_images: int
     core_hours: float
@@ -51,7 +51,7 @@ class Forecast:
 
 
 def forecast(sample: Sample, num_images: int) -> Forecast:
-    """Extrapolate."""
+    """Extrapolate from the sample to `num_images`."""
     count = len(sample.cpu_sec_N)
     mean_sec = sum(sample.cpu_sec_N) / count
     variance = sum((sec - mean_sec) ** 2 for sec in sample.cpu_sec_N) / max(count - 1, 1)
@@ -76,7 +76,7 @@ def forecast(sample: Sample, num_images: int) -> Forecast:
 
 
 def describe(sample: Sample, found: Forecast, *, device: str) -> list[str]:
-    """Lines for people."""
+    """Describe the forecast in lines of text."""
     total_sec = sum(sample.stage_sec.values())
     lines = [
         f"{'stage':<10}{'ms/image':>10}{'share':>8}",

@@ -1,6 +1,6 @@
-"""The half of labelling that runs where the GPU is: read ahead, network, on request the CRF.
+"""The GPU half of labelling: prefetch, activation maps, and the dense CRF on request.
 
-Several threads call it, each with a chunk of its own: while one has the device, the others read and
+Several threads call it, each with its own chunk: while one uses the GPU, the others read and
 decode. Shapes: B images, S the network's input size, h w a map's, S T the CRF's.
 """
 
@@ -29,12 +29,12 @@ from a2s.parallel.timing import StageTimer
 from a2s.storage.failures import Failure
 
 CRF_CHUNKS = 3
-"""Chunks whose images lie ready for the CRF: that memory is page-locked, and never given back."""
+"""Chunks that may wait for the CRF; their images are in page-locked memory, never freed."""
 
 
 @dataclass
 class GpuWorker:
-    """A network on a device, how it sees images, and threads that do the CPU's part."""
+    """A network on a GPU, its input size, and threads that read and decode."""
 
     model: InferenceModel
     network_input: NetworkInput
@@ -49,7 +49,7 @@ class GpuWorker:
 def load_activation(
     saved: SavedNetwork, network_input: NetworkInput, batch_size: int, recipe: Recipe | None
 ) -> Callable[[Chunk], Activated]:
-    """Load the model once, on the GPU if there is one; what comes back activates chunks.
+    """Load the model on the GPU if there is one; return a function that activates a chunk.
 
     With a recipe the dense CRF runs there as well.
     """
@@ -64,7 +64,7 @@ def load_activation(
 
 def activate_chunk(worker: GpuWorker, chunk: Chunk) -> Activated:
     """Make the activation maps (Eqn 3) of the images of a chunk."""
-    # Work by all prefetch threads, not how long this thread waits for them: they serve others too.
+    # Seconds of the prefetch threads, not of waiting for them: they also work for other chunks.
     seconds = {"decode": 0.0}
     timer, recipe = StageTimer(seconds), worker.recipe
 
@@ -108,7 +108,7 @@ def activate_chunk(worker: GpuWorker, chunk: Chunk) -> Activated:
 def _refine_chunk(
     worker: GpuWorker, reduced: dict[int, U8], recipe: Recipe, done: Activated, timer: StageTimer
 ) -> None:
-    """Add the masks of the dense CRF to a chunk that has maps, from the very numbers of a CPU."""
+    """Run the dense CRF for a chunk; the CPU computes the energies, as without a GPU."""
 
     def logit(row: int) -> F32:
         with timer.stage("decode"):
@@ -118,7 +118,7 @@ def _refine_chunk(
             logit_ST: F32 = np.subtract(background_N, foreground_N).reshape(height, width)
             return logit_ST
 
-    # Images of one size together: the lattice of their positions is made once.
+    # Images of one size together share one lattice of positions.
     order = sorted(reduced, key=lambda row: reduced[row].shape)
     device = worker.model.device
     images = pinned([reduced[row] for row in order], device)
@@ -135,7 +135,7 @@ def _refine_chunk(
 
 
 def of_one_size(image_by_row: Mapping[int, U8]) -> list[list[int]]:
-    """Rows of images that a forward pass may take together, in their order within each size."""
+    """Group rows by image size: one forward pass takes images of one size."""
     rows_by_size: dict[tuple[int, ...], list[int]] = {}
     for row, image_HW3 in image_by_row.items():
         rows_by_size.setdefault(image_HW3.shape, []).append(row)
@@ -145,9 +145,9 @@ def of_one_size(image_by_row: Mapping[int, U8]) -> list[list[int]]:
 def crf_masks(
     images: list[torch.Tensor], logits: list[torch.Tensor], recipe: Recipe, device: torch.device
 ) -> list[Packed]:
-    """Masks of the dense CRF, in parts that fit; when memory runs out, in smaller ones.
+    """Masks of the dense CRF, in batches that fit into memory; smaller ones after an out-of-memory.
 
-    Images and logits lie in memory that the device copies from (`pinned`).
+    Images and logits are in page-locked memory (`pinned`).
 
     Shape: S T 3, S T of each -> S T of each
 
@@ -164,7 +164,7 @@ def crf_masks(
         )
         return torch.cat([mask.flatten() for mask in found]).cpu()
 
-    # A part has an image at least, however little it may take.
+    # A batch has at least one image, however little memory there is.
     least_bytes = inference.BYTES_PER_PIXEL * min(logit.numel() for logit in logits)
     flat = retry_on_oom(masks, device, least_bytes=least_bytes)
     parts = torch.split(flat, [logit.numel() for logit in logits])

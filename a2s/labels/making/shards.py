@@ -1,4 +1,4 @@
-"""Label shards: written from finished chunks, and summed up from their manifests."""
+"""Label shards: write them from finished chunks, and sum up their manifests."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def write_shard(
 
 @dataclass
 class Summary:
-    """What a folder of label shards holds."""
+    """Totals of a folder of label shards."""
 
     num_labels: int = 0
     num_images: int = 0

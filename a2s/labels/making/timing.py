@@ -1,4 +1,4 @@
-"""Where the time of labelling went: seconds of all chunks, by who spent them."""
+"""Seconds of labelling, summed over chunks, by stage and by group of workers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from a2s.parallel.gpu_thread import PREFETCH_THREADS
 
 @dataclass
 class StageTimes:
-    """What a run did; shards finished earlier are not in it."""
+    """Seconds of one run; shards that were finished earlier do not count."""
 
     wall_sec: float = 0.0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
@@ -29,7 +29,7 @@ class StageTimes:
                 ours[stage] = ours.get(stage, 0.0) + sec
 
     def groups(self, threads: int) -> list[WorkerGroup]:
-        """The CPUs' processes or `threads` threads, and those that hold a GPU."""
+        """The groups of workers: CPU processes or `threads` threads, and GPU actors."""
         tally, device = self.tally, dict(self.device_seconds)
         workers = WorkerGroup(
             "CPU workers",
@@ -41,7 +41,7 @@ class StageTimes:
             return [workers]
         num_devices = max(tally.num_actors, 1)
         device_sec = tally.actor_sec or self.wall_sec
-        # Where all images were damaged nothing but reading was done.
+        # If all images were damaged, reading was the only work.
         reading = {"decode": device.pop("decode", 0.0)}
         readers = WorkerGroup(
             "readers", PREFETCH_THREADS * num_devices, reading, PREFETCH_THREADS * device_sec

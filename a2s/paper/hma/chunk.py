@@ -1,9 +1,9 @@
-"""What a worker does with one chunk of a shard on the way to the next generation (`a2s hma`).
+"""Update the labels of one chunk of a shard: the work of one task of `a2s hma`.
 
-It predicts the images with the committed model, updates their moving averages, makes the labels,
-and writes both as row files: a store named `averages` beside `labels`, with the same generations.
-So no pixels travel, and who resumes a pass finds what is done. The run's folder is shared by all
-workers, as it is by all ranks. Shapes: B images, S the side of the network's input.
+A task predicts the images with the committed model, updates their moving averages, makes the
+labels and writes both as row files, into the stores `averages` and `labels` of the run folder. So
+no pixels are sent, and a resumed pass finds the chunks that are done. All workers share the run
+folder. Shapes: B images, S the side of the network's input.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
     from a2s.models.inference import InferenceModel
 
 CHUNK = 32
-"""Images per task, and so per row file: seconds of work on a core."""
+"""Images per task and per row file: seconds of work on a core."""
 GPU_BATCH = 8
-"""Images per forward pass on a GPU; training needs more memory for as many."""
+"""Batch size of a forward pass on a GPU; training needs more memory for the same batch."""
 STAGES = ("decode", "network", "crf", "write")
-"""What a new label costs: reading and decoding, the prediction, both CRFs, row files."""
+"""Stages: read and decode, prediction, both CRFs, row files."""
 
 
 @dataclass(frozen=True)
 class HmaPass:
-    """What all chunks of a pass have in common.
+    """Inputs and outputs that all chunks of a pass share.
 
     `previous` reads the average that a row had until now, `averages` and `labels` are the stores
     into which `generation` is written. `network_input` is that of the run's training.
@@ -77,7 +77,7 @@ class LabelledChunk(Chunk):
 
 @dataclass
 class Updated:
-    """What became of a chunk."""
+    """Result of a chunk: number of images, and seconds by stage."""
 
     num_images: int
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
@@ -98,7 +98,7 @@ def labelled_chunks(
 def row_files(hma_pass: HmaPass, chunk: LabelledChunk) -> tuple[RowFile, RowFile] | None:
     """The row files of averages and labels, when an earlier attempt has finished this chunk."""
     name = chunk.file(hma_pass.generation)
-    # The label's comes last, so it is looked for first.
+    # The label's row file is written last, so it is looked for first.
     if not (hma_pass.labels / name).exists():
         return None
     try:
@@ -115,7 +115,7 @@ def row_files(hma_pass: HmaPass, chunk: LabelledChunk) -> tuple[RowFile, RowFile
 
 @dataclass(frozen=True)
 class HmaWorker:
-    """A network on a device, and how something is done for each of several images."""
+    """A network on a device, and a `map` over the images of a chunk."""
 
     model: InferenceModel
     each: rule.Each = map
@@ -132,13 +132,13 @@ def update_chunk(chunk: LabelledChunk, hma_pass: HmaPass) -> Updated:
 
 
 def load_update(hma_pass: HmaPass) -> Callable[[LabelledChunk], Updated]:
-    """Load the model once, on the GPU if there is one; what comes back does a chunk.
+    """Load the model on the GPU if there is one; return a function that updates a chunk.
 
-    Several threads call it: while one has the device, the others read and decode.
+    Several threads call it: while one uses the GPU, the others read and decode.
     """
     from a2s.models.inference import on_gpu_or_cpu
 
-    # All forward passes have one shape, for which a GPU makes plans once.
+    # All forward passes have one shape, so cuDNN plans once.
     model = on_gpu_or_cpu(hma_pass.model, batch_size=GPU_BATCH, batch_shapes="one")
     prefetch = ThreadPoolExecutor(PREFETCH_THREADS, "a2s-prefetch")
     crf_bytes = None if model.device.type == "cuda" else 0
@@ -146,17 +146,17 @@ def load_update(hma_pass: HmaPass) -> Callable[[LabelledChunk], Updated]:
 
 
 def take_updated(chunk: LabelledChunk, updated: Updated) -> Updated:
-    """Nothing: the process with the GPU has done the chunk."""
+    """Return what the actor with the GPU has done; nothing is left to do on the CPU."""
     return updated
 
 
 def batched_marginals(
     image_BSS3: Tensor, call: Callable[[Callable[[], F32]], F32], *, max_bytes: int | None
 ) -> rule.Marginals:
-    """The CRF of images that lie on a device, together as far as `max_bytes` allow.
+    """Return a function that computes the CRF of images on a device in batches.
 
-    Of what is free, if that is less or no number is given. `call` has the device's work done. An
-    image gets the same numbers, to the last bit, whatever shares its batch.
+    A batch takes at most `max_bytes`, or the free memory if that is less or no number is given.
+    `call` runs the device's work. An image gets the same bits whatever shares its batch.
 
     Shape: B S S 3; 2 N of each -> S S of each. Range: 0..1.
 

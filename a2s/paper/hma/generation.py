@@ -44,13 +44,13 @@ def make_generation(
     *,
     started: float,
 ) -> int:
-    """Make generation `number` of averages and labels, and commit it; the number of images."""
+    """Make and commit generation `number` of averages and labels; return the number of images."""
     folder = run_folder.RunDir(run, settings_hash="")
     ray_address = None if config.workers == 0 else config.ray_address
     keep_N = read_unlabelled(run, index)
     with ExitStack() as stack:
         if ray_address is not None:
-            # The cluster's devices decide, not those of the machine that the command runs on.
+            # The devices of the cluster count, not those of the machine that runs the command.
             stack.enter_context(pool.session(workers=None, ray_address=ray_address))
         on_gpu = pool.has_gpu(ray_address)
         side = int(run_folder.recorded(run, "image_size"))
@@ -92,7 +92,7 @@ def make_generation(
 
 
 def _backend(config: HmaConfig, folder: run_folder.RunDir, *, on_gpu: bool) -> Backend:
-    """Who computes the CRF in all passes of a run; `auto` is decided by the first one's device."""
+    """CRF backend of all passes of a run; the device of the first pass resolves `auto`."""
     chosen = choose_backend(config.backend, on_gpu=on_gpu)
     marginal_of(chosen)
     backend: Backend = folder.resolve_once("hma_backend", lambda: chosen)
@@ -112,7 +112,7 @@ def _update_all(
     ray_address: str | None,
     on_gpu: bool,
 ) -> dict[str, object]:
-    """Have every chunk done that is not; numbers for the log."""
+    """Update every chunk that is not done; return numbers for the log."""
     num_images, num_new = int(keep_N.sum()), 0
     seconds = dict.fromkeys(STAGES, 0.0)
     workers = pool.resolve_workers(config.workers, num_images, ray_address=ray_address)
@@ -125,7 +125,7 @@ def _update_all(
     elif workers == 0:
         from a2s.models.inference import on_cpu
 
-        # Before the threads start: torch is imported and the file read once.
+        # Import torch and read the file once, before the threads start.
         on_cpu(hma_pass.model)
     with Progress(num_images, unit="images", name="hma") as bar:
 
@@ -166,5 +166,5 @@ def _named(chunk: LabelledChunk) -> str:
 
 
 def next_command(config: HmaConfig) -> str:
-    """Say what comes after a generation."""
+    """Name the command that comes next."""
     return f"Next: the a2s stage2 command of {config.out} again"

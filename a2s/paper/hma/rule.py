@@ -1,11 +1,11 @@
 """Historical moving average of CRF-refined predictions: the rule of Table VIII. Pure.
 
-DeepUSPS (Nguyen et al. 2019) makes better labels of what its network predicts over the epochs. Per
-image, after epoch k, with Y the prediction:
+DeepUSPS (Nguyen et al. 2019) improves labels by averaging its network's predictions over epochs.
+Per image, after epoch k, with Y the prediction:
 
     average_k = 0.7 average_(k-1) + 0.3 CRF(Y_k)        label_(k+1) = CRF(average_k)
 
-Its paper and its published code leave open, or do otherwise, what matters here:
+Paper and published code leave these points open, or do them differently:
 
 - Both CRFs are the same: five iterations, widths 3 px | 80 px and 13 grey levels, compatibilities
   3 | 10, from soft probabilities (energy -log p, not hard labels as in Eqn 6) to the mean field's
@@ -16,12 +16,12 @@ Its paper and its published code leave open, or do otherwise, what matters here:
   what the model predicts that is committed after the epoch, in evaluation mode and not mirrored: a
   pass of its own over the images, so that training waits for no CRF and every image is predicted
   by the same weights.
-- The average there starts from 0, which 25 epochs forget (0.7^25 = 1e-4) and the first epochs do
-  not: a label above 0.5 would need three of them. Here it starts from the pseudo labels, which is
+- The average there starts from 0, which 25 epochs forget (0.7^25 = 1e-4). After few epochs it does
+  not: a label exceeds 0.5 only after three of them. Here it starts from the pseudo labels, which is
   what the first epochs were trained on, at the size of the input.
-- Labels there are replaced after a round of 25 epochs, with the network trained anew. Table VIII
-  trains one detector with HMA in the place of OLR, so here they are replaced after every epoch, and
-  as under OLR not after the warm ones (two).
+- Labels there are replaced after a round of 25 epochs, and the network is trained from scratch.
+  Table VIII trains one detector with HMA instead of OLR, so here they are replaced after every
+  epoch, except, as with OLR, the two warm ones.
 - Average and label are kept soft, as 16-bit fixed point (8 bits there). The next epoch compares a
   label with 0.5, as the code does, unless stage 2 is told to use soft targets.
 
@@ -51,7 +51,7 @@ Each = Callable[..., Iterable[Any]]
 
 
 def averaged(average_SS: F32, refined_SS: F32) -> F32:
-    """Move the average towards what the first CRF made of the prediction.
+    """Move the average towards the CRF-refined prediction.
 
     Shape: S S, S S -> S S. Range: 0..1.
     """
@@ -61,7 +61,7 @@ def averaged(average_SS: F32, refined_SS: F32) -> F32:
 def update(
     image_SS3: U8, probability_SS: F32, average_SS: F32, *, marginal: Marginal
 ) -> tuple[F32, F32]:
-    """Make the new average and the label of the next epoch from an epoch's prediction.
+    """New average, and label of the next epoch, from the prediction after an epoch.
 
     Shape: S S 3, S S, S S -> S S, S S. Range: 0..1.
     """
@@ -80,7 +80,7 @@ def update_batch(
     marginals: Marginals,
     each: Each = map,
 ) -> list[tuple[F32, F32]]:
-    """Make new averages and labels of a batch of images, whose CRFs are computed together.
+    """New averages and labels of a batch of images; their CRFs are computed together.
 
     Shape: S S, S S of each -> (S S, S S) of each. Range: 0..1.
     """
