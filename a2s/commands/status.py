@@ -21,18 +21,17 @@ from a2s.config.commands import StatusConfig
 from a2s.errors import ConfigError
 from a2s.storage.hashing import digest
 from a2s.storage.listing import Folder
-from a2s.storage.status.pipeline import RunStatus, SimpleStatus, Status, Step, pipeline_status
-from a2s.storage.status.shards import (
-    Manifest,
-    Shards,
-    failures_elsewhere,
-    parse_manifest,
-    parse_work,
-    shards_status,
-    split_by_settings,
+from a2s.storage.status import shards
+from a2s.storage.status.pipeline import (
+    CommandStatus,
+    PipelineStatus,
+    Status,
+    Step,
+    StepStatus,
+    pipeline_status,
 )
 from a2s.storage.status.text import counted, describe, few
-from a2s.storage.status.training import Training, parse_log, parse_pause, training_status
+from a2s.storage.status.training import TrainingStatus, parse_log, parse_pause, training_status
 
 RUN_STEPS: tuple[tuple[str, str, set[str]], ...] = (
     ("data", "shard", set()),
@@ -82,7 +81,7 @@ def status_of(folder: Folder, *, now_sec: float) -> Status:
         ConfigError: nothing in it is of a2s, or a file cannot be read.
     """
     if set(folder.entries) <= {".lock", ".lock-setup", ".lock-shards"}:
-        return SimpleStatus("", "empty")
+        return CommandStatus("", "empty")
     problems: list[str] = []
     record = _record(folder, problems)
     identity = record.get("identity", {})
@@ -121,24 +120,25 @@ def _record(folder: Folder, problems: list[str]) -> dict[str, Any]:
 
 def _shards(
     folder: Folder, command: str, settings: str | None, problems: list[str], *, now_sec: float
-) -> Shards:
+) -> shards.ShardsStatus:
     names = sorted(filter(_SHARD.fullmatch, folder.entries))
     # work.json has the failures before the first shard; failures.jsonl, written last, has all.
     listing = next((name for name in ("work.json", "failures.jsonl") if name in folder.entries), "")
     contents = folder.read([*names, listing])
-    manifests: list[Manifest] = []
+    manifests: list[shards.Manifest] = []
     damaged: list[str] = []
     for name in names:
         data = contents[name]
         if data is None:
             continue
         try:
-            manifests.append(parse_manifest(name, data, written_sec=folder.written_sec(name)))
+            written_sec = folder.written_sec(name)
+            manifests.append(shards.parse_manifest(name, data, written_sec=written_sec))
         except ValueError:
             damaged.append(name)
     if damaged:
         problems.append(f"{counted(damaged, 'manifest')} damaged: {few(damaged)}")
-    manifests, others = split_by_settings(manifests, settings)
+    manifests, others = shards.split_by_settings(manifests, settings)
     if others:
         problems.append(
             f"{counted(others, 'manifest')} made with other settings, not counted: {few(others)}"
@@ -155,14 +155,14 @@ def _shards(
     before: list[dict[str, str]] = []
     try:
         if (work := contents.get("work.json")) is not None:
-            listed, before = parse_work(work)
+            listed, before = shards.parse_work(work)
         elif command != "label" and (lines := contents.get("failures.jsonl")) is not None:
-            before = failures_elsewhere(lines, manifests)
+            before = shards.failures_elsewhere(lines, manifests)
     except ValueError:
         problems.append(f"{listing} is damaged")
     if not command and any(manifest.num_empty is not None for manifest in manifests):
         command = "label"
-    return shards_status(
+    return shards.shards_status(
         manifests,
         command=command or ("shard" if listing == "work.json" else ""),
         start_sec=folder.written_sec("environment.json"),
@@ -173,7 +173,7 @@ def _shards(
     )
 
 
-def _torn(folder: Folder, manifests: list[Manifest]) -> list[str]:
+def _torn(folder: Folder, manifests: list[shards.Manifest]) -> list[str]:
     """Manifests whose tar or table is missing; a copy of manifests alone is fine."""
     if not any(name.endswith(".tar") for name in folder.entries):
         return []
@@ -189,7 +189,7 @@ def _torn(folder: Folder, manifests: list[Manifest]) -> list[str]:
 
 def _training(
     folder: Folder, command: str, settings: dict[str, Any], problems: list[str], *, now_sec: float
-) -> Training:
+) -> TrainingStatus:
     log = folder.read_one("metrics.jsonl") or b""
     records, damaged = parse_log(log)
     if damaged:
@@ -235,7 +235,7 @@ def _last_commit(folder: Folder, problems: list[str]) -> dict[str, Any] | None:
     return None
 
 
-def _plain(folder: Folder, command: str, problems: list[str], *, now_sec: float) -> SimpleStatus:
+def _plain(folder: Folder, command: str, problems: list[str], *, now_sec: float) -> CommandStatus:
     """Read from its last file whether a command is finished; predict writes that every time.
 
     A folder of ablate may hold many tables, so there the log tells.
@@ -250,7 +250,7 @@ def _plain(folder: Folder, command: str, problems: list[str], *, now_sec: float)
         if command == "predict" and start_sec is not None and last_sec is not None:
             finished = last_sec >= start_sec
     silent = None if start_sec is None else max(0.0, now_sec - start_sec)
-    return SimpleStatus(command, "finished" if finished else "running", silent, problems)
+    return CommandStatus(command, "finished" if finished else "running", silent, problems)
 
 
 def _whole(
@@ -267,13 +267,13 @@ def _whole(
     return pipeline_status(steps, problems=problems)
 
 
-def _step(folder: Folder, command: str, *, now_sec: float) -> Shards | Training | SimpleStatus:
+def _step(folder: Folder, command: str, *, now_sec: float) -> StepStatus:
     try:
         status = status_of(folder, now_sec=now_sec)
     except ConfigError as error:
-        return SimpleStatus(command, "started", problems=[str(error)])
-    if isinstance(status, RunStatus):
-        return SimpleStatus(command, "started", problems=["it holds another run"])
+        return CommandStatus(command, "started", problems=[str(error)])
+    if isinstance(status, PipelineStatus):
+        return CommandStatus(command, "started", problems=["it holds another run"])
     return status
 
 

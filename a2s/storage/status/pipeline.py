@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from a2s.storage.status.pace import State
-from a2s.storage.status.shards import Shards
-from a2s.storage.status.training import Training
+from a2s.storage.status.shards import ShardsStatus
+from a2s.storage.status.training import TrainingStatus
 
 
 @dataclass(frozen=True)
-class SimpleStatus:
+class CommandStatus:
     """Status of a command of which only the end is visible; command "": not known yet."""
 
     command: str
@@ -20,17 +20,20 @@ class SimpleStatus:
     problems: list[str] = field(default_factory=list)
 
 
+StepStatus = ShardsStatus | TrainingStatus | CommandStatus
+
+
 @dataclass(frozen=True)
 class Step:
     """One step of a run with its folder; status None: not started."""
 
     folder: str
     command: str
-    status: Shards | Training | SimpleStatus | None
+    status: StepStatus | None
 
 
 @dataclass(frozen=True)
-class RunStatus:
+class PipelineStatus:
     """Progress of `a2s run`."""
 
     command: str
@@ -40,10 +43,10 @@ class RunStatus:
     problems: list[str] = field(default_factory=list)
 
 
-Status = Shards | Training | SimpleStatus | RunStatus
+Status = StepStatus | PipelineStatus
 
 
-def pipeline_status(steps: Sequence[Step], *, problems: Sequence[str] = ()) -> RunStatus:
+def pipeline_status(steps: Sequence[Step], *, problems: Sequence[str] = ()) -> PipelineStatus:
     """Combine the status of all steps to that of the run."""
     states = [step.status.state if step.status else None for step in steps]
     done = states.count("finished")
@@ -52,4 +55,4 @@ def pipeline_status(steps: Sequence[Step], *, problems: Sequence[str] = ()) -> R
     state: State = "finished" if done == len(states) else "running" if begun else "started"
     if "stalled" in unfinished:
         state = "stalled"
-    return RunStatus("run", state, done, list(steps), list(problems))
+    return PipelineStatus("run", state, done, list(steps), list(problems))

@@ -46,7 +46,7 @@ class Reason:
 
 
 @dataclass(frozen=True)
-class Shards:
+class ShardsStatus:
     """Progress of a folder of data or label shards."""
 
     command: str
@@ -155,7 +155,7 @@ def shards_status(
     listed: int | None = None,
     failed_before: Sequence[dict[str, str]] = (),
     problems: Sequence[str] = (),
-) -> Shards:
+) -> ShardsStatus:
     """Summarise the manifests of finished shards.
 
     `listed` is the number of images to pack, if known. `failed_before` are failures of images that
@@ -183,7 +183,7 @@ def shards_status(
     failures = [*failed_before, *(row for manifest in manifests for row in manifest.failures)]
     seen = packed + len(failed_before)
     empty = [m.num_empty for m in manifests if m.num_empty is not None]
-    return Shards(
+    return ShardsStatus(
         command=command,
         state=state_of(finished, pace, any_done=bool(manifests)),
         shards_done=len(manifests),

@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 
 from a2s.storage.status.pace import State
-from a2s.storage.status.pipeline import RunStatus, SimpleStatus, Status
-from a2s.storage.status.shards import Reason, Shards
-from a2s.storage.status.training import Training
+from a2s.storage.status.pipeline import CommandStatus, PipelineStatus, Status, StepStatus
+from a2s.storage.status.shards import Reason, ShardsStatus
+from a2s.storage.status.training import TrainingStatus
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
@@ -17,27 +17,27 @@ def describe(out: str, status: Status, *, now_sec: float) -> str:
     """Describe a status in full, one line per aspect."""
     name = f"a2s {status.command}, " if status.command else ""
     lines = [f"{out}: {name}{_state(status, now_sec=now_sec)}"]
-    if isinstance(status, Shards):
+    if isinstance(status, ShardsStatus):
         lines += _shard_lines(status)
-    elif isinstance(status, Training):
+    elif isinstance(status, TrainingStatus):
         lines += _training_lines(status)
-    elif isinstance(status, RunStatus):
+    elif isinstance(status, PipelineStatus):
         lines += _step_lines(status)
     lines += [f"  problem   {problem}" for problem in status.problems]
     return "\n".join(lines)
 
 
-def summarise(status: Shards | Training | SimpleStatus) -> str:
+def summarise(status: StepStatus) -> str:
     """Describe a status in one line, without its state."""
-    if isinstance(status, Shards):
+    if isinstance(status, ShardsStatus):
         parts = [_of(status.images_done, status, unit=" images")]
         parts += [f"{status.num_failed:,} failed"] if status.num_failed else []
-    elif isinstance(status, Training):
+    elif isinstance(status, TrainingStatus):
         parts = [f"epoch {_epoch(status)}"]
         parts += [] if status.loss is None else [f"loss {status.loss:.4f}"]
     else:
         parts = []
-    if not isinstance(status, SimpleStatus) and status.left_sec is not None:
+    if not isinstance(status, CommandStatus) and status.left_sec is not None:
         parts.append(f"{duration(status.left_sec)} left")
     problems = len(status.problems)
     parts += [f"{problems} problem{'s' * (problems > 1)}"] if problems else []
@@ -73,7 +73,7 @@ def few(names: list[str]) -> str:
 
 def _state(status: Status, *, now_sec: float) -> str:
     state: State = status.state
-    if isinstance(status, RunStatus):
+    if isinstance(status, PipelineStatus):
         return f"{state}, {status.steps_done} of {len(status.steps)} steps done"
     if state == "empty":
         return "empty, nothing has been written yet"
@@ -82,14 +82,14 @@ def _state(status: Status, *, now_sec: float) -> str:
         return state
     if state == "stalled":
         return f"stalled since {clock(now_sec - silent)} ({duration(silent)})"
-    if state == "started" and isinstance(status, Shards):
+    if state == "started" and isinstance(status, ShardsStatus):
         return f"started {duration(silent)} ago, no shard is finished yet"
-    if state == "started" and isinstance(status, Training):
+    if state == "started" and isinstance(status, TrainingStatus):
         return f"started {duration(silent)} ago, no step is logged yet"
     return state
 
 
-def _shard_lines(status: Shards) -> Iterator[str]:
+def _shard_lines(status: ShardsStatus) -> Iterator[str]:
     if status.state == "started":
         if status.num_images is not None:
             yield f"  images    {_of(status.images_done, status)}"
@@ -117,7 +117,7 @@ def _shard_lines(status: Shards) -> Iterator[str]:
         yield from (f"            {_reason(reason)}" for reason in status.failures)
 
 
-def _of(done: int, status: Shards, *, unit: str = "") -> str:
+def _of(done: int, status: ShardsStatus, *, unit: str = "") -> str:
     if status.num_images is None:
         return f"{done:,}{unit}"
     about = "" if status.num_images_is_exact else "about "
@@ -131,7 +131,7 @@ def _reason(reason: Reason) -> str:
     return f"{reason.count:,} {reason.reason} ({reason.share:.2%}): {keys}{more}"
 
 
-def _training_lines(status: Training) -> Iterator[str]:
+def _training_lines(status: TrainingStatus) -> Iterator[str]:
     share = "" if status.share is None else f" ({status.share:.1%})"
     newest = ""
     if status.newest_sec is not None:
@@ -153,7 +153,7 @@ def _training_lines(status: Training) -> Iterator[str]:
         yield f"  paused    {status.then}"
 
 
-def _epoch(status: Training) -> str:
+def _epoch(status: TrainingStatus) -> str:
     text = f"{status.epoch} of {status.num_epochs}"
     if status.state == "finished":
         return text
@@ -161,7 +161,7 @@ def _epoch(status: Training) -> str:
     return f"{text}, step {status.step}{steps}"
 
 
-def _step_lines(status: RunStatus) -> Iterator[str]:
+def _step_lines(status: PipelineStatus) -> Iterator[str]:
     for step in status.steps:
         state = step.status.state if step.status else "not yet"
         detail = summarise(step.status) if step.status else ""

@@ -12,7 +12,7 @@ from a2s.storage.status.pace import State, left_sec, pace_of, rounded, state_of
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingStatus:
     """Progress of a run of stage 1 or 2; `step` counts within the current epoch."""
 
     command: str
@@ -89,7 +89,7 @@ def training_status(
     now_sec: float,
     problems: Sequence[str] = (),
     pause: Pause | None = None,
-) -> Training:
+) -> TrainingStatus:
     """Summarise a run.
 
     A `pause` counts unless the run has been started again since. `commit` is the content of the
@@ -125,7 +125,7 @@ def training_status(
         pause = None
     state_now = state_of(finished, pace, any_done=bool(records or commit))
     idle = finished or pause is not None
-    return Training(
+    return TrainingStatus(
         command=command,
         state="paused" if pause else state_now,
         epoch=at[0],

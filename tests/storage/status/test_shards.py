@@ -9,7 +9,7 @@ from repository import REPO
 
 from a2s.storage.status.shards import (
     Manifest,
-    Shards,
+    ShardsStatus,
     failures_elsewhere,
     parse_manifest,
     parse_work,
@@ -39,7 +39,7 @@ def failure(key: str, reason: str) -> dict[str, str]:
     return {"key": key, "reason": reason, "path": "p", "detail": "d"}
 
 
-def status(manifests: list[Manifest], **more: object) -> Shards:
+def status(manifests: list[Manifest], **more: object) -> ShardsStatus:
     times = {"start_sec": START, "now_sec": START + 1}
     return shards_status(manifests, **{"command": "label", **times, **more})
 

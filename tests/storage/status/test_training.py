@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from a2s.storage.status.training import Pause, Training, parse_log, parse_pause, training_status
+from a2s.storage.status.training import (
+    Pause,
+    TrainingStatus,
+    parse_log,
+    parse_pause,
+    training_status,
+)
 
 
 def record(epoch: int, step: int, time_sec: float) -> dict[str, Any]:
@@ -25,7 +31,7 @@ def status(
     now_sec: float,
     start_sec: float | None = 0,
     pause: Pause | None = None,
-) -> Training:
+) -> TrainingStatus:
     return training_status(
         records,
         last,
