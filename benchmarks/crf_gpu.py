@@ -38,7 +38,7 @@ from crf_phases import PARAMS, Pair, finish, on_device, phases
 from machine import describe_machine
 from numpy.typing import NDArray
 
-from a2s.labels.crf.torch_backend.filter import PLAIN, Kernels
+from a2s.labels.crf.torch_backend.filter import TORCH_KERNELS, Kernels
 from a2s.labels.crf.torch_backend.inference import marginals
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,7 +51,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def ways(device: torch.device) -> dict[str, Kernels]:
-    found = {"torch": PLAIN}
+    found = {"torch": TORCH_KERNELS}
     if device.type == "cuda":
         from a2s.labels.crf.torch_backend import filter_triton
 

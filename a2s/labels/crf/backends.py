@@ -1,4 +1,4 @@
-"""Dense conditional random field of two labels (Krähenbühl and Koltun 2011): who computes it.
+"""Backends of the dense conditional random field with two labels (Krähenbühl and Koltun 2011).
 
 All backends compute the same mean field on the same permutohedral lattice, from the same energies.
 """
@@ -19,11 +19,11 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 Crf = Callable[[U8, F32, CrfParams], Bool]
 """(image_HW3, energy_2N, params) -> mask_HW, one image at a time."""
 Marginal = Callable[[U8, F32, CrfParams], F32]
-"""The same, giving the probability of foreground instead of the more probable label."""
+"""(image_HW3, energy_2N, params) -> probability of foreground_HW."""
 
 
 def choose_backend(wanted: str, *, on_gpu: bool) -> Backend:
-    """Take the backend that is wanted; of `auto` make the one that suits where networks live.
+    """Resolve `auto` to the backend that suits the device of the networks.
 
     Raises:
         ConfigError: there is no such backend.
@@ -37,7 +37,7 @@ def choose_backend(wanted: str, *, on_gpu: bool) -> Backend:
 
 
 def is_batched(backend: Backend) -> bool:
-    """Whether it computes many images together, on a GPU where there is one.
+    """Whether a backend processes batches of images, on a GPU if there is one.
 
     Raises:
         ConfigError: as `crf_of`.
@@ -47,7 +47,7 @@ def is_batched(backend: Backend) -> bool:
 
 
 def crf_of(backend: Backend) -> Crf:
-    """Choose who computes the CRF; a backend is imported when it is chosen.
+    """Import a backend and return its CRF function.
 
     Raises:
         ConfigError: its library is not installed.
@@ -57,7 +57,7 @@ def crf_of(backend: Backend) -> Crf:
 
 
 def marginal_of(backend: Backend) -> Marginal:
-    """Choose who computes the CRF's probabilities.
+    """Import a backend and return its function for foreground probabilities.
 
     Raises:
         ConfigError: as `crf_of`.

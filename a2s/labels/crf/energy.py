@@ -1,4 +1,4 @@
-"""What the dense CRF starts from, and its parameters. Pure, per image.
+"""Unary energies and parameters of the dense CRF. Pure, per image.
 
 Shapes: probability_HW float32 in [0, 1]; energy_2N float32 with N = H * W.
 """
@@ -18,7 +18,7 @@ from a2s.errors import ConfigError
 
 @dataclass(frozen=True)
 class CrfParams:
-    """Kernel widths and weights; defaults are those of the authors' code (the paper names none)."""
+    """Kernel widths and weights; defaults from the authors' code, because the paper names none."""
 
     confidence: float = 0.7
     gaussian_sxy: float = 3.0
@@ -29,7 +29,7 @@ class CrfParams:
     iterations: int = 10
 
     def __post_init__(self) -> None:
-        """Refuse what no backend can compute. Raises: ConfigError."""
+        """Check the ranges. Raises: ConfigError."""
         for name in ("gaussian_sxy", "bilateral_sxy", "bilateral_srgb"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"CRF: {name} is {getattr(self, name)}; it must be above 0")
@@ -48,12 +48,12 @@ Energy = Callable[[F32, CrfParams], F32]
 
 
 def energy_of(crf_input: Literal["hard", "soft"]) -> Energy:
-    """Choose what the CRF starts from."""
+    """Return the function that computes the unary energy."""
     return {"hard": hard_energy, "soft": soft_energy}[crf_input]
 
 
 def stretch(probability_HW: F32) -> F32:
-    """Map the smallest value to 0 and the largest to 1; a flat map becomes all 0."""
+    """Min-max scale to 0..1; a constant map becomes 0."""
     low, high = probability_HW.min(), probability_HW.max()
     if high <= low:
         return np.zeros_like(probability_HW)
@@ -61,12 +61,12 @@ def stretch(probability_HW: F32) -> F32:
 
 
 def binarise(probability_HW: F32) -> Bool:
-    """Foreground after stretching: the labels before refinement."""
+    """Foreground after min-max scaling: the label before refinement."""
     return stretch(probability_HW) > 0.5
 
 
 def hard_energy(probability_HW: F32, params: CrfParams) -> F32:
-    """Unary energy of the binarised map, each label believed with `params.confidence`.
+    """Unary energy of the binarised map; each label has probability `params.confidence`.
 
     Shape: H W -> 2 N.
     """
@@ -77,7 +77,7 @@ def hard_energy(probability_HW: F32, params: CrfParams) -> F32:
 
 
 def soft_energy(probability_HW: F32, params: CrfParams) -> F32:
-    """Unary energy of the probabilities themselves.
+    """Unary energy of the probabilities, without binarising.
 
     Shape: H W -> 2 N. Reference: Eqn 6 as written.
     """

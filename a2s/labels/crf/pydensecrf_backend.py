@@ -1,6 +1,6 @@
-"""The dense CRF of the library pydensecrf: the reference. Its only importer.
+"""pydensecrf backend of the dense CRF: the reference implementation. Only importer of pydensecrf.
 
-It holds the interpreter's lock while it works. Shapes: image_HW3 uint8 RGB; energy_2N float32 with
+It holds the interpreter's lock while it runs. Shapes: image_HW3 uint8 RGB; energy_2N float32 with
 N = H * W.
 """
 
@@ -39,7 +39,7 @@ def _marginals(image_HW3: U8, energy_2N: F32, params: CrfParams) -> F32:
     height, width = image_HW3.shape[:2]
     assert energy_2N.shape == (2, height * width), (energy_2N.shape, image_HW3.shape)
     field = DenseCRF2D(width, height, 2)
-    # The library wants writable buffers; arrays that came through an object store are not.
+    # The library needs writable buffers; arrays from Ray's object store are read-only.
     field.setUnaryEnergy(np.array(energy_2N, dtype=np.float32, order="C"))
     field.addPairwiseGaussian(sxy=params.gaussian_sxy, compat=params.gaussian_compat)
     field.addPairwiseBilateral(

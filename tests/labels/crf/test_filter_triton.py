@@ -1,4 +1,4 @@
-"""Triton's kernels: interpreted on the CPU, compiled for Hopper, and run where there is a GPU."""
+"""Triton kernels: interpreted on the CPU, compiled for Hopper, run on a GPU if there is one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from repository import REPO
 from torch import Tensor
 
 from a2s.labels.crf.energy import CrfParams
-from a2s.labels.crf.torch_backend.filter import PLAIN
+from a2s.labels.crf.torch_backend.filter import TORCH_KERNELS
 from a2s.labels.crf.torch_backend.inference import (
     BYTES_PER_PIXEL,
     bilateral_packing,
@@ -29,7 +29,7 @@ GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 def batch(sizes: list[tuple[int, int]], device: str) -> tuple[list[Tensor], list[Tensor]]:
-    """Noise, photograph-like and flat images in turn, and logits that are noise."""
+    """Make noise, photograph-like and flat images in turn, with random logits."""
     rng = np.random.default_rng(0)
     images, logits = [], []
     for index, size in enumerate(sizes):
@@ -40,19 +40,21 @@ def batch(sizes: list[tuple[int, int]], device: str) -> tuple[list[Tensor], list
 
 
 def check(device: str, sizes: list[tuple[int, int]]) -> None:
-    """Embedding bit for bit; marginals up to how products are rounded."""
+    """Compare embeddings bit for bit, and marginals up to the rounding of products."""
     from a2s.labels.crf.torch_backend.filter_triton import KERNELS
 
     images, logits = batch(sizes, device)
     pixels, packed = flat(images), bilateral_packing(sizes, PARAMS)
     for ours, plain in zip(
-        KERNELS.corners(pixels, PARAMS, packed), PLAIN.corners(pixels, PARAMS, packed), strict=True
+        KERNELS.corners(pixels, PARAMS, packed),
+        TORCH_KERNELS.corners(pixels, PARAMS, packed),
+        strict=True,
     ):
         assert torch.equal(ours, plain)
     found, expected = (
-        marginals(images, logits, PARAMS, kernels=kernels) for kernels in (KERNELS, PLAIN)
+        marginals(images, logits, PARAMS, kernels=kernels) for kernels in (KERNELS, TORCH_KERNELS)
     )
-    # Noise is where rounding grows most over the iterations: 0.0013 was seen, at one pixel.
+    # Rounding errors grow most in noise images: at most 0.0013, at one pixel, was observed.
     torch.testing.assert_close(found, expected, atol=5e-3, rtol=0)
     for ours, plain in zip(found, expected, strict=True):
         assert (ours - plain).abs().mean() < 1e-4
@@ -122,7 +124,7 @@ def test_bfloat16_on_the_gpu_keeps_the_masks() -> None:
         torch.cat([s.flatten() > 0 for s in marginals(images, logits, PARAMS, **how)])
         for how in (
             {"dtype": torch.bfloat16, "kernels": KERNELS},
-            {"dtype": torch.bfloat16, "kernels": PLAIN},
+            {"dtype": torch.bfloat16, "kernels": TORCH_KERNELS},
             {"kernels": KERNELS},
         )
     )

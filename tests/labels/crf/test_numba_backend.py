@@ -1,4 +1,4 @@
-"""The compiled CRF against the library: same masks, whatever the image, sigmas and machine."""
+"""numba CRF against pydensecrf: same masks for any image, sigmas and machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The compiled CRF as a guest: beside other threads, in any process and CPU, after any image."""
+"""numba CRF with other threads, processes, CPUs, and after other images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dense CRF in torch against the reference library, an exact mean field, and itself."""
+"""torch CRF against pydensecrf, against an exact mean field, and between batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from a2s.errors import ConfigError
 from a2s.labels.crf.backends import crf_of
 from a2s.labels.crf.energy import CrfParams, hard_energy
-from a2s.labels.crf.torch_backend.filter import PLAIN
+from a2s.labels.crf.torch_backend.filter import TORCH_KERNELS
 from a2s.labels.crf.torch_backend.inference import (
     BYTES_PER_PIXEL,
     crf,
@@ -43,7 +43,7 @@ def ours(image: np.ndarray, energy: np.ndarray, params: CrfParams = PARAMS) -> n
 
 
 def material(kind: str, height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """An image and energies of a map that knows roughly where its disc is."""
+    """Make an image of a disc, and energies of a rough map of the disc."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     inside = (y - height / 2) ** 2 + (x - width / 3) ** 2 < (min(height, width) / 3) ** 2
@@ -124,7 +124,10 @@ def test_missing_compiler_is_one_clear_error() -> None:
     def fails(*args: object) -> tuple[Tensor, Tensor]:
         raise reason
 
-    kernels, reason = replace(PLAIN, corners=fails), RuntimeError("Failed to find C compiler.")
+    kernels, reason = (
+        replace(TORCH_KERNELS, corners=fails),
+        RuntimeError("Failed to find C compiler."),
+    )
     with pytest.raises(ConfigError, match="gcc or clang"):
         marginals([image], [logit], PARAMS, kernels=kernels)
     reason = subprocess.CalledProcessError(1, ["gcc", "without-headers.c"])

@@ -1,4 +1,4 @@
-"""Lattices of positions: built together as alone, and kept within a budget."""
+"""Position lattices: equal if built alone or together; size limit of the cache."""
 
 from __future__ import annotations
 

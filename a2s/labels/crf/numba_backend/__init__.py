@@ -1,14 +1,14 @@
-"""Permutohedral lattice (Adams, Baek and Davis 2010) in numba, for the dense CRF of two labels.
+"""numba backend: permutohedral lattice (Adams, Baek and Davis 2010) for the two-label dense CRF.
 
-Pixels are kept in tiles of `TILE` slots, so that neighbours in the image are neighbours in memory.
-Per tile there are d + 1 rows of vertex numbers and of weights, one row per vertex of the simplex:
-both arrays are flat, slot `s` of row `r` of tile `t` at `(t * (d + 1) + r) * TILE + s`. Vertices
-are numbered as they are met, tile by tile; the number after the last stands for "no vertex" and its
+Pixels are stored in tiles of `TILE` slots, so neighbours in the image are neighbours in memory.
+Each tile has d + 1 rows of vertex numbers and of weights, one row per vertex of the simplex. Both
+arrays are flat: slot `s` of row `r` of tile `t` is at `(t * (d + 1) + r) * TILE + s`. Vertices are
+numbered in order of occurrence, tile by tile. The number after the last one means "no vertex"; its
 value is always 0.
 
-Vertex numbers, keys and indices are unsigned: numba wraps negative ones, which costs a third of the
-time. numba's cache on disk looks at a function's own file only, so no compiled function calls one
-of another file.
+Vertex numbers, keys and indices are unsigned, because numba's handling of negative indices costs a
+third of the time. numba's disk cache only tracks a function's own file, so compiled functions do
+not call functions of other files.
 """
 
 from a2s.labels.crf.numba_backend.inference import crf, foreground_probability

@@ -1,7 +1,7 @@
-"""The dense CRF compiled by numba: the reference's model and masks, several times as fast.
+"""Dense CRF compiled by numba: same model and masks as pydensecrf, several times as fast.
 
-It does not hold the interpreter's lock while it works. Shapes: image_HW3 uint8 RGB; energy_2N
-float32 with N = H * W.
+Compiled code releases the interpreter's lock. Shapes: image_HW3 uint8 RGB; energy_2N float32 with
+N = H * W.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _positions_lock = threading.Lock()
 
 @dataclass(frozen=True)
 class Lattice:
-    """Vertices and normalised weights of every slot, neighbours of every vertex."""
+    """Vertices and normalised weights of all slots, neighbours of all vertices."""
 
     vertices: npt.NDArray[np.uint32]
     weights: F32
@@ -48,13 +48,13 @@ class Lattice:
 
 
 class Workspace:
-    """Arrays by name, kept between calls of one thread; their contents mean nothing."""
+    """Named scratch arrays of one thread, reused between calls; contents are undefined."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, npt.NDArray[Any]] = {}
 
     def take(self, name: str, size: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """An array of `size`; what an earlier array of that name held is gone."""
+        """Return an uninitialised array of `size`; invalidates earlier arrays of that name."""
         array = self._arrays.get(name)
         if array is None or array.size < size:
             self._arrays.pop(name, None)
@@ -68,7 +68,7 @@ class Workspace:
         return sum(array.nbytes for array in self._arrays.values())
 
     def trim(self) -> None:
-        """Let go of everything after an image that needed a lot."""
+        """Free all arrays if they exceed `_KEEP_BYTES` (after a large image)."""
         if self.num_bytes > KEEP_BYTES:
             self._arrays.clear()
 
@@ -84,7 +84,7 @@ def workspace_of_thread() -> Workspace:
 def _build_wide(
     image_HW3: U8, sigmas: tuple[float, ...], tiles: Tiles, workspace: Workspace
 ) -> Lattice:
-    """Lattice of any dimension and any range of coordinates."""
+    """Build a lattice of any dimension and any range of coordinates."""
     features, real = layout.features_of(image_HW3, sigmas, tiles)
     scales = layout.scale_factors(len(sigmas))
     size = len(sigmas) + 1
@@ -116,7 +116,7 @@ def _build_packed(
     fields: layout.KeyFields,
     workspace: Workspace,
 ) -> Lattice:
-    """Lattice of position and colour whose keys fit into one word."""
+    """Build a lattice of position and colour whose keys fit into one word."""
     num_slots = tiles.count * TILE
     units = np.array(fields.units, np.int64)
     base = int(units[:-1] @ np.array(fields.lows, np.int64))
@@ -153,7 +153,7 @@ def _build_packed(
 def _build_positions(
     sxy: float, tiles: Tiles, fields: layout.KeyFields, workspace: Workspace
 ) -> Lattice:
-    """Lattice of positions, not too sparse for a table of all its keys."""
+    """Build a lattice of positions that is dense enough for a table with an entry per key."""
     num_slots = tiles.count * TILE
     units = np.array(fields.units, np.int64)
     base = int(units[:-1] @ np.array(fields.lows, np.int64))
@@ -178,7 +178,7 @@ def _normalised(lattice: Lattice, rows: int, workspace: Workspace) -> Lattice:
 
 
 def position_lattice(image_HW3: U8, sxy: float, tiles: Tiles, workspace: Workspace) -> Lattice:
-    """Lattice of positions: of all images of a size the same, so the last few sizes are kept."""
+    """Lattice of positions; it depends on the image size only, so the last few are cached."""
     key = (tiles, sxy)
     with _positions_lock:
         lattice = kept_positions.get(key)
@@ -217,10 +217,10 @@ def colour_lattice(image_HW3: U8, params: CrfParams, tiles: Tiles, workspace: Wo
 
 
 def _difference(image_HW3: U8, energy_2N: F32, params: CrfParams) -> F32:
-    """Q(1) - Q(0) of every pixel after mean-field inference."""
+    """Run mean-field inference; return Q(1) - Q(0) of every pixel."""
     height, width = image_HW3.shape[:2]
     assert energy_2N.shape == (2, height * width), (energy_2N.shape, image_HW3.shape)
-    # Compiled code exists for writable C arrays; those that came through an object store are not.
+    # The code is compiled for writable C arrays; arrays from Ray's object store are read-only.
     image_HW3 = np.require(image_HW3, np.uint8, ["C", "W"])
     energy_2N = np.require(energy_2N, np.float32, ["C", "W"])
     tiles, workspace = layout.tiles_of(height, width), workspace_of_thread()
@@ -252,7 +252,7 @@ def _difference(image_HW3: U8, energy_2N: F32, params: CrfParams) -> F32:
 def crf(image_HW3: U8, energy_2N: F32, params: CrfParams) -> Bool:
     """Most probable label of every pixel after mean-field inference.
 
-    Shape: H W 3, 2 N -> H W. Raises: ConfigError for kernels too narrow for the image.
+    Shape: H W 3, 2 N -> H W. Raises: ConfigError if a kernel is too narrow for the image.
     Reference: Eqn 6.
     """
     mask_HW: Bool = _difference(image_HW3, energy_2N, params) > 0

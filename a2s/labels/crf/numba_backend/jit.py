@@ -1,4 +1,4 @@
-"""How functions are compiled: once per machine, kept on disk, without the interpreter's lock."""
+"""Compilation with numba: cached on disk, releases the GIL. The only importer of numba."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numba
 
 Function = Callable[..., Any]
 
-# No promise about NaN or infinity is made to the compiler; only the order of sums is left to it.
+# The compiler may reorder sums, but may not assume that there are no NaNs or infinities.
 _REORDER = {"contract", "reassoc", "nsz", "arcp"}
 
 
@@ -18,17 +18,17 @@ def _compiled(function: Function, **options: Any) -> Function:
     try:
         cached: Function = numba.njit(cache=True, **options)(function)
     except RuntimeError:
-        # No folder can be written, neither the package's nor the user's: compile in memory.
+        # Neither the package's nor the user's cache folder is writable: compile in memory.
         in_memory: Function = numba.njit(**options)(function)
         return in_memory
     return cached
 
 
 def exact(function: Function) -> Function:
-    """Compile with every rounding as written: which simplex a pixel lies in depends on it."""
+    """Compile without fast math, because rounding decides the simplex that a pixel lies in."""
     return _compiled(function)
 
 
 def fast(function: Function) -> Function:
-    """Compile with sums in any order and fused multiply-adds."""
+    """Compile with reordered sums and fused multiply-adds."""
     return _compiled(function, fastmath=_REORDER)

@@ -1,7 +1,7 @@
 """Lattice of position and colour whose keys fit, with a vertex number, into one 64-bit word.
 
-The same vertices in the same order as `wide` makes, several times as fast: a tile is embedded at
-once, and most look-ups end at the first probe.
+Makes the same vertices in the same order as `lattice_wide`, several times as fast: it embeds a
+whole tile at once, and most hash look-ups end at the first probe.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _f32, _i32, _i64, _u32, _u64 = np.float32, np.int32, np.int64, np.uint32, np.uin
 
 @exact
 def _load(image, height, width, tile_height, tile_width, tile, features):
-    """Position and colour of a tile; beyond the edge the last pixel is repeated."""
+    """Load position and colour of a tile; repeat the last pixel beyond the image's edge."""
     across = (width + tile_width - 1) // tile_width
     tiles_down = (height + tile_height - 1) // tile_height
     top, left = tile // across * tile_height, tile % across * tile_width
@@ -35,7 +35,7 @@ def _load(image, height, width, tile_height, tile_width, tile, features):
             features[slot + _u64(4 * TILE)] = image[pixel + _u64(2)]
             slot += _u64(1)
     if height * width % 4 != 0 and tile == tiles_down * across - 1:
-        # As in `layout.features_of`: a slot of the reference's own padding.
+        # As in `layout.features_of`: one slot for the padding of the reference implementation.
         for plane in range(5):
             features[_u64(plane * TILE + TILE - 1)] = 0
 
@@ -59,7 +59,7 @@ def _less(a, b):
 
 @exact
 def _wrap(rank):
-    """Steps that bring a rank back into 0..5."""
+    """Correction that brings a rank back into 0..5, in units of 6."""
     return (_i32(1) if rank < _i32(0) else _i32(0)) - (_i32(1) if rank > _i32(5) else _i32(0))
 
 
@@ -234,7 +234,7 @@ def embed(
 
 @exact
 def find_neighbours(units, remainder, keys, count, table, shift, number_bits, neighbours):
-    """Both neighbours of every vertex in every blur direction; `count` where there is none.
+    """Find both neighbours of every vertex in every blur direction; `count` if there is none.
 
     Flat (direction, side, count + 1). In direction j one neighbour is a step down in all
     coordinates and six up in coordinate j; the other is its mirror, so half the look-ups do.

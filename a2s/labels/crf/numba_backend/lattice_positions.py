@@ -1,7 +1,7 @@
-"""Lattice of positions (d = 2), built anew for every image size: keys index a table directly.
+"""Lattice of positions (d = 2), built once per image size: keys index a table directly.
 
-The same vertices as `wide` makes. Positions fill the plane, so a table with an entry for every key
-that could occur is not much larger than the lattice.
+Makes the same vertices as `lattice_wide`. Positions fill the plane, so a table with an entry per
+possible key is not much larger than the lattice.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ def _less(a, b):
 
 @exact
 def _wrap(rank):
-    """Steps that bring a rank back into 0..2."""
+    """Correction that brings a rank back into 0..2, in units of 3."""
     return (_i32(1) if rank < _i32(0) else _i32(0)) - (_i32(1) if rank > _i32(2) else _i32(0))
 
 
 @exact
 def _simplex(x, y, sigma, scales, units, remainder, base, keys, weights, start):
-    """Keys and weights of the three vertices of every slot of a tile, as `packed` makes six."""
+    """Keys and weights of the three vertices of every slot of a tile (see `lattice_packed`)."""
     third, three = _f32(1.0 / 3), _f32(3)
     f0, f1, u0, u1 = scales[0], scales[1], units[0], units[1]
     for slot in range(TILE):
@@ -66,7 +66,7 @@ def _simplex(x, y, sigma, scales, units, remainder, base, keys, weights, start):
 
 @exact
 def embed(tiles, sigma, scales, units, remainder, base, keys, table, vertices, weights):
-    """Find the simplex of every slot and number its vertices; gives how many there are.
+    """Find the simplex of every slot and number its vertices; return the number of vertices.
 
     `tiles` is (height, width, tile_height, tile_width, number of tiles); the empty table is filled
     with vertex numbers + 1.
@@ -83,7 +83,7 @@ def embed(tiles, sigma, scales, units, remainder, base, keys, table, vertices, w
             x[slot] = min(left + slot % tile_width, width - 1)
             y[slot] = min(top + slot // tile_width, height - 1)
         if height * width % 4 != 0 and tile == num_tiles - 1:
-            # As in `layout.features_of`: a slot of the reference's own padding.
+            # As in `layout.features_of`: one slot for the padding of the reference implementation.
             x[TILE - 1] = y[TILE - 1] = 0
         _simplex(x, y, sigma, scales, units, remainder, base, tile_keys, weights, start)
         if top + tile_height > height or left + tile_width > width:
@@ -105,7 +105,7 @@ def embed(tiles, sigma, scales, units, remainder, base, keys, table, vertices, w
 
 @exact
 def find_neighbours(units, remainder, keys, count, table, neighbours):
-    """Both neighbours of every vertex in every blur direction, as `packed.find_neighbours`."""
+    """Find neighbours as `lattice_packed.find_neighbours` does."""
     stride = count + 1
     for direction in range(_ROWS):
         before = 2 * direction * stride

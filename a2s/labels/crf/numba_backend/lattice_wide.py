@@ -1,7 +1,7 @@
-"""Lattice of any dimension with keys of two words: every sigma and size, at a slower pace.
+"""Lattice of any dimension with keys of two words: works for every sigma and size, but slower.
 
-It serves where `packed` and `positions` cannot: keys that do not fit into one word, or into a table
-of all keys. Coordinates are below 2**20, so three fit into a word of 21-bit fields.
+Fallback for keys that do not fit into one word (`lattice_packed`) or into a table with an entry per
+key (`lattice_positions`). Coordinates are below 2**20, so three 21-bit fields fit into a word.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _pack(coordinates, first, last):
 
 @exact
 def _find(low, high, keys, table, shift):
-    """Place in the table of a key, or of the hole where it would be."""
+    """Table slot of a key, or the empty slot where it belongs."""
     place = _place(low, high, shift)
     while table[place] != 0:
         at = np.uint64(2) * np.uint64(table[place] - np.uint32(1))
@@ -54,8 +54,8 @@ def rehash(keys, count, table, shift):
 def embed(features, real, scales, first_tile, count, keys, table, shift, vertices, weights):
     """Find the simplex of every slot and number its vertices, until the table is half full.
 
-    Gives the tile that comes next and the number of vertices so far; call again with a larger
-    table when there are tiles left. Reference: Adams et al. 2010, section 3.
+    Returns the next tile and the number of vertices so far; call again with a larger table if tiles
+    are left. Reference: Adams et al. 2010, section 3.
     """
     size = scales.size + 1
     elevated = np.empty(size, np.float32)
@@ -119,7 +119,7 @@ def embed(features, real, scales, first_tile, count, keys, table, shift, vertice
 
 @exact
 def find_neighbours(size, keys, count, table, shift, neighbours):
-    """Both neighbours of every vertex in every blur direction; `count` where there is none.
+    """Find both neighbours of every vertex in every blur direction; `count` if there is none.
 
     Flat (direction, side, count + 1). In direction j one neighbour is a step down in all
     coordinates and `size` up in coordinate j; the other is its mirror.

@@ -1,4 +1,4 @@
-"""Where pixels lie in tiles, and how a vertex is written into an integer. Plain arithmetic."""
+"""Memory layout: pixels in tiles, lattice vertices as integer keys."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from a2s.errors import ConfigError
 
 TILE = 64
 MAX_COORDINATE = 2**19
-"""Lattice coordinates beyond it are not told apart by float32, nor by the widest key."""
+"""Limit of lattice coordinates: float32 and the widest key cannot represent larger ones exactly."""
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """An image cut into tiles of `TILE` pixels; those at the right and lower edge are padded."""
+    """Tiling of an image in tiles of `TILE` pixels, with padding at the right and lower edge."""
 
     height: int
     width: int
@@ -28,7 +28,7 @@ class Tiles:
 
 
 def tiles_of(height: int, width: int) -> Tiles:
-    """Square tiles, except in images that are thinner than one."""
+    """Tile an image: square tiles, unless the image is thinner than a tile."""
     tile_height = min(8, 1 << (height - 1).bit_length())
     tile_width = min(TILE // tile_height, 1 << (width - 1).bit_length())
     tile_height = TILE // tile_width
@@ -57,7 +57,7 @@ def coordinate_ranges(largest: list[float]) -> list[tuple[float, float]]:
 
 
 def check_ranges(ranges: list[tuple[float, float]], what: str) -> None:
-    """Refuse kernels so narrow that the lattice has more cells than numbers.
+    """Refuse kernels so narrow that lattice coordinates exceed `MAX_COORDINATE`.
 
     Raises: ConfigError.
     """
@@ -65,13 +65,13 @@ def check_ranges(ranges: list[tuple[float, float]], what: str) -> None:
     if reach >= MAX_COORDINATE:
         raise ConfigError(
             f"CRF: {what} is too small for the image: lattice coordinates reach {reach:.3g},"
-            f" at most {MAX_COORDINATE} can be told apart; use a larger {what}"
+            f" the limit is {MAX_COORDINATE}; use a larger {what}"
         )
 
 
 @dataclass(frozen=True)
 class KeyFields:
-    """How the key of a vertex and its number share one 64-bit word.
+    """Bit fields of a 64-bit word that holds the key of a vertex and its number.
 
     From the lowest bit: the vertex number, then one field per coordinate, then the remainder.
     A key is the word without the number. `units` has one entry per blur direction; the last
@@ -85,7 +85,7 @@ class KeyFields:
 
 
 def key_fields(ranges: list[tuple[float, float]], num_pixels: int) -> KeyFields | None:
-    """The narrowest fields that hold every vertex and its neighbours; None: 64 bits do not do."""
+    """Narrowest fields that hold every vertex and its neighbours; None if 64 bits are too few."""
     size = len(ranges)
     units, lows, shift = [], [], 0
     for low, high in ranges[:-1]:
@@ -103,7 +103,7 @@ def key_fields(ranges: list[tuple[float, float]], num_pixels: int) -> KeyFields 
 def features_of(
     image_HW3: U8, sigmas: tuple[float, ...], tiles: Tiles
 ) -> tuple[F32, npt.NDArray[np.bool_]]:
-    """Position, and colour where there are five sigmas, in tiles; and which slots are pixels.
+    """Features in tiles (position; also colour if there are five sigmas), mask of real pixels.
 
     Shape: H W 3 -> flat (count, dimensions, TILE), flat (count, TILE).
     """
@@ -125,7 +125,8 @@ def features_of(
     ]
     features_TDS = np.stack(features, axis=1)
     if tiles.height * tiles.width % 4:
-        # The reference works on four pixels at a time and pads with zeros: vertices of the padding
-        # hold nothing, but are there to be blurred through. The last slot is one of our padding.
+        # The reference implementation processes four pixels at a time and pads with zeros. The
+        # padding's vertices have value 0, but values are blurred through them. Our last slot is
+        # padding too, so it can stand for that of the reference.
         features_TDS[-1, :, -1] = 0
     return features_TDS.ravel(), in_tiles(real_HW).astype(np.bool_).ravel()

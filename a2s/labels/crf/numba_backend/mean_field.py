@@ -21,7 +21,7 @@ _f32, _i32, _u64 = np.float32, np.int32, np.uint64
 
 @fast
 def _tanh_half(x):
-    """tanh(x / 2) to about 2e-7, with nothing the compiler could not do for many x at once."""
+    """tanh(x / 2) with an error of about 2e-7, in operations that the compiler can vectorise."""
     y = x * _f32(-1.4426950408889634)
     y = y if y > _f32(-43) else _f32(-43)
     y = y if y < _f32(43) else _f32(43)
@@ -110,7 +110,7 @@ def normalise(rows, vertices, weights, neighbours, count, values, other):
 
 @fast
 def _update(prior, start, position, colour, position_weight, colour_weight, s):
-    # Two loops: the compiler does many slots at once only where few arrays can overlap.
+    # Two loops: the compiler vectorises only if few arrays can alias.
     for slot in range(TILE):
         i = _u64(slot)
         s[i] = position_weight * position[i] + colour_weight * colour[i]
@@ -121,7 +121,7 @@ def _update(prior, start, position, colour, position_weight, colour_weight, s):
 
 @fast
 def _change(s, known, start, change):
-    """What a tile's s differs by from the s that the vertices know; gives the largest."""
+    """Difference of a tile's s from the s last added to the vertices; return the largest."""
     for slot in range(TILE):
         i = _u64(slot)
         change[i] = s[i] - known[_u64(start + slot)]
@@ -141,7 +141,7 @@ def _least(s):
 
 @fast
 def _prior(energy, tiles, prior):
-    """Logit of label 1 before any message, in tiles; 0 in the padding."""
+    """Unary logit of label 1, in tiles; 0 in the padding."""
     height, width, tile_height, tile_width, num_tiles = tiles
     across = (width + tile_width - 1) // tile_width
     for tile in range(num_tiles):
@@ -173,10 +173,10 @@ def _iterate(
     vertices3, weights3, neighbours3, count3, sums3, values3, other3,
     vertices6, weights6, neighbours6, count6, sums6, values6, other6, out,
 ):  # fmt: skip
-    """All iterations; False where a tile turns out to have changed a lot while it rested."""
+    """Run all iterations; False if a tile changed by more than `_SURPRISE` while it was skipped."""
     num_tiles = tiles[4]
     across = (tiles[1] + tiles[3] - 1) // tiles[3]
-    # Up to which iteration a tile is kept awake; with a tile more on each side of the image.
+    # Last iteration that must not skip a tile; with one extra tile on each side of the image.
     awake = np.full((num_tiles // across + 2) * (across + 2), -1, np.int64)
     stride3, stride6 = count3 + 1, count6 + 1
     s = np.empty(TILE, np.float32)
@@ -189,7 +189,7 @@ def _iterate(
     sums6[:stride6] = 0
     for iteration in range(iterations + 1):
         if iteration > 0:
-            # On a sparse lattice the directions do not commute: the order is the reference's.
+            # On a sparse lattice the directions do not commute: use the reference's order.
             _blur(sums3, values3, neighbours3, 0, stride3)
             _blur(values3, other3, neighbours3, 1, stride3)
             _blur(other3, values3, neighbours3, 2, stride3)
@@ -236,17 +236,20 @@ def mean_field(
     vertices3, weights3, neighbours3, count3, sums3, values3, other3,
     vertices6, weights6, neighbours6, count6, sums6, values6, other6, out,
 ):  # fmt: skip
-    """Run `iterations` updates of all pixels at once; `out` gets Q(1) - Q(0) of every pixel.
+    """Run `iterations` parallel updates of all pixels; write Q(1) - Q(0) of every pixel to `out`.
 
-    Vertices keep their sums, and a tile adds the change of its s, which in most tiles soon ends.
-    Below `_NEGLIGIBLE` in a whole tile it is not added, but counts until it is. Such a tile rests
-    for `_REST` iterations, and so does one that is `_SATURATED` and changed by less than `_SLOW`;
-    where s changes by more than `_MOVING`, as along a front, the tile and its neighbours are awake.
-    What is left out is bounded by looking: if any tile has changed by more than `_SURPRISE` while
-    it rested, all is done anew without rests, and the last iteration looks at all tiles. So what
-    the vertices know of s is never off by more than `_SURPRISE` in a pixel, and in pixels that are
-    awake by no more than `_NEGLIGIBLE`, of a range of 2.
-    Gives the length of rests that was kept to: 0 after such a second run.
+    Incremental: vertices keep their sums, and a tile only adds the change of its s. A change of at
+    most `_NEGLIGIBLE` in a whole tile is not added yet, but accumulates. Converged tiles are
+    skipped for `_REST` iterations: those with such a change, and those that are `_SATURATED` and
+    changed by less than `_SLOW`. A tile that changed by more than `_MOVING`, and its neighbours,
+    are not skipped in the next iteration.
+
+    The error is bounded by a check: the last iteration updates all tiles, and if a tile has changed
+    by more than `_SURPRISE` while it was skipped, everything is computed again without skipping. So
+    the s in the vertices' sums is off by at most `_SURPRISE` in any pixel, and by at most
+    `_NEGLIGIBLE` in pixels that are not skipped, in a range of 2.
+
+    Returns the number of iterations that tiles were skipped for; 0 after such a second run.
     """
     _prior(energy, tiles, prior)
     for rest in (_REST, 0):

@@ -1,4 +1,4 @@
-"""Dense CRF in torch: batches of images of any sizes on a GPU, or slowly on a CPU."""
+"""torch backend of the dense CRF: batches of images of any sizes, on a GPU or (slowly) a CPU."""
 
 from a2s.labels.crf.torch_backend.inference import crf, foreground_probability
 

@@ -1,6 +1,6 @@
-"""What the dense CRF does with lattices, in torch's operations: the reference for other kernels.
+"""High-dimensional Gaussian filter on lattices, in torch operations; reference for `filter_triton`.
 
-Shapes: N pixels of all images; C corners, E = C * N, M vertices as in `lattice_torch`.
+Shapes: N pixels of all images; C corners, E = C * N, M vertices as in `lattice`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from a2s.labels.crf.torch_backend.lattice import Lattice, Packing, embed, rescal
 
 @dataclass(frozen=True)
 class Pixels:
-    """Pixels of several images one after another, and which image each belongs to."""
+    """Concatenated pixels of several images, and the image number of each pixel."""
 
     rgb_N3: Tensor
     image_N: Tensor
@@ -28,7 +28,7 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Kernels:
-    """What a pass over all pixels or vertices costs time in, for one kind of device."""
+    """Implementations, for one kind of device, of the passes over all pixels or vertices."""
 
     corners: Callable[[Pixels, CrfParams, Packing], tuple[Tensor, Tensor]]
     splat: Callable[[Lattice, Tensor, torch.dtype], Tensor]
@@ -37,20 +37,20 @@ class Kernels:
 
 
 def on_device(values: Sequence[int], device: torch.device) -> Tensor:
-    """Integers of the host on the device, without waiting for it."""
+    """Copy integers to the device without synchronising."""
     tensor = torch.tensor(values, dtype=torch.int64)
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
-def divided(value_N: Tensor, sigma: float) -> Tensor:
-    """Quotient rounded once; torch divides by a number of the host with its reciprocal."""
+def divide(value_N: Tensor, sigma: float) -> Tensor:
+    """Divide with a single rounding; for a Python number torch multiplies by the reciprocal."""
     return value_N.float() / torch.full((1,), sigma, device=value_N.device)
 
 
 def layout(sizes: Sequence[tuple[int, int]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Image of every pixel, first pixel and width of every image, of these (height, width).
+    """Image number of every pixel; first pixel and width of every image; for (height, width).
 
     Shape: N (int32), B, B (int64).
     """
@@ -65,7 +65,7 @@ def layout(sizes: Sequence[tuple[int, int]], device: torch.device) -> tuple[Tens
 
 
 def coordinates(image_N: Tensor, starts_B: Tensor, widths_B: Tensor) -> tuple[Tensor, Tensor]:
-    """X and y of every pixel of a `layout`. Shape: N (int64) each."""
+    """Coordinates x and y of every pixel of a `layout`. Shape: N (int64) each."""
     inside_N = torch.arange(len(image_N), device=image_N.device) - starts_B[image_N]
     width_N = widths_B[image_N]
     y_N = inside_N // width_N
@@ -75,25 +75,25 @@ def coordinates(image_N: Tensor, starts_B: Tensor, widths_B: Tensor) -> tuple[Te
 def corners(pixels: Pixels, params: CrfParams, packed: Packing) -> tuple[Tensor, Tensor]:
     """Keys and weights of the bilateral kernel's corners."""
     places = coordinates(pixels.image_N, pixels.starts_B, pixels.widths_B)
-    features = [divided(axis, params.bilateral_sxy) for axis in places]
-    features += [divided(channel, params.bilateral_srgb) for channel in pixels.rgb_N3.unbind(1)]
+    features = [divide(axis, params.bilateral_sxy) for axis in places]
+    features += [divide(channel, params.bilateral_srgb) for channel in pixels.rgb_N3.unbind(1)]
     return embed(features, pixels.image_N, packed)
 
 
 def splat(lattice: Lattice, value_N: Tensor, dtype: torch.dtype) -> Tensor:
-    """Spread pixels onto vertices. Shape: N -> 1 + M, the void first."""
+    """Add weighted pixel values to vertices. Shape: N -> 1 + M, the null vertex first."""
     part_E = lattice.sorted_weights_E.float() * value_N.index_select(0, lattice.pixels_E)
     part = _sums(_sums(part_E, lattice.piece_starts), lattice.vertex_pieces)
     return torch.cat([torch.zeros_like(part[:1]), part]).to(dtype)
 
 
 def _sums(values: Tensor, bounds: Tensor) -> Tensor:
-    """Sum of each run of values, in order."""
+    """Sum each run of values, in order."""
     return torch.segment_reduce(values, "sum", offsets=bounds, initial=0, unsafe=True)
 
 
 def blur(lattice: Lattice, values_M: Tensor) -> Tensor:
-    """Add half of both neighbours, one direction after the other: they do not commute."""
+    """Add half of both neighbours, direction by direction (directions do not commute)."""
     for ahead_M, behind_M in lattice.neighbours_C2M:
         full_M = values_M.float()
         near_M = full_M.index_select(0, ahead_M) + full_M.index_select(0, behind_M)
@@ -103,7 +103,7 @@ def blur(lattice: Lattice, values_M: Tensor) -> Tensor:
 
 
 def sliced(lattice: Lattice, values_M: Tensor) -> Tensor:
-    """Read vertices at the pixels. Shape: 1 + M -> N."""
+    """Interpolate vertex values at the pixels. Shape: 1 + M -> N."""
     total_N = torch.zeros_like(lattice.weights_CN[0], dtype=torch.float32)
     for weight_N, vertex_N in zip(lattice.weights_CN, lattice.vertices_CN, strict=True):
         total_N += weight_N.float() * values_M.index_select(0, vertex_N).float()
@@ -111,7 +111,7 @@ def sliced(lattice: Lattice, values_M: Tensor) -> Tensor:
 
 
 def normalised(lattice: Lattice, kernels: Kernels, dtype: torch.dtype) -> Lattice:
-    """Fold the symmetric normalisation into the weights: 1 / sqrt of the filtered ones."""
+    """Fold the symmetric normalisation into the weights: 1 / sqrt(filter(1))."""
     ones_N = torch.ones_like(lattice.weights_CN[0])
     values_M = kernels.blur(lattice, kernels.splat(lattice, ones_N, torch.float32))
     factor_N = 1 / torch.sqrt(sliced(lattice, values_M) + 1e-20)
@@ -119,11 +119,11 @@ def normalised(lattice: Lattice, kernels: Kernels, dtype: torch.dtype) -> Lattic
 
 
 def update(logit_N: Tensor, messages: Sequence[tuple[float, Lattice, Tensor]]) -> Tensor:
-    """One mean-field step for s. Shape: N -> N. Range: -1..1."""
+    """Mean-field update of s. Shape: N -> N. Range: -1..1."""
     total_N = logit_N.clone()
     for compat, lattice, values_M in messages:
         total_N += compat * sliced(lattice, values_M)
     return torch.tanh(total_N * 0.5)
 
 
-PLAIN = Kernels(corners, splat, blur, update)
+TORCH_KERNELS = Kernels(corners, splat, blur, update)

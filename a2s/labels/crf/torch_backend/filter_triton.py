@@ -1,6 +1,6 @@
-"""The dense CRF's passes as Triton kernels, for CUDA. The only importer of triton.
+"""Triton kernels for the passes in `filter`, for CUDA. The only importer of triton.
 
-Shapes as in `lattice_torch`. No kernel adds atomically: the same input gives the same bits.
+Shapes as in `lattice`. No kernel uses atomic adds, so results are deterministic.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def _nearest(x):
 
 @triton.jit
 def _compare(rest_a, rest_b, rank_a, rank_b):
-    """The smaller rest of two gets the higher rank; of equal ones the later."""
+    """Increment the rank of the smaller of two rests; of the later one if they are equal."""
     below = (rest_a < rest_b).to(tl.int32)
     return rank_a + below, rank_b + 1 - below
 
 
 @triton.jit
 def _settle(elevated, q, rank, inverse):
-    """Bring the point back onto the plane."""
+    """Correct a coordinate so that the point lies on the plane of lattice points."""
     turn = (rank < 0).to(tl.int32) - (rank > 5).to(tl.int32)
     q += turn.to(tl.float32)
     return (elevated - q * 6.0) * inverse, q.to(tl.int64), rank + 6 * turn
@@ -42,7 +42,7 @@ def _settle(elevated, q, rank, inverse):
 
 @triton.jit
 def _pick(rank, r0, r1, r2, r3, r4, a0, a1, a2, a3, a4, a5):
-    """The one of six values whose rank this is."""
+    """Select the one of six values that has this rank."""
     return tl.where(
         r0 == rank, a0,
         tl.where(r1 == rank, a1,
@@ -58,7 +58,7 @@ def embed_kernel(
     sxy, srgb, scale0, scale1, scale2, scale3, scale4, inverse,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Corners of five features (x, y, r, g, b); the order of operations is that of `embed`."""
+    """Corners of five features (x, y, r, g, b); same order of operations as `lattice.embed`."""
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     valid = n < num_pixels
     b = tl.load(image + n, mask=valid, other=0)
@@ -132,7 +132,7 @@ def embed_kernel(
 
 
 def corners(pixels: Pixels, params: CrfParams, packed: Packing) -> tuple[Tensor, Tensor]:
-    """Keys and weights of the bilateral kernel's corners, from the image in one pass."""
+    """Keys and weights of the bilateral kernel's corners, in one pass over the image."""
     device, num_pixels = pixels.rgb_N3.device, pixels.rgb_N3.shape[0]
     digits = [packed.image_stride, packed.offset, *packed.strides, 0]
     keys_CN = torch.empty((6, num_pixels), dtype=torch.int64, device=device)
@@ -186,7 +186,7 @@ def sum_vertices_kernel(sums, bounds, values, num_vertices, BLOCK: tl.constexpr)
 
 
 def splat(lattice: Lattice, value_N: Tensor, dtype: torch.dtype) -> Tensor:
-    """Spread pixels onto vertices. Shape: N -> 1 + M, the void first."""
+    """Add weighted pixel values to vertices. Shape: N -> 1 + M, the null vertex first."""
     num_pieces, num_vertices = lattice.piece_starts.numel() - 1, lattice.num_vertices
     sums = torch.empty(num_pieces, dtype=torch.float32, device=value_N.device)
     values_M = torch.empty(num_vertices + 1, dtype=dtype, device=value_N.device)
@@ -205,7 +205,7 @@ def splat(lattice: Lattice, value_N: Tensor, dtype: torch.dtype) -> Tensor:
     return values_M
 
 
-# Else Triton compiles again for sizes that 16 divides and rows that begin at 16 bytes.
+# Otherwise Triton recompiles for sizes divisible by 16 and for rows aligned to 16 bytes.
 @triton.jit(do_not_specialize=["num_vertices"], do_not_specialize_on_alignment=["ahead", "behind"])
 def blur_kernel(values, ahead, behind, out, num_vertices, BLOCK: tl.constexpr):
     """Add half of both neighbours in one direction."""
@@ -220,7 +220,7 @@ def blur_kernel(values, ahead, behind, out, num_vertices, BLOCK: tl.constexpr):
 
 
 def blur(lattice: Lattice, values_M: Tensor) -> Tensor:
-    """Add half of both neighbours, one direction after the other; `values_M` is overwritten."""
+    """Add half of both neighbours, direction by direction; overwrites `values_M`."""
     out_M = torch.empty_like(values_M)
     for ahead_M, behind_M in lattice.neighbours_C2M:
         blur_kernel[(triton.cdiv(values_M.numel(), BLOCK),)](
@@ -257,7 +257,7 @@ def update_kernel(
 
 
 def update(logit_N: Tensor, messages: Sequence[tuple[float, Lattice, Tensor]]) -> Tensor:
-    """One mean-field step for s: both filters are read and added in one pass.
+    """Mean-field update of s: interpolate and add both filters in one pass.
 
     Shape: N -> N. Range: -1..1.
     """

@@ -1,9 +1,10 @@
-"""The dense CRF of two labels in torch: whole batches of images of any sizes, on a GPU or a CPU.
+"""Dense CRF with two labels in torch, for batches of images of any sizes.
 
-With two labels the mean field has one free number per pixel, s = Q(foreground) - Q(background):
-logit = unary logit + sum over kernels of compat * filter(s), s = tanh(logit / 2). Labels are the
-same in every run and in every batch: sums have one order. On CUDA the kernels are Triton's.
-Shapes: rgb_HW3 uint8; logit_HW float32; N pixels of all images; C, E, M as in `lattice_torch`.
+With two labels the mean field has one degree of freedom per pixel, s = Q(foreground) -
+Q(background): logit = unary logit + sum over kernels of compat * filter(s), s = tanh(logit / 2).
+Sums have a fixed order, so results depend neither on the run nor on the batch. On CUDA the kernels
+are written in Triton.
+Shapes: rgb_HW3 uint8; logit_HW float32; N pixels of all images; C, E, M as in `lattice`.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from torch import Tensor
 from a2s.data.arrays import F32, U8, Bool
 from a2s.errors import ConfigError
 from a2s.labels.crf.energy import CrfParams
-from a2s.labels.crf.torch_backend.filter import PLAIN, Kernels, Pixels, layout, normalised
+from a2s.labels.crf.torch_backend.filter import TORCH_KERNELS, Kernels, Pixels, layout, normalised
 from a2s.labels.crf.torch_backend.lattice import Packing, assemble, packing
 from a2s.labels.crf.torch_backend.lattice_positions import position_lattices
 
 BYTES_PER_PIXEL = 900
-"""Device memory at the peak, for noise, where hardly two corners share a vertex."""
+"""Peak device memory, measured with noise images, whose corners hardly share vertices."""
 MAX_PIXELS = (2**31 - 1) // 6
 """Corners are numbered with int32."""
 
 
 def flat(images: Sequence[Tensor]) -> Pixels:
-    """Images of any sizes as one list of pixels."""
+    """Concatenate the pixels of images of any sizes."""
     device = images[0].device
     sizes = tuple((image.shape[0], image.shape[1]) for image in images)
     rgb_N3 = torch.cat([image.reshape(-1, 3) for image in images])
@@ -38,16 +39,16 @@ def flat(images: Sequence[Tensor]) -> Pixels:
 
 
 def kernels_for(device: torch.device) -> Kernels:
-    """Triton's kernels on CUDA, torch's operations elsewhere."""
+    """Triton kernels on CUDA, torch operations elsewhere."""
     if device.type == "cuda" and importlib.util.find_spec("triton"):
         from a2s.labels.crf.torch_backend import filter_triton
 
         return filter_triton.KERNELS
-    return PLAIN
+    return TORCH_KERNELS
 
 
 def bilateral_packing(sizes: Sequence[tuple[int, int]], params: CrfParams) -> Packing:
-    """Keys that hold for every image of these sizes."""
+    """Key packing that is valid for all images of these sizes."""
     height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
     grey = 255 / params.bilateral_srgb
     return packing(
@@ -64,7 +65,7 @@ def mean_field(
     kernels: Kernels,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Difference s of both labels' marginals. Shape: N -> N. Range: -1..1."""
+    """Run mean-field inference; return s. Shape: N -> N. Range: -1..1."""
     s_N = torch.tanh(logit_N * 0.5)
     if params.iterations == 0:
         return s_N
@@ -82,7 +83,7 @@ def mean_field(
 
 
 def groups(areas: Sequence[int], *, max_pixels: int, max_images: int) -> Iterator[slice]:
-    """Runs of images that fit together; one that is too large alone is a run of its own."""
+    """Cut a batch into runs of images within the limits; a larger image forms its own run."""
     start = total = 0
     for index, area in enumerate(areas):
         if index > start and (total + area > max_pixels or index - start >= max_images):
@@ -105,10 +106,10 @@ def marginals(
     """Q(foreground) - Q(background) of every pixel after mean-field inference, per image.
 
     `images` (uint8 H W 3) and `logits` (unary energy of the background minus that of the
-    foreground, H W) lie on one device, sizes may differ. Batches larger than `max_bytes` of device
-    memory (`BYTES_PER_PIXEL`) are computed in parts; neither this nor an image's companions change
-    its result. The device is waited for once per part, and twice more where sizes are new.
-    `dtype` is that of what is stored on the lattice.
+    foreground, H W) are on one device; sizes may differ. Batches that need more than `max_bytes` of
+    device memory (`BYTES_PER_PIXEL`) are processed in parts. Results do not depend on the batch.
+    Synchronises with the device once per part, and twice more if it has new sizes. `dtype` is that
+    of weights and values on the lattice.
 
     Shape: H W 3, H W -> H W each. Range: -1..1. Raises: ConfigError.
     """
@@ -132,7 +133,7 @@ def marginals(
             try:
                 s_N = mean_field(pixels, logit_N, params, packed, kernels=kernels, dtype=dtype)
             except (RuntimeError, subprocess.CalledProcessError) as error:
-                # From Triton when it compiles a kernel; there is no class for the first.
+                # Triton raises these when it cannot compile a kernel; the first has no own class.
                 has_failed = isinstance(error, subprocess.CalledProcessError)
                 if not has_failed and "C compiler" not in str(error):
                     raise
@@ -158,7 +159,7 @@ def crf_batch(
 
 
 def crf(image_HW3: U8, energy_2N: F32, params: CrfParams) -> Bool:
-    """Most probable label of every pixel, on the GPU where there is one.
+    """Most probable label of every pixel; on the GPU if there is one.
 
     Shape: H W 3, 2 N -> H W. Reference: Eqn 6.
     """
@@ -167,7 +168,7 @@ def crf(image_HW3: U8, energy_2N: F32, params: CrfParams) -> Bool:
 
 
 def foreground_probability(image_HW3: U8, energy_2N: F32, params: CrfParams) -> F32:
-    """Mean-field probability of label 1, on the GPU where there is one.
+    """Mean-field probability of label 1; on the GPU if there is one.
 
     Shape: H W 3, 2 N -> H W. Range: 0..1.
     """
@@ -175,7 +176,7 @@ def foreground_probability(image_HW3: U8, energy_2N: F32, params: CrfParams) -> 
 
 
 def as_probability(difference: F32) -> F32:
-    """Probability of foreground, from what it is more probable than background.
+    """Convert Q(foreground) - Q(background) to the probability of foreground.
 
     Range: -1..1 -> 0..1.
     """

@@ -1,10 +1,10 @@
-"""Permutohedral lattices of many images at once, in torch (Adams, Baek and Davis 2010).
+"""Permutohedral lattice (Adams, Baek and Davis 2010) of a batch of images, in torch.
 
-The lattice is that of the reference implementation (Krähenbühl and Koltun 2011), corner by corner.
-Shapes: N pixels of all images, one after another; D features; C = D + 1 corners of the simplex a
-pixel lies in; E = C * N corners of all pixels; M vertices, numbered from 1: vertex 0 is the void,
-its value is always 0. Everything is deterministic: vertices are found by sorting, sums have one
-order.
+Equal, corner by corner, to the reference implementation (Krähenbühl and Koltun 2011).
+Deterministic: vertices are found by sorting, and sums have a fixed order.
+Shapes: N concatenated pixels of all images; D features; C = D + 1 corners of a pixel's simplex;
+E = C * N corners of all pixels; M vertices, numbered from 1. Vertex 0 is the null vertex, which
+stands for missing vertices; its value is always 0.
 """
 
 from __future__ import annotations
@@ -21,19 +21,18 @@ from a2s.errors import ConfigError
 
 KEY_LIMIT = 2**63 - 1
 DIGIT_LIMIT = 2**15
-"""Beyond it float32 is too coarse for the weights (and the reference's 16-bit keys overflow)."""
+"""For larger coordinates float32 is too coarse (and the 16-bit keys of the reference overflow)."""
 PIECE = 64
-"""Corners that are added in a row. A vertex of a flat region has thousands: one thread should not
-add them alone."""
+"""Corners that one thread adds; a vertex in a flat region has thousands, too many for one."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """How a vertex becomes one int64 that sorts by image first.
+    """Packing of a vertex into one int64 key; keys sort by image first.
 
-    A vertex has D integer coordinates, all with the same remainder r modulo C, so its key has the
-    digits (image, q_1 … q_D, r) with coordinate = C * q + r. Every digit has room for rounding and
-    for the neighbours: keys of different vertices differ, and a neighbour's key has no carry.
+    A vertex has D integer coordinates, all with the same remainder r modulo C. So its key has the
+    digits (image, q_1 … q_D, r) with coordinate = C * q + r. Each digit leaves room for rounding
+    and for neighbours, so keys are unique and a neighbour's key needs no carry.
     """
 
     strides: tuple[int, ...]
@@ -42,18 +41,18 @@ class Packing:
 
     @property
     def max_images(self) -> int:
-        """How many images have keys of their own."""
+        """Largest number of images whose keys fit into int64."""
         return KEY_LIMIT // self.image_stride
 
 
 @dataclass(frozen=True)
 class Lattice:
-    """Which pixel touches which vertex, how much, and which vertices are neighbours.
+    """Vertices and weights of each pixel's corners, and neighbours of each vertex.
 
-    `weights_CN` and `sorted_weights_E` contain the normalisation, so that slice(blur(splat(s))) is
-    the normalised filter. `pixels_E` has the pixels of the corners sorted by vertex. They are added
-    in pieces: piece p is `pixels_E[piece_starts[p]:piece_starts[p + 1]]`, and vertex v is the sum
-    of the pieces `vertex_pieces[v - 1]` up to `vertex_pieces[v]`.
+    `weights_CN` and `sorted_weights_E` include the normalisation, so slice(blur(splat(s))) is the
+    normalised filter. `pixels_E` holds the pixels of all corners, sorted by vertex. Splatting adds
+    them in pieces: piece p is `pixels_E[piece_starts[p]:piece_starts[p + 1]]`, and vertex v is the
+    sum of the pieces from `vertex_pieces[v - 1]` up to but excluding `vertex_pieces[v]`.
     """
 
     vertices_CN: Tensor
@@ -66,21 +65,21 @@ class Lattice:
 
     @property
     def num_vertices(self) -> int:
-        """M, without the void."""
+        """M, without the null vertex."""
         return self.neighbours_C2M.shape[2]
 
 
 def scales(dims: int) -> list[float]:
-    """Diagonal of the embedding: makes the blur a Gaussian of width 1 (Adams et al., p. 6)."""
+    """Diagonal of the embedding, for a blur of standard deviation 1 (Adams et al., p. 6)."""
     deviation = float(np.float32(math.sqrt(2.0 / 3.0) * (dims + 1)))
     return [float(np.float32(deviation / math.sqrt((i + 1) * (i + 2)))) for i in range(dims)]
 
 
 def packing(largest_D: Sequence[float]) -> Packing:
-    """Keys for features between 0 and `largest_D`.
+    """Choose a key packing for features between 0 and `largest_D`.
 
-    Raises: ConfigError when the vertices of one image do not fit, or lie too far out: kernel widths
-    are then far below one pixel or one grey level.
+    Raises: ConfigError if the vertices of one image do not fit into int64 or coordinates reach
+    `DIGIT_LIMIT`: kernel widths are then far below one pixel or one grey level.
     """
     dims = len(largest_D)
     reach = [x * scale for x, scale in zip(largest_D, scales(dims), strict=True)]
@@ -108,8 +107,8 @@ def packing(largest_D: Sequence[float]) -> Packing:
 def embed(features_DN: Sequence[Tensor], image_N: Tensor, packed: Packing) -> tuple[Tensor, Tensor]:
     """Keys and barycentric weights of the corners of each pixel's simplex.
 
-    Shape: D times N, N -> C N (int64), C N (float32). Range: weights sum to 1. Every operation and
-    its order are the reference's, so that no pixel falls into another simplex.
+    Shape: D times N, N -> C N (int64), C N (float32). Range: weights sum to 1. Operations and their
+    order equal the reference's, so every pixel lies in the same simplex.
     """
     dims = len(features_DN)
     corners = dims + 1
@@ -158,10 +157,10 @@ def embed(features_DN: Sequence[Tensor], image_N: Tensor, packed: Packing) -> tu
 
 
 def group(keys_CN: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Number the different keys in sorted order. Waits for the device once: how many are there?
+    """Number the distinct keys in sorted order. Synchronises once, to read their number.
 
-    Shape: C N -> keys_M (int64), vertices_CN (int32), first_M: where each vertex's corners begin
-    once they are sorted by vertex, and order_E, which sorts them.
+    Shape: C N -> keys_M (int64), vertices_CN (int32), first_M (start of each vertex's corners in
+    sorted order), order_E (the sort permutation).
     """
     sorted_E, order_E = torch.sort(keys_CN.flatten(), stable=True)
     is_first_E = torch.ones_like(sorted_E, dtype=torch.bool)
@@ -176,8 +175,8 @@ def group(keys_CN: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def pieces(first_M: Tensor, num_corners: int) -> tuple[Tensor, Tensor]:
     """Cut the sorted corners of each vertex into pieces of at most `PIECE`.
 
-    Shape: M -> piece_starts, vertex_pieces (M + 1), both int32. The number of pieces is a bound, so
-    that nobody waits for the device; the surplus pieces are empty.
+    Shape: M -> piece_starts, vertex_pieces (M + 1), both int32. The number of pieces is an upper
+    bound, which needs no synchronisation; surplus pieces are empty.
     """
     starts = torch.cat([first_M, first_M.new_full((1,), num_corners)])
     counts_M = (starts[1:] - starts[:-1] + PIECE - 1) // PIECE
@@ -192,7 +191,7 @@ def pieces(first_M: Tensor, num_corners: int) -> tuple[Tensor, Tensor]:
 
 
 def neighbours(keys_M: Tensor, packed: Packing) -> Tensor:
-    """Vertices one step away in each direction, 0 where there is none.
+    """Find the vertices one step away in each direction, 0 if there is none.
 
     Shape: M -> C 2 M (int32).
     """
@@ -208,7 +207,7 @@ def neighbours(keys_M: Tensor, packed: Packing) -> Tensor:
         at_M = torch.searchsorted(keys_M, wanted_M, out_int32=True).clamp_(max=num_vertices - 1)
         is_there_M = keys_M.index_select(0, at_M) == wanted_M
         found_2M[0] = torch.where(is_there_M, at_M + 1, 0)
-        # The other neighbour sees the same edge from its far end. Slot 0 collects the missing.
+        # The other neighbour is the inverse relation. Slot 0 collects missing vertices.
         behind = torch.zeros(num_vertices + 1, dtype=torch.int32, device=keys_M.device)
         behind.scatter_(0, found_2M[0].long(), own_M)
         found_2M[1] = behind[1:]
@@ -216,7 +215,7 @@ def neighbours(keys_M: Tensor, packed: Packing) -> Tensor:
 
 
 def assemble(keys_CN: Tensor, weights_CN: Tensor, packed: Packing) -> Lattice:
-    """Lattice of embedded pixels, not yet normalised."""
+    """Build the lattice of embedded pixels, not yet normalised."""
     keys_M, vertices_CN, first_M, order_E = group(keys_CN)
     piece_starts, vertex_pieces = pieces(first_M, order_E.numel())
     return Lattice(
@@ -231,7 +230,7 @@ def assemble(keys_CN: Tensor, weights_CN: Tensor, packed: Packing) -> Lattice:
 
 
 def rescaled(lattice: Lattice, factor_N: Tensor, dtype: torch.dtype) -> Lattice:
-    """Multiply what enters and what leaves the filter at each pixel by a factor."""
+    """Multiply the filter's input and output at each pixel by a factor."""
     per_corner_E = factor_N.index_select(0, lattice.pixels_E)
     return replace(
         lattice,

@@ -1,8 +1,8 @@
-"""The position kernel's lattices: those of sizes seen before are kept, others built together.
+"""Lattices of the position kernel, cached by image size.
 
-A lattice of positions depends on an image's size alone. Building one takes some 200 operations,
-each of which a GPU finishes before the next is there, and waits for the device; so the sizes of a
-batch that are new are built as if they were one image, and cut apart. Shapes as in `lattice_torch`.
+A lattice of positions depends only on the image size. Building one takes about 200 short GPU
+operations, which are bound by launch overhead, and synchronises. So all new sizes of a batch are
+built as one lattice, which is then cut into one per size. Shapes as in `lattice`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from a2s.labels.crf.torch_backend.filter import (
-    PLAIN,
+    TORCH_KERNELS,
     coordinates,
-    divided,
+    divide,
     layout,
     normalised,
     on_device,
@@ -27,7 +27,7 @@ from a2s.labels.crf.torch_backend.filter import (
 from a2s.labels.crf.torch_backend.lattice import Lattice, assemble, embed, packing
 
 KEEP_BYTES = 256 * 2**20
-"""Device memory for lattices of sizes seen before."""
+"""Limit of device memory for cached lattices."""
 
 _Key = tuple[tuple[int, int], float, torch.device, torch.dtype]
 _kept: OrderedDict[_Key, Lattice] = OrderedDict()
@@ -37,9 +37,9 @@ _lock = threading.Lock()
 def position_lattices(
     sizes: Sequence[tuple[int, int]], sxy: float, device: torch.device, dtype: torch.dtype
 ) -> Lattice:
-    """The lattices of a batch of images of these (height, width), as one, normalised.
+    """Normalised lattice of a batch of images of these (height, width).
 
-    Waits for the device where a size is new.
+    Synchronises if a size is new.
     """
     with _lock:
         found = {
@@ -52,28 +52,28 @@ def position_lattices(
         built = dict(zip(new, build(new, sxy, device, dtype), strict=True))
         found |= built
         _keep({(size, sxy, device, dtype): lattice for size, lattice in built.items()})
-    return joined([tiled(found[size], len(list(run))) for size, run in groupby(sizes)])
+    return concatenated([tiled(found[size], len(list(run))) for size, run in groupby(sizes)])
 
 
 def build(
     sizes: Sequence[tuple[int, int]], sxy: float, device: torch.device, dtype: torch.dtype
 ) -> list[Lattice]:
-    """Lattices of images of these sizes, each for itself."""
+    """Build one lattice for each of these sizes."""
     image_N, starts_B, widths_B = layout(sizes, device)
     largest = [max(size[axis] for size in sizes) - 1 for axis in (1, 0)]
     packed = packing([length / sxy for length in largest])
-    features = [divided(axis, sxy) for axis in coordinates(image_N, starts_B, widths_B)]
-    lattice = normalised(assemble(*embed(features, image_N, packed), packed), PLAIN, dtype)
+    features = [divide(axis, sxy) for axis in coordinates(image_N, starts_B, widths_B)]
+    lattice = normalised(assemble(*embed(features, image_N, packed), packed), TORCH_KERNELS, dtype)
     return cut(lattice, [height * width for height, width in sizes])
 
 
 def cut(lattice: Lattice, areas: Sequence[int]) -> list[Lattice]:
-    """Take a lattice of several images apart, of as many pixels each. Waits for the device once."""
+    """Cut a lattice of images with `areas` pixels into one per image. Synchronises once."""
     corners = lattice.weights_CN.shape[0]
     ends = [sum(areas[: number + 1]) for number in range(len(areas))]
     if len(areas) == 1:
         return [lattice]
-    # Corners are sorted by image first, so each image has a run of pieces and one of vertices.
+    # Corners are sorted by image first, so each image's pieces and vertices are contiguous.
     corner_B = on_device([corners * end for end in ends], lattice.pixels_E.device).int()
     piece_B = torch.searchsorted(lattice.piece_starts, corner_B, out_int32=True)
     vertex_B = torch.searchsorted(lattice.vertex_pieces, piece_B, out_int32=True)
@@ -99,7 +99,7 @@ def cut(lattice: Lattice, areas: Sequence[int]) -> list[Lattice]:
 
 
 def _keep(lattices: dict[_Key, Lattice]) -> None:
-    """Keep what was used last, as far as there is room."""
+    """Add to the cache; evict the least recently used lattices above `KEEP_BYTES`."""
     with _lock:
         _kept.update(lattices)
         total = sum(_num_bytes(lattice) for lattice in _kept.values())
@@ -112,7 +112,7 @@ def _num_bytes(lattice: Lattice) -> int:
 
 
 def tiled(lattice: Lattice, times: int) -> Lattice:
-    """The lattice of one image, for `times` images of its size that share no vertex."""
+    """Repeat the lattice of one image for `times` images of its size, without shared vertices."""
     if times == 1:
         return lattice
     number = torch.arange(times, dtype=torch.int32, device=lattice.pixels_E.device)[:, None]
@@ -137,8 +137,8 @@ def tiled(lattice: Lattice, times: int) -> Lattice:
     )
 
 
-def joined(lattices: Sequence[Lattice]) -> Lattice:
-    """Lattices of different images as one."""
+def concatenated(lattices: Sequence[Lattice]) -> Lattice:
+    """Concatenate the lattices of different images."""
     if len(lattices) == 1:
         return lattices[0]
     pixels = vertices = corners = cuts = 0
