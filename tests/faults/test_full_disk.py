@@ -1,4 +1,4 @@
-"""A full disk: one line, exit code 2, nothing half written; with room again the command goes on."""
+"""Full disk: one-line error, exit code 2, no partial files; resumes once there is free space."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from a2s.data.synthetic import render_folder
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 160 KiB; needs the right to mount one."""
+    """A real file system of 160 KiB; needs permission to mount."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(folder)]
@@ -78,7 +78,7 @@ def _stage1(data: Path, out: Path, *flags: str) -> subprocess.CompletedProcess[s
 def test_a_failed_commit_is_reported_and_the_last_one_is_kept(
     scenes, tmp_path: Path, small_disk: Path
 ) -> None:
-    """Commits are written while training goes on; it ends where the next one would begin."""
+    """Commits are asynchronous; training stops where the next commit would start."""
     data, out = pack(scenes.train, tmp_path / "data"), small_disk / "stage1"
     subprocess.run(["mount", "-o", "remount,size=256m", str(small_disk)], check=True)
     assert _stage1(data, out, "--until-epoch", "1").returncode == 0

@@ -1,4 +1,4 @@
-"""`a2s hma` killed without warning: the run is what it was, and the same command ends the pass."""
+"""`a2s hma` killed: the run is unchanged, and the same command finishes the pass."""
 
 from __future__ import annotations
 

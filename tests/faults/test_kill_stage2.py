@@ -1,4 +1,4 @@
-"""Stage 2 killed without warning: the same command again ends as if nothing had happened."""
+"""Stage 2 killed: the same command resumes and gives the same result."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def reference(data: Path) -> Path:
 
 
 def kill_when(process: Process, condition: Callable[[], bool]) -> bool:
-    """Kill the process as soon as the condition holds; False when it ended before."""
+    """Kill the process as soon as the condition holds; False if it has ended before."""
     deadline = time.monotonic() + 900
     while not condition():
         if process.poll() is not None:
@@ -77,7 +77,7 @@ def test_killed_at_any_time_and_resumed_is_bit_identical(
         (process,) = start_ranks(command, world=1)
         assert kill_when(process, orphan.exists), "it ended before it wrote this file"
         assert orphan.exists()
-    # Anywhere at all in what is left.
+    # At random moments of the rest.
     (process,) = start_ranks(command, world=1)
     metrics = (out / "metrics.jsonl").stat().st_size
     delay = random.uniform(0, 0.2)

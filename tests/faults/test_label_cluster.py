@@ -49,7 +49,7 @@ def test_labels_do_not_depend_on_joining_and_lost_nodes(
             write_shard(*arguments, **settings)
             written.append(arguments[2])
             if not removed_at and len(seen[0].tally.node_sec) < 2:
-                # The second node's worker imports torch first, on cores that others may use too.
+                # The second node's worker imports torch first, possibly on busy cores.
                 time.sleep(1.5)
             if not removed_at and len(seen[0].tally.node_sec) == 2:
                 removed_at.append(len(written))

@@ -1,4 +1,4 @@
-"""Under a launcher, which ends all ranks when the first one leaves, the one message is heard."""
+"""Failure under a launcher, which kills all ranks when one exits: the error message is printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the right exit code, nothing half written, nobody left, and it resumes."""
+"""Ctrl-C and SIGTERM: exit code, no partial files, no leftover processes, resume."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _wait_for(path: Path, process: Process) -> None:
 
 
 def _descendants(root: int) -> dict[int, str]:
-    """Processes that `root` started, and what those started, with their titles."""
+    """Descendants of a process, with their titles."""
     command = ["ps", "-eo", "pid=,ppid=,args="]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rows = [line.split(maxsplit=2) for line in listed.splitlines()]
@@ -106,14 +106,14 @@ def test_ctrl_c_while_ray_runs_leaves_no_process(tmp_path: Path, data: Path) -> 
     children = _descendants(process.pid)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=WAIT_SEC)
-    # It may have finished its last labels at the moment of the signal.
+    # The command may have finished its last labels just when the signal arrived.
     assert process.returncode in (130, 0), errors
     deadline = time.monotonic() + 30
     while any(_runs(child) for child in children):
         assert time.monotonic() < deadline, "processes of the stopped job are still there"
         time.sleep(0.2)
     assert not list(labels.glob(".*.tmp"))
-    # The tables of a shard appear before its manifest, and count only with it.
+    # The table of a shard is written before its manifest, which makes it valid.
     again = _start(
         *("label", "--model", str(out), "--data", str(data), "--out", str(labels)),
         *("--workers", "0", "--batch-size", "1"),

@@ -1,4 +1,4 @@
-"""Names of the authors' layers, and how to hand their tensors to our modules and to `plain`."""
+"""Mapping between our layer names and those of the authors' code."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STAGE2_MODULES = {
 def load(
     module: nn.Module, theirs: dict[str, Tensor], names: dict[str, str], **extra: Tensor
 ) -> None:
-    """Fill one of our modules with the authors' tensors."""
+    """Load the authors' tensors into one of our modules."""
     state = {
         f"{ours}.{part}": theirs[f"{name}.{part}"]
         for ours, name in names.items()

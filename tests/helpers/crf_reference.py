@@ -1,6 +1,6 @@
-"""What a dense CRF is measured against: the exact mean field and the reference library.
+"""References for the dense CRF: the exact mean field, and pydensecrf.
 
-Both give Q(foreground) - Q(background); shapes as in `a2s.labels.crf`.
+Both return Q(foreground) - Q(background); shapes as in `a2s.labels.crf`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from a2s.labels.crf.energy import CrfParams, hard_energy
 
 
 def _kernel(features_ND: F64) -> F64:
-    """Gaussian of all pairs, a pixel with itself too, normalised symmetrically."""
+    """Gaussian of all pairs of pixels (also of a pixel with itself), normalised symmetrically."""
     squares_N = (features_ND**2).sum(1)
     distances_NN = squares_N[:, None] + squares_N - 2 * features_ND @ features_ND.T
     kernel_NN: F64 = np.exp(-0.5 * np.maximum(distances_NN, 0))
@@ -24,9 +24,9 @@ def _kernel(features_ND: F64) -> F64:
 
 
 def exact_marginals(image_HW3: U8, energy_2N: F32, params: CrfParams) -> F64:
-    """The mean field over all pairs of pixels in float64: no lattice approximates the Gaussians.
+    """Mean field over all pairs of pixels in float64, without the lattice approximation.
 
-    Time and memory grow with the square of the pixels: for images of about 48 x 48.
+    Time and memory are quadratic in the number of pixels, so use images of about 48 x 48.
 
     Shape: H W 3, 2 N -> H W. Range: -1..1.
     """
@@ -46,7 +46,7 @@ def exact_marginals(image_HW3: U8, energy_2N: F32, params: CrfParams) -> F64:
 
 
 def library_marginals(image_HW3: U8, energy_2N: F32, params: CrfParams) -> F32:
-    """The mean field of pydensecrf, of which the backend returns the sign.
+    """Mean field of pydensecrf; the backend returns its sign.
 
     Shape: H W 3, 2 N -> H W. Range: -1..1.
     """
@@ -67,9 +67,9 @@ def library_marginals(image_HW3: U8, energy_2N: F32, params: CrfParams) -> F32:
 
 
 def rough_case(image: U8, truth: F32, *, side: int, seed: int) -> tuple[U8, F32]:
-    """Image at `side` x `side`, and energies of labels as rough as activation maps give.
+    """Image at `side` x `side`, and energies of labels as rough as those of activation maps.
 
-    `truth` (0..1) is blurred, disturbed by smooth noise, and cut at one half.
+    `truth` (0..1) is blurred, perturbed with smooth noise, and thresholded at 0.5.
     """
     small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
     small_truth = cv2.resize(truth, (side, side), interpolation=cv2.INTER_AREA)

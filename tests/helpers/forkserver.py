@@ -1,8 +1,8 @@
-"""Real processes of `a2s` that start in milliseconds.
+"""Real `a2s` processes that start in milliseconds.
 
-A server process imports torch and its company once and forks for every call: the child is a
-process of its own with its own environment, folder, output files, signals and exit code, but it
-has not paid seconds for imports. Tests of imports or of start-up time use `subprocess` instead.
+A server process imports torch and other slow packages once, and forks a child for every call. The
+child has its own environment, working folder, output files, signals and exit code. Tests of imports
+or start-up time use `subprocess` instead.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Process:
         return self._process.exitcode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Wait for the end; what was printed to stdout and stderr."""
+        """Wait for the end; return stdout and stderr."""
         self.wait(timeout)
         return (self._folder / "stdout").read_text(), (self._folder / "stderr").read_text()
 

@@ -1,4 +1,4 @@
-"""Looking into a drawn grid."""
+"""Cells of a rendered grid of pictures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read_png(path: Path) -> np.ndarray:
 def cells_of(
     sheet: np.ndarray, *, rows: int, titles: int, captions: bool = False, row_titles: bool = False
 ) -> list[list[np.ndarray]]:
-    """The pixels of every cell of a sheet with titles of one line."""
+    """Pixels of every cell of a sheet with one-line titles."""
     shape = [[Cell(np.zeros((1, 1), np.uint8), "x" if captions else "")] * titles] * rows
     names = ["x"] * rows if row_titles else []
     places = cell_places(shape, titles=["x"] * titles, row_titles=names)
@@ -35,5 +35,5 @@ def shows(
 
 
 def is_empty(cell: np.ndarray) -> bool:
-    """A frame of grey, a ground of light grey and a word."""
+    """Whether a cell shows the placeholder: grey frame, light-grey ground, a word."""
     return bool((cell[0] == 120).all() and (cell[8, 8] == 232).all() and (cell < 200).any())

@@ -1,4 +1,4 @@
-"""Data and label shards for the tests of stage 2."""
+"""Label shards for the tests of stage 2."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MISSING, UNREADABLE = "no label", "unreadable"
 
 
 def write_labels(data: Path, out: Path, *, odd: dict[int, str] | None = None) -> Path:
-    """A rectangle per image as its label; `odd` says which rows get none or a broken one."""
+    """Write a rectangle per image as label; `odd` selects rows without or with a damaged label."""
     index, odd = Index.load(data), odd or {}
     out.mkdir()
     for number, shard in enumerate(index.shards):

@@ -1,4 +1,4 @@
-"""Data, a model, and settings for the tests of labelling."""
+"""Data, model and settings for tests of `a2s label`."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def config(model: Path, data: Path, out: Path, **settings: object) -> LabelConfi
 
 
 def shard_bytes(folder: Path) -> dict[str, bytes]:
-    """Everything that must not depend on who did the work; settings hold the folder's name."""
+    """Output that must not depend on workers; without settings, which contain the folder's name."""
     contents = {}
     for path in sorted(folder.glob("shard-*")):
         contents[path.name] = path.read_bytes()

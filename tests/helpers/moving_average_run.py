@@ -1,4 +1,4 @@
-"""A run of stage 2 that takes turns with `a2s hma`."""
+"""A stage-2 run that alternates with `a2s hma`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pack_photographs(shared: Path, root: Path) -> Path:
 
 
 def train_until_it_waits(shared: Path, data: Path, out: Path) -> Case:
-    """A run trained up to where the first generation is wanted; treat it as read-only."""
+    """Train a run until it needs the first generation of `a2s hma`; treat it as read-only."""
     case = Case(data, shared / "encoders" / "mobilenet_v2_imagenet.safetensors", out)
     done = case.stage2()
     assert done.code == 0, done.stderr
@@ -37,7 +37,7 @@ def train_until_it_waits(shared: Path, data: Path, out: Path) -> Case:
 
 
 class Case:
-    """One run and the commands of its two sides."""
+    """A run, and the commands stage2 and hma for it."""
 
     def __init__(self, data: Path, encoder: Path, out: Path) -> None:
         self.data, self.encoder, self.out = data, encoder, out
@@ -81,7 +81,7 @@ class Case:
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """What must not depend on who did the work, or how often it began."""
+    """Files of a run that must not depend on workers or restarts, by path."""
     folders = ("labels", "averages", "checkpoints", "commits", "rectified")
     return {
         path.relative_to(out).as_posix(): path.read_bytes()

@@ -29,7 +29,7 @@ SIDE, TOLERANCE = 64, 1e-4
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, and how it was called."""
+    """A finished run and its arguments."""
 
     command: str
     data: Index
@@ -44,7 +44,7 @@ class Run:
 
     @property
     def lines(self) -> list[dict[str, float]]:
-        """What was logged, step by step."""
+        """Logged records, one per step."""
         return [json.loads(line) for line in (self.out / "metrics.jsonl").read_text().splitlines()]
 
     def batches(self, epoch: int) -> list[list[int]]:
@@ -54,13 +54,13 @@ class Run:
         return [plan.batch(step).tolist() for step in range(plan.num_steps)]
 
     def hashes(self, rows: list[int]) -> Tensor:
-        """What the draws of these images are made of."""
+        """Key hashes of these images, which determine their random draws."""
         return torch.tensor([key_hash(self.data.key(row)) for row in rows])
 
 
 @dataclass
 class Plain:
-    """The same run, written plainly: where it starts, and what it has when it ends."""
+    """The same run by the reference code: initial weights and results."""
 
     start: dict[str, Tensor]
     weights: dict[str, Tensor] = field(default_factory=dict)
@@ -84,14 +84,14 @@ def start_run(command: str, scenes, shared: Path, root: Path, flags: str) -> Run
 
 
 def image_of(data: bytes) -> Tensor:
-    """Decoded, squashed as Pillow does by itself, normalised. Shape: [3, S, S]."""
+    """Decoded, resized with Pillow's default filter, normalised. Shape: [3, S, S]."""
     pixels = np.array(Image.open(io.BytesIO(data)).convert("RGB").resize((SIDE, SIDE)), np.float32)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     return ((torch.from_numpy(pixels) / 255 - mean) / std).permute(2, 0, 1)
 
 
 def label_of(data: bytes) -> Tensor:
-    """Decoded and squashed, where bytes would be clipped. Shape: [1, S, S]."""
+    """Decoded, resized in float32, clipped as bytes would be. Shape: [1, S, S]."""
     label = Image.fromarray(np.array(Image.open(io.BytesIO(data)), dtype=np.float32) / 255)
     return torch.from_numpy(np.array(label.resize((SIDE, SIDE))).clip(0, 1))[None]
 
@@ -129,7 +129,7 @@ def finish(made: Plain, encoder: nn.Sequential, blocks: dict[str, Tensor]) -> Pl
 
 
 def check_weights(run: Run, made: Plain, names: dict[str, str], *, prefix: str) -> None:
-    """The last commit's tensors are as near to their counterparts as rounding lets them."""
+    """Check that the last commit's tensors equal the reference up to rounding."""
     ours = saved.load_model(run.out)[0].state_dict()
     ours |= renamed(ours, names, prefix=prefix)
     start = made.start | renamed(made.start, names, prefix=prefix)

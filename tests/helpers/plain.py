@@ -1,7 +1,7 @@
-"""The method a second time, from its description, with plain torch operations and nothing of a2s.
+"""Independent reference implementation of the method in plain torch, without a2s.
 
-What the authors' code does, step by step: the tests compare a2s with it. Weights are a dictionary
-of tensors under the authors' names. Images, maps and labels are [B, C, H, W].
+It follows the authors' code step by step; tests compare a2s with it. Weights are a dictionary of
+tensors under the authors' names. Images, maps and labels are [B, C, H, W].
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def distance_from_mean(features: Tensor) -> Tensor:
 
 
 def activation_maps(weights: Weights, taps: Sequence[Tensor], fc: Tensor, *, side: int) -> list:
-    """F with its sign at the input's size, and F3, F4, F5 without one at their own."""
+    """F with its sign, at the input's size; F3, F4, F5 without sign, at their own sizes."""
     e3, e4, e5 = taps
     features = [
         se_block(weights, "ad2", e3),
@@ -126,14 +126,14 @@ def next_label(label: Tensor, predicted: Tensor, *, epoch: int) -> Tensor:
 
 
 def rates(lr: float, milestones: Sequence[int], *, epochs: int) -> Iterator[float]:
-    """A scheduler that is stepped before the epoch: in epoch e it has counted to e."""
+    """Learning rate per epoch; the scheduler is stepped before the epoch."""
     for epoch in range(1, epochs + 1):
         lr = lr * 0.1 if epoch in milestones else lr
         yield lr
 
 
 class NesterovSGD:
-    """Momentum 0.9, weight decay 0.0005; every group has its own share of the rate."""
+    """Momentum 0.9, weight decay 0.0005; each group has a factor for the learning rate."""
 
     def __init__(self, groups: Sequence[tuple[Sequence[Tensor], float]]) -> None:
         self.groups = groups

@@ -1,4 +1,4 @@
-"""Start `a2s` as users do: real processes, and real gloo ranks."""
+"""Run `a2s` as users do: real processes and gloo ranks, or a call in this process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LAUNCHER_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL
 
 @dataclass(frozen=True)
 class Finished:
-    """What a rank left behind."""
+    """Exit code and output of a finished rank."""
 
     code: int
     stdout: str
@@ -25,7 +25,7 @@ class Finished:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """This process's environment without a launcher's traces, on one CPU thread."""
+    """This process's environment with one CPU thread and without a launcher's variables."""
     clean = {name: value for name, value in os.environ.items() if name not in LAUNCHER_VARIABLES}
     return {**clean, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", **extra}
 
@@ -73,7 +73,7 @@ def run_ranks(
     folders: list[Path] | None = None,
     timeout_sec: float = 300,
 ) -> list[Finished]:
-    """Run `a2s ARGUMENTS` on `world` ranks to their end."""
+    """Run `a2s ARGUMENTS` on `world` ranks and wait for them."""
     processes = start_ranks(arguments, world=world, variables=variables, folders=folders)
     try:
         outputs = [process.communicate(timeout=timeout_sec) for process in processes]

@@ -1,4 +1,4 @@
-"""Folders in every state for the tests of `a2s status`, and what it says of them."""
+"""Output folders in various states for the tests of `a2s status`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from a2s.data.shards import ShardWriter
 
 
 def ask(out: object, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """The status as programs get it, and that it can be put into words."""
+    """Return the JSON status of a folder, and check that the text can be printed."""
     capsys.readouterr()
     assert status.run(StatusConfig(out=str(out))) == 0
     text = capsys.readouterr().out
@@ -47,7 +47,7 @@ def write_three_of_four(folder: Path) -> Path:
 
 
 def write_training(folder: Path, *, command: str = "stage1", finished: bool = False) -> None:
-    """What two of four epochs (or all) leave, without the weights."""
+    """Write the files of a run after two of four epochs (or all), without weights."""
     (folder / "commits").mkdir(parents=True)
     settings = {"epochs": 4, "batch_size": 8}
     record = {command: settings, "identity": {"command": command}}

@@ -1,4 +1,4 @@
-"""BatchNorm that learns on real gloo ranks: gradients still are those of all images."""
+"""Trained BatchNorm on real gloo ranks: gradients are those of the whole batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 1 on real gloo ranks: the number of ranks decides nothing but the speed."""
+"""Stage 1 on real gloo ranks: results do not depend on the number of ranks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def data(scenes, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     root = tmp_path_factory.mktemp("worlds")
     for world in WORLDS:
-        # Every rank has a temporary folder of its own: only --data and --out are shared.
+        # Each rank has its own temporary folder; only --data and --out are shared.
         own = [{"TMPDIR": str(root / f"tmp-{world}-{rank}")} for rank in range(world)]
         for variables in own:
             Path(variables["TMPDIR"]).mkdir()
@@ -94,7 +94,7 @@ def test_frozen_encoder_does_not_change(runs: dict[int, Path]) -> None:
 def test_one_message_and_exit_code_2_on_all_ranks(
     runs: dict[int, Path], data: Path, tmp_path: Path
 ) -> None:
-    """Only rank 0 finds out that the folder belongs to other settings."""
+    """Only rank 0 detects that the folder belongs to other settings."""
     shutil.copy(runs[2] / "config.yaml", tmp_path)
     done = run_ranks(arguments(data, tmp_path, batch_size=4), world=2)
     assert [rank.code for rank in done] == [2, 2]

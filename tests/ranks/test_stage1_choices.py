@@ -1,4 +1,4 @@
-"""Stage 1's encoders and boundaries on real gloo ranks: what they share, and what they say."""
+"""Encoder and boundary settings of stage 1 on real gloo ranks."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_learned_boundary_does_not_depend_on_the_number_of_ranks(
 
 @pytest.mark.parametrize("mode", ["batch_statistics", "trained"])
 def test_batchnorm_is_per_rank_and_reported(data: Path, tmp_path: Path, mode: EncoderMode) -> None:
-    """The first gradient is that of a plain loop in which every rank's images are a batch."""
+    """The first gradient equals that of a reference loop with one batch per rank."""
     out = tmp_path / "out"
     said = run(data, out, world=WORLD, epochs=1, **{"parity.encoder_mode": mode})
     assert "BatchNorm normalises each rank's images by themselves, so 2 ranks do not learn" in said
@@ -115,7 +115,7 @@ def test_batchnorm_is_per_rank_and_reported(data: Path, tmp_path: Path, mode: En
         assert parameter.grad is not None
         error = (found[name] - parameter.grad).abs().max()
         assert error <= 1e-4 * scale, name
-    # The statistics that are kept are those of the first rank.
+    # The saved statistics are those of rank 0.
     kept = tensors(out, "model", 1)
     for name, buffer in first_rank.items():
         torch.testing.assert_close(kept[f"encoder.{name}"], buffer, rtol=1e-4, atol=1e-5)

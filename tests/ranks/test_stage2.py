@@ -1,4 +1,4 @@
-"""Stage 2 on real gloo ranks: the number of ranks decides nothing but the speed."""
+"""Stage 2 on real gloo ranks: results do not depend on the number of ranks."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def arguments(data: Path, out: Path, **changed: object) -> list[str]:
 
 @pytest.fixture(scope="module")
 def runs(data: Path, labels: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Two epochs with learning rate 0: weights stand still, labels and momentum move."""
+    """Two epochs with learning rate 0: weights stay constant, labels and momentum change."""
     root = tmp_path_factory.mktemp("worlds2")
     for world in WORLDS:
         # Ranks have their own working and temporary folders; they share --data, --labels, --out.
@@ -86,7 +86,7 @@ def test_labels_are_bit_equal_with_learning_rate_0(
 
 @pytest.mark.parametrize("world", WORLDS[1:])
 def test_gradients_do_not_depend_on_the_number_of_ranks(runs: dict[int, Path], world: int) -> None:
-    """The momentum of weights that stood still is a sum of every step's gradients."""
+    """With constant weights, the momentum is a sum of the gradients of all steps."""
 
     def momentum(run: Path):
         return load_file(run / "checkpoints" / "00002" / "optimizer.safetensors")

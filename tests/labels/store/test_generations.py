@@ -1,4 +1,4 @@
-"""The label store: what is written comes back, damage is noticed, crashes leave no half state."""
+"""Label store: round trip, detection of damage, consistency after crashes."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_resume_in_mid_epoch_with_another_number_of_ranks(store: Path) -> None:
         store, generation=1, step=0, num_files_by_rank=[len(part) for part in first]
     )
     part = generations.publish_part(store, generation=1, step=3, files=files)
-    # Three ranks go on from step 3, and one of them had died there before after writing a file.
+    # Three ranks resume at step 3; a rank had crashed there after writing a file.
     orphan = write(store, [6, 7], step=3, rank=0)
     assert generations.clean(store, keep=[part]) == len(orphan)
     counts = [len(write(store, [6 + 2 * rank, 7 + 2 * rank], step=3, rank=rank)) for rank in (0, 1)]

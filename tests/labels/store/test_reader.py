@@ -1,4 +1,4 @@
-"""Labels as stage 2 reads them from shards, by each filter."""
+"""Label reader of stage 2: label shards with each resize filter."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_labels_are_resized_like_images(scenes, tmp_path: Path, name: str) -> No
     }
     assert label.min() >= 0
     assert label.max() <= 1
-    # Against eight bits, as an image has them, rounded after each direction.
+    # Compare with resizing in 8 bits, as for images, which rounds after each direction.
     assert np.abs(label - by_name.pop(name)).max() < 0.03
     assert all(np.abs(label - other).max() > 0.03 for other in by_name.values())
     soft = ((label > 0) & (label < 1)).any()
