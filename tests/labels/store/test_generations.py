@@ -187,7 +187,7 @@ def test_a_replaced_row_file_is_detected(store: Path) -> None:
     path = next(store.rglob("*.rows"))
     path.unlink()
     write(store, [1, 0])
-    with pytest.raises(LabelError, match="not the file"):
+    with pytest.raises(LabelError, match="differs from its entry"):
         Generation.load(store, 1).read(0)
 
 
