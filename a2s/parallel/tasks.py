@@ -250,7 +250,7 @@ class TaskScheduler:
                 item.attempts -= 1
 
     def _refresh_cluster(self) -> None:
-        """Take in nodes that came, let go of those that went."""
+        """Adapt workers and model actors to the current CPUs and GPUs of the cluster."""
         self.refreshed = time.monotonic()
         resources = self.ray.cluster_resources()
         if self.autoscales:

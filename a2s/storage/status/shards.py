@@ -71,7 +71,7 @@ def parse_manifest(name: str, data: bytes, *, written_sec: float | None) -> Mani
     """Parse a shard's manifest; fields of only data or only label shards are optional.
 
     Raises:
-        ValueError: it is no manifest.
+        ValueError: it is not a manifest.
     """
     try:
         values: dict[str, Any] = json.loads(data)
