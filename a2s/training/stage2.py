@@ -51,17 +51,18 @@ def train(config: Stage2Config) -> bool:
         batchnorm = batch_statistics(config, images_per_rank=images_per_rank)
     inputs = {"data": index.fingerprint, "labels": labels.fingerprint}
     with open_run(config, "stage2", accelerator, index, inputs=inputs) as run:
-        _train(config, run, labels, batchnorm)
-        paused = not run.state["finished"] or pause.label_command(config, run.state) is not None
-        if paused and run.folder:
-            then = pause.label_command(config, run.state) or pause.GO_ON
+        label_command = _train(config, run, labels, batchnorm)
+        finished = bool(run.state["finished"]) and label_command is None
+        if run.folder and not finished:
+            then = label_command or pause.GO_ON
             pause.pause(run.folder, "stage2", run.state, epochs=config.epochs, then=then)
-    return not paused
+    return finished
 
 
 def _train(
     config: Stage2Config, run: TrainingRun, labels: Index, batchnorm: Literal["frozen", "train"]
-) -> None:
+) -> str | None:
+    """Train; return the command that must make labels before training can go on, or None."""
     index, device, size, world = run.index, run.device, config.image_size, ranks.world()
     store, schedule = config.out / "labels", pause.schedule_of(config)
     images_per_rank = config.batch_size // world
@@ -166,9 +167,11 @@ def _train(
     run.wait_for_commits()
 
     # The final labels leave as ordinary label shards, at the images' own size.
-    if run.state["finished"] and pause.label_command(config, run.state) is None:
+    label_command = pause.label_command(config, run.state)
+    if run.state["finished"] and label_command is None:
         number, out = run.state["generation"], config.out / "rectified"
         write_rectified(out, number, source=source, index=index, keep_N=keep_N)
+    return label_command
 
 
 def _labelled_images(
