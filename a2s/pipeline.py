@@ -138,8 +138,8 @@ def training_processes(name: str, asked: int, sections: Mapping[str, TrainOption
     for stage, section in sections.items():
         if section.until_epoch is not None:
             raise ConfigError(
-                f"{name}: {stage}.until_epoch is for a2s {stage} alone; what comes next wants all "
-                "of it"
+                f"{name}: {stage}.until_epoch works with a2s {stage} alone; the next step needs "
+                "the finished stage"
             )
         if section.compile and processes > 1:
             raise ConfigError(

@@ -39,7 +39,7 @@ from a2s.data.synthetic import draw_scene
 from a2s.data.transforms import normalise
 from a2s.labels.crf.backends import crf_of
 from a2s.labels.crf.energy import CrfParams, hard_energy
-from a2s.labels.refine import probability, reduce
+from a2s.labels.refine import probability, shrink_for_crf
 from a2s.models.activation_net import ActivationNet
 from a2s.models.blocks import upsample
 from a2s.models.boundary import BOUNDARIES, decide
@@ -167,7 +167,7 @@ def crf_rates(network: ActivationNet, paths: list[Path]) -> dict[str, float]:
     params, seconds = CrfParams(), {"numba": 0.0, "pydensecrf": 0.0}
     with one_thread():
         for number, path in enumerate(paths):
-            image_HW3 = reduce(np.asarray(Image.open(path).convert("RGB")), max_side=640)
+            image_HW3 = shrink_for_crf(np.asarray(Image.open(path).convert("RGB")), max_side=640)
             small_SS3 = images.resize_rgb(image_HW3, height=320, width=320)
             theta = InferenceModel(network).maps(small_SS3[None])[0]
             p_HW = probability(theta, height=image_HW3.shape[0], width=image_HW3.shape[1])

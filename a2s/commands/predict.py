@@ -20,7 +20,7 @@ from a2s.data.inputs import collect
 from a2s.data.keys import decode_key
 from a2s.data.open_files import Address
 from a2s.errors import DataError
-from a2s.models.predict import Answer, Logits, Model, Picture, Shares, load_step, to_map
+from a2s.models.predict import Answer, Logits, Model, Picture, Probabilities, load_step, to_map
 from a2s.models.saved import SavedNetwork
 from a2s.parallel import model_actors, pool
 from a2s.parallel.progress import Progress
@@ -239,7 +239,7 @@ def write_chunk(pictures: list[Picture], answers: list[Answer], outputs: Outputs
     return written
 
 
-def _write(picture: Picture, answer: Logits | Shares, outputs: Outputs) -> None:
+def _write(picture: Picture, answer: Logits | Probabilities, outputs: Outputs) -> None:
     paths = outputs.paths(picture.key)
     map_HW = to_map(answer)
     paths["map"].parent.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ def run(config: Stage2Config) -> int:
         index, labels = Index.load(config.data), Index.load(config.labels)
         inputs = {"data": index.fingerprint, "labels": labels.fingerprint}
         with run_folder.claim(config.out, command="stage2", config=config, inputs=inputs) as folder:
-            then = pause.label_command(config, commit.state)
+            then = pause.pending_label_command(config, commit.state)
             if commit.state["finished"] and then is None:
                 print(f"stage2: {config.out} is done ({config.epochs} epochs). Next: {predict}")
             else:
@@ -44,7 +44,7 @@ def run(config: Stage2Config) -> int:
 def _is_done(config: Stage2Config, commit: Commit) -> bool:
     """Whether the last commit is all that this call asks for, final labels included."""
     reached = pause.reached(commit, config.until_epoch)
-    lacks_labels = pause.label_command(config, commit.state) is not None
+    lacks_labels = pause.pending_label_command(config, commit.state) is not None
     if reached and (lacks_labels or not commit.state["finished"]):
         # Labels of later epochs do not matter to a call that asks for an earlier one.
         return True

@@ -29,7 +29,7 @@ RayAddress = Annotated[str | None, Field(json_schema_extra=NO_IDENTITY)]
 
 def _named_safetensors(path: Path) -> Path:
     if path.suffix != ".safetensors":
-        raise ValueError(f"{path} must end in .safetensors, as what is written is")
+        raise ValueError(f"{path} must end in .safetensors")
     return path
 
 

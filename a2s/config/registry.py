@@ -47,7 +47,7 @@ COMMANDS = {
         "label",
     ),
     "stage2": Command(
-        "train the detector on pseudo labels and correct them online",
+        "train the detector on pseudo labels, correct the labels meanwhile",
         "commands.Stage2Config",
         "stage2",
     ),
@@ -57,7 +57,7 @@ COMMANDS = {
         "snapshot",
     ),
     "hma": Command(
-        "update stage 2's labels by a moving average instead of online",
+        "correct stage 2's labels between epochs by a moving average",
         "commands.HmaConfig",
         "hma",
     ),
@@ -82,7 +82,7 @@ COMMANDS = {
         "ablate",
     ),
     "estimate": Command(
-        "estimate what labelling takes: core and GPU hours, bytes",
+        "estimate the cost of labelling: core and GPU hours, bytes",
         "commands.EstimateConfig",
         "estimate",
     ),

@@ -163,7 +163,7 @@ class Stage2Options(TrainOptions):
     lam: float = Field(0.4, ge=0, le=1)
     """Share lambda of the old label that `olr` keeps (Eqn 14)."""
     warm_epochs: int = Field(2, ge=0)
-    """Number of epochs before labels are corrected."""
+    """First epochs, which keep the labels as they are."""
     binarise: bool = True
     """Train on label > 0.5 (the authors' code) instead of soft labels."""
     batchnorm: Literal["frozen", "train"] = "frozen"

@@ -96,7 +96,7 @@ def _spans(parts: Sequence[_Part]) -> list[slice]:
     return spans
 
 
-class Columns:
+class PlanSampler:
     """Batch sampler that yields this rank's rows of each step of the current epoch plan.
 
     Worker processes persist across epochs, so each request includes its epoch.
@@ -224,12 +224,12 @@ class Images(Dataset[Batch]):
 
 
 def make_loader(
-    dataset: Images, columns: Columns, *, workers: int, pin_memory: bool = False
+    dataset: Images, sampler: PlanSampler, *, workers: int, pin_memory: bool = False
 ) -> DataLoader[Batch]:
-    """Create a loader with `workers` persistent processes; iterate it once per `columns.set`."""
+    """Create a loader with `workers` persistent processes; iterate it once per `sampler.set`."""
     return DataLoader(
         dataset,
-        batch_sampler=columns,
+        batch_sampler=sampler,
         collate_fn=_as_is,  # type: ignore[arg-type]
         num_workers=workers,
         persistent_workers=workers > 0,

@@ -78,7 +78,7 @@ def probability(
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * signed_HW)), dtype=np.float32)
 
 
-def reduce(image_HW3: U8, *, max_side: int | None) -> U8:
+def shrink_for_crf(image_HW3: U8, *, max_side: int | None) -> U8:
     """Reduce the image to the working size of the CRF. Shape: H W 3 -> S T 3."""
     height, width = image_HW3.shape[:2]
     s, t = working_size(height, width, max_side=max_side)
@@ -113,15 +113,15 @@ def refine(image_HW3: U8, theta_hw: npt.NDArray[np.floating], *, recipe: Recipe)
     Shape: H W 3, h w -> H W. Range: 0 or 255. Reference: Eqn 5, Eqn 6.
     """
     height, width = image_HW3.shape[:2]
-    small_ST3 = reduce(image_HW3, max_side=recipe.max_side)
+    small_ST3 = shrink_for_crf(image_HW3, max_side=recipe.max_side)
     p_ST = probability(
         theta_hw, height=small_ST3.shape[0], width=small_ST3.shape[1], tie=recipe.sign_tie
     )
     crf_ST = recipe.crf(small_ST3, recipe.energy(p_ST, recipe.params), recipe.params)
-    return finish(crf_ST, theta_hw, p_ST, height=height, width=width, recipe=recipe)
+    return median_and_quality(crf_ST, theta_hw, p_ST, height=height, width=width, recipe=recipe)
 
 
-def finish(
+def median_and_quality(
     crf_ST: Bool,
     theta_hw: npt.NDArray[np.floating],
     p_ST: F32,

@@ -26,7 +26,7 @@ class Encoder(nn.Module):
 
     name: ClassVar[str]
     variants: ClassVar[tuple[str, ...]] = ("torchvision",)
-    """Of networks that differ in their tensors."""
+    """Published versions of the architecture whose weights have different tensors."""
     channels: ClassVar[Channels]
     strides: ClassVar = (2, 4, 8, 16, 32)
 

@@ -45,7 +45,7 @@ class Logits:
 
 
 @dataclass(frozen=True)
-class Shares:
+class Probabilities:
     """Map of a baseline in 0..1 at its own resolution."""
 
     values_hw: NDArray[np.float32]
@@ -53,7 +53,7 @@ class Shares:
     width: int
 
 
-Answer = Logits | Shares | BadImage
+Answer = Logits | Probabilities | BadImage
 Step = Callable[[list[Picture]], list[Answer]]
 Model = SavedNetwork | Literal["rbd"]
 """A saved network, or the name of the baseline that needs none."""
@@ -81,7 +81,7 @@ def _baseline_step(max_pixels: int) -> Step:
         image_HW3 = _decode(picture, max_pixels)
         if isinstance(image_HW3, BadImage):
             return image_HW3
-        return Shares(rbd_reduced(image_HW3), *image_HW3.shape[:2])
+        return Probabilities(rbd_reduced(image_HW3), *image_HW3.shape[:2])
 
     return lambda pictures: [answer(picture) for picture in pictures]
 
@@ -130,7 +130,7 @@ def _decode(picture: Picture, max_pixels: int) -> U8 | BadImage:
         return BadImage("unreadable", f"cannot be read ({error.strerror})")
 
 
-def to_map(answer: Logits | Shares) -> U8:
+def to_map(answer: Logits | Probabilities) -> U8:
     """Enlarge a map to the image's own size; the sigmoid follows, so that edges stay sharp.
 
     Shape: [h, w] -> [H, W]
@@ -143,7 +143,7 @@ def to_map(answer: Logits | Shares) -> U8:
         cv2.resize(answer.values_hw, size, interpolation=cv2.INTER_LINEAR), dtype=np.float32
     )
     # In place: a 12-megapixel map is 48 MB.
-    if isinstance(answer, Shares):
+    if isinstance(answer, Probabilities):
         np.multiply(values_HW, 255, out=values_HW)
         return np.rint(values_HW, out=values_HW).astype(np.uint8)
     np.clip(values_HW, -_LOGIT_LIMIT, _LOGIT_LIMIT, out=values_HW)

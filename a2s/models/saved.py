@@ -67,7 +67,7 @@ class SavedNetwork:
             saved = SavedNetwork(file, read_metadata(file))
         except CheckpointError as error:
             raise CheckpointError(
-                f"{error}; is it a checkpoint of the paper's authors, make it a model with a2s "
+                f"{error}; if it is a checkpoint of the paper's authors, convert it with a2s "
                 "import-weights"
             ) from None
         if saved.kind != "activation":

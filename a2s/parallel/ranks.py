@@ -127,7 +127,7 @@ def _check_trackers(trackers: tuple[str, ...]) -> None:
     if missing:
         raise ConfigError(
             f"tracker: {', '.join(missing)} is not installed; `pip install {' '.join(missing)}` or "
-            "leave the tracker setting out (metrics.jsonl is always written)"
+            "leave out --tracker (metrics.jsonl is always written)"
         )
 
 
@@ -204,7 +204,7 @@ def check_same(what: str, value: str) -> None:
     with fail_together():
         if different and is_main():
             raise ConfigError(
-                f"{what}: rank {different[0]} does not see what rank 0 sees ({value}). All ranks "
+                f"{what}: rank {different[0]} read something else than rank 0 ({value}). All ranks "
                 "must read the same --data, --out and weights through a shared file system."
             )
 

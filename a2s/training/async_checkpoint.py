@@ -57,15 +57,15 @@ class AsyncCheckpointer:
         metadata: dict[str, str],
         optimizer: dict[str, Tensor],
         state: dict[str, Any],
-        cleaning: Callable[[], Callable[[], object]] | None = None,
+        list_stale: Callable[[], Callable[[], object]] | None = None,
     ) -> None:
         """Start what `checkpoints.save` does; returns when the tensors are copied.
 
-        `cleaning()` is called now, while no commit is being written, and lists what is stale. It
-        returns a function that the thread calls once the new commit is durable.
+        `list_stale()` is called now, while no commit is being written. It lists stale files and
+        returns a function that deletes them; the thread calls it once the new commit is durable.
         """
         self.wait()
-        clean = cleaning() if cleaning is not None else None
+        clean = list_stale() if list_stale is not None else None
         model, optimizer = _host_copies(model), _host_copies(optimizer)
 
         def write() -> None:

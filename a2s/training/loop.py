@@ -1,6 +1,6 @@
 """The frame that both training stages share: ranks, run folder, resume, sample order, log, commits.
 
-A stage opens a `TrainingRun` and loops over its `epochs()` and `steps(…)`. Forward, loss, backward
+A stage opens a `TrainingRun` and loops over epochs and `run.steps(…)`. Forward, loss, backward
 and update stand in the stage's own file.
 """
 
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from a2s.config.commands import Stage1Config, Stage2Config
 from a2s.data.epoch_plan import Plan, make_plan
 from a2s.data.index import Index
-from a2s.data.loader import Batch, Columns, Images, batches, make_loader
+from a2s.data.loader import Batch, Images, PlanSampler, batches, make_loader
 from a2s.models.activation_net import ActivationNet
 from a2s.models.detector import Detector
 from a2s.parallel import ranks
@@ -64,7 +64,7 @@ class Step:
         return int((self.rows_G >= 0).sum())
 
     @property
-    def reads(self) -> bool:
+    def reads_losses(self) -> bool:
         """Whether the host reads the losses that the device holds."""
         return self.logs or self.commits
 
@@ -102,7 +102,7 @@ class TrainingRun:
         self.meter = Meter()
         self._checkpointer = checkpointer
         self._stack = stack
-        self._columns = Columns(rank=ranks.rank(), world=ranks.world())
+        self._sampler = PlanSampler(rank=ranks.rank(), world=ranks.world())
         self._progress: Progress | None = None
         self._lr = config.lr
 
@@ -132,7 +132,7 @@ class TrainingRun:
         """Batches of this rank; `steps` says which."""
         on_gpu = self.device.type == "cuda"
         workers = self.config.loader_workers
-        return make_loader(dataset, self._columns, workers=workers, pin_memory=on_gpu)
+        return make_loader(dataset, self._sampler, workers=workers, pin_memory=on_gpu)
 
     def set_learning_rate(self, optimizer: GuardedSGD, *, epoch: int) -> None:
         """Give every parameter group the epoch's rate times its own `scale`."""
@@ -158,7 +158,7 @@ class TrainingRun:
             keep=keep_N,
         )
         done = self.state["step"]
-        self._columns.set(self.plan, epoch=epoch, start_step=done)
+        self._sampler.set(self.plan, epoch=epoch, start_step=done)
         for number, batch in enumerate(batches(loader), start=done + 1):
             self.meter.data_arrived()
             is_last = number == self.plan.num_steps
@@ -204,11 +204,11 @@ class TrainingRun:
         *,
         loss: float,
         labels: Mapping[str, Any] | None = None,
-        cleaning: Callable[[], Callable[[], object]] | None = None,
+        list_stale: Callable[[], Callable[[], object]] | None = None,
     ) -> None:
         """Start to write a commit of everything that a resumed run needs, while training goes on.
 
-        `labels` joins the commit's state; `cleaning` is that of `AsyncCheckpointer.begin`.
+        `labels` joins the commit's state; `list_stale` is that of `AsyncCheckpointer.begin`.
         """
         config, epoch = self.config, step.epoch
         self.number += 1
@@ -235,7 +235,7 @@ class TrainingRun:
                     metadata={**model.spec(), **input_spec},
                     optimizer=pack_momentum(optimizer, parameters),
                     state=self.state,
-                    cleaning=cleaning,
+                    list_stale=list_stale,
                 )
 
     def wait_for_commits(self) -> None:

@@ -1,4 +1,4 @@
-"""The losses of both stages, as sums that can be added up over ranks before any division.
+"""Losses of both stages: stage 1 as sums that add up over ranks, stage 2 per image. Pure.
 
 Shape suffixes: B images, H W the map's size.
 """

@@ -1,17 +1,15 @@
-"""SGD that skips steps whose loss is not finite, and its momentum as tensors for checkpoints."""
+"""SGD that stops updating at the first step that is not finite; its momentum for checkpoints."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from a2s.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from torch.optim import Optimizer
-import torch
-from torch import Tensor
 
 
 def pack_momentum(optimizer: Optimizer, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
@@ -31,8 +29,6 @@ def unpack_momentum(
     Raises:
         CheckpointError: the buffers are not those of these parameters.
     """
-    import torch
-
     for key, tensor in tensors.items():
         parameter = parameters.get(key.removeprefix("momentum_buffer/"))
         if parameter is None or parameter.shape != tensor.shape:

@@ -16,7 +16,7 @@ from a2s.storage.run_folder import RunDir
 
 PAUSED = "paused"
 """Event in `metrics.jsonl` that tells `a2s status` that nobody works on the run."""
-GO_ON = "the same command with a larger --until-epoch, or without it, goes on"
+GO_ON = "to go on, repeat the command with a larger --until-epoch, or without it"
 
 
 def reached(commit: Commit | None, until_epoch: int | None) -> bool:
@@ -44,7 +44,7 @@ def schedule_of(config: Stage2Config) -> LabelSchedule:
     )
 
 
-def label_command(config: Stage2Config, state: Mapping[str, Any]) -> str | None:
+def pending_label_command(config: Stage2Config, state: Mapping[str, Any]) -> str | None:
     """The command that has to make labels before the next epoch, as a `next: …` text, or None.
 
     Only a run with `rectify: hma` ever waits: its epochs write no labels themselves. `state` is

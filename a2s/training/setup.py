@@ -107,7 +107,7 @@ def start_features(
     return CachedFeatures(cache, encode_bytes)
 
 
-def batch_statistics(config: Stage2Options, *, images_per_rank: int) -> Literal["frozen", "train"]:
+def batchnorm_mode(config: Stage2Options, *, images_per_rank: int) -> Literal["frozen", "train"]:
     """Whether any BatchNorm normalises with the statistics of the batch; MINet's always does.
 
     Raises:
@@ -121,8 +121,8 @@ def batch_statistics(config: Stage2Options, *, images_per_rank: int) -> Literal[
     if images_per_rank == 1 and side == 1:
         raise ConfigError(
             f"batch_size: {config.batch_size} leaves one image per rank, and at image_size "
-            f"{config.image_size} BatchNorm finds a single pixel of it to take statistics of; give "
-            "every rank two images or more"
+            f"{config.image_size} its smallest map has one pixel; BatchNorm needs more than one "
+            "value per channel: give every rank two images or more"
         )
     return "train"
 

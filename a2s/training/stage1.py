@@ -78,13 +78,13 @@ def _train(config: Stage1Config, run: TrainingRun) -> None:
             # Features of each image, mirrored or not as (seed, epoch, key) decides.
             maps = blocks(*features.of(step.batch, dataset.image), size=(size, size))
 
-            # The loss: kept pixels' distance from the boundary, summed over ranks, divided.
+            # The loss: distances of kept pixels from the boundary, summed over ranks, then divided.
             valid_B = step.batch.valid_B.to(device, non_blocking=True)
             keep_BW = step.batch.keep_BW
             keep_BW = None if keep_BW is None else keep_BW.to(device, non_blocking=True)
             terms = loss_fn(maps, valid_B, keep_BW, side=size, alpha=config.alpha)
-            sums = ranks.all_sum(torch.cat([*terms[:2], terms.mean_K]))
-            numerator_K, num_kept_K, mean_K = sums.chunk(3)
+            local_3K = torch.cat([terms.numerator_K, terms.num_kept_K, terms.mean_K])
+            numerator_K, num_kept_K, mean_K = ranks.all_sum(local_3K).chunk(3)
             loss = adb_loss(numerator_K, num_kept_K, weight_K)
 
             # DDP averages gradients over ranks, so each rank's share is scaled by their number.
@@ -98,12 +98,12 @@ def _train(config: Stage1Config, run: TrainingRun) -> None:
             optimizer.step_if(loss.isfinite())
             metrics.add(step.number, torch.cat([loss[None], terms.finite_B.to(loss.dtype)]))
 
-            # A boundary at the training set's mean keeps a running one over an epoch of steps.
+            # DB1 alone: its boundary is a running mean of theta over at most one epoch of steps.
             num_steps = min((epoch - 1) * run.plan.num_steps + step.number, run.plan.num_steps)
             model.blocks.update_running_mean(mean_K / step.num_images, share=1 / num_steps)
 
             run.meter.step_done(num_images=step.num_images)
-            if step.reads:
+            if step.reads_losses:
                 run.check(features.check)
                 losses += _read(metrics, run, epoch)
                 last_loss = losses[-1]

@@ -23,16 +23,16 @@ from a2s.data.transforms import flip_where, normalise
 from a2s.errors import LabelError
 from a2s.labels.store.fixed_point import to_u16_bits
 from a2s.labels.store.reader import Bools, LabelSource, labelled_rows
-from a2s.labels.store.writer import NextGeneration, cleaning, write_rectified
+from a2s.labels.store.writer import NextGeneration, list_stale_labels, write_rectified
 from a2s.models.encoders import set_batchnorm
 from a2s.parallel import ranks
 from a2s.training import pause
 from a2s.training.loop import Step, TrainingRun, open_run, start_accelerator
-from a2s.training.setup import batch_statistics, start_stage2
+from a2s.training.setup import batchnorm_mode, start_stage2
 from a2s.training.stage2_loss import LOSS_OF, Outcome, loss_and_labels, means, micro_batches
 from a2s.training.step import (
     DeferredMetrics,
-    accumulate,
+    accumulate_gradients,
     compiled,
     copy_to_host,
     stop_not_finite,
@@ -48,13 +48,13 @@ def train(config: Stage2Config) -> bool:
     with ranks.fail_together():
         index, labels = Index.load(config.data), Index.load(config.labels)
         images_per_rank = lanes_per_rank(config.batch_size, ranks.world())
-        batchnorm = batch_statistics(config, images_per_rank=images_per_rank)
+        batchnorm = batchnorm_mode(config, images_per_rank=images_per_rank)
     inputs = {"data": index.fingerprint, "labels": labels.fingerprint}
     with open_run(config, "stage2", accelerator, index, inputs=inputs) as run:
-        label_command = _train(config, run, labels, batchnorm)
-        finished = bool(run.state["finished"]) and label_command is None
+        pending_label_command = _train(config, run, labels, batchnorm)
+        finished = bool(run.state["finished"]) and pending_label_command is None
         if run.folder and not finished:
-            then = label_command or pause.GO_ON
+            then = pending_label_command or pause.GO_ON
             pause.pause(run.folder, "stage2", run.state, epochs=config.epochs, then=then)
     return finished
 
@@ -71,8 +71,8 @@ def _train(
         if ranks.is_main():
             store.mkdir(exist_ok=True)
             # Labels that no commit names were written by a run that was killed.
-            cleaning(config.out)()
-        if (command := pause.label_command(config, run.state)) is not None:
+            list_stale_labels(config.out)()
+        if (command := pause.pending_label_command(config, run.state)) is not None:
             number = schedule.generation_by_epoch[run.state["epoch"]]
             raise LabelError(f"stage2: {config.out} waits for label generation {number}; {command}")
 
@@ -90,7 +90,7 @@ def _train(
     source, keep_N, dataset = _labelled_images(config, run, labels, schedule.generation_by_epoch)
     num_labelled = int(keep_N.sum())
     loader = run.make_loader(dataset)
-    metrics, window = DeferredMetrics(), list[Tensor]()
+    metrics, measured = DeferredMetrics(), list[Tensor]()
 
     note = f"{num_labelled} images, {len(index) - num_labelled} without a label left out"
     run.show_progress(images_per_epoch=num_labelled, note=note)
@@ -115,13 +115,14 @@ def _train(
             assert batch.label_B1SS is not None
             image_B3SS = flip_where(normalise(batch.image_B3SS), batch.flip_B)
 
-            # Mean loss over the valid images of all ranks (DDP divides by their number), and
-            # from the same forward pass the rectified labels (Eqn 12, 13).
+            # Mean loss over the valid images of all ranks, and from the same forward pass the
+            # rectified labels (Eqn 12, 13). DDP divides gradients by the number of ranks, so each
+            # rank multiplies by it.
             share_B = batch.valid_B * (world / step.num_images)
             optimizer.zero_grad(set_to_none=True)
             parts = micro_batches(images_per_rank, device=device, batchnorm=batchnorm)
             outcomes = []
-            for part in accumulate(run.accelerator, network, parts):
+            for part in accumulate_gradients(run.accelerator, network, parts):
                 outcome = loss_fn(
                     network(image_B3SS[part]),
                     batch.label_B1SS[part],
@@ -146,13 +147,13 @@ def _train(
                 rectified.add(step.batch.row_B.tolist(), bits_B1SS, wait)
 
             run.meter.step_done(num_images=step.num_images)
-            if step.reads:
+            if step.reads_losses:
                 run.check()
-                window += _read(metrics, run, epoch)
-                last_loss = means(window[-1:], loss)["loss"]
+                measured += _read(metrics, run, epoch)
+                last_loss = means(measured[-1:], loss)["loss"]
             if step.logs:
-                run.log(step, **means(window, loss))
-                window.clear()
+                run.log(step, **means(measured, loss))
+                measured.clear()
             if step.commits:
                 # Model, optimizer and labels become durable together, by one commit file.
                 run.commit(
@@ -162,16 +163,16 @@ def _train(
                     optimizer,
                     loss=last_loss,
                     labels=_commit_labels(rectified, step, schedule.generation_by_epoch),
-                    cleaning=partial(cleaning, config.out),
+                    list_stale=partial(list_stale_labels, config.out),
                 )
     run.wait_for_commits()
 
     # The final labels leave as ordinary label shards, at the images' own size.
-    label_command = pause.label_command(config, run.state)
-    if run.state["finished"] and label_command is None:
+    pending_label_command = pause.pending_label_command(config, run.state)
+    if run.state["finished"] and pending_label_command is None:
         number, out = run.state["generation"], config.out / "rectified"
         write_rectified(out, number, source=source, index=index, keep_N=keep_N)
-    return label_command
+    return pending_label_command
 
 
 def _labelled_images(

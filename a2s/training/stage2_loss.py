@@ -74,7 +74,7 @@ def loss_and_labels(
 
 
 def means(steps: Sequence[Tensor], loss: Loss) -> dict[str, float]:
-    """Sum up steps: the mean of their losses, and of each of the measured over all their images.
+    """Mean loss over steps, and mean over all their images of every measured number.
 
     Shape: [images, F] for each step
     """
@@ -89,7 +89,7 @@ def micro_batches(
     """How a rank's images go through the network: one at a time on a CPU, together on a GPU.
 
     The last bits of a convolution depend on its batch size. One image at a time gives every image
-    the same prediction, and so the same label, for any number of ranks; a CPU loses no time by it.
+    the same prediction by the same weights, for any number of ranks; it costs a CPU no time.
     BatchNorm that trains takes its statistics from the images that go together, so all do.
     """
     one_by_one = device.type == "cpu" and batchnorm == "frozen"

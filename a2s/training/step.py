@@ -67,7 +67,7 @@ def compiled(
     return torch.compile(function, dynamic=False, options={"triton.cudagraphs": graphs})
 
 
-def accumulate(
+def accumulate_gradients(
     accelerator: ranks.Accelerator, network: nn.Module, parts: Sequence[slice]
 ) -> Iterator[slice]:
     """Gradient accumulation: yield the parts of a batch; DDP reduces gradients in the last one."""

@@ -17,7 +17,7 @@ from a2s.commands import predict
 from a2s.config.commands import PredictConfig
 from a2s.config.parse import parse
 from a2s.errors import CheckpointError, ConfigError
-from a2s.models.predict import Shares, to_map
+from a2s.models.predict import Probabilities, to_map
 from a2s.models.rbd import rbd
 
 RECORDS = {".lock", "config.yaml", "environment.json", "metrics.jsonl", "failures.jsonl"}
@@ -116,5 +116,5 @@ def test_maps_of_a_network_are_not_mixed_with_it(images: Path, tmp_path: Path) -
 
 def test_shares_are_enlarged_and_rounded() -> None:
     values = np.array([[0.0, 0.5, 1.0]], dtype=np.float32)
-    np.testing.assert_array_equal(to_map(Shares(values, height=1, width=3)), [[0, 128, 255]])
-    assert to_map(Shares(values, height=7, width=50)).shape == (7, 50)
+    np.testing.assert_array_equal(to_map(Probabilities(values, height=1, width=3)), [[0, 128, 255]])
+    assert to_map(Probabilities(values, height=7, width=50)).shape == (7, 50)

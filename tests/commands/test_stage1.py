@@ -16,7 +16,7 @@ from a2s.__main__ import run
 from a2s.parallel import ranks
 from a2s.storage import checkpoints
 from a2s.training import setup
-from a2s.training.features.gpu_cache import DeviceFeatures
+from a2s.training.features.gpu_cache import GpuFeatureCache
 from a2s.training.learning_rate import learning_rate
 
 EPOCHS = 12
@@ -126,10 +126,10 @@ def test_features_in_device_memory_train_the_same_network(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU: whether features stay or are encoded at every epoch decides nothing."""
-    caches: list[DeviceFeatures] = []
+    caches: list[GpuFeatureCache] = []
 
     def open_cache(device, folder, *, made_from, **shape):
-        caches.append(DeviceFeatures(device, **shape))
+        caches.append(GpuFeatureCache(device, **shape))
         return caches[-1]
 
     monkeypatch.setattr(setup, "open_cache", open_cache)

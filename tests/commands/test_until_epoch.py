@@ -61,8 +61,8 @@ def test_in_parts_is_at_once(stage: str, data: Path, tmp_path: Path) -> None:
         done = call(*arguments(stage, data, parts, until))
         assert done.code == 0, done.stderr
         assert done.stdout == (
-            f"{stage}: {parts} stops after epoch {until} of {EPOCHS}; the same command with a "
-            "larger --until-epoch, or without it, goes on\n"
+            f"{stage}: {parts} stops after epoch {until} of {EPOCHS}; to go on, repeat the command "
+            "with a larger --until-epoch, or without it\n"
         )
         commit = checkpoints.last_commit(parts)
         assert commit is not None
@@ -107,12 +107,12 @@ def test_status_knows_a_pause(data: Path, tmp_path: Path, capsys: pytest.Capture
     assert said[0].endswith("a2s stage1, paused")
     assert "epoch     3 of 4, step 0 of 2 (50.0%)" in said[1]
     assert said[-1] == (
-        "  paused    the same command with a larger --until-epoch, or without it, goes on"
+        "  paused    to go on, repeat the command with a larger --until-epoch, or without it"
     )
     assert not [line for line in said if "problem" in line or " left " in line]
 
 
 def test_the_whole_job_does_not_stop_in_the_middle(tmp_path: Path) -> None:
     config = RunConfig(images=("x",), out=tmp_path, stage1=Stage1Options(until_epoch=1))
-    with pytest.raises(ConfigError, match=r"stage1\.until_epoch is for a2s stage1 alone"):
+    with pytest.raises(ConfigError, match=r"stage1\.until_epoch works with a2s stage1 alone"):
         run.run(config)

@@ -12,7 +12,7 @@ from processes import pack
 from a2s.data import images
 from a2s.data.epoch_plan import make_plan
 from a2s.data.index import Index
-from a2s.data.loader import Batch, Columns, Images, batches, make_loader
+from a2s.data.loader import Batch, Images, PlanSampler, batches, make_loader
 from a2s.data.transforms import draw_flip, draw_keep_words
 from a2s.errors import DataError
 from a2s.storage.hashing import key_hash
@@ -36,7 +36,7 @@ def test_ranks_together_read_the_global_batches(data: Path, workers: int) -> Non
     index = Index.load(data)
     dataset = Images(index, image_size=32, seed=0, read_label=label_of)
     for world in (1, 3):
-        columns = [Columns(rank=rank, world=world) for rank in range(world)]
+        columns = [PlanSampler(rank=rank, world=world) for rank in range(world)]
         loaders = [make_loader(dataset, share, workers=workers) for share in columns]
         # The same persistent workers serve both epochs, so each request must carry its epoch.
         for epoch in (1, 2):
@@ -58,7 +58,7 @@ def test_ranks_together_read_the_global_batches(data: Path, workers: int) -> Non
 def test_tensors_of_a_batch_share_one_buffer(data: Path) -> None:
     index, sides = Index.load(data), [(32, 32), (4, 4)]
     dataset = Images(index, image_size=32, seed=0, read_label=label_of, keep_sides=sides)
-    columns = Columns(rank=0, world=1)
+    columns = PlanSampler(rank=0, world=1)
     columns.set(make_plan(index.shard_sizes, batch_size=3, seed=0, epoch=1), epoch=1)
     requests = list(columns)
     came = list(batches(make_loader(dataset, columns, workers=1)))
@@ -133,7 +133,7 @@ def test_a_damaged_sample_raises_one_clear_error(data: Path, tmp_path: Path, wor
     start = int(index.offset_N[shard.start])
     content[start + 20 : start + 60] = bytes(40)
     shard.path.write_bytes(content)
-    columns = Columns(rank=0, world=1)
+    columns = PlanSampler(rank=0, world=1)
     columns.set(make_plan(index.shard_sizes, batch_size=4, seed=0, epoch=1), epoch=1)
     loader = make_loader(Images(index, image_size=32, seed=0), columns, workers=workers)
     with pytest.raises(DataError) as caught:

@@ -55,7 +55,7 @@ def test_what_is_committed_is_what_was_there_when_it_began(
 
     with AsyncCheckpointer() as commits:
         WEIGHTS["w"].fill_(1)
-        begin(commits, tmp_path, 1, cleaning=lambda: look)
+        begin(commits, tmp_path, 1, list_stale=lambda: look)
         WEIGHTS["w"].fill_(2)
         assert checkpoints.last_commit(tmp_path) is None, "it should be held up"
         go.set()
@@ -89,9 +89,9 @@ def test_what_is_to_be_cleaned_is_listed_when_nothing_is_written(
         return lambda: None
 
     with AsyncCheckpointer() as commits:
-        begin(commits, tmp_path, 1, cleaning=listing)
+        begin(commits, tmp_path, 1, list_stale=listing)
         threading.Timer(0.3, go.set).start()
-        begin(commits, tmp_path, 2, cleaning=listing)
+        begin(commits, tmp_path, 2, list_stale=listing)
     assert seen == [None, 1]
 
 

@@ -13,7 +13,7 @@ from processes import pack
 from a2s.__main__ import run
 from a2s.parallel import ranks
 from a2s.training import setup, stage1, stage2
-from a2s.training.features.gpu_cache import DeviceFeatures
+from a2s.training.features.gpu_cache import GpuFeatureCache
 from a2s.training.throughput import Meter
 
 
@@ -116,7 +116,7 @@ def test_a_step_reads_nothing_of_the_device(
     assert waits.found == []
 
 
-def kept(waits: Waits, device: torch.device, shape: dict[str, object]) -> DeviceFeatures:
-    cache = DeviceFeatures(device, **shape)
+def kept(waits: Waits, device: torch.device, shape: dict[str, object]) -> GpuFeatureCache:
+    cache = GpuFeatureCache(device, **shape)
     waits.follow([cache._store_NL, cache._finite, cache._largest])
     return cache

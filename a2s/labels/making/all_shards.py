@@ -1,8 +1,8 @@
 """Label every shard of a data folder with a pool of workers.
 
-A chunk of one shard is the unit of work. On CPUs a task does all of it; where there are GPUs, an
-actor per GPU computes activation maps and a task on any CPU refines them. When all chunks of a
-shard are in, the label shard is written, its manifest last.
+A chunk of one shard is the unit of work. On CPUs a task does all of it. With GPUs an actor per GPU
+computes activation maps, and by default the dense CRF; a task on any CPU does the rest. When all
+chunks of a shard are done, its label shard is written, the manifest last.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Label one chunk of a shard: the work of one task (Eqn 5, 6).
 
 On CPUs one process decodes an image once and labels it to the end (`label_chunk`). With GPUs an
-actor computes the activation maps (`gpu.load_activation`) and a task on any CPU refines them
-(`refine_chunk`). Both read the images from their tar; only maps and finished labels are sent.
-Shapes: B images, S the network's input size, h w a map's.
+actor computes the activation maps, and by default the dense CRF (`gpu.load_activation`); a task on
+any CPU does the rest (`refine_chunk`). Both read the images from their tar; only maps, masks and
+finished labels are sent. Shapes: B images, S the network's input size, h w a map's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from a2s.data.arrays import F32, Bool
 from a2s.data.chunks import Chunk
 from a2s.errors import DataError
 from a2s.labels.quality import Quality
-from a2s.labels.refine import Recipe, Refined, finish, probability, refine
+from a2s.labels.refine import Recipe, Refined, median_and_quality, probability, refine
 from a2s.models.saved import NetworkInput, SavedNetwork
 from a2s.parallel.timing import StageTimer
 from a2s.storage.failures import Failure, failure
@@ -121,7 +121,9 @@ def refine_chunk(chunk: Chunk, activated: Activated, recipe: Recipe) -> Labelled
                 s, t = crf_ST.shape
                 p_ST = probability(theta_hw, height=s, width=t, tie=recipe.sign_tie)
                 height, width = activated.sizes[row]
-                refined = finish(crf_ST, theta_hw, p_ST, height=height, width=width, recipe=recipe)
+                refined = median_and_quality(
+                    crf_ST, theta_hw, p_ST, height=height, width=width, recipe=recipe
+                )
             _add(done, chunk, row, refined, timer)
             continue
         try:

@@ -20,7 +20,7 @@ from a2s.data.chunks import Chunk
 from a2s.errors import DataError
 from a2s.labels.crf.torch_backend import inference
 from a2s.labels.making.chunk import Activated, Packed, damaged
-from a2s.labels.refine import Recipe, probability, reduce
+from a2s.labels.refine import Recipe, probability, shrink_for_crf
 from a2s.models.inference import InferenceModel, on_gpu_or_cpu
 from a2s.models.saved import NetworkInput, SavedNetwork
 from a2s.parallel.gpu_memory import pinned, retry_on_oom
@@ -75,7 +75,7 @@ def activate_chunk(worker: GpuWorker, chunk: Chunk) -> Activated:
             except DataError as error:
                 return damaged(chunk, row, error)
             resized_SS3 = worker.network_input.resize(image_HW3)
-            reduced = reduce(image_HW3, max_side=recipe.max_side) if recipe else resized_SS3
+            reduced = shrink_for_crf(image_HW3, max_side=recipe.max_side) if recipe else resized_SS3
             return resized_SS3, reduced, (image_HW3.shape[0], image_HW3.shape[1])
 
     loaded = list(worker.prefetch.map(load, range(len(chunk.part))))

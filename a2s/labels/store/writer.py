@@ -144,7 +144,7 @@ def kept_manifests(run: Path) -> set[str]:
     return names
 
 
-def cleaning(run: Path) -> Callable[[], None]:
+def list_stale_labels(run: Path) -> Callable[[], None]:
     """List a run's label files, and averages if any; call this while no rank is writing.
 
     Returns a function that deletes the listed files that no commit refers to when it is called.

@@ -15,7 +15,7 @@ from a2s.errors import ConfigError
 from a2s.labels.crf.backends import Backend, choose_backend, marginal_of
 from a2s.labels.store import generations
 from a2s.labels.store.reader import Bools, LabelSource, read_unlabelled
-from a2s.labels.store.writer import AVERAGES, cleaning
+from a2s.labels.store.writer import AVERAGES, list_stale_labels
 from a2s.models.saved import NetworkInput, SavedNetwork
 from a2s.paper.hma.chunk import (
     STAGES,
@@ -77,7 +77,7 @@ def make_generation(
             store, generation=number, files=written, keep_N=keep_N, height=side, width=side
         )
     checkpoints.save_again(run, commit, state={**commit.state, "generation": number})
-    cleaning(run)()
+    list_stale_labels(run)()
     wall_sec = time.monotonic() - started
     folder.log(
         event="hma",

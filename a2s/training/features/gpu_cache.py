@@ -26,17 +26,17 @@ CHUNK = 8
 
 def open_cache(
     device: torch.device, folder: Path | None, *, made_from: Mapping[str, str], **shape: Any
-) -> FeatureCache | DeviceFeatures:
+) -> FeatureCache | GpuFeatureCache:
     """The cache for training on `device`: in a GPU's memory, else in a file in `folder`.
 
     `made_from` is what decides a file's features, `shape` what both caches want to know.
     """
     if device.type == "cuda":
-        return DeviceFeatures(device, **shape)
+        return GpuFeatureCache(device, **shape)
     return FeatureCache(folder, made_from=made_from, **shape)
 
 
-class DeviceFeatures:
+class GpuFeatureCache:
     """The features of `num_images` images and their mirror images, within a budget."""
 
     temporary = False

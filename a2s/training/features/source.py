@@ -16,7 +16,7 @@ from torch import Tensor
 from a2s.data.loader import Batch
 from a2s.data.transforms import flip_where, normalise
 from a2s.training.features.file_cache import Encode, FeatureCache
-from a2s.training.features.gpu_cache import DeviceFeatures
+from a2s.training.features.gpu_cache import GpuFeatureCache
 
 Taps = tuple[Tensor, Tensor, Tensor]
 ReadImage = Callable[[int], Tensor]
@@ -25,7 +25,7 @@ ReadImage = Callable[[int], Tensor]
 class CachedFeatures:
     """Features of a frozen encoder: cached, or encoded now."""
 
-    def __init__(self, cache: FeatureCache | DeviceFeatures, encode: Encode) -> None:
+    def __init__(self, cache: FeatureCache | GpuFeatureCache, encode: Encode) -> None:
         self._cache = cache
         self._encode = encode
 
@@ -85,7 +85,7 @@ class LiveFeatures:
             return says
         return (
             f"{says}; BatchNorm normalises each rank's images by themselves, so {self._world} "
-            "ranks do not learn what one would"
+            "ranks train another network than one"
         )
 
     def of(self, batch: Batch, read_image: ReadImage) -> Taps:

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from a2s.errors import DataError
 from a2s.training.features.file_cache import FeatureCache
-from a2s.training.features.gpu_cache import CHUNK, DeviceFeatures, open_cache
+from a2s.training.features.gpu_cache import CHUNK, GpuFeatureCache, open_cache
 
 CPU = torch.device("cpu")
 BUDGET = 1 << 20
 ROWS = [0, 1, 2, 3, -1]
 
 
-def make(**changed: object) -> DeviceFeatures:
+def make(**changed: object) -> GpuFeatureCache:
     settings: dict[str, object] = {
         "num_images": 4,
         "image_size": SIZE,
@@ -25,7 +25,7 @@ def make(**changed: object) -> DeviceFeatures:
         "budget_bytes": BUDGET,
         **changed,
     }
-    return DeviceFeatures(CPU, **settings)  # type: ignore[arg-type]
+    return GpuFeatureCache(CPU, **settings)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def images() -> Tensor:
     return torch.randint(0, 256, (4, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
 
 
-def fetch(cache: DeviceFeatures | FeatureCache, images: Tensor, encode: Encoder) -> list[Tensor]:
+def fetch(cache: GpuFeatureCache | FeatureCache, images: Tensor, encode: Encoder) -> list[Tensor]:
     picked = torch.stack([images[row] if row >= 0 else images[0] * 0 for row in ROWS])
     mirrored = [row % 2 == 1 for row in ROWS]
     return list(
