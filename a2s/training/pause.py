@@ -16,7 +16,7 @@ from a2s.storage.run_folder import RunDir
 
 PAUSED = "paused"
 """Event in `metrics.jsonl` that tells `a2s status` that nobody works on the run."""
-GO_ON = "to go on, repeat the command with a larger --until-epoch, or without it"
+GO_ON = "the same command with a larger --until-epoch, or without it, goes on"
 
 
 def reached(commit: Commit | None, until_epoch: int | None) -> bool:

@@ -61,8 +61,8 @@ def test_in_parts_is_at_once(stage: str, data: Path, tmp_path: Path) -> None:
         done = call(*arguments(stage, data, parts, until))
         assert done.code == 0, done.stderr
         assert done.stdout == (
-            f"{stage}: {parts} stops after epoch {until} of {EPOCHS}; to go on, repeat the command "
-            "with a larger --until-epoch, or without it\n"
+            f"{stage}: {parts} stops after epoch {until} of {EPOCHS}; the same command with a "
+            "larger --until-epoch, or without it, goes on\n"
         )
         commit = checkpoints.last_commit(parts)
         assert commit is not None
@@ -107,7 +107,7 @@ def test_status_knows_a_pause(data: Path, tmp_path: Path, capsys: pytest.Capture
     assert said[0].endswith("a2s stage1, paused")
     assert "epoch     3 of 4, step 0 of 2 (50.0%)" in said[1]
     assert said[-1] == (
-        "  paused    to go on, repeat the command with a larger --until-epoch, or without it"
+        "  paused    the same command with a larger --until-epoch, or without it, goes on"
     )
     assert not [line for line in said if "problem" in line or " left " in line]
 
