@@ -43,8 +43,8 @@ from a2s.labels.crf.torch_backend.inference import marginals
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "crf_gpu.json"
-sys.path.append(str(ROOT / "tests" / "refine"))
-oracles = importlib.import_module("oracles")
+sys.path.append(str(ROOT / "tests" / "helpers"))
+oracles = importlib.import_module("crf_reference")
 
 EXACT_SIDE = 48
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -159,7 +159,7 @@ def main() -> None:
             one.add(mask_HW, masks[0], truth_HW)
         height, width = truth_HW.shape
         rough_HW = probability(theta_hw, height=height, width=width) > 0.5
-        unrefined.judge(rough_HW.astype(np.uint8) * np.uint8(255), masks[0], truth_HW)
+        unrefined.add(rough_HW.astype(np.uint8) * np.uint8(255), masks[0], truth_HW)
         if (row + 1) % 20 == 0:
             print(f"{row + 1} of {len(index)} images", flush=True)
 

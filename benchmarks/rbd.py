@@ -27,10 +27,11 @@ from machine import describe_machine
 
 from a2s.commands import evaluate, predict
 from a2s.config.commands import EvaluateConfig, PredictConfig
+from a2s.data.arrays import F64
 from a2s.data.images import decode, decode_mask, resize_rgb
 from a2s.evaluation.metrics import BETA_SQUARE, score
 from a2s.models import rbd
-from a2s.models.superpixels import AREA_PX, MAX_SIDE_PX, Float, Superpixels, area_for, segment
+from a2s.models.superpixels import AREA_PX, MAX_SIDE_PX, Superpixels, area_for, segment
 
 RESULT = Path(__file__).parent / "results" / "rbd.json"
 SMALL_PX = 128
@@ -73,7 +74,7 @@ class Row:
         }
 
 
-def as_printed(superpixels: Superpixels) -> tuple[Float, Float]:
+def as_printed(superpixels: Superpixels) -> tuple[F64, F64]:
     """Weighted contrast and saliency with the paper's constants, without unpublished steps."""
     colour_NN = rbd.distances(superpixels.lab_N3)
     adjacent_NN, border_N = superpixels.adjacent_NN, superpixels.on_border_N

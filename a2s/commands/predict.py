@@ -249,7 +249,11 @@ def _write(picture: Picture, answer: Logits | Probabilities, outputs: Outputs) -
         from a2s.evaluation.pictures.overlay import cutout, overlay
 
         # Decode again: keeping a batch of large photographs would fill the memory.
-        image_HW3 = decode(picture.address.read(), max_pixels=outputs.max_pixels)
+        try:
+            data = picture.address.read()
+        except OSError as error:
+            raise BadImage("unreadable", f"cannot be read ({error.strerror})") from error
+        image_HW3 = decode(data, max_pixels=outputs.max_pixels)
         if outputs.overlay:
             with files.atomic_path(paths["overlay"]) as temporary:
                 Image.fromarray(overlay(image_HW3, map_HW)).save(temporary, "JPEG", quality=90)

@@ -22,8 +22,7 @@ def run(config: Stage1Config) -> int:
         from a2s.training.stage1 import train
 
         finished = ranks.report_to_launcher(train)(config)
-        commit = checkpoints.last_commit(config.out)
-        if finished and is_main and commit is not None:
+        if finished and is_main and (commit := checkpoints.last_commit(config.out)) is not None:
             print(f"stage1: wrote {commit.folder}. Next: {label}")
     elif is_main:
         # Nothing to train, which every rank knows without torch.

@@ -22,8 +22,7 @@ def run(config: Stage2Config) -> int:
         from a2s.training.stage2 import train
 
         finished = ranks.report_to_launcher(train)(config)
-        commit = checkpoints.last_commit(config.out)
-        if finished and is_main and commit is not None:
+        if finished and is_main and (commit := checkpoints.last_commit(config.out)) is not None:
             wrote = f"{commit.folder} and {config.out}/rectified"
             generation = commit.state["generation"]
             print(f"stage2: wrote {wrote} (label generation {generation}). Next: {predict}")
@@ -43,11 +42,15 @@ def run(config: Stage2Config) -> int:
 
 def _is_done(config: Stage2Config, commit: Commit) -> bool:
     """Whether the last commit is all that this call asks for, final labels included."""
-    reached = pause.reached(commit, config.until_epoch)
-    lacks_labels = pause.pending_label_command(config, commit.state) is not None
-    if reached and (lacks_labels or not commit.state["finished"]):
-        # Labels of later epochs do not matter to a call that asks for an earlier one.
+    finished: bool = commit.state["finished"]
+    # Labels of later epochs do not matter to a call that asks for an earlier one.
+    if pause.reached(commit, config.until_epoch) and (
+        not finished or pause.pending_label_command(config, commit.state) is not None
+    ):
         return True
-    index = Index.load(config.data)
-    manifests = [config.out / "rectified" / f"{shard.name}.json" for shard in index.shards]
-    return commit.state["finished"] and all(manifest.exists() for manifest in manifests)
+    if not finished:
+        return False
+    manifests = config.out / "rectified"
+    return all(
+        (manifests / f"{shard.name}.json").exists() for shard in Index.load(config.data).shards
+    )

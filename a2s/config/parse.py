@@ -43,7 +43,7 @@ def parse(command: str, arguments: list[str]) -> Any:
     values = dict(sections.get(command, {}))
     # `run` and `ablate` have a section for each command that they call; it holds there as well.
     for name in sections.keys() & model.model_fields.keys():
-        values[name] = {**values.get(name, {}), **sections[name]}
+        values[name] = _merged(values.get(name, {}), sections[name])
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -67,6 +67,20 @@ def parse(command: str, arguments: list[str]) -> Any:
             if cause
             else f"{command}: {_one_line(complaint.getvalue())}; see a2s {command} --help"
         ) from None
+
+
+def _merged(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings of two sections of a file; those of `over` win."""
+    both = {key: value for key, value in over.items() if isinstance(value, dict)}
+    return {
+        **values,
+        **over,
+        **{
+            key: _merged(values[key], value)
+            for key, value in both.items()
+            if isinstance(values.get(key), dict)
+        },
+    }
 
 
 def _cause(stop: BaseException) -> ValidationError | None:

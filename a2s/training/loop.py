@@ -112,7 +112,12 @@ class TrainingRun:
         return pause.last_epoch(self.config.epochs, until_epoch=self.config.until_epoch)
 
     def show_progress(self, *, images_per_epoch: int, note: str) -> None:
-        """Show a progress bar or progress lines until the run is closed, on the first rank."""
+        """Show a progress bar or progress lines until the run is closed, on the first rank.
+
+        Trackers start here too: everything that settings may get wrong has been tried.
+        """
+        if self.config.tracker != "none":
+            self.accelerator.init_trackers(self.name)
         if not ranks.is_main():
             return
         epoch, step = self.state["epoch"], self.state["step"]
@@ -148,7 +153,7 @@ class TrainingRun:
 
         `keep_N` marks the rows of the index that take part; default: all.
         """
-        config, self.meter = self.config, Meter()
+        config = self.config
         self.plan = make_plan(
             self.index.shard_sizes,
             batch_size=config.batch_size,
@@ -159,6 +164,7 @@ class TrainingRun:
         )
         done = self.state["step"]
         self._sampler.set(self.plan, epoch=epoch, start_step=done)
+        self.meter = Meter()
         for number, batch in enumerate(batches(loader), start=done + 1):
             self.meter.data_arrived()
             is_last = number == self.plan.num_steps
@@ -282,8 +288,6 @@ def open_run(
         with ranks.fail_together():
             commit = checkpoints.last_commit(config.out)
         ranks.check_same("last commit in --out", str(commit.number if commit else 0))
-        if config.tracker != "none":
-            accelerator.init_trackers(name)
         yield TrainingRun(
             config,
             name,
@@ -294,5 +298,6 @@ def open_run(
             checkpointer=checkpointer,
             stack=stack,
         )
-        if config.tracker != "none":
-            accelerator.end_training()
+        # Not `end_training`, which also destroys the process group, while DDP still uses it.
+        for tracker in accelerator.trackers:
+            tracker.finish()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from label_shards import write_labels
 from processes import pack
 from repository import REPO
 from safetensors.torch import save_file
@@ -141,3 +142,31 @@ def test_a_setting_that_the_folder_does_not_name(tmp_path: Path) -> None:
         run_folder.claim(out, command="stage2", config=config),
     ):
         pass
+
+
+@pytest.fixture(scope="module")
+def stage2(data: Path) -> list[str]:
+    """The command of a finished run of stage 2."""
+    labels, out = data.parent / "labels", data.parent / "s2"
+    write_labels(data, labels)
+    arguments = ["stage2", "--data", str(data), "--labels", str(labels), "--out", str(out)]
+    arguments += [*SMALL.split(), "--epochs", "3", "--warm-epochs", "1"]
+    assert run(arguments) == 0
+    return arguments
+
+
+@pytest.mark.parametrize("extra", [(), ("--until-epoch", "1"), ("--until-epoch", "2")])
+@pytest.mark.parametrize("rectify", ["olr", "hma"])
+def test_fewer_epochs_than_there_are(
+    stage2: list[str], rectify: str, extra: tuple[str, ...]
+) -> None:
+    text = refusal([*stage2, "--epochs", "1", "--rectify", rectify, *extra])
+    assert "epochs: 3 there, 1 now" in text
+
+
+@pytest.mark.parametrize("rectify", ["olr", "hma"])
+def test_the_folder_of_the_other_stage(stage1: list[str], stage2: list[str], rectify: str) -> None:
+    text = refusal([*stage2, "--rectify", rectify, "--out", stage1[stage1.index("--out") + 1]])
+    assert "belongs to a2s stage1" in text
+    text = refusal([*stage1, "--out", stage2[stage2.index("--out") + 1]])
+    assert "belongs to a2s stage2" in text

@@ -56,8 +56,15 @@ class LabelSchedule:
         )
 
     def lacks_labels(self, state: Mapping[str, Any]) -> bool:
-        """Whether the generation that the next epoch reads does not exist yet."""
-        return bool(state["generation"] != self.generation_by_epoch[state["epoch"]])
+        """Whether the generation that the next epoch reads does not exist yet.
+
+        False for a state of another stage or of more epochs: its folder was made with other
+        settings, which is said where the folder is claimed.
+        """
+        epoch = state["epoch"]
+        if "generation" not in state or epoch >= len(self.generation_by_epoch):
+            return False
+        return bool(state["generation"] != self.generation_by_epoch[epoch])
 
     def last_epoch(self, state: Mapping[str, Any], *, at_most: int) -> int:
         """Last epoch, at most `at_most`, that can be trained with the existing labels."""
