@@ -1,7 +1,7 @@
-"""A list of (command, settings), run in order: how `run` and `ablate` call the other commands.
+"""The pipeline as a list of jobs (shard, stage1, label, stage2, predict, evaluate), and its runner.
 
-Every entry resumes by itself, so a list needs no state of its own. Training entries are started as
-ranks when there is more than one process.
+`a2s run` and `a2s ablate` call the other commands through it. Every job resumes by itself, so a
+list needs no state. With more than one process, training jobs start as ranks.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ class Job:
 
     @property
     def key(self) -> str:
-        """What tells two entries for the same folder apart."""
+        """Short hash of command and settings: tells jobs with the same folder apart."""
         return digest([self.command, {k: v for k, v in self.settings.items() if k != "out"}])[:12]
 
 
 def chosen(section: BaseModel) -> dict[str, Any]:
-    """The settings of a section, as those of a job."""
+    """Settings of a section as those of a job."""
     return {name: getattr(section, name) for name in type(section).model_fields}
 
 
 def stage2_jobs(job: Job, *, workers: int | str) -> list[Job]:
-    """Stage 2 as one entry; where `a2s hma` makes its labels, in turns with it.
+    """Stage 2 as one job, or with `rectify: hma` as jobs that alternate with `a2s hma`.
 
-    No entry does work twice, so the list may begin anew wherever it was stopped.
+    Finished jobs return at once, so an interrupted list restarts from its beginning.
     """
     if job.settings.get("rectify") != "hma":
         return [job]
@@ -82,15 +82,15 @@ def run_jobs(
 ) -> int:
     """Call the jobs in order; stop at the first one that does not return 0 and return its code.
 
-    `name` is the command that speaks. `log` gets a record when a job begins and one when it ends,
-    the latter also when it was interrupted (its exit code is then null).
+    `name` is the calling command, for messages. `log` gets a record when a job begins and when it
+    ends; after an interruption its exit code is null.
     """
     times: Counter[str] = Counter()
     for number, job in enumerate(jobs, start=1):
         say(f"{name}: [{number}/{len(jobs)}] {job.command} -> {job.out}")
         command = COMMANDS[job.command]
         config = command.settings_class()(**job.settings)
-        # A list may hold a job twice, because another one has changed its input meanwhile.
+        # A list may hold a job twice, with another one between them that changes its input.
         times[key := f"{job.out} {job.key}"] += 1
         fields = {"job": job.command, "out": str(job.out), "key": f"{job.key}-{times[key]}"}
         if log is not None:
@@ -118,9 +118,9 @@ def run_jobs(
 
 
 def training_processes(name: str, asked: int, sections: Mapping[str, TrainOptions]) -> int:
-    """Training processes: as asked for, else (0) one per GPU, else one.
+    """Number of training processes: as `asked`, or for 0 one per GPU, else one.
 
-    `name` is the command that speaks, `sections` are its settings of the training commands.
+    `name` is the calling command, `sections` are its settings of the training commands.
 
     Raises:
         ConfigError: more processes than GPUs, or a batch size that they cannot share equally.

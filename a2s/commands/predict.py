@@ -181,7 +181,7 @@ _NAME_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, e
 
 @dataclass(frozen=True)
 class Outputs:
-    """Output folder, and what to write besides the map."""
+    """Output folder, and what to write in addition to the map."""
 
     folder: Path
     cutout: bool

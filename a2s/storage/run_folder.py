@@ -20,7 +20,7 @@ from a2s.storage.files import append_jsonl, atomic_write, read_json, write_json
 from a2s.storage.hashing import digest
 
 _RECORDS = {".lock", ".lock-setup", ".lock-shards", "config.yaml", "environment.json"}
-"""What `claim` itself puts into a folder."""
+"""Files that `claim` writes."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class RunDir:
     """Whether other processes may work on other parts of it at the same time."""
 
     def exclusive(self) -> contextlib.AbstractContextManager[None]:
-        """Hold off the other processes while what all of them write is read and written."""
+        """Lock out the other processes that share the folder, to read and rewrite a common file."""
         return _exclusive(self.path, shared=self.shared)
 
     def log(self, **fields: object) -> None:
@@ -44,7 +44,7 @@ class RunDir:
         )
 
     def resolve_once(self, name: str, find_out: Callable[[], Any]) -> Any:
-        """What was found out about the first machine, so that another one goes on like it."""
+        """Store what the first run resolves, such as a batch size; return it to resumed runs."""
         path = self.path / "resolved.json"
         with self.exclusive():
             known = read_json(path) if path.exists() else {}
@@ -54,12 +54,12 @@ class RunDir:
 
 
 def _exclusive(out: Path, *, shared: bool) -> contextlib.AbstractContextManager[None]:
-    # Whoever holds the whole folder is alone.
+    # A process that locked the whole folder is alone in it.
     return lock.exclusive(out) if shared else contextlib.nullcontext()
 
 
 def identity(config: BaseModel) -> dict[str, Any]:
-    """The settings that decide what a run writes, as plain values.
+    """Settings that decide what a run writes (its identity), as plain values.
 
     Shape: nested like the configuration; fields marked `identity: False` are left out.
     """
@@ -78,12 +78,12 @@ def identity(config: BaseModel) -> dict[str, Any]:
 def settings_of(
     command: str, config: BaseModel, inputs: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """What must not change when a folder is written to again."""
+    """Command, settings and inputs that must be the same when a folder is written to again."""
     return {"command": command, **identity(config), "inputs": dict(inputs or {})}
 
 
 def recorded(out: Path, *keys: str) -> Any:
-    """What a folder was made with, by the names of a setting; None where it does not say."""
+    """A recorded setting of a folder, by its nested names; None if it is not recorded."""
     try:
         value = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))["identity"]
         for key in keys:
@@ -102,7 +102,7 @@ def claim(
     inputs: Mapping[str, str] | None = None,
     parts: Sequence[range] | None = None,
 ) -> Iterator[RunDir]:
-    """Hold an output folder for the length of a job, or only the shards numbered in `parts`.
+    """Lock an output folder for the length of a job, or only the shards numbered in `parts`.
 
     `inputs` names what the job reads by content (for example the fingerprint of the data).
 
@@ -119,7 +119,7 @@ def claim(
     shared = parts is not None
     with lock.hold(out, command, parts=parts) as is_last:
         settings = settings_of(command, config, inputs)
-        # Processes that start together must not all find the folder without settings.
+        # Of several processes that start at once, one writes the settings.
         with _exclusive(out, shared=shared):
             compare(out, settings)
             if not (out / "config.yaml").exists():
@@ -130,7 +130,7 @@ def claim(
         try:
             yield RunDir(out, digest(settings), shared)
         except A2SError:
-            # Settings that were wrong from the start must not bar the corrected command.
+            # A command that failed before it wrote anything must not block the corrected one.
             if {path.name for path in out.iterdir()} <= _RECORDS and is_last():
                 (out / "config.yaml").unlink(missing_ok=True)
                 (out / "environment.json").unlink(missing_ok=True)
@@ -141,7 +141,7 @@ def compare(out: Path, settings: dict[str, Any]) -> None:
     """Refuse a folder that was made with other settings.
 
     Raises:
-        ConfigError: it says what differs.
+        ConfigError: settings differ; the message lists them.
     """
     path = out / "config.yaml"
     if not path.exists():

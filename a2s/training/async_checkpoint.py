@@ -23,7 +23,7 @@ class AsyncCheckpointer:
 
     The end of the `with` block waits for the last commit, and so does `ranks.fail_together` before
     any rank exits. The next call, or the end of the block, raises an error of the thread. If the
-    block fails as well, the thread's error is printed beside its own.
+    block fails as well, both errors are printed.
     """
 
     def __init__(self) -> None:

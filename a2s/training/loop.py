@@ -129,7 +129,7 @@ class TrainingRun:
         self.note(f"{where}, from epoch {epoch + 1}, step {step + 1}; {note}")
 
     def note(self, text: str) -> None:
-        """Print a line beside the progress bar, on the first rank."""
+        """Print a line above the progress bar, on the first rank."""
         if self._progress and text:
             self._progress.note(text)
 

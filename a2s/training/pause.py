@@ -15,7 +15,7 @@ from a2s.storage.checkpoints import Commit
 from a2s.storage.run_folder import RunDir
 
 PAUSED = "paused"
-"""Event in `metrics.jsonl` that tells `a2s status` that nobody works on the run."""
+"""Event in `metrics.jsonl` by which `a2s status` knows that the run is paused."""
 GO_ON = "the same command with a larger --until-epoch, or without it, goes on"
 
 

@@ -80,7 +80,7 @@ def copy_to_host(tensor: Tensor) -> tuple[Tensor, Callable[[], None]]:
     """Start an asynchronous copy to the host; returns it, and a function that waits for it."""
     if tensor.device.type == "cpu":
         return tensor, lambda: None
-    # Into pinned memory: only then does the copy run beside the kernels.
+    # Into pinned memory: only then does the copy overlap with kernels.
     host = tensor.to("cpu", non_blocking=True)
     done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
     done.record()

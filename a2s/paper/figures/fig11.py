@@ -63,20 +63,20 @@ def fig11(
     for key in chosen:
         image = image_cell(images, key)
         truth_cell = map_cell(truths, key, like=image) if truths else Cell()
-        beside = [image, truth_cell, Cell(None, "no image")]
+        first_column = [image, truth_cell, Cell(None, "no image")]
         lines = [[Cell(None, "no image"), *[Cell()] * (num_channels - 1)]] * 3
         if image.picture is not None:
             size = (image.picture.shape[0], image.picture.shape[1])
             local_Chw, regional_Chw = _levels(detector, network_input.resize(image.picture))
             product_Chw = local_Chw * regional_Chw
-            beside[2] = Cell(to_map(Logits(product_Chw.sum(0), *size)))
+            first_column[2] = Cell(to_map(Logits(product_Chw.sum(0), *size)))
             order_C = np.argsort(-product_Chw.std((1, 2)), kind="stable")
             channels = [int(channel) for channel in order_C[:num_channels]]
             lines = [
                 [Cell(signed(maps[c], size), f"channel {c}") for c in channels]
                 for maps in (local_Chw, regional_Chw, product_Chw)
             ]
-        for what, first, line in zip(("R_l", "R_r", "R_l ⊙ R_r"), beside, lines, strict=True):
+        for what, first, line in zip(("R_l", "R_r", "R_l ⊙ R_r"), first_column, lines, strict=True):
             rows.append([first, *line])
             row_titles.append(what)
             names.append(f"{key} {what}")

@@ -23,7 +23,7 @@ Paper and published code leave these points open, or do them differently:
   Table VIII trains one detector with HMA instead of OLR, so here they are replaced after every
   epoch, except, as with OLR, the two warm ones.
 - Average and label are kept soft, as 16-bit fixed point (8 bits there). The next epoch compares a
-  label with 0.5, as the code does, unless stage 2 is told to use soft targets.
+  label with 0.5, as the code does, unless stage 2 uses soft targets.
 
 Shapes: S the side of the network's input, N its pixels.
 """
