@@ -250,15 +250,6 @@ class TrainingRun:
             self._checkpointer.wait()
 
 
-def start_accelerator(config: Stage1Config | Stage2Config) -> ranks.Accelerator:
-    """Join the ranks with the precision and the tracker that the settings ask for."""
-    return ranks.start(
-        precision=config.precision,
-        trackers=() if config.tracker == "none" else (config.tracker,),
-        tracker_dir=config.out / "tracker",
-    )
-
-
 @contextmanager
 def open_run(
     config: Stage1Config | Stage2Config,

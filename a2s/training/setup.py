@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from a2s.config.commands import Stage1Config, Stage2Config
 from a2s.config.training import Stage1Options, Stage2Options
 from a2s.data.index import Index
 from a2s.data.transforms import normalise
@@ -24,6 +25,15 @@ from a2s.training.features.file_cache import fingerprint_tensors
 from a2s.training.features.gpu_cache import open_cache
 from a2s.training.features.source import CachedFeatures, LiveFeatures
 from a2s.training.optimizer import GuardedSGD, unpack_momentum
+
+
+def start_accelerator(config: Stage1Config | Stage2Config) -> ranks.Accelerator:
+    """Join the ranks with the precision and the tracker that the settings ask for."""
+    return ranks.start(
+        precision=config.precision,
+        trackers=() if config.tracker == "none" else (config.tracker,),
+        tracker_dir=config.out / "tracker",
+    )
 
 
 def start_stage1(

@@ -22,9 +22,9 @@ from a2s.data.loader import Images
 from a2s.parallel import ranks
 from a2s.training import pause
 from a2s.training.features.file_cache import STRIDES
-from a2s.training.loop import TrainingRun, open_run, start_accelerator
+from a2s.training.loop import TrainingRun, open_run
 from a2s.training.losses import adb_loss, map_terms
-from a2s.training.setup import start_features, start_stage1
+from a2s.training.setup import start_accelerator, start_features, start_stage1
 from a2s.training.step import DeferredMetrics, compiled, stop_not_finite
 
 

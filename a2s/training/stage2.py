@@ -27,8 +27,8 @@ from a2s.labels.store.writer import NextGeneration, list_stale_labels, write_rec
 from a2s.models.encoders import set_batchnorm
 from a2s.parallel import ranks
 from a2s.training import pause
-from a2s.training.loop import Step, TrainingRun, open_run, start_accelerator
-from a2s.training.setup import batchnorm_mode, start_stage2
+from a2s.training.loop import Step, TrainingRun, open_run
+from a2s.training.setup import batchnorm_mode, start_accelerator, start_stage2
 from a2s.training.stage2_loss import LOSS_OF, Outcome, loss_and_labels, means, micro_batches
 from a2s.training.step import (
     DeferredMetrics,
