@@ -54,6 +54,7 @@ def run(config: EvaluateConfig) -> int:
         )
     inputs = {"pred": str(config.pred.resolve()), "truth": str(_where(config).resolve())}
     with run_folder.claim(config.out, command="evaluate", config=config, inputs=inputs) as folder:
+        files.remove_temporary(folder.path)
         fingerprint = hashing.digest([predictions.fingerprint, truths.fingerprint])
         scores = _finished(folder.path, fingerprint)
         if scores is None:

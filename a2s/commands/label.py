@@ -11,10 +11,10 @@ from contextlib import ExitStack
 from a2s.config.base import shard_ranges
 from a2s.config.commands import LabelConfig
 from a2s.data.index import Index
-from a2s.data.shards import remove_leftovers, shard_done
+from a2s.data.shards import remove_leftovers
 from a2s.errors import ConfigError
 from a2s.labels.making.all_shards import LabelJob, label_shards
-from a2s.labels.making.shards import summarise
+from a2s.labels.making.shards import is_done, summarise
 from a2s.labels.recipe import with_backend
 from a2s.models.saved import SavedNetwork
 from a2s.parallel import pool
@@ -53,11 +53,7 @@ def run(config: LabelConfig) -> int:
 
         def todo(settings_hash: str) -> list[int]:
             wanted = range(len(index.shards)) if parts is None else sorted({*_flat(parts)})
-            return [
-                number
-                for number in wanted
-                if shard_done(config.out, index.shards[number].name, settings=settings_hash) is None
-            ]
+            return [n for n in wanted if not is_done(config.out, index, n, settings=settings_hash)]
 
         if config.dry_run:
             run_folder.compare(config.out, settings)

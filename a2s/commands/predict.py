@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -14,8 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from a2s.config.commands import PredictConfig
 from a2s.data.images import BadImage, decode, encode_png
+from a2s.data.index import Index
 from a2s.data.inputs import collect
 from a2s.data.keys import decode_key
 from a2s.data.open_files import Address
@@ -31,7 +35,7 @@ from a2s.storage.remote import is_remote
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_COLUMNS = ["key", "path", "member", "offset", "size"]
+_COLUMNS = ["key", "path", "member", "offset", "size", "crc32"]
 _SCAN_ROWS = 4096
 
 
@@ -45,14 +49,17 @@ def run(config: PredictConfig) -> int:
     """
     model, inputs = _model(config)
     with run_folder.claim(config.out, command="predict", config=config, inputs=inputs) as folder:
+        files.remove_temporary(config.out)
         outputs = Outputs(
             config.out.resolve(), config.cutout, config.overlay, max_pixels=config.max_pixels
         )
-        found = collect(_with_shards_opened(config.images), masks=None, out=config.out)
+        sources, indexes = _open_shard_folders(config.images)
+        found = collect(sources, masks=None, out=config.out)
+        images = _with_checksums(found.images, indexes)
         failures = list(found.failures)
         todo = []
-        for first in range(0, len(found.images), _SCAN_ROWS):
-            for offset, picture in enumerate(_pictures(found.images.slice(first, _SCAN_ROWS))):
+        for first in range(0, len(images), _SCAN_ROWS):
+            for offset, picture in enumerate(_pictures(images.slice(first, _SCAN_ROWS))):
                 if config.cutout and decode_key(picture.key).endswith(".cutout"):
                     detail = "with --cutout this name is that of another image's cut-out"
                     failures.append(failure(picture.key, picture.shown, "reserved_name", detail))
@@ -60,11 +67,11 @@ def run(config: PredictConfig) -> int:
                     todo.append(first + offset)
         num_new = 0
         if todo:
-            failed = _predict(config, folder, model, outputs, found.images, todo)
+            failed = _predict(config, folder, model, outputs, images, todo)
             failures += failed
             num_new = len(todo) - len(failed)
         write_failures(config.out, failures)
-        num_images = len(found.images) + len(found.failures)
+        num_images = len(images) + len(found.failures)
         return _conclude(config, num_images=num_images, num_new=num_new, failed=len(failures))
 
 
@@ -76,14 +83,36 @@ def _model(config: PredictConfig) -> tuple[Model, dict[str, str]]:
     return model, model.identity()
 
 
-def _with_shards_opened(images: tuple[str, ...]) -> list[str]:
-    """Replace a shard folder by its tars."""
-    opened: list[str] = []
+def _open_shard_folders(images: tuple[str, ...]) -> tuple[list[str], list[Index]]:
+    """Replace each shard folder by its tars, and return the indexes of these folders.
+
+    Raises:
+        DataError: a shard folder is unfinished or damaged.
+    """
+    sources: list[str] = []
+    indexes: list[Index] = []
     for source in images:
-        remote = is_remote(source)
-        manifests = [] if remote else sorted(Path(source).glob("shard-*.json"))
-        opened += [str(path.with_suffix(".tar")) for path in manifests] or [source]
-    return opened
+        if is_remote(source) or next(Path(source).glob("shard-*.json"), None) is None:
+            sources.append(source)
+            continue
+        indexes.append(Index.load(Path(source)))
+        sources += [str(shard.path) for shard in indexes[-1].shards]
+    return sources, indexes
+
+
+def _with_checksums(images: pa.Table, indexes: list[Index]) -> pa.Table:
+    """Add a column `crc32`: the checksum of an image in a shard folder, else null."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    crc32_N = np.full(len(images), -1, np.int64)
+    for index in indexes:
+        tars = [os.fsencode(os.path.abspath(shard.path)) for shard in index.shards]
+        is_here_N = pc.is_in(images["path"], value_set=pa.array(tars, pa.large_binary()))
+        row_N = index.rows_of(images["key"])
+        found_N = is_here_N.to_numpy() & (row_N >= 0)
+        crc32_N[found_N] = index.crc32_N[row_N[found_N]]
+    return images.append_column("crc32", pa.array(crc32_N, mask=crc32_N < 0))
 
 
 def _pictures(rows: pa.Table) -> list[Picture]:
@@ -92,6 +121,7 @@ def _pictures(rows: pa.Table) -> list[Picture]:
             row["key"],
             Address(row["path"], row["offset"], row["size"]),
             row["member"] or row["path"].decode("utf-8", "backslashreplace"),
+            row["crc32"],
         )
         for row in rows.select(_COLUMNS).to_pylist()
     ]
@@ -249,11 +279,7 @@ def _write(picture: Picture, answer: Logits | Probabilities, outputs: Outputs) -
         from a2s.evaluation.pictures.overlay import cutout, overlay
 
         # Decode again: keeping a batch of large photographs would fill the memory.
-        try:
-            data = picture.address.read()
-        except OSError as error:
-            raise BadImage("unreadable", f"cannot be read ({error.strerror})") from error
-        image_HW3 = decode(data, max_pixels=outputs.max_pixels)
+        image_HW3 = decode(picture.read(), max_pixels=outputs.max_pixels)
         if outputs.overlay:
             with files.atomic_path(paths["overlay"]) as temporary:
                 Image.fromarray(overlay(image_HW3, map_HW)).save(temporary, "JPEG", quality=90)

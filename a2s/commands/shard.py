@@ -26,7 +26,7 @@ from a2s.errors import DataError
 from a2s.parallel import pool
 from a2s.parallel.progress import Progress
 from a2s.storage.failures import FILE_NAME, Failure, write_failures
-from a2s.storage.files import atomic_path, read_json, write_json
+from a2s.storage.files import atomic_path, read_json, remove_temporary, write_json
 from a2s.storage.run_folder import RunDir, claim
 
 SECONDS_PER_IMAGE = 5.0
@@ -67,7 +67,7 @@ def _frozen_work(config: ShardConfig, folder: RunDir) -> dict[str, Any]:
     if path.exists():
         frozen: dict[str, Any] = read_json(path)
         return frozen
-    _remove_leftovers(folder.path)
+    remove_temporary(folder.path)
     found = collect(config.images, masks=config.masks, out=Path(os.path.abspath(folder.path)))
     images_wanted = found.images.slice(0, config.limit)
     num_images = len(images_wanted)
@@ -80,6 +80,8 @@ def _frozen_work(config: ShardConfig, folder: RunDir) -> dict[str, Any]:
         "stray_masks": found.stray_masks,
         "skipped": found.skipped,
         "without_mask": images_wanted["mask_path"].null_count,
+        "num_lost": found.num_lost,
+        "lost_is_known": found.lost_is_known,
     }
     write_json(path, frozen)
     return frozen
@@ -88,7 +90,7 @@ def _frozen_work(config: ShardConfig, folder: RunDir) -> dict[str, Any]:
 def _pack_all(
     config: ShardConfig, folder: RunDir, work: PackingJob, pending: list[int], num_images: int
 ) -> None:
-    _remove_leftovers(work.out)
+    remove_temporary(work.out)
     left = min(num_images, len(pending) * config.shard_size)
     failed = 0
     with Progress(num_images, unit="images", name="shard", done=num_images - left) as progress:
@@ -136,7 +138,13 @@ def _finish(config: ShardConfig, work: PackingJob, frozen: dict[str, Any]) -> in
             f"shard: {frozen['without_mask']} images without a mask,"
             f" {len(frozen['stray_masks'])} masks without an image"
         )
-    too_many = failed > config.max_failure_rate * total
+    lost = frozen["num_lost"]
+    too_many = failed + lost > config.max_failure_rate * (total + lost)
+    if lost:
+        print(f"shard: about {lost:,} more images are lost in unreadable parts of damaged tars")
+    if not frozen["lost_is_known"]:
+        print("shard: a tar ends without its end marker, so nothing tells how much of it is lost")
+        too_many |= config.max_failure_rate < 1
     if failed:
         listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
         print(
@@ -156,9 +164,3 @@ def _failures(work: PackingJob, frozen: dict[str, Any]) -> Iterator[Failure]:
     yield from frozen["failures"]
     for number in range(work.num_shards):
         yield from read_json(work.out / f"{shard_name(number)}.json")["failures"]
-
-
-def _remove_leftovers(out: Path) -> None:
-    """Delete the temporary files of a run that was killed; the lock says that nobody writes."""
-    for path in out.glob(".*.tmp"):
-        path.unlink(missing_ok=True)

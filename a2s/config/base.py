@@ -27,6 +27,10 @@ BenchmarkName = Literal["ECSSD", "PASCAL-S", "HKU-IS", "DUTS-TE", "DUT-OMRON", "
 RayAddress = Annotated[str | None, Field(json_schema_extra=NO_IDENTITY)]
 
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""A URL, also after `Path` has made one slash of two. One letter is no scheme."""
+
+
 def _named_safetensors(path: Path) -> Path:
     if path.suffix != ".safetensors":
         raise ValueError(f"{path} must end in .safetensors")
@@ -58,6 +62,15 @@ class Settings(BaseModel):
     """Base class of all settings: frozen; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @field_validator("*")
+    @classmethod
+    def _local(cls, value: Any) -> Any:
+        """Refuse a URL where a path of this machine is wanted; it would make a folder `s3:`."""
+        for path in value if isinstance(value, tuple) else (value,):
+            if isinstance(path, Path) and _URL.match(str(path)):
+                raise ValueError(f"{path} is a URL; give a local path")
+        return value
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from a2s.data.open_files import Descriptors
 from a2s.errors import DataError, StorageError
 from a2s.storage.files import read_json
+from a2s.storage.hashing import sha256_file
 
 _INT64 = ("offset", "size", "mask_offset", "mask_size")
 _INT32 = ("width", "height")
@@ -204,6 +205,7 @@ def _read_manifests(folder: Path) -> tuple[list[ShardInfo], str]:
             expected_counts.add(manifest["num_shards"])
             settings.add(manifest["settings"])
             expected_bytes = int(manifest["tar_bytes"])
+            table_sha256 = str(manifest["parquet_sha256"])
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{path}: not a shard manifest ({error!r}); delete it and rerun the command that "
@@ -215,6 +217,13 @@ def _read_manifests(folder: Path) -> tuple[list[ShardInfo], str]:
             state = "is missing" if actual < 0 else f"has {actual} bytes, not {expected_bytes}"
             raise DataError(
                 f"{tar}: {state}; delete {path.name} and rerun the command that made it"
+            )
+        table = path.with_suffix(".parquet")
+        if not table.exists() or sha256_file(table) != table_sha256:
+            # Its offsets and keys decide which bytes are read under which name.
+            state = "does not match its checksum" if table.exists() else "is missing"
+            raise DataError(
+                f"{table}: {state}; delete {path.name} and rerun the command that made it"
             )
         shards.append(ShardInfo(path.stem, tar, count, start, sha256))
         start += count

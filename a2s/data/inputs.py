@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -51,6 +52,10 @@ class FoundImages:
     failures: list[Failure]
     stray_masks: list[Failure]
     skipped: dict[str, int]
+    num_lost: int = 0
+    """Estimate of the images in unreadable parts of damaged tars, beyond one failure per tar."""
+    lost_is_known: bool = True
+    """Whether every damaged tar says how many of its bytes were not read."""
 
 
 @dataclass
@@ -88,6 +93,8 @@ class _Collector:
     masks: _Rows = field(default_factory=_Rows)
     failures: list[Failure] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
+    num_lost: int = 0
+    lost_is_known: bool = True
 
     def add(self, rows: _Rows, number: int, path: bytes, relative: str) -> None:
         """Add one file; its key is derived from its path relative to the input's root."""
@@ -137,12 +144,13 @@ class _Collector:
 
     def tar(self, number: int, source: str) -> None:
         """Add the images and `.mask.png` members of a tar; download a remote tar first."""
-        path = local_tar(source, staging=self.out / ".staging", number=number)
-        before = self.images.count + len(self.failures)
-        for member in tar_members(path, source=source):
+        path, damage = local_tar(source, staging=self.out / ".staging", number=number)
+        before, num_images = self.images.count + len(self.failures), self.images.count
+        for member in chain(tar_members(path, source=source), [damage] if damage else []):
             shown = printable(f"{source}/{member.name}")
             if member.problem:
                 self.failures.append(failure("", shown, member.problem, member.detail))
+                self.count_lost(member.lost_share, self.images.count - num_images)
             elif member.is_image:
                 rows = self.masks if member.is_mask else self.images
                 where = (os.fsencode(path), shown, member.offset, member.size)
@@ -151,6 +159,13 @@ class _Collector:
                 self.skipped[member.suffix or "without suffix"] += 1
         if self.images.count + len(self.failures) == before:
             raise DataError(f"{source}: the tar holds no images ({', '.join(SUFFIXES)})")
+
+    def count_lost(self, share: float | None, num_read: int) -> None:
+        """Estimate the images in the lost `share` of a tar from those that were read."""
+        if share is None:
+            self.lost_is_known = False
+        elif share:
+            self.num_lost += max(0, round(num_read * share / max(1 - share, 1e-9)) - 1)
 
 
 def collect(inputs: Sequence[str], *, masks: Path | None, out: Path) -> FoundImages:
@@ -201,7 +216,14 @@ def _join(collector: _Collector) -> FoundImages:
     rows = pc.index_in(images["key"], value_set=masks["key"])
     for name in ("path", "member", "offset", "size"):
         images = images.append_column(f"mask_{name}", masks[name].take(rows))
-    return FoundImages(images, failures, stray, dict(sorted(collector.skipped.items())))
+    return FoundImages(
+        images,
+        failures,
+        stray,
+        dict(sorted(collector.skipped.items())),
+        collector.num_lost,
+        collector.lost_is_known,
+    )
 
 
 def _first_of_each_key(table: pa.Table) -> tuple[pa.Table, pa.Table]:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from a2s.errors import DataError
 from a2s.storage.files import atomic_path, read_json, write_json
+from a2s.storage.hashing import sha256_file
 
 MASK = "mask.png"
 
@@ -38,9 +39,10 @@ def shard_done(out: Path, name: str, *, settings: str) -> dict[str, Any] | None:
         manifest: dict[str, Any] = read_json(path)
         tar_bytes = (out / f"{name}.tar").stat().st_size
         complete = manifest["settings"] == settings and manifest["tar_bytes"] == tar_bytes
+        intact = sha256_file(out / f"{name}.parquet") == manifest["parquet_sha256"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    return manifest if complete and (out / f"{name}.parquet").exists() else None
+    return manifest if complete and intact else None
 
 
 def remove_leftovers(out: Path, names: Collection[str]) -> None:
@@ -158,11 +160,14 @@ class ShardWriter:
             return
         with self._stack:
             self._tar.close()
+            table = self._stack.enter_context(atomic_path(self.out / f"{self.name}.parquet"))
+            pq.write_table(pa.table(self._rows, schema=self._schema), table)
             manifest = {
                 "name": self.name,
                 "count": len(self._rows["key"]),
                 "tar_bytes": self._file.num_bytes,
                 "tar_sha256": self._file.sha256.hexdigest(),
+                "parquet_sha256": sha256_file(table),
                 "settings": self._settings,
                 "num_shards": self._num_shards,
                 **self.extra,
@@ -171,8 +176,6 @@ class ShardWriter:
             path = self.out / f"{self.name}.json"
             if not _holds(path, manifest):
                 path.unlink(missing_ok=True)
-        with atomic_path(self.out / f"{self.name}.parquet") as temporary:
-            pq.write_table(pa.table(self._rows, schema=self._schema), temporary)
         write_json(path, manifest)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import lzma
 import os
 import tarfile
@@ -9,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from a2s.data.images import SUFFIXES
 from a2s.data.keys import decode_key, encode_key
@@ -20,6 +24,11 @@ from a2s.storage.remote import is_remote, open_source
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _PLAIN_FILE = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _BLOCK = 512
+_END_MARKER = tarfile.EOFHeaderError  # type: ignore[attr-defined]
+_TAR_ERRORS = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError)
+_GZIP, _BZIP2, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"
+_DRAIN_BYTES = 1 << 20
+_END_OF_FILE = tarfile.EmptyHeaderError  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,8 @@ class Member:
     is_mask: bool = False
     problem: str = ""
     detail: str = ""
+    lost_share: float | None = 0.0
+    """Share of the tar's bytes that a damage makes unreadable; None if it is not known."""
 
     @property
     def is_image(self) -> bool:
@@ -46,31 +57,112 @@ def is_tar(path: Path) -> bool:
     return path.name.lower().endswith((".tar", *_COMPRESSED))
 
 
-def local_tar(source: str, *, staging: Path, number: int) -> Path:
+class _Header(tarfile.TarInfo):
+    """A tar header that tells its archive why the last one could not be read.
+
+    `tarfile` itself ends at a damaged header as at the end marker, without an error.
+    """
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> _Header:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.HeaderError as error:
+            archive.end = error  # type: ignore[attr-defined]
+            raise
+
+
+def local_tar(source: str, *, staging: Path, number: int) -> tuple[Path, Member | None]:
     """Return an uncompressed local tar; copy the images of a remote or compressed one to `staging`.
 
+    If a stream is damaged, the copy holds what came before; the second result describes the damage.
+
     Raises:
-        DataError: the source cannot be downloaded or is damaged.
+        DataError: the source cannot be downloaded, or is no tar from its first byte on.
     """
     if not is_remote(source) and not source.lower().endswith(_COMPRESSED):
-        return Path(source)
+        return Path(source), None
     staging.mkdir(exist_ok=True)
     path = staging / f"{number:06d}.tar"
-    try:
-        with (
-            open_source(source) as file,
-            tarfile.open(fileobj=file, mode="r|*") as tar,
-            atomic_path(path) as temporary,
-            tarfile.open(temporary, "w", format=tarfile.GNU_FORMAT) as copy,
-        ):
-            while (member := tar.next()) is not None:
+    num_bytes = None
+    with open_source(source) as file, atomic_path(path) as temporary:
+        try:
+            stream = _decompress(file)
+            with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar:
+                damage, position = _copy_images(tar, temporary), tar.offset
+        except _TAR_ERRORS as error:
+            _raise_if_of_the_system(error)
+            raise DataError(f"{source}: the tar is damaged ({error})") from error
+        try:
+            # The rest is read as well: its length says how much is lost, its end has the checksum.
+            while stream.read(_DRAIN_BYTES):
+                pass
+            num_bytes = stream.tell()
+        except _TAR_ERRORS as error:
+            _raise_if_of_the_system(error)
+            damage = damage or _why(error)
+    if not damage:
+        return path, None
+    return path, _damaged(damage, position=position, num_bytes=num_bytes)
+
+
+def _decompress(file: IO[bytes]) -> IO[bytes]:
+    """The stream inside a gzip, bzip2 or xz stream; the stream itself if it is neither."""
+    buffered = io.BufferedReader(file)  # type: ignore[type-var]
+    start = buffered.peek(len(_XZ))
+    if start.startswith(_GZIP):
+        return gzip.open(buffered)  # type: ignore[return-value]
+    if start.startswith(_BZIP2):
+        return bz2.open(buffered)
+    return lzma.open(buffered) if start.startswith(_XZ) else buffered
+
+
+def _raise_if_of_the_system(error: BaseException) -> None:
+    """Raise an error of the network or the disk; those of damaged streams have no number."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error
+
+
+def _copy_images(tar: tarfile.TarFile, path: Path) -> str:
+    """Copy the images of a stream to a tar; return why it ended before its end marker, or ""."""
+    with (
+        path.open("wb") as file,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as copy,
+    ):
+        while True:
+            complete = copy.offset
+            try:
+                if (member := tar.next()) is None:
+                    end = getattr(tar, "end", None)
+                    return "" if isinstance(end, _END_MARKER) else _why(end)
                 tar.members = []  # type: ignore[attr-defined]  # else it keeps all in memory
                 if member.type in _PLAIN_FILE and _suffix(member.name) in SUFFIXES:
                     copy.addfile(member, tar.extractfile(member))
                     copy.members = []  # type: ignore[attr-defined]
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(f"{source}: the tar is damaged ({error})") from error
-    return path
+            except _TAR_ERRORS as error:
+                _raise_if_of_the_system(error)
+                # Drop the member of which only a part came.
+                file.seek(complete)
+                file.truncate()
+                copy.offset = complete
+                return _why(error)
+
+
+def _why(error: BaseException | None) -> str:
+    if error is None or isinstance(error, _END_OF_FILE):
+        return "no end marker"
+    return str(error) or type(error).__name__
+
+
+def _damaged(why: str, *, position: int, num_bytes: int | None) -> Member:
+    """A tar that cannot be read from a position on."""
+    lost_bytes = None if num_bytes is None else max(0, num_bytes - position)
+    # Cut at the end of a member: nothing tells how much there was.
+    share = lost_bytes / num_bytes if lost_bytes and num_bytes else None
+    lost = f"{lost_bytes:,} bytes were not read" if lost_bytes else "what follows is lost"
+    of = "" if num_bytes is None else f" of {num_bytes:,}"
+    detail = f"{why} at byte {position:,}{of}; {lost}"
+    return Member("", "", -1, -1, problem="damaged_tar", detail=detail, lost_share=share)
 
 
 def tar_members(path: Path, *, source: str) -> Iterator[Member]:
@@ -98,8 +190,7 @@ def tar_members(path: Path, *, source: str) -> Iterator[Member]:
         except tarfile.TarError as error:
             damage = str(error)
         if damage:
-            detail = f"{damage} at byte {tar.offset} of {num_bytes}; the rest is lost"
-            yield Member("", "", -1, -1, problem="damaged_tar", detail=detail)
+            yield _damaged(damage, position=min(tar.offset, num_bytes), num_bytes=num_bytes)
 
 
 def _member(entry: tarfile.TarInfo, *, source: str, num_bytes: int) -> Member:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from a2s.data.images import BadImage, decode
 from a2s.data.open_files import Address
 from a2s.models.saved import SavedNetwork
 from a2s.parallel.gpu_thread import PREFETCH_THREADS, device_thread
+from a2s.storage.failures import BAD_CHECKSUM
 
 # Beyond this a sigmoid is 0 or 255 after rounding, and exp would overflow.
 _LOGIT_LIMIT = 30.0
@@ -33,6 +35,22 @@ class Picture:
     key: str
     address: Address
     shown: str
+    crc32: int | None = None
+    """Checksum of the bytes, where a shard's table has it."""
+
+    def read(self) -> bytes:
+        """Read the bytes and verify their checksum.
+
+        Raises:
+            BadImage: they cannot be read, or are not those that were packed.
+        """
+        try:
+            data = self.address.read()
+        except OSError as error:
+            raise BadImage("unreadable", f"cannot be read ({error.strerror})") from error
+        if self.crc32 is not None and zlib.crc32(data) != self.crc32:
+            raise BadImage(BAD_CHECKSUM, "does not match its checksum; its shard is damaged")
+        return data
 
 
 @dataclass(frozen=True)
@@ -123,11 +141,9 @@ def _network_step(saved: SavedNetwork, max_pixels: int) -> Step:
 
 def _decode(picture: Picture, max_pixels: int) -> U8 | BadImage:
     try:
-        return decode(picture.address.read(), max_pixels=max_pixels)
+        return decode(picture.read(), max_pixels=max_pixels)
     except BadImage as error:
         return error
-    except OSError as error:
-        return BadImage("unreadable", f"cannot be read ({error.strerror})")
 
 
 def to_map(answer: Logits | Probabilities) -> U8:

@@ -11,6 +11,8 @@ from a2s.storage.files import atomic_path
 
 Failure = dict[str, str]
 FILE_NAME = "failures.jsonl"
+BAD_CHECKSUM = "bad_checksum"
+"""Reason of an image whose bytes are no longer those that were packed; its shard is damaged."""
 
 
 def failure(key: str, path: str, reason: str, detail: str) -> Failure:

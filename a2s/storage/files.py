@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 _umask_lock = threading.Lock()
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
 
 
 def fsync_dir(path: Path) -> None:
@@ -41,6 +43,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     fsync_dir(path.parent)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Delete what killed writers of `atomic_path` left below a folder; nobody may be writing there.
+
+    It recognises the names that `atomic_path` gives; all other files stay.
+    """
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if _TEMPORARY.fullmatch(name):
+                Path(parent, name).unlink(missing_ok=True)
 
 
 def atomic_write(path: Path, data: bytes | str) -> None:

@@ -217,3 +217,26 @@ def test_kill_9_and_the_same_command_again_make_the_same_labels(
     assert 2 <= num_done < 6
     assert subprocess.run(command, cwd=REPO, stdout=subprocess.DEVNULL, check=False).returncode == 0
     assert shard_bytes(out) == shard_bytes(whole)
+
+
+def test_an_image_of_a_repaired_shard_is_labelled(model: Path, tmp_path: Path) -> None:
+    samples = [(f"{number}", encoded(30, 40, seed=number)) for number in range(3)]
+    data = write_data(tmp_path / "data", [samples[:2], samples[2:]])
+    tar = data / "shard-000000.tar"
+    whole = tar.read_bytes()
+    at = int(Index.load(data).offset_N[1]) + 40
+    tar.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    out = tmp_path / "labels"
+    assert label.run(config(model, data, out)) == 0
+    (failure,) = map(json.loads, (out / "failures.jsonl").read_text().splitlines())
+    assert (failure["key"], failure["reason"]) == ("1", "bad_checksum")
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("shard-*.tar")}
+    # As long as it is damaged the label shard is done.
+    assert label.run(config(model, data, out)) == 0
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob("shard-*.tar")} == before
+    tar.write_bytes(whole)
+    assert label.run(config(model, data, out)) == 0
+    assert (out / "failures.jsonl").read_text() == ""
+    assert list(Index.load(out).rows_by_key()) == ["0", "1", "2"]
+    after = {path.name: path.stat().st_mtime_ns for path in out.glob("shard-*.tar")}
+    assert after["shard-000001.tar"] == before["shard-000001.tar"]

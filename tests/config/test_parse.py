@@ -207,3 +207,33 @@ def test_the_same_weights_file_is_the_same_setting(
     ):
         config = parse("stage2", [*PATHS, "--encoder.weights", text])
         assert config.encoder.weights == wanted
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("shard", "--out"),
+        ("shard", "--masks"),
+        ("stage1", "--data"),
+        ("label", "--model"),
+        ("predict", "--out"),
+        ("evaluate", "--truth"),
+        ("run", "--test"),
+    ],
+)
+@pytest.mark.parametrize("url", ["s3://bucket/x", "gs://b", "https://host/x", "file:///x"])
+def test_a_url_is_no_local_path(command: str, flag: str, url: str, tmp_path: Path) -> None:
+    """As a path it would be a local folder `s3:`, and the job would end well."""
+    model = COMMANDS[command].settings_class()
+    given: list[str] = []
+    for name, field in model.model_fields.items():
+        if field.is_required() and f"--{name}" != flag:
+            positional = Positional in field.metadata or name == "images"
+            given += ["x"] if positional else [f"--{name}", "x"]
+    with pytest.raises(ConfigError, match="is a URL; give a local path"):
+        parse(command, [*given, flag, url])
+
+
+def test_paths_that_only_look_like_urls_are_paths() -> None:
+    config = parse("stage1", ["--data", "a:b/c", "--out", "c:/x"])
+    assert (str(config.data), str(config.out)) == ("a:b/c", "c:/x")

@@ -15,6 +15,7 @@ from a2s.data.index import Index
 from a2s.data.shards import ShardWriter, remove_leftovers, shard_done, shard_name
 from a2s.errors import DataError
 from a2s.evaluation.pairs import find_truths
+from a2s.storage.files import read_json
 from a2s.storage.remote import is_remote, open_source
 
 LONG = "folder/" + "x" * 180
@@ -133,14 +134,14 @@ def test_reading_detects_damage(tmp_path: Path) -> None:
     [
         (lambda folder: (folder / "shard-000001.tar").unlink(), "is missing"),
         (lambda folder: os.truncate(folder / "shard-000001.tar", 1000), "has 1000 bytes"),
-        (lambda folder: (folder / "shard-000001.parquet").unlink(), "cannot be read"),
+        (lambda folder: (folder / "shard-000001.parquet").unlink(), "is missing"),
         (lambda folder: (folder / "shard-000001.json").unlink(), "1 of 2 shards are finished"),
         (lambda folder: (folder / "shard-000001.json").write_text("{"), "delete it and rerun"),
         (
             lambda folder: (folder / "shard-000001.parquet").write_bytes(
                 (folder / "shard-000002.parquet").read_bytes()
             ),
-            "holds 1 rows, its manifest says 4",
+            "does not match its checksum",
         ),
     ],
 )
@@ -221,7 +222,10 @@ def test_old_manifest_is_removed_before_a_different_tar_appears(tmp_path: Path) 
         patch.setattr(Path, "replace", watch)
         with ShardWriter(folder, settings="other") as writer:
             writer.add("b", {"png": b"2"})
-    assert renamed[0] == ("shard-000000.tar", False)
+    table, tar, written = renamed
+    assert table == ("shard-000000.parquet", False)
+    assert tar == ("shard-000000.tar", False)
+    assert written == ("shard-000000.json", False)
 
 
 def test_reads_survive_fork(tmp_path: Path) -> None:
@@ -271,3 +275,21 @@ def test_schemes() -> None:
 def test_missing_source_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.tar: cannot be opened"):
         open_source(tmp_path / "none.tar")
+
+
+@pytest.mark.parametrize("position", [0.1, 0.5, 0.9])
+def test_a_flipped_bit_in_the_table_is_refused(tmp_path: Path, position: float) -> None:
+    """The table names the bytes of a tar; a wrong name would give an image another label."""
+    write(tmp_path)
+    manifest = read_json(tmp_path / "shard-000000.json")
+    assert shard_done(tmp_path, "shard-000000", settings=manifest["settings"]) is not None
+    table = tmp_path / "shard-000000.parquet"
+    data = bytearray(table.read_bytes())
+    data[int(position * len(data))] ^= 1
+    table.write_bytes(data)
+    with pytest.raises(DataError, match=r"shard-000000\.parquet: does not match its checksum"):
+        Index.load(tmp_path)
+    assert shard_done(tmp_path, "shard-000000", settings=manifest["settings"]) is None
+    table.unlink()
+    with pytest.raises(DataError, match=r"shard-000000\.parquet: is missing"):
+        Index.load(tmp_path)

@@ -140,7 +140,7 @@ def _write_predictions(out: Path, rows: Sequence[int], index: Index, run: Path) 
     for row in rows:
         shard = index.shards[int(index.shard_N[row])]
         address = Address(str(shard.path), int(index.offset_N[row]), int(index.size_N[row]))
-        picture = Picture(index.key(row), address, shard.name)
+        picture = Picture(index.key(row), address, shard.name, int(index.crc32_N[row]))
         (answer,) = step([picture])
         if isinstance(answer, BadImage):
             without.append(picture.key)

@@ -21,7 +21,7 @@ from a2s.labels.quality import Quality
 from a2s.labels.refine import Recipe, Refined, median_and_quality, probability, refine
 from a2s.models.saved import NetworkInput, SavedNetwork
 from a2s.parallel.timing import StageTimer
-from a2s.storage.failures import Failure, failure
+from a2s.storage.failures import BAD_CHECKSUM, Failure, failure
 
 STAGES = ("decode", "network", "refine", "write")
 """Stages of labelling: read and decode, activation map, CRF and median, PNG."""
@@ -141,7 +141,7 @@ def refine_chunk(chunk: Chunk, activated: Activated, recipe: Recipe) -> Labelled
 
 def damaged(chunk: Chunk, row: int, error: DataError) -> Failure:
     """Failure record of an image that gets no label."""
-    reason = error.reason if isinstance(error, images.BadImage) else "damaged"
+    reason = error.reason if isinstance(error, images.BadImage) else BAD_CHECKSUM
     return failure(chunk.part.key(row), str(chunk.part.shards[0].path), reason, str(error))
 
 

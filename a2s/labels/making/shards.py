@@ -8,8 +8,9 @@ from pathlib import Path
 
 from a2s.data.index import Index
 from a2s.data.shards import ShardWriter, shard_done
+from a2s.errors import DataError
 from a2s.labels.making.chunk import Labelled
-from a2s.storage.failures import Failure
+from a2s.storage.failures import BAD_CHECKSUM, Failure
 
 COLUMNS = {
     "width": "int32",
@@ -46,6 +47,26 @@ def write_shard(
         writer.extra["num_images_total"] = len(index)
         writer.extra["num_empty"] = sum(label.quality.area_share == 0 for label in everything)
         writer.extra["failures"] = [failure for part in in_order for failure in part.failures]
+
+
+def is_done(out: Path, index: Index, number: int, *, settings: str) -> bool:
+    """Whether a label shard is finished, and no image that it lists can be read again by now.
+
+    A data shard may have been repaired after its labels were made.
+    """
+    manifest = shard_done(out, index.shards[number].name, settings=settings)
+    if manifest is None:
+        return False
+    keys = [one["key"] for one in manifest["failures"] if one["reason"] == BAD_CHECKSUM]
+    return not any(row >= 0 and _is_readable(index, int(row)) for row in index.rows_of(keys))
+
+
+def _is_readable(index: Index, row: int) -> bool:
+    try:
+        index.read(row)
+    except DataError:
+        return False
+    return True
 
 
 @dataclass
