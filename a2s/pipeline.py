@@ -204,7 +204,7 @@ def job_list(config: RunConfig) -> list[Job]:
         made_by = {"model": out / "stage1", **label, **pooled}
         yield Job("label", {"data": out / "data", "out": out / "labels", **made_by})
         data = {"data": out / "data", "labels": out / "labels"}
-        training = Job("stage2", {**data, "out": out / "stage2", **stage2})
+        training = Job("stage2", {**data, "out": out / "stage2", **stage2, **failures})
         yield from stage2_jobs(training, workers=config.workers)
         test_images = {"images": (str(test_data),)}
         detector = {"model": out / "stage2", **predict, **pooled}

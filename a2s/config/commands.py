@@ -77,6 +77,8 @@ class Stage2Config(Stage2Options):
     """Label shards written by `a2s label`; read only."""
     out: Folder
     """Run folder."""
+    max_failure_rate: FailureRate = 0.01
+    """Stop with code 3 before training if a larger share of the labels is damaged."""
 
 
 class LabelParity(Settings):

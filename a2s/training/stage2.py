@@ -8,6 +8,7 @@ lines and before commits.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -22,7 +23,13 @@ from a2s.data.loader import Images
 from a2s.data.transforms import flip_where, normalise
 from a2s.errors import LabelError
 from a2s.labels.store.fixed_point import to_u16_bits
-from a2s.labels.store.reader import Bools, LabelSource, labelled_rows
+from a2s.labels.store.reader import (
+    UNLABELLED,
+    Bools,
+    LabelSource,
+    labelled_rows,
+    unreadable_labels,
+)
 from a2s.labels.store.writer import NextGeneration, list_stale_labels, write_rectified
 from a2s.models.encoders import set_batchnorm
 from a2s.parallel import ranks
@@ -37,6 +44,9 @@ from a2s.training.step import (
     copy_to_host,
     stop_not_finite,
 )
+
+_SHOWN = 5
+"""Keys of damaged labels that a message names."""
 
 
 def train(config: Stage2Config) -> bool:
@@ -89,6 +99,7 @@ def _train(
 
     source, keep_N, dataset = _labelled_images(config, run, labels, schedule.generation_by_epoch)
     num_labelled = int(keep_N.sum())
+    _check_damage(config, run)
     loader = run.make_loader(dataset)
     metrics, measured = DeferredMetrics(), list[Tensor]()
 
@@ -201,6 +212,30 @@ def _labelled_images(
         flip_once=config.parity.flip == "once",
     )
     return source, keep_N, dataset
+
+
+def _check_damage(config: Stage2Config, run: TrainingRun) -> None:
+    """End all ranks with code 3, before training, if too many labels are damaged."""
+    with ranks.fail_together():
+        keys = unreadable_labels(config.out)
+    if not keys:
+        return
+    shown = ", ".join(keys[:_SHOWN]) + ("…" if len(keys) > _SHOWN else "")
+    found = f"{len(keys):,} of {len(run.index):,} labels are damaged ({shown})"
+    if len(keys) <= config.max_failure_rate * len(run.index):
+        if ranks.is_main():
+            where = config.out / UNLABELLED
+            print(f"stage2: {found} and left out; see {where}", file=sys.stderr)
+        return
+    with ranks.fail_together():
+        if ranks.is_main():
+            print(
+                f"stage2: {found}, over the limit of {config.max_failure_rate:.2%}. Delete the "
+                f".json of their shards in {config.labels} and repeat a2s label, then this command"
+            )
+            # The list belongs to a run; none has begun.
+            (config.out / UNLABELLED).unlink()
+    raise SystemExit(3)
 
 
 def _read(metrics: DeferredMetrics, run: TrainingRun, epoch: int) -> list[Tensor]:

@@ -34,6 +34,7 @@ def arguments(data: Path, labels: Path, out: Path, *extra: str) -> list[str]:
     flags = "--encoder.name mobilenet_v2 --image-size 32 --batch-size 4 --loader-workers 0"
     return [
         *("stage2", "--data", str(data), "--labels", str(labels), "--out", str(out)),
+        *("--max-failure-rate", "0.2"),
         *(*flags.split(), *extra),
     ]
 
@@ -160,3 +161,28 @@ def test_a_bad_step_that_is_read_late_leaves_no_trace(
     assert [path.name for path in (out / "nonfinite").iterdir()] == ["epoch-1-step-2.json"]
     assert checkpoints.last_commit(out) is None
     assert not list((out / "labels").rglob("generation-*")) or stage == "stage1"
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_damaged_labels_over_the_limit_stop_training_before_it_begins(
+    data: Path, tmp_path: Path, world: int
+) -> None:
+    labels, out = write_labels(data, tmp_path / "labels"), tmp_path / "out"
+    index, tar = Index.load(labels), labels / "shard-000000.tar"
+    whole = tar.read_bytes()
+    at = int(index.offset_N[2]) + 20
+    tar.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    flags = ("--epochs", "1", "--max-failure-rate", "0.1")
+    done = run_ranks(arguments(data, labels, out, *flags), world=world)
+    assert [rank.code for rank in done] == [3] * world
+    assert f"1 of 8 labels are damaged ({index.key(2)}), over the limit of 10.00%" in done[0].stdout
+    assert not (out / "commits").exists()
+    # Below the limit the label is left out, and named.
+    lax = call(*arguments(data, labels, tmp_path / "lax", "--epochs", "1"))
+    assert lax.code == 0, lax.stderr
+    assert f"1 of 8 labels are damaged ({index.key(2)}) and left out" in lax.stderr
+    # The same command goes on with repaired labels.
+    tar.write_bytes(whole)
+    done = run_ranks(arguments(data, labels, out, *flags), world=world)
+    assert [rank.code for rank in done] == [0] * world
+    assert (out / "unlabelled.jsonl").read_text() == ""

@@ -142,6 +142,13 @@ def read_unlabelled(folder: Path, index: Index) -> Bools:
     return keep_N
 
 
+def unreadable_labels(folder: Path) -> list[str]:
+    """Keys of images whose label is damaged, from the list in the run folder."""
+    lines = (folder / UNLABELLED).read_text(encoding="utf-8").splitlines()
+    listed = [json.loads(line) for line in lines]
+    return [line["key"] for line in listed if line["reason"] == UNREADABLE]
+
+
 def _decode(labels: Index, label_row: int) -> npt.NDArray[np.uint8]:
     try:
         return decode_mask(labels.read(label_row))

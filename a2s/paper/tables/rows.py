@@ -159,7 +159,8 @@ def stage2_job(material: Material, out: Path, **changes: Any) -> Job:
     """Train the detector in `out`/stage2 on the shared labels."""
     labels = {"labels": material.shared / "labels" / "train"}
     paths = {"data": material.needed_data(), **labels, "out": out / "stage2"}
-    return Job("stage2", {**paths, **with_changes(material.stage2, changes)})
+    limit = {"max_failure_rate": material.pooled["max_failure_rate"]}
+    return Job("stage2", {**paths, **with_changes(material.stage2, changes), **limit})
 
 
 def predict_job(material: Material, model: Path | str, scored: Scored, out: Path) -> Job:
