@@ -253,6 +253,16 @@ class StatusConfig(Settings):
     as_json: Annotated[bool, arg(name="json")] = Field(False, description="Print one JSON object.")
 
 
+class VerifyConfig(Settings):
+    """Compare every byte of a folder with its checksums; repair what a command can make again."""
+
+    folder: Positional[Folder]
+    """Folder of shards, a run folder, or a folder above several of them."""
+    repair: bool = Field(False, json_schema_extra=NO_IDENTITY)
+    """Delete the files that declare damaged parts finished; the command that made them makes them
+    again."""
+
+
 class RunConfig(Settings):
     """Run the whole pipeline: shard, stage1, label, stage2, predict, evaluate."""
 

@@ -91,6 +91,11 @@ COMMANDS = {
         "commands.StatusConfig",
         "status",
     ),
+    "verify": Command(
+        "compare every byte of a folder with its checksums, repair it",
+        "commands.VerifyConfig",
+        "verify",
+    ),
     "import-weights": Command(
         "convert a checkpoint of the paper's authors to a model",
         "commands.ImportWeightsConfig",

@@ -77,17 +77,24 @@ def last_commit(run: Path) -> Commit | None:
         CheckpointError: the commit file cannot be read.
     """
     numbers = _commit_numbers(run)
-    if not numbers:
-        return None
-    path = _commit_path(run, numbers[-1])
+    return read_commit(_commit_path(run, numbers[-1])) if numbers else None
+
+
+def read_commit(path: Path) -> Commit:
+    """Read a commit file.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     try:
+        number = int(path.stem)
         record = json.loads(path.read_bytes())
         sha256, state = dict(record["sha256"]), dict(record["state"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"checkpoint: {path} is damaged ({error}). {_recovery_hint(path)}"
         ) from None
-    return Commit(numbers[-1], _checkpoint_folder(run, numbers[-1]), path, sha256, state)
+    return Commit(number, _checkpoint_folder(path.parents[1], number), path, sha256, state)
 
 
 def load(commit: Commit) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:

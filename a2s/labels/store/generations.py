@@ -106,6 +106,28 @@ class Generation:
         return from_u16(self.read_u16(row_index))
 
 
+def check_whole(folder: Path, number: int) -> None:
+    """Read every byte of a generation.
+
+    Raises: LabelError if its manifest, its table, or one of its labels is missing or damaged.
+    """
+    _check_files(folder, Generation.load(folder, number).files)
+
+
+def check_part(folder: Path, name: str) -> None:
+    """Read every byte of the row files that a partial manifest names.
+
+    Raises: LabelError if the manifest or one of its labels is missing or damaged.
+    """
+    _check_files(folder, load_part(folder, name))
+
+
+def _check_files(folder: Path, files: Iterable[RowFile]) -> None:
+    for file in files:
+        for position, row in enumerate(read_header(folder, file.name).rows_N.tolist()):
+            read_row(folder, file, position, row_index=row)
+
+
 def collect(
     folder: Path, *, generation: int, step: int, num_files_by_rank: Sequence[int]
 ) -> list[RowFile]:

@@ -1,0 +1,168 @@
+"""`a2s verify`: compare every byte of a folder with its checksums, and clear the way for repairs.
+
+It finds shards (data, labels, rectified labels) and runs (commits, checkpoints, label generations)
+anywhere below the folder. `--repair` deletes the files that declare a damaged part finished, so
+that the command that made it makes it again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import NamedTuple
+
+from a2s.config.commands import VerifyConfig
+from a2s.errors import CheckpointError, ConfigError, LabelError
+from a2s.labels.store.generations import check_part, check_whole
+from a2s.parallel import pool
+from a2s.parallel.progress import Progress
+from a2s.storage import checkpoints, lock, run_folder
+from a2s.storage.files import read_json
+from a2s.storage.hashing import sha256_file
+
+STORES = ("labels", "averages")
+_SHARD = re.compile(r"shard-\d+\.json")
+
+
+class Part(NamedTuple):
+    """What is verified at once: a shard's manifest, or a run's commit file."""
+
+    path: Path
+    is_commit: bool
+
+
+class Damage(NamedTuple):
+    """A damaged part, and what is wrong with it."""
+
+    part: Part
+    problems: tuple[str, ...]
+
+
+def run(config: VerifyConfig) -> int:
+    """Print what is damaged; return 0 if nothing is, else 3.
+
+    Raises:
+        ConfigError: the folder does not exist, holds nothing with checksums, or is in use.
+    """
+    if not config.folder.is_dir():
+        raise ConfigError(f"verify: {config.folder} is not a folder")
+    parts, unfinished = _parts(config.folder)
+    if not parts and not unfinished:
+        raise ConfigError(f"verify: {config.folder} holds neither shards nor runs of a2s")
+    with ExitStack() as stack:
+        if config.repair:
+            for folder in sorted({_folder_of(part) for part in parts}):
+                stack.enter_context(lock.hold(folder, "verify"))
+        damaged = _verify(parts)
+        for damage in damaged:
+            for problem in damage.problems:
+                print(f"verify: {problem}")
+        for text in unfinished:
+            print(f"verify: {text}")
+        repaired = [_repair(damage.part) for damage in damaged] if config.repair else []
+    shards = sum(not part.is_commit for part in parts)
+    print(
+        f"verify: {shards:,} shards and {len(parts) - shards:,} commits of {config.folder} read,"
+        f" {len(damaged):,} damaged"
+    )
+    for text in dict.fromkeys(repaired):
+        print(f"verify: {text}")
+    if damaged and not config.repair:
+        print("next: the same command with --repair deletes what declares them finished")
+    return 3 if damaged else 0
+
+
+def _parts(root: Path) -> tuple[list[Part], list[str]]:
+    """Find shards and commits below a folder, and say which folders of shards are unfinished."""
+    parts, unfinished = [], []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        path = Path(folder)
+        manifests = [path / name for name in sorted(names) if _SHARD.fullmatch(name)]
+        parts += [Part(manifest, False) for manifest in manifests]
+        if path.name == "commits":
+            parts += [Part(path / name, True) for name in sorted(names) if name.endswith(".json")]
+        tars = {name.removesuffix(".tar") for name in names if name.endswith(".tar")}
+        without = sorted(tars - {manifest.stem for manifest in manifests})
+        if manifests and without:
+            unfinished.append(
+                f"{path}: {len(without)} shards are not finished (first {without[0]}); "
+                "repeat the command that makes them"
+            )
+    return parts, unfinished
+
+
+def _folder_of(part: Part) -> Path:
+    """The output folder whose lock covers a part."""
+    return part.path.parent.parent if part.is_commit else part.path.parent
+
+
+def _verify(parts: list[Part]) -> list[Damage]:
+    found = []
+    with Progress(len(parts), unit="parts", name="verify") as progress:
+        results = pool.map_items(_problems, parts, workers=0, threads=pool.num_cpus())
+        with closing(results):
+            for damage in results:
+                progress.update()
+                if damage.problems:
+                    found.append(damage)
+    return sorted(found)
+
+
+def _problems(part: Part) -> Damage:
+    check = _commit_problems if part.is_commit else _shard_problems
+    return Damage(part, tuple(check(part.path)))
+
+
+def _shard_problems(path: Path) -> Iterator[str]:
+    """Compare the tar and the Parquet file of a shard with its manifest."""
+    try:
+        manifest = read_json(path)
+        expected = {
+            ".tar": str(manifest["tar_sha256"]),
+            ".parquet": str(manifest["parquet_sha256"]),
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield f"{path}: not the manifest of a shard ({error!r})"
+        return
+    for suffix, sha256 in expected.items():
+        file = path.with_suffix(suffix)
+        if not file.is_file():
+            yield f"{file}: is missing"
+        elif sha256_file(file) != sha256:
+            yield f"{file}: does not match its checksum in {path.name}"
+
+
+def _commit_problems(path: Path) -> Iterator[str]:
+    """Compare the checkpoint of a commit, and the labels that it names, with their checksums."""
+    run = path.parent.parent
+    try:
+        commit = checkpoints.read_commit(path)
+        checkpoints.verify(commit)
+    except CheckpointError as error:
+        yield str(error)
+        return
+    for store in (run / name for name in STORES if (run / name).is_dir()):
+        try:
+            if commit.state.get("generation"):
+                check_whole(store, int(commit.state["generation"]))
+            if commit.state.get("part") and store.name == "labels":
+                check_part(store, str(commit.state["part"]))
+        except LabelError as error:
+            yield str(error)
+
+
+def _repair(part: Part) -> str:
+    """Delete the file that declares a part finished; return what to do next."""
+    folder = _folder_of(part)
+    if part.is_commit:
+        others = [path for path in part.path.parent.glob("*.json") if path != part.path]
+        if not any(not tuple(_commit_problems(path)) for path in others):
+            return f"{part.path} was kept: {folder} has no other intact commit; start a new --out"
+    part.path.unlink()
+    command = run_folder.recorded(folder, "command")
+    made_by = f"the a2s {command} command of {folder}" if command else f"what made {folder}"
+    return f"deleted {part.path.name} in {folder}; repeat {made_by}, it makes the rest again"

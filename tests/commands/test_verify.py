@@ -1,0 +1,128 @@
+"""`a2s verify`: every flipped bit is found and named, and a repair makes the same bytes again."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from label_shards import write_labels
+from processes import pack
+
+from a2s.__main__ import run
+from a2s.errors import ConfigError
+
+SMALL = "--encoder.name mobilenet_v2 --image-size 32 --batch-size 4 --loader-workers 0"
+
+
+@pytest.fixture(scope="module")
+def made(scenes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards, labels, and a stage-2 run of three epochs that corrects labels from the second on."""
+    root = tmp_path_factory.mktemp("verify")
+    data = pack(scenes.train, root / "data")
+    write_labels(data, root / "labels")
+    command = ["stage2", "--data", str(data), "--labels", str(root / "labels"), *SMALL.split()]
+    command += ["--out", str(root / "s2"), "--epochs", "3", "--warm-epochs", "1"]
+    assert run([*command, "--commit-every", "1"]) == 0
+    return root
+
+
+@pytest.fixture
+def root(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "root")
+
+
+def flip(path: Path, position: float = 0.6) -> None:
+    data = bytearray(path.read_bytes())
+    data[int(position * len(data))] ^= 1
+    path.write_bytes(data)
+
+
+def test_intact_folders_are_read_to_the_last_byte(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["verify", str(made)]) == 0
+    out = capsys.readouterr().out
+    num_shards = sum(1 for _ in made.rglob("shard-*.json"))
+    assert f"{num_shards:,} shards and 2 commits of {made} read, 0 damaged" in out
+
+
+def checksummed(root: Path) -> list[Path]:
+    """Files that a checksum covers: of shards, checkpoints and label generations."""
+    kinds = ("shard-*.tar", "shard-*.parquet", "*.safetensors", "state.json", "*.rows", "*.table")
+    return sorted(path for kind in kinds for path in root.rglob(kind))
+
+
+def test_a_flipped_bit_anywhere_is_found(made: Path, tmp_path: Path) -> None:
+    files = checksummed(made)
+    assert {path.suffix for path in files} == {
+        *(".tar", ".parquet", ".safetensors", ".json", ".rows", ".table")
+    }
+    copy = shutil.copytree(made, tmp_path / "copy")
+    missed = []
+    for path in files:
+        here = copy / path.relative_to(made)
+        flip(here)
+        # The file's own folder of shards, or its run.
+        folder = here.parent
+        while not (next(folder.glob("shard-*.json"), None) or (folder / "commits").is_dir()):
+            folder = folder.parent
+        if run(["verify", str(folder)]) != 3:
+            missed.append(here)
+        shutil.copy(path, here)
+    # Row files that no kept commit names any more are not part of the run.
+    assert [path for path in missed if path.suffix not in (".rows", ".table")] == []
+    assert len(missed) < len([path for path in files if path.suffix in (".rows", ".table")])
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".parquet"])
+def test_a_repaired_shard_has_the_bytes_that_it_had(
+    scenes, root: Path, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "packed"
+    command = ["shard", str(scenes.train), "--out", str(out), "--shard-size", "3"]
+    command += ["--workers", "0"]
+    assert run(command) == 0
+    before = {path.name: path.read_bytes() for path in out.glob("shard-*")}
+    flip(out / f"shard-000001{suffix}")
+    assert run(["verify", str(out)]) == 3
+    said = capsys.readouterr().out
+    assert f"shard-000001{suffix}: does not match its checksum" in said
+    assert "--repair" in said
+    assert run(["verify", str(out), "--repair"]) == 3
+    assert f"repeat the a2s shard command of {out}" in capsys.readouterr().out
+    assert run(command) == 0
+    assert {path.name: path.read_bytes() for path in out.glob("shard-*")} == before
+    assert run(["verify", str(out)]) == 0
+
+
+def test_a_damaged_commit_goes_back_to_the_one_before(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, last = sorted((root / "s2" / "commits").glob("*.json"))
+    flip(root / "s2" / "checkpoints" / last.stem / "model.safetensors")
+    assert run(["verify", str(root / "s2"), "--repair"]) == 3
+    assert f"deleted {last.name}" in capsys.readouterr().out
+    assert (first.exists(), last.exists()) == (True, False)
+    assert run(["verify", str(root / "s2")]) == 0
+    # The only intact commit is never deleted.
+    flip(root / "s2" / "checkpoints" / first.stem / "model.safetensors")
+    assert run(["verify", str(root / "s2"), "--repair"]) == 3
+    assert "was kept" in capsys.readouterr().out
+    assert first.exists()
+
+
+def test_an_unfinished_shard_is_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = sorted((root / "data").glob("shard-*.json"))[-1]
+    manifest.unlink()
+    if next((root / "data").glob("shard-*.json"), None) is None:
+        pytest.fail("the test needs two shards")
+    assert run(["verify", str(root / "data")]) == 0
+    assert "1 shards are not finished" in capsys.readouterr().out
+
+
+def test_what_cannot_be_verified_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a folder"):
+        run(["verify", str(tmp_path / "nothing")])
+    with pytest.raises(ConfigError, match="holds neither shards nor runs"):
+        run(["verify", str(tmp_path)])
