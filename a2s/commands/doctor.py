@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from a2s.config.base import DetectorName
-from a2s.config.commands import DoctorConfig
+from a2s.config.checks import DoctorConfig
 from a2s.errors import A2SError
 
 GIB = 2**30

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from a2s.config.commands import StatusConfig
+from a2s.config.checks import StatusConfig
 from a2s.errors import ConfigError
 from a2s.storage.hashing import digest
 from a2s.storage.listing import Folder

@@ -14,7 +14,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
 
-from a2s.config.commands import VerifyConfig
+from a2s.config.checks import VerifyConfig
 from a2s.errors import CheckpointError, ConfigError, LabelError
 from a2s.labels.store.generations import check_part, check_whole
 from a2s.parallel import pool

@@ -88,12 +88,12 @@ COMMANDS = {
     ),
     "status": Command(
         "show the progress of a job: rate, time left, failures",
-        "commands.StatusConfig",
+        "checks.StatusConfig",
         "status",
     ),
     "verify": Command(
         "compare every byte of a folder with its checksums, repair it",
-        "commands.VerifyConfig",
+        "checks.VerifyConfig",
         "verify",
     ),
     "import-weights": Command(
@@ -108,7 +108,7 @@ COMMANDS = {
     ),
     "doctor": Command(
         "check what works on this machine and what does not",
-        "commands.DoctorConfig",
+        "checks.DoctorConfig",
         "doctor",
     ),
 }

@@ -7,7 +7,7 @@ import torch
 
 from a2s.commands import doctor
 from a2s.config.base import EncoderConfig
-from a2s.config.commands import DoctorConfig
+from a2s.config.checks import DoctorConfig
 
 Usage = namedtuple("Usage", "total used free")
 

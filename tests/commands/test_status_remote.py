@@ -20,7 +20,7 @@ from moto.server import ThreadedMotoServer
 from status_folders import ask, write_shard, write_three_of_four, write_training
 
 from a2s.commands import status
-from a2s.config.commands import StatusConfig
+from a2s.config.checks import StatusConfig
 from a2s.errors import ConfigError, DataError
 
 REGION = "us-east-1"

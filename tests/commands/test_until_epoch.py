@@ -10,7 +10,8 @@ from label_shards import write_labels
 from processes import call, pack, run_ranks
 
 from a2s.commands import run, status
-from a2s.config.commands import RunConfig, StatusConfig
+from a2s.config.checks import StatusConfig
+from a2s.config.commands import RunConfig
 from a2s.config.training import Stage1Options
 from a2s.errors import ConfigError
 from a2s.storage import checkpoints

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from a2s.commands import status
-from a2s.config.commands import StatusConfig
+from a2s.config.checks import StatusConfig
 from a2s.data.shards import ShardWriter
 
 

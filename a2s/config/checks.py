@@ -1,0 +1,39 @@
+"""Settings of the commands that check a machine, a job, or what a job has written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from tyro.conf import Positional, arg
+
+from a2s.config.base import NO_IDENTITY, DetectorName, EncoderConfig, Folder, Settings
+
+
+class DoctorConfig(Settings):
+    """Check what works on this machine and what does not."""
+
+    encoder: EncoderConfig = EncoderConfig()
+    """Encoder whose weights are compared with the network."""
+    detector: DetectorName = "ram"
+    """Detector that is built and whose parameters are counted."""
+    out: Path | None = None
+    """Folder whose free disk space is checked; default: the current folder."""
+
+
+class StatusConfig(Settings):
+    """Show the progress of a job: shards, images, rate, time left, failures by reason."""
+
+    out: Positional[str] = Field(description="Output folder of the job or its URL (s3, gs, http).")
+    as_json: Annotated[bool, arg(name="json")] = Field(False, description="Print one JSON object.")
+
+
+class VerifyConfig(Settings):
+    """Compare every byte of a folder with its checksums; repair what a command can make again."""
+
+    folder: Positional[Folder]
+    """Folder of shards, a run folder, or a folder above several of them."""
+    repair: bool = Field(False, json_schema_extra=NO_IDENTITY)
+    """Delete the files that declare damaged parts finished; the command that made them makes them
+    again."""

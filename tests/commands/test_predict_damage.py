@@ -1,0 +1,85 @@
+"""`a2s predict` on damaged shards, and after a run that was killed."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from labelling_run import write_model
+from PIL import Image
+
+from a2s.commands import predict
+from a2s.config.commands import PredictConfig
+from a2s.data.index import Index
+from a2s.data.shards import ShardWriter
+from a2s.errors import DataError
+
+
+def photograph(height: int, width: int, *, seed: int = 0) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "model.safetensors")
+
+
+def test_a_flipped_bit_in_a_shard_is_not_predicted(model: Path, tmp_path: Path) -> None:
+    """A JPEG with a flipped bit often is another picture, and no error."""
+    data = tmp_path / "data"
+    data.mkdir()
+    with ShardWriter(data) as writer:
+        for number in range(4):
+            buffer = io.BytesIO()
+            photograph(48, 64, seed=number).save(buffer, "BMP")
+            writer.add(f"{number}", {"bmp": buffer.getvalue()})
+    index = Index.load(data)
+    with (data / "shard-000000.tar").open("r+b") as file:
+        file.seek(int(index.offset_N[2]) + 1000)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    config = PredictConfig(
+        model=model, images=(str(data),), out=tmp_path / "out", workers=0, cutout=True
+    )
+    assert predict.run(config) == 3
+    (failure,) = map(json.loads, (tmp_path / "out" / "failures.jsonl").read_text().splitlines())
+    assert (failure["key"], failure["reason"]) == ("2", "bad_checksum")
+    assert sorted(path.name for path in (tmp_path / "out").glob("?.png")) == [
+        "0.png",
+        "1.png",
+        "3.png",
+    ]
+
+
+def test_an_unfinished_shard_folder_is_refused(model: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    with ShardWriter(data, num_shards=2) as writer:
+        buffer = io.BytesIO()
+        photograph(48, 64).save(buffer, "PNG")
+        writer.add("a", {"png": buffer.getvalue()})
+    config = PredictConfig(model=model, images=(str(data),), out=tmp_path / "out", workers=0)
+    with pytest.raises(DataError, match="1 of 2 shards are finished"):
+        predict.run(config)
+
+
+def test_files_of_a_killed_run_are_collected(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    photograph(48, 64).save(tmp_path / "in" / "sub" / "a.png")
+    config = PredictConfig(
+        model=model, images=(str(tmp_path / "in"),), out=tmp_path / "out", workers=0
+    )
+    assert predict.run(config) == 0
+    left = tmp_path / "out" / "sub" / ".a.png.x7_k2abc.tmp"
+    users = tmp_path / "out" / "sub" / ".notes.tmp"
+    left.write_bytes(b"half")
+    users.write_bytes(b"mine")
+    assert predict.run(config) == 0
+    assert not left.exists()
+    assert users.read_bytes() == b"mine"
