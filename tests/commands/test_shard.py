@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from packing_run import fill, made, photo, shard
 from PIL import Image
 
 from a2s.commands.shard import run
@@ -20,37 +21,10 @@ from a2s.data.index import Index
 from a2s.errors import ConfigError, DataError
 from a2s.evaluation.pairs import find_truths
 
-# What a run records about itself differs between two runs; what it makes must not.
-RECORDS = {"config.yaml", "environment.json", "metrics.jsonl", ".lock"}
-
-
-def photo(number: int, *, side: int = 24) -> np.ndarray:
-    return np.random.default_rng(number).integers(0, 256, (side, side + 6, 3), dtype=np.uint8)
-
-
-def fill(folder: Path, count: int, *, side: int = 24) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        Image.fromarray(photo(number, side=side)).save(folder / f"{number:03d}.jpg")
-    return folder
-
-
-def shard(source: object, out: Path, **settings: object) -> int:
-    values = {"workers": 0, "shard_size": 4, **settings}
-    return run(ShardConfig(images=(str(source),), out=out, **values))
-
 
 def failures(out: Path) -> dict[str, str]:
     lines = (out / "failures.jsonl").read_text().splitlines()
     return {(line := json.loads(text))["key"]: line["reason"] for text in lines}
-
-
-def made(out: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(out)): path.read_bytes()
-        for path in sorted(out.rglob("*"))
-        if path.is_file() and path.name not in RECORDS
-    }
 
 
 def test_bytes_are_kept_as_they_came(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
