@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from a2s.config.commands import PredictConfig
 from a2s.data.images import BadImage, decode, encode_png
 from a2s.data.index import Index
-from a2s.data.inputs import collect
+from a2s.data.inputs import collect, describe_lost, over_limit
 from a2s.data.keys import decode_key
 from a2s.data.open_files import Address
 from a2s.errors import DataError
@@ -67,12 +67,17 @@ def run(config: PredictConfig) -> int:
                     todo.append(first + offset)
         num_new = 0
         if todo:
-            failed = _predict(config, folder, model, outputs, images, todo)
-            failures += failed
-            num_new = len(todo) - len(failed)
+            new_failures = _predict(config, folder, model, outputs, images, todo)
+            failures += new_failures
+            num_new = len(todo) - len(new_failures)
         write_failures(config.out, failures)
         num_images = len(images) + len(found.failures)
-        return _conclude(config, num_images=num_images, num_new=num_new, failed=len(failures))
+        lost: dict[str, Any] = {"num_lost": found.num_lost, "lost_is_known": found.lost_is_known}
+        for line in describe_lost(**lost):
+            print(f"predict: {line}")
+        _summarise(config, num_images=num_images, num_new=num_new, failed=len(failures))
+        rate, failed = config.max_failure_rate, len(failures)
+        return 3 if over_limit(rate, failed=failed, total=num_images, **lost) else 0
 
 
 def _model(config: PredictConfig) -> tuple[Model, dict[str, str]]:
@@ -191,7 +196,7 @@ def _predict(
     return failures
 
 
-def _conclude(config: PredictConfig, *, num_images: int, num_new: int, failed: int) -> int:
+def _summarise(config: PredictConfig, *, num_images: int, num_new: int, failed: int) -> None:
     kinds = ["maps", *(["cut-outs"] if config.cutout else []), *(["overlays"] * config.overlay)]
     done = num_images - failed
     state = f"{num_new:,} new" if num_new or failed else "done already, nothing new"
@@ -202,7 +207,6 @@ def _conclude(config: PredictConfig, *, num_images: int, num_new: int, failed: i
             f" {config.out}/{FILE_NAME}; the same command retries them"
         )
     print(f"next: a2s evaluate --pred {config.out} --truth DIR --out scores/{config.out.name}")
-    return 3 if failed > config.max_failure_rate * num_images else 0
 
 
 # Errors of a file system about one name; any other error ends the run.

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from a2s.config.commands import ShardConfig
 from a2s.data.index import Index
-from a2s.data.inputs import collect
+from a2s.data.inputs import collect, describe_lost, over_limit
 from a2s.data.packing import PackingJob, pack
 from a2s.data.shards import shard_done, shard_name
 from a2s.errors import DataError
@@ -138,13 +138,10 @@ def _finish(config: ShardConfig, work: PackingJob, frozen: dict[str, Any]) -> in
             f"shard: {frozen['without_mask']} images without a mask,"
             f" {len(frozen['stray_masks'])} masks without an image"
         )
-    lost = frozen["num_lost"]
-    too_many = failed + lost > config.max_failure_rate * (total + lost)
-    if lost:
-        print(f"shard: about {lost:,} more images are lost in unreadable parts of damaged tars")
-    if not frozen["lost_is_known"]:
-        print("shard: a tar ends without its end marker, so nothing tells how much of it is lost")
-        too_many |= config.max_failure_rate < 1
+    lost = {name: frozen[name] for name in ("num_lost", "lost_is_known")}
+    too_many = over_limit(config.max_failure_rate, failed=failed, total=total, **lost)
+    for line in describe_lost(**lost):
+        print(f"shard: {line}")
     if failed:
         listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
         print(

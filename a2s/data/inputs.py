@@ -58,6 +58,22 @@ class FoundImages:
     """Whether every damaged tar says how many of its bytes were not read."""
 
 
+def describe_lost(num_lost: int, *, lost_is_known: bool) -> Iterator[str]:
+    """What damaged tars have lost, in lines of text."""
+    if num_lost:
+        yield f"about {num_lost:,} more images are lost in unreadable parts of damaged tars"
+    if not lost_is_known:
+        yield "a tar ends without its end marker, so nothing tells how much of it is lost"
+
+
+def over_limit(rate: float, *, failed: int, total: int, num_lost: int, lost_is_known: bool) -> bool:
+    """Whether more than `rate` of the images failed, those included that damaged tars have lost.
+
+    A loss of unknown size is over every limit but 1.
+    """
+    return failed + num_lost > rate * (total + num_lost) or (not lost_is_known and rate < 1)
+
+
 @dataclass
 class _Rows:
     """A table under construction."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -83,3 +85,34 @@ def test_files_of_a_killed_run_are_collected(model: Path, tmp_path: Path) -> Non
     assert predict.run(config) == 0
     assert not left.exists()
     assert users.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
+def test_the_exit_code_counts_what_a_damaged_tar_has_lost(
+    model: Path, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for number in range(8):
+            image = io.BytesIO()
+            photograph(48, 64, seed=number).save(image, "PNG")
+            entry = tarfile.TarInfo(f"{number}.png")
+            entry.size = len(image.getvalue())
+            tar.addfile(entry, io.BytesIO(image.getvalue()))
+            if number == 1:
+                damage_at = tar.offset
+    data = bytearray(buffer.getvalue())
+    data[damage_at : damage_at + 100] = b"x" * 100
+    path = tmp_path / f"x.{suffix}"
+    path.write_bytes(data if suffix == "tar" else gzip.compress(bytes(data)))
+
+    def predicted(out: str, rate: float) -> int:
+        values = {"workers": 0, "max_failure_rate": rate}
+        config = PredictConfig(model=model, images=(str(path),), out=tmp_path / out, **values)
+        return predict.run(config)
+
+    # One failure of three would pass; six images of eight do not.
+    assert predicted("strict", 0.5) == 3
+    assert "more images are lost in unreadable parts of damaged tars" in capsys.readouterr().out
+    assert sorted(file.name for file in (tmp_path / "strict").glob("?.png")) == ["0.png", "1.png"]
+    assert predicted("lax", 0.9) == 0
