@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    saved, index = SavedNetwork.find_stage1(args.model), Index.load(args.data)
+    saved, index = SavedNetwork.find_for_labels(args.model), Index.load(args.data)
     model, network_input = InferenceModel(saved.load()), saved.trained_input
     recipe = recipe_of(RefineConfig(backend="numba", max_side=None))
     rows: dict[str, dict[str, list[float]]] = {}

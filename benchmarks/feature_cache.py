@@ -48,7 +48,7 @@ def loss_of(maps: ActivationMaps, *, size: int) -> Tensor:
 
 def joined_maps(net: ActivationNet, image: Tensor, *, size: int) -> ActivationMaps:
     """Compute the maps like the authors: upsample, concatenate, then convolve."""
-    blocks = net.blocks
+    blocks = net.heads[0]
     _, _, e3, e4, e5 = net.encoder(image)
     features = (blocks.se3(e3), blocks.se4(e4), blocks.se5(e5))
     side = size // blocks.fusion_stride
@@ -93,9 +93,9 @@ def measure(name: str, stride: int, args: argparse.Namespace, folder: Path) -> d
     def fill() -> None:
         fetch()
 
-    trained = torch.optim.SGD(net.blocks.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
+    trained = torch.optim.SGD(net.heads[0].parameters(), lr=1e-3, momentum=0.9, nesterov=True)
     both = torch.optim.SGD(
-        [{"params": net.blocks.parameters()}, {"params": net.encoder.parameters(), "lr": 0.0}],
+        [{"params": net.heads[0].parameters()}, {"params": net.encoder.parameters(), "lr": 0.0}],
         lr=1e-3,
         momentum=0.9,
         nesterov=True,
@@ -103,7 +103,7 @@ def measure(name: str, stride: int, args: argparse.Namespace, folder: Path) -> d
 
     def cached_step() -> None:
         net.encoder.requires_grad_(False).eval()
-        maps = net.heads(*fetch(), size=(size, size))
+        maps = net.maps_of(*fetch(), size=(size, size))
         trained.zero_grad(set_to_none=True)
         loss_of(maps, size=size).backward()
         trained.step()

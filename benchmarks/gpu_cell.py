@@ -20,7 +20,7 @@ import numpy as np
 import plain_train
 import torch
 
-from a2s.config import commands
+from a2s.config import commands, training
 from a2s.data.transforms import normalise
 from a2s.evaluation import metrics
 from a2s.models import saved
@@ -32,9 +32,9 @@ from a2s.training.losses import detection_loss_per_image, map_terms
 
 SETTINGS = {
     "shard": commands.ShardConfig,
-    "stage1": commands.Stage1Config,
+    "stage1": training.Stage1Config,
     "label": commands.LabelConfig,
-    "stage2": commands.Stage2Config,
+    "stage2": training.Stage2Config,
 }
 # Synchronising calls in these files are ignored: they run before the loop and at commits.
 IGNORED_FILES = {
@@ -97,7 +97,7 @@ def flops(cell: dict[str, Any]) -> dict[str, Any]:
         with torch.no_grad():
             taps = encoder(image)
     forward = counter.get_total_flops()
-    blocks = ActivationNet(load_encoder(cell["encoder"], "none"), fusion_stride=4).blocks
+    blocks = ActivationNet(load_encoder(cell["encoder"], "none"), fusion_stride=4).heads[0]
     with FlopCounterMode(display=False) as counter:
         maps = blocks(*taps[2:], size=(side, side))
         terms = map_terms(maps, torch.ones(1, dtype=torch.bool), None, side=side, alpha=0.1)

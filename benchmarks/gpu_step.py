@@ -64,12 +64,12 @@ def stage1(encoder: str, side: int, device: torch.device, way: tuple[bool, bool 
     image = torch.randn(BATCH, 3, side, side, device=device)
     with torch.no_grad():
         taps = [tap.float() for tap in net.encode(image)]
-    blocks: Callable[..., Any] = net.blocks
+    blocks: Callable[..., Any] = net.heads[0]
     judge: Callable[..., Any] = map_terms
     if replayed is not None:
-        net.blocks.forward = compiled(net.blocks.forward, device, replayed=replayed)  # type: ignore[method-assign]
+        net.heads[0].forward = compiled(net.heads[0].forward, device, replayed=replayed)  # type: ignore[method-assign]
         judge = compiled(map_terms, device, replayed=replayed)
-    optimizer = optimiser(net.blocks, 0.01)
+    optimizer = optimiser(net.heads[0], 0.01)
     valid = torch.ones(BATCH, dtype=torch.bool, device=device)
     weights = torch.tensor([1, 0.1, 0.3, 0.5], device=device)
 

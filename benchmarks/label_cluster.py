@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     arguments = parser.parse_args()
     index = Index.load(arguments.data.resolve()).head(arguments.images)
-    saved = SavedNetwork.find_stage1(arguments.model)
+    saved = SavedNetwork.find_for_labels(arguments.model)
     recipe = recipe_of(RefineConfig(backend="numba"))
     common = (saved, saved.trained_input, recipe)
     on_cpu(saved)

@@ -110,7 +110,7 @@ def label_like_the_authors(network: ActivationNet, path: Path) -> np.ndarray:
     image_HW3 = np.asarray(Image.open(path).convert("RGB"))
     image_B3HW = normalise(torch.tensor(image_HW3).permute(2, 0, 1)[None])
     height, width = image_HW3.shape[:2]
-    blocks = network.blocks
+    blocks = network.heads[0]
     with torch.inference_mode():
         _, _, e3, e4, e5 = network.encoder(image_B3HW)
         features = (blocks.se3(e3), blocks.se4(e4), blocks.se5(e5))
@@ -199,7 +199,7 @@ def main() -> None:
         paths = sorted(folder.iterdir())
         count = len(paths)
         model = arguments.model or untrained(arguments.encoder, work)
-        saved = SavedNetwork.find_stage1(model)
+        saved = SavedNetwork.find_for_labels(model)
         network = saved.load()
         assert saved.image_size == 320, "the loops assume 320 px"
 

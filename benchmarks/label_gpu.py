@@ -81,7 +81,7 @@ def sweep(network: torch.nn.Module, device: torch.device) -> dict[str, Any]:
 
 def activation(model: Path) -> dict[str, Any]:
     """Measure both networks, prepared as for labelling."""
-    device, saved = local_device(), SavedNetwork.find_stage1(model)
+    device, saved = local_device(), SavedNetwork.find_for_labels(model)
     rates = {"the model": sweep(on_gpu_or_cpu(saved, batch_size=1).network, device)}
     torch.manual_seed(0)
     network = ActivationNet(load_encoder("resnet50", "none"), fusion_stride=4)

@@ -70,12 +70,13 @@ def measure(config: EstimateConfig, index: Index, *, num_images: int) -> Sample:
     with around, _model(config) as model:
         session_sec = time.monotonic() - begun
         # The devices of the cluster count if there is one, else those of this machine.
-        refine = with_backend(config.refine, ray_address=config.ray_address)
+        on_gpu = pool.has_gpu(config.ray_address)
+        refine = with_backend(config.refine, on_gpu=on_gpu)
         steps = label_steps(
             config,
             model,
             recipe_of(refine, crf_input=config.parity.crf_input, sign_tie=model.sign_tie),
-            on_gpu=pool.has_gpu(config.ray_address),
+            on_gpu=on_gpu,
             crf_on_gpu=crf_is_batched(refine),
         )
         count = pool.num_cluster_cpus() if workers is None else workers or pool.num_cpus()
@@ -110,7 +111,7 @@ def measure(config: EstimateConfig, index: Index, *, num_images: int) -> Sample:
 def _model(config: EstimateConfig) -> Iterator[SavedNetwork]:
     """The stage-1 model, or an untrained one of the same shape in a temporary folder."""
     if config.model is not None:
-        yield SavedNetwork.find_stage1(config.model)
+        yield SavedNetwork.find_for_labels(config.model)
         return
     from safetensors.torch import save_file
 
@@ -125,7 +126,7 @@ def _model(config: EstimateConfig) -> Iterator[SavedNetwork]:
         path = Path(folder) / "model.safetensors"
         input_spec = {"image_size": str(config.image_size), "resize_filter": "bilinear"}
         save_file(tensors, path, {**network.spec(), **input_spec})
-        yield SavedNetwork.find_stage1(path)
+        yield SavedNetwork.find_for_labels(path)
 
 
 def label_steps(

@@ -16,7 +16,7 @@ from a2s.errors import ConfigError
 from a2s.labels.making.all_shards import LabelJob, label_shards
 from a2s.labels.making.shards import is_done, summarise
 from a2s.labels.recipe import with_backend
-from a2s.models.saved import SavedNetwork
+from a2s.models.saved import Model, SavedNetwork
 from a2s.parallel import pool
 from a2s.storage import hashing, run_folder
 from a2s.storage.failures import FILE_NAME, write_failures
@@ -26,7 +26,7 @@ def run(config: LabelConfig) -> int:
     """Label all shards that have no finished label shard; return 3 if too many images failed.
 
     Raises:
-        CheckpointError: the model is missing, or is not a stage-1 model.
+        CheckpointError: the model is missing or unfinished.
         DataError: the data folder is missing or unfinished.
         ConfigError: the output folder is in use or was made with other settings.
     """
@@ -34,8 +34,8 @@ def run(config: LabelConfig) -> int:
         # Everything runs in this process, so only its own devices count.
         config = config.model_copy(update={"ray_address": None})
     index = Index.load(config.data.resolve())
-    model = SavedNetwork.find_stage1(config.model)
-    inputs = {"data": index.fingerprint, **model.identity()}
+    model, identity = _model(config)
+    inputs = {"data": index.fingerprint, **identity}
     if config.limit is not None:
         index = index.head(config.limit)
     parts = _parts(config, index)
@@ -45,7 +45,7 @@ def run(config: LabelConfig) -> int:
             stack.enter_context(pool.session(workers=None, ray_address=config.ray_address))
         refine = with_backend(
             config.refine,
-            ray_address=config.ray_address,
+            on_gpu=model != "rbd" and pool.has_gpu(config.ray_address),
             recorded=run_folder.recorded(config.out, "refine", "backend"),
         )
         config = config.model_copy(update={"refine": refine})
@@ -68,6 +68,14 @@ def run(config: LabelConfig) -> int:
             remove_leftovers(folder.path, {index.shards[number].name for number in work.todo})
             label_shards(work, folder)
         return _conclude(config, folder, index, num_new=len(work.todo))
+
+
+def _model(config: LabelConfig) -> tuple[Model, dict[str, str]]:
+    """Find the model, and what identifies it as an input."""
+    if config.model == "rbd":
+        return "rbd", {"baseline": "rbd"}
+    model = SavedNetwork.find_for_labels(config.model)
+    return model, model.identity()
 
 
 def _parts(config: LabelConfig, index: Index) -> list[range] | None:

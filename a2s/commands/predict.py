@@ -24,8 +24,8 @@ from a2s.data.inputs import collect, describe_lost, over_limit
 from a2s.data.keys import decode_key
 from a2s.data.open_files import Address
 from a2s.errors import DataError
-from a2s.models.predict import Answer, Logits, Model, Picture, Probabilities, load_step, to_map
-from a2s.models.saved import SavedNetwork
+from a2s.models.predict import Answer, Logits, Picture, Probabilities, load_step, to_map
+from a2s.models.saved import Model, SavedNetwork
 from a2s.parallel import model_actors, pool
 from a2s.parallel.progress import Progress
 from a2s.storage import files, run_folder

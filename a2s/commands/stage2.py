@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from a2s.config.commands import Stage2Config
+from a2s.config.training import Stage2Config
 from a2s.data.index import Index
 from a2s.parallel import ranks
 from a2s.storage import checkpoints, run_folder

@@ -58,28 +58,6 @@ class ShardConfig(PoolSettings, ShardOptions):
         return tuple(path if "://" in path else os.path.abspath(path) for path in images)
 
 
-class Stage1Config(Stage1Options):
-    """Train the activation network on unlabelled shards (Sec. III-A)."""
-
-    data: Folder
-    """Data shards written by `a2s shard`."""
-    out: Folder
-    """Run folder."""
-
-
-class Stage2Config(Stage2Options):
-    """Train the detector on pseudo labels and correct them online (Sec. III-B)."""
-
-    data: Folder
-    """Data shards written by `a2s shard`."""
-    labels: Folder
-    """Label shards written by `a2s label`; read only."""
-    out: Folder
-    """Run folder."""
-    max_failure_rate: FailureRate = 0.01
-    """Stop with code 3 before training if a larger share of the labels is damaged."""
-
-
 class LabelParity(Settings):
     """Choices of labelling that matter only to reproduce the paper or its authors' code."""
 
@@ -108,8 +86,9 @@ class LabelOptions(Settings):
 class LabelConfig(PoolSettings, LabelOptions):
     """Turn activation maps into pseudo labels with dense CRF and a median filter (Eqn 6)."""
 
-    model: Folder
-    """Stage-1 run folder (its last commit) or a `.safetensors` file."""
+    model: Annotated[Literal["rbd"] | Path, Field(json_schema_extra=NO_IDENTITY)]
+    """Run folder (its last commit) or `.safetensors` file of stage 1 or 2, or `rbd`, a baseline
+    without training, whose labels can seed stage 1; write `./rbd` for a folder of that name."""
     data: Folder
     """Data shards written by `a2s shard`."""
     out: Folder

@@ -38,7 +38,7 @@ COMMANDS = {
     ),
     "stage1": Command(
         "train the activation network on shards, without labels",
-        "commands.Stage1Config",
+        "training.Stage1Config",
         "stage1",
     ),
     "label": Command(
@@ -48,7 +48,7 @@ COMMANDS = {
     ),
     "stage2": Command(
         "train the detector on pseudo labels, correct the labels meanwhile",
-        "commands.Stage2Config",
+        "training.Stage2Config",
         "stage2",
     ),
     "snapshot": Command(

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from a2s.config.base import NO_IDENTITY, DetectorName, EncoderConfig, Settings
+from a2s.config.base import (
+    NO_IDENTITY,
+    DetectorName,
+    EncoderConfig,
+    FailureRate,
+    Folder,
+    Settings,
+)
 from a2s.config.schedules import STAGE1, STAGE2, Schedule, ScheduleName, scaled_milestones
 
 Milestones = tuple[int, ...] | None
 
 MIN_SIZE_OF_STATISTICS = 64
 """Smallest input side in pixels at which E5, at stride 32, has more than one pixel."""
+
+
+DEPENDS_ON_LABELS: Mapping[str, tuple[float, float]] = {
+    "lr": (1.0, 0.05),
+    "heads": (1, 3),
+    "frame": (0, 64),
+}
+"""Defaults of stage 1: the paper's, and those of heads that learn from labels."""
 
 
 class TrainParity(Settings):
@@ -109,8 +124,20 @@ class Stage1Options(TrainOptions):
     """Choices that matter only to reproduce the paper or its authors' code."""
     epochs: int = Field(20, ge=1)
     """Number of passes over the data."""
-    lr: float = Field(1.0, ge=0)
-    """Learning rate."""
+    lr: float | None = Field(None, ge=0)
+    """Learning rate; default: 1 (the paper's), or 0.05 where heads learn from labels."""
+    heads: int | None = Field(None, ge=1, le=9)
+    """Sets of blocks with their own initial weights, trained at once over the same features. `a2s
+    label` averages those that agree with a majority. Default: 1 (the paper's), or 3 with labels."""
+    min_agreement: float = Field(0.5, ge=0, le=1)
+    """Two heads agree if their maps overlap by this much (mean IoU over the last epoch); without a
+    majority of agreeing heads training ends with an error."""
+    frame: int | None = Field(None, ge=0, multiple_of=32)
+    """Reflected pixels around each image while the encoder runs, which hide its zero padding.
+    Default: 0 (the paper's), or 64 with labels."""
+    crops: float = Field(0.7, ge=0, le=1)
+    """Share of the steps that see a random window of the images, so that objects reach its border;
+    only with labels, and not in the last epoch."""
     milestones: Milestones = Field(None, validate_default=True)
     """Epochs after which the learning rate falls to a tenth; default: those of
     `parity.schedule`, scaled to `epochs`."""
@@ -129,6 +156,18 @@ class Stage1Options(TrainOptions):
     cache_gib: float = Field(16.0, ge=0, json_schema_extra=NO_IDENTITY)
     """Budget of the feature cache in GiB, of a file per node or of memory per GPU; features that do
     not fit are recomputed."""
+
+    @classmethod
+    def resolved(cls, data: dict[str, Any], *, with_labels: bool) -> dict[str, Any]:
+        """Fill in the defaults that depend on whether heads learn from labels."""
+        return {
+            **data,
+            **{
+                name: values[with_labels]
+                for name, values in DEPENDS_ON_LABELS.items()
+                if data.get(name) is None
+            },
+        }
 
     @model_validator(mode="after")
     def _room_for_statistics(self) -> Stage1Options:
@@ -172,3 +211,53 @@ class Stage2Options(TrainOptions):
     detector: DetectorName = "ram"
     """The paper's network, the same with a convolution for RAM, or MINet (Table VII). MINet has its
     own loss (BCE, consistency), and its BatchNorm always trains, on each rank's images."""
+
+
+class Stage1Config(Stage1Options):
+    """Train the activation network on unlabelled shards (Sec. III-A)."""
+
+    data: Folder
+    """Data shards written by `a2s shard`."""
+    labels: Annotated[Path | None, Field(json_schema_extra=NO_IDENTITY)] = None
+    """Learn from these label shards instead of the paper's loss without labels (Eqn 4): from those
+    of `a2s label --model rbd`, or of an earlier round."""
+    out: Folder
+    """Run folder."""
+    max_failure_rate: FailureRate = 0.01
+    """Stop with code 3 before training if a larger share of the labels is damaged."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_labels(cls, data: Any) -> Any:
+        """Resolve the defaults that depend on `labels`."""
+        if not isinstance(data, dict):
+            return data
+        return cls.resolved(data, with_labels=data.get("labels") is not None)
+
+    @model_validator(mode="after")
+    def _paper_without_labels(self) -> Stage1Config:
+        """Refuse what works only with labels, or only without them."""
+        parity = self.parity
+        if self.labels is None:
+            return self
+        if parity.boundary != "adb" or parity.e5_scale or parity.encoder_mode == "trained":
+            raise ValueError(
+                "labels: parity.boundary, parity.e5_scale and parity.encoder_mode trained are for "
+                "training without labels; leave them out"
+            )
+        if self.compile and self.crops:
+            raise ValueError("compile: needs maps of one size; give --crops 0 as well")
+        return self
+
+
+class Stage2Config(Stage2Options):
+    """Train the detector on pseudo labels and correct them online (Sec. III-B)."""
+
+    data: Folder
+    """Data shards written by `a2s shard`."""
+    labels: Folder
+    """Label shards written by `a2s label`; read only."""
+    out: Folder
+    """Run folder."""
+    max_failure_rate: FailureRate = 0.01
+    """Stop with code 3 before training if a larger share of the labels is damaged."""

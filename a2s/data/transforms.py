@@ -8,6 +8,7 @@ Shapes: B images, C channels, H rows, W columns (or 32-bit words).
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 MASK = 0xFFFFFFFF
 GOLDEN = 0x9E3779B9
 # Separate the streams of flips and dropped pixels of one (seed, epoch, key).
-FLIP, KEEP = 1, 2
+FLIP, KEEP, WINDOW = 1, 2, 3
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -82,6 +83,32 @@ def unpack_keep(word_BW: Tensor, sides: Sequence[tuple[int, int]]) -> list[Tenso
         masks.append(bit_BN[:, start : start + height * width].view(-1, 1, height, width))
         start += 32 * -(-height * width // 32)
     return masks
+
+
+def draw_window(
+    *, seed: int, epoch: int, step: int, cells: tuple[int, int], share: float
+) -> tuple[slice, slice]:
+    """Draw the part of all images of a step that is seen, in cells: rows and columns.
+
+    With probability `share` it is a window of at least 0.6 of each side, else everything. All
+    ranks draw the same.
+    """
+    draws = hash_u32(WINDOW, seed, epoch, step, torch.arange(5)).double() / 2**32
+    if float(draws[0]) >= share:
+        return slice(0, cells[0]), slice(0, cells[1])
+    spans = []
+    for side, (size, place) in zip(cells, draws[1:].view(2, 2).tolist(), strict=True):
+        smallest = math.ceil(0.6 * side)
+        length = smallest + int(size * (side - smallest + 1))
+        start = int(place * (side - length + 1))
+        spans.append(slice(start, start + length))
+    return spans[0], spans[1]
+
+
+def crop_cells(x_BCHW: Tensor, window: tuple[slice, slice], *, cell: int) -> Tensor:
+    """Cut a window out of a map whose cells have `cell` pixels a side."""
+    rows, columns = (slice(part.start * cell, part.stop * cell) for part in window)
+    return x_BCHW[:, :, rows, columns]
 
 
 def normalise(image_u8_B3HW: Tensor) -> Tensor:

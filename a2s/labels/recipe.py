@@ -8,16 +8,15 @@ from a2s.config.base import RefineConfig
 from a2s.labels.crf.backends import choose_backend, crf_of, is_batched
 from a2s.labels.crf.energy import CrfParams, energy_of
 from a2s.labels.refine import Recipe
-from a2s.parallel import pool
 
 
 def with_backend(
-    refine: RefineConfig, *, ray_address: str | None, recorded: str | None = None
+    refine: RefineConfig, *, on_gpu: bool, recorded: str | None = None
 ) -> RefineConfig:
     """Replace the backend `auto` by the `recorded` one, or else by the one for this device."""
     backend: str = refine.backend
     if backend == "auto":
-        backend = recorded or choose_backend(backend, on_gpu=pool.has_gpu(ray_address))
+        backend = recorded or choose_backend(backend, on_gpu=on_gpu)
     return refine.model_copy(update={"backend": backend})
 
 
@@ -32,9 +31,9 @@ def crf_is_batched(settings: RefineConfig) -> bool:
 
 
 def recipe_of(
-    settings: RefineConfig, *, crf_input: Literal["hard", "soft"] = "hard", sign_tie: int = 1
+    settings: RefineConfig, *, crf_input: Literal["hard", "soft"] = "hard", sign_tie: int | None = 1
 ) -> Recipe:
-    """Build the recipe from resolved settings and the model's rule for ties.
+    """Build the recipe from resolved settings and the model's rule for ties (None: `Recipe`).
 
     Raises:
         ConfigError: the backend's library is not installed.

@@ -22,7 +22,8 @@ from a2s.labels.quality import Quality, agreement, border_contact, num_component
 class Recipe:
     """Parameters of the refinement; `median` and `max_side` (None: no limit) are in pixels.
 
-    `sign_tie` is the model's rule for ties (`sign`).
+    `sign_tie` is the model's rule for ties (`sign`); None if its maps are saliency, whose sign is
+    known and whose boundary adapts to the image (`at_adaptive_boundary`).
     """
 
     energy: Energy
@@ -30,7 +31,13 @@ class Recipe:
     params: CrfParams
     median: int = 7
     max_side: int | None = 640
-    sign_tie: int = 1
+    sign_tie: int | None = 1
+
+
+ADAPTIVE_FACTOR = 1.5
+"""Foreground is what exceeds this many times the mean saliency of the image. Achanta et al. (2009)
+take 2; labels of stage 1's heads and of RBD are best between 1 and 2."""
+BOUNDARY_RANGE = (0.05, 0.6)
 
 
 @dataclass(frozen=True)
@@ -41,14 +48,16 @@ class Refined:
     quality: Quality
 
 
-def sign(theta_hw: npt.NDArray[np.floating], *, tie: int = 1) -> tuple[int, float]:
+def sign(theta_hw: npt.NDArray[np.floating], *, tie: int | None = 1) -> tuple[int, float]:
     """Return the sign of the foreground side and the share of pixels on the positive side.
 
-    The smaller side is foreground; same as `boundary.sign`, without torch. Range: -1, +1 or `tie`;
-    0..1.
+    The smaller side is foreground; same as `boundary.sign`, without torch. With `tie` None it is
+    the positive side. Range: -1, +1 or `tie`; 0..1.
     Reference: Eqn 5.
     """
     share = float((theta_hw >= 0 if tie else theta_hw > 0).mean())
+    if tie is None:
+        return 1, share
     if share == 0.5:
         return tie, share
     return (1 if share < 0.5 else -1), share
@@ -63,11 +72,12 @@ def working_size(height: int, width: int, *, max_side: int | None) -> tuple[int,
 
 
 def probability(
-    theta_hw: npt.NDArray[np.floating], *, height: int, width: int, tie: int = 1
+    theta_hw: npt.NDArray[np.floating], *, height: int, width: int, tie: int | None = 1
 ) -> F32:
     """Resize the signed map bilinearly and turn it into the probability of foreground.
 
     The sign is computed at the map's own size, because resizing moves pixels across the boundary.
+    With `tie` None the map is the log-odds of a saliency map, and the boundary adapts to the image.
 
     Shape: h w -> H W. Range: 0..1.
     """
@@ -75,7 +85,19 @@ def probability(
     signed_hw = direction * theta_hw.astype(np.float32)
     signed_HW = cv2.resize(signed_hw, (width, height), interpolation=cv2.INTER_LINEAR)
     # tanh does not overflow where exp(-x) would.
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * signed_HW)), dtype=np.float32)
+    p_HW = np.asarray(0.5 * (1.0 + np.tanh(0.5 * signed_HW)), dtype=np.float32)
+    return at_adaptive_boundary(p_HW) if tie is None else p_HW
+
+
+def at_adaptive_boundary(saliency_HW: F32) -> F32:
+    """Scale a saliency map so that 0.5 lies at `ADAPTIVE_FACTOR` times its mean.
+
+    How far saliency maps rise differs between images; a fixed boundary loses parts of objects.
+
+    Shape: H W -> H W. Range: 0..1
+    """
+    boundary = np.clip(ADAPTIVE_FACTOR * saliency_HW.mean(), *BOUNDARY_RANGE)
+    return np.asarray(np.minimum(saliency_HW * np.float32(0.5 / boundary), 1), dtype=np.float32)
 
 
 def shrink_for_crf(image_HW3: U8, *, max_side: int | None) -> U8:

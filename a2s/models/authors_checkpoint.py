@@ -36,7 +36,7 @@ _RAM_LAYERS = {
 }
 _MODULES = {
     **{
-        f"blocks.{our_block}.{our_layer}": f"decoder.{block}.{layer}"
+        f"heads.0.{our_block}.{our_layer}": f"decoder.{block}.{layer}"
         for our_block, block in _SE_BLOCKS.items()
         for our_layer, layer in _SE_LAYERS.items()
     },
@@ -51,7 +51,7 @@ _MODULES = {
         for our_layer, layer in _RAM_LAYERS.items()
     },
 }
-_E5_SCALE = "blocks.e5_scale_C"
+_E5_SCALE = "heads.0.e5_scale_C"
 _CLASSIFIER = {"encoder.fc.weight": (1000, 2048), "encoder.fc.bias": (1000,)}
 # Their SE blocks create a second normalisation layer and never call it.
 _SECOND_NORMS = {
@@ -66,6 +66,8 @@ _THEIRS = {
     "encoder.name": "resnet50",
     "encoder.variant": "torchvision",
     "width": "64",
+    "heads": "1",
+    "frame": "0",
     "fusion_stride": "2",
     "boundary": "adb",
 }

@@ -20,7 +20,8 @@ class Boundary(NamedTuple):
     """Two functions that compute theta from features f.
 
     `weigh`: (mean of f over the image [B, C], learned w [C] or None) -> channel weights [B, C].
-    `measure`: (weighted sum [B, 1, H, W], its mean over the training set or None) -> theta.
+    `measure`: (weighted sum [B, 1, H, W], its origin or None) -> theta. DB1's origin is the mean
+    over the training set; a head that learns from labels learns it.
     """
 
     weigh: Callable[[Tensor, Tensor | None], Tensor]
@@ -32,16 +33,16 @@ def decide(
     boundary: Boundary,
     *,
     learned_C: Tensor | None = None,
-    trainset_mean: Tensor | None = None,
+    origin: Tensor | None = None,
 ) -> Tensor:
-    """Compute theta of each pixel; DB4 needs `learned_C`, DB1 needs `trainset_mean`.
+    """Compute theta of each pixel; DB4 needs `learned_C`, DB1 `origin`, `trained` both.
 
     Shape: [B, C, H, W] -> theta [B, 1, H, W]
     Reference: Sec. IV-E
     """
     dtype = torch.promote_types(f_BCHW.dtype, torch.float32)
     weight_BC = boundary.weigh(f_BCHW.to(dtype).mean((2, 3)), learned_C)
-    return boundary.measure(weighted_sum(f_BCHW, weight_BC), trainset_mean)
+    return boundary.measure(weighted_sum(f_BCHW, weight_BC), origin)
 
 
 def weighted_sum(x_BCHW: Tensor, weight_BC: Tensor) -> Tensor:
@@ -82,29 +83,31 @@ def _by_learned(mean_BC: Tensor, learned_C: Tensor | None) -> Tensor:
     return learned_C.to(mean_BC.dtype).expand_as(mean_BC)
 
 
-def _from_image_mean(activation_B1HW: Tensor, trainset_mean: Tensor | None) -> Tensor:
-    del trainset_mean
+def _from_image_mean(activation_B1HW: Tensor, origin: Tensor | None) -> Tensor:
+    del origin
     return centred(activation_B1HW)
 
 
-def _from_trainset_mean(activation_B1HW: Tensor, trainset_mean: Tensor | None) -> Tensor:
-    assert trainset_mean is not None, "this boundary has a mean over the training set"
-    return activation_B1HW - trainset_mean
+def _from_origin(activation_B1HW: Tensor, origin: Tensor | None) -> Tensor:
+    assert origin is not None, "this boundary has an origin"
+    return activation_B1HW - origin
 
 
-def _from_zero(activation_B1HW: Tensor, trainset_mean: Tensor | None) -> Tensor:
-    del trainset_mean
+def _from_zero(activation_B1HW: Tensor, origin: Tensor | None) -> Tensor:
+    del origin
     return activation_B1HW
 
 
 BOUNDARIES = {
-    "db1": Boundary(_equally, _from_trainset_mean),
+    "db1": Boundary(_equally, _from_origin),
     "db2": Boundary(_by_mean, _from_zero),
     "db3": Boundary(_by_mean, _from_image_mean),
     "db4": Boundary(_by_learned, _from_image_mean),
     "adb": Boundary(_equally, _from_image_mean),
+    "trained": Boundary(_by_learned, _from_origin),
 }
-"""DB1 to DB5 of Fig. 9; the last, the adaptive boundary, is the paper's method."""
+"""DB1 to DB5 of Fig. 9, of which the adaptive boundary `adb` is the paper's method; and `trained`,
+that of heads that learn from labels: what is above 0 is salient, without a rule for the sign."""
 
 
 def sign(theta_B1HW: Tensor, *, tie: int = 1) -> Tensor:

@@ -27,6 +27,14 @@ def build_from_spec(spec: Mapping[str, str]) -> ActivationNet | Detector:
             raise CheckpointError(f"model: metadata entry {key} is {value!r}, must be {wanted}")
         return value
 
+    def number(key: str, *, at_least: int) -> int:
+        text = entry(key)
+        if not text.isdecimal() or int(text) < at_least:
+            raise CheckpointError(
+                f"model: metadata entry {key} is {text!r}, must be a number from {at_least} on"
+            )
+        return int(text)
+
     kind = entry("kind", "activation", "detector")
     name = entry("encoder.name", *ENCODERS)
     encoder = build_encoder(name, variant=entry("encoder.variant", *ENCODERS[name].variants))
@@ -38,13 +46,24 @@ def build_from_spec(spec: Mapping[str, str]) -> ActivationNet | Detector:
         chosen = entry("detector", *DETECTORS)
         return Detector(encoder, detector=next(d for d in DETECTORS if d == chosen), width=width)
     stride = int(entry("fusion_stride", *map(str, FUSION_STRIDES)))
+    heads, frame = number("heads", at_least=1), number("frame", at_least=0)
+    kept = [int(text) for text in spec.get("kept_heads", "").split(",") if text.isdecimal()]
+    if any(head >= heads for head in kept) or frame % encoder.strides[-1]:
+        raise CheckpointError(
+            f"model: kept_heads {spec.get('kept_heads')} of {heads} heads and a frame of {frame} "
+            "pixels are impossible"
+        )
     scaled = entry("e5_scale", "true", "false") == "true"
     e5_scale_C = torch.ones(encoder.channels[4]) if scaled else None
-    return ActivationNet(
+    network = ActivationNet(
         encoder,
         fusion_stride=stride,
         width=width,
+        heads=heads,
+        frame=frame,
         e5_scale_C=e5_scale_C,
         boundary=entry("boundary", *BOUNDARIES),
         sign_tie=int(entry("sign_tie", "1", "0")),
     )
+    network.kept = kept or network.kept
+    return network

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from a2s.errors import A2SError
-from a2s.models.activation_net import ActivationMaps, ActivationNet
+from a2s.models.activation_net import ActivationNet
 from a2s.models.boundary import sign
 from a2s.models.prepare import as_input, prepare_for_inference
 from a2s.models.saved import SavedNetwork
@@ -55,19 +55,22 @@ class InferenceModel:
 
     @torch.inference_mode()
     def forward(self, image_BHW3: Tensor) -> Tensor:
-        """Run one forward pass: theta (Eqn 3) of a stage-1 network, logits of a detector.
+        """Theta (Eqn 3) or the vote's log-odds of a stage-1 network, logits of a detector.
 
         The images' bytes go to the device and are normalised there; the host does not wait.
 
         Shape: uint8 B H W 3 on any device -> float32 B h w on the network's
         """
-        output = self.network(as_input(self.network, image_BHW3))
-        map_B1hw = output.theta if isinstance(output, ActivationMaps) else output
+        image_B3HW = as_input(self.network, image_BHW3)
+        if isinstance(self.network, ActivationNet):
+            map_B1hw = self.network.saliency(image_B3HW)
+        else:
+            map_B1hw = self.network(image_B3HW)
         map_Bhw: Tensor = map_B1hw[:, 0].float()
         return map_Bhw
 
     def maps(self, image_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Theta (Eqn 3) of a stage-1 network, logits of a detector.
+        """Theta (Eqn 3) or the vote's log-odds of a stage-1 network, logits of a detector.
 
         Shape: B H W 3 -> B h w
 
@@ -87,7 +90,7 @@ class InferenceModel:
         """
 
         def signed(map_Bhw: Tensor) -> NDArray[np.float32]:
-            if isinstance(self.network, ActivationNet):
+            if isinstance(self.network, ActivationNet) and not self.network.votes:
                 map_B1hw = map_Bhw[:, None]
                 map_Bhw = (map_B1hw * sign(map_B1hw, tie=self.network.sign_tie))[:, 0]
             return _on_host(map_Bhw)

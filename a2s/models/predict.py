@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from a2s.data.arrays import U8
 from a2s.data.images import BadImage, decode
 from a2s.data.open_files import Address
-from a2s.models.saved import SavedNetwork
+from a2s.models.saved import Model, SavedNetwork
 from a2s.parallel.gpu_thread import PREFETCH_THREADS, device_thread
 from a2s.storage.failures import BAD_CHECKSUM
 
@@ -73,8 +72,6 @@ class Probabilities:
 
 Answer = Logits | Probabilities | BadImage
 Step = Callable[[list[Picture]], list[Answer]]
-Model = SavedNetwork | Literal["rbd"]
-"""A saved network, or the name of the baseline that needs none."""
 
 
 @functools.cache

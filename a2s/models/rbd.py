@@ -33,6 +33,7 @@ BACKGROUND_WEIGHT = 5.0
 CERTAIN_BNDCON = 3.0
 """Superpixels with a larger boundary connectivity are certainly background."""
 CERTAIN_WEIGHT = 1000.0
+_SMALLEST_ODDS = np.float32(1e-4)
 _SMALLEST_LAB = 1e-3
 """Smaller differences of colours and contrasts are rounding errors."""
 
@@ -73,6 +74,15 @@ def rbd(image_HW3: U8) -> NDArray[np.float32]:
         return map_hw
     enlarged = cv2.resize(map_hw, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.asarray(enlarged, dtype=np.float32)
+
+
+def rbd_log_odds(image_HW3: U8) -> NDArray[np.float32]:
+    """Compute the log-odds of `rbd_reduced`, as those of a network's saliency map.
+
+    Shape: [H, W, 3] -> [h, w], at most `MAX_SIDE_PX` pixels a side
+    """
+    p_hw = rbd_reduced(image_HW3).clip(_SMALLEST_ODDS, 1 - _SMALLEST_ODDS)
+    return np.asarray(np.log(p_hw / (1 - p_hw)), dtype=np.float32)
 
 
 def rbd_reduced(image_HW3: U8) -> NDArray[np.float32]:

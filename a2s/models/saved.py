@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from a2s.data import images
 from a2s.data.arrays import U8
@@ -55,12 +55,12 @@ class SavedNetwork:
         return SavedNetwork(file, read_metadata(file))
 
     @staticmethod
-    def find_stage1(path: Path) -> SavedNetwork:
-        """Find a network whose maps become labels.
+    def find_for_labels(path: Path) -> SavedNetwork:
+        """Find a network whose maps become labels: of stage 1, or a detector.
 
         Raises:
-            CheckpointError: it cannot be read, is of another kind, or does not say how it was
-                trained.
+            CheckpointError: it cannot be read, does not say how it was trained, or has heads that
+                nobody has compared yet.
         """
         file = resolve_model(path).resolve()
         try:
@@ -70,13 +70,19 @@ class SavedNetwork:
                 f"{error}; if it is a checkpoint of the paper's authors, convert it with a2s "
                 "import-weights"
             ) from None
-        if saved.kind != "activation":
+        if saved.kind not in ("activation", "detector"):
             raise CheckpointError(
-                f"label: {file} is of kind {saved.kind}; labels come from a stage-1 model (a2s "
-                "stage1)"
+                f"label: {file} is of kind {saved.kind}; labels come from a model of a2s stage1 or "
+                "stage2"
             )
-        for name in ("image_size", "resize_filter", "sign_tie"):
+        for name in ("image_size", "resize_filter"):
             saved._entry(name)
+        is_vote = saved.sign_tie is None and saved.kind == "activation"
+        if is_vote and "kept_heads" not in saved.metadata:
+            raise CheckpointError(
+                f"label: {file} is of an unfinished training, whose heads have not been "
+                "compared; continue it with the same a2s stage1 command"
+            )
         return saved
 
     @property
@@ -94,13 +100,18 @@ class SavedNetwork:
         return int(self._entry("image_size"))
 
     @property
-    def sign_tie(self) -> int:
-        """Sign (Eqn 5) where both sides of a map are equal, of a stage-1 network.
+    def sign_tie(self) -> int | None:
+        """Sign (Eqn 5) where both sides of a map are equal; None if the positive side is salient.
+
+        So it is in a vote of stage 1's heads (`ActivationNet.votes`), and in a detector's logits.
 
         Raises:
             CheckpointError: as `image_size`.
         """
-        return int(self._entry("sign_tie"))
+        if self.kind == "detector" or self.metadata.get("boundary") == "trained":
+            return None
+        tie = int(self._entry("sign_tie"))
+        return tie if self._entry("heads") == "1" else None
 
     @property
     def trained_input(self) -> NetworkInput:
@@ -143,6 +154,10 @@ class SavedNetwork:
                 f"model: {self.file} is not a model that a2s wrote ({error})"
             ) from None
         return model.eval()
+
+
+Model = SavedNetwork | Literal["rbd"]
+"""A saved network, or the name of the baseline that needs none."""
 
 
 def check_network(commit: Commit, spec: Mapping[str, str]) -> None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from torch import nn
 from torch.utils.data import DataLoader
 
-from a2s.config.commands import Stage1Config, Stage2Config
+from a2s.config.training import Stage1Config, Stage2Config
 from a2s.data.epoch_plan import Plan, make_plan
 from a2s.data.index import Index
 from a2s.data.loader import Batch, Images, PlanSampler, batches, make_loader
@@ -104,7 +104,7 @@ class TrainingRun:
         self._stack = stack
         self._sampler = PlanSampler(rank=ranks.rank(), world=ranks.world())
         self._progress: Progress | None = None
-        self._lr = config.lr
+        self._lr = 0.0
 
     @property
     def last_epoch(self) -> int:
@@ -142,6 +142,7 @@ class TrainingRun:
     def set_learning_rate(self, optimizer: GuardedSGD, *, epoch: int) -> None:
         """Give every parameter group the epoch's rate times its own `scale`."""
         assert self.config.milestones is not None, "resolved when the settings were read"
+        assert self.config.lr is not None, "resolved when the settings were read"
         self._lr = learning_rate(epoch, lr=self.config.lr, milestones=self.config.milestones)
         for group in optimizer.param_groups:
             group["lr"] = self._lr * group["scale"]
@@ -232,6 +233,8 @@ class TrainingRun:
             "image_size": str(config.image_size),
             "resize_filter": config.parity.resize_filter,
         }
+        if isinstance(model, ActivationNet) and model.votes and self.state["finished"]:
+            input_spec["kept_heads"] = ",".join(map(str, model.kept))
         with ranks.fail_together():
             if ranks.is_main():
                 self._checkpointer.begin(

@@ -96,6 +96,30 @@ def adb_loss(numerator_K: Tensor, num_kept_K: Tensor, weight_K: Tensor) -> Tenso
     return (weight_K.to(distance_K.dtype) * (1 - distance_K)).sum()
 
 
+def label_loss_per_image(maps: Sequence[Tensor], target_B1SS: Tensor, weight_K: Tensor) -> Tensor:
+    """Compare the maps of a head with labels, pixel-wise and by overlap: BCE plus 1 - IoU.
+
+    Labels are averaged down to each map's size, so a target may lie between 0 and 1.
+
+    Shape: theta [B, 1, h, w] of each map, [B, 1, S, S], [K] -> [B]
+    Reference: the terms are those of Eqn 12 without SSIM, which is about edges that coarse maps
+    lack
+    """
+    losses = []
+    for theta_B1hw in maps:
+        logits = theta_B1hw.float()
+        target = F.interpolate(target_B1SS.float(), size=logits.shape[2:], mode="area")
+        bce_B = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((1, 2, 3))
+        losses.append(bce_B + 1 - _soft_iou(logits.sigmoid(), target))
+    return (torch.stack(losses, dim=1) * weight_K.to(losses[0].dtype)).sum(dim=1)
+
+
+def _soft_iou(probability_B1HW: Tensor, target_B1HW: Tensor) -> Tensor:
+    inter_B = (probability_B1HW * target_B1HW).sum((1, 2, 3))
+    union_B = (probability_B1HW + target_B1HW).sum((1, 2, 3)) - inter_B
+    return inter_B / (union_B + IOU_EPS)
+
+
 class DetectionTerms(NamedTuple):
     """The paper's stage 2 loss of each image, in its three parts."""
 

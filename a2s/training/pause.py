@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from a2s.config.commands import Stage2Config
+from a2s.config.training import Stage2Config
 from a2s.labels.correction.schedule import LabelSchedule
 from a2s.storage.checkpoints import Commit
 from a2s.storage.run_folder import RunDir

@@ -9,8 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from a2s.config.commands import Stage1Config, Stage2Config
-from a2s.config.training import Stage1Options, Stage2Options
+from a2s.config.training import Stage1Config, Stage2Config, Stage2Options
 from a2s.data.index import Index
 from a2s.data.transforms import normalise
 from a2s.errors import ConfigError
@@ -37,17 +36,22 @@ def start_accelerator(config: Stage1Config | Stage2Config) -> ranks.Accelerator:
 
 
 def start_stage1(
-    config: Stage1Options, commit: Commit | None, *, device: torch.device
+    config: Stage1Config, commit: Commit | None, *, device: torch.device
 ) -> tuple[ActivationNet, dict[str, nn.Parameter], GuardedSGD]:
     """Network and optimizer, as the seed or the commit has them; equal on every rank."""
     torch.manual_seed(config.seed)
     encoder, parity = load_encoder(config.encoder.name, config.encoder.weights), config.parity
     scale_C = random_e5_scale(encoder.channels[4], seed=config.seed) if parity.e5_scale else None
+    assert config.heads is not None, "resolved when the settings were read"
+    assert config.frame is not None, "resolved when the settings were read"
+    assert config.lr is not None, "resolved when the settings were read"
     model = ActivationNet(
         encoder,
         fusion_stride=config.fusion_stride,
+        heads=config.heads,
+        frame=config.frame,
         e5_scale_C=scale_C,
-        boundary=parity.boundary,
+        boundary=parity.boundary if config.labels is None else "trained",
         sign_tie=parity.sign_tie,
         encoder_mode=parity.encoder_mode,
     )
@@ -57,7 +61,7 @@ def start_stage1(
     model.load_state_dict(tensors)
     model.to(device)
     model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    parameters = dict(model.blocks.named_parameters())
+    parameters = dict(model.heads.named_parameters(prefix="heads"))
     for name, parameter in model.encoder.named_parameters(prefix="encoder"):
         if parameter.requires_grad:
             parameters[name] = parameter
@@ -73,7 +77,7 @@ def start_stage1(
 
 
 def start_features(
-    config: Stage1Options,
+    config: Stage1Config,
     model: ActivationNet,
     index: Index,
     *,
@@ -102,6 +106,7 @@ def start_features(
                 "data": index.fingerprint,
                 "resize_filter": config.parity.resize_filter,
                 "encoder": weights,
+                "frame": str(model.frame),
                 "arithmetic": f"{config.precision} on {device.type}",
             },
             num_images=len(index),

@@ -1,31 +1,43 @@
 """Stage 1: train the activation network on unlabelled images (Sec. III-A).
 
-The four blocks train. The encoder is frozen and its features are cached, unless
-`parity.encoder_mode` says otherwise. The loop is the same for one rank and for many: every sum of
-the loss is taken over all ranks before it is divided, so gradients do not depend on the number of
-ranks. No step waits for the device: the host reads losses at log lines and before commits.
+The heads' blocks train. The encoder is frozen and its features are cached, unless
+`parity.encoder_mode` says otherwise. The loss is the paper's, which needs no labels (Eqn 4), or
+with `labels` compares the maps with them. The loop is the same for one rank and for many. No step
+waits for the device: the host reads losses at log lines and before commits.
 
-B images of one rank, G of the global batch, W 32-bit words of kept pixels, K maps.
+B images of one rank, G of the global batch, H heads, W 32-bit words of kept pixels, K maps.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from statistics import fmean
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from a2s.config.commands import Stage1Config
+from a2s.config.training import Stage1Config
 from a2s.data.epoch_plan import lanes_per_rank
 from a2s.data.index import Index
-from a2s.data.loader import Images
+from a2s.data.loader import Batch, Images
+from a2s.data.transforms import crop_cells, draw_window, flip_where
+from a2s.errors import A2SError
+from a2s.models.activation_net import ActivationBlocks, ActivationMaps, ActivationNet
+from a2s.models.vote import agreement, majority, probabilities
 from a2s.parallel import ranks
 from a2s.training import pause
 from a2s.training.features.file_cache import STRIDES
-from a2s.training.loop import TrainingRun, open_run
-from a2s.training.losses import adb_loss, map_terms
+from a2s.training.labelled import labelled_images
+from a2s.training.loop import Step, TrainingRun, open_run
+from a2s.training.losses import map_terms
 from a2s.training.setup import start_accelerator, start_features, start_stage1
+from a2s.training.stage1_loss import boundary_loss, label_loss
 from a2s.training.step import DeferredMetrics, compiled, stop_not_finite
+
+CELL = STRIDES[-1]
+"""Windows begin and end between cells of E5, so that features need no resizing."""
 
 
 def train(config: Stage1Config) -> bool:
@@ -36,71 +48,94 @@ def train(config: Stage1Config) -> bool:
     accelerator = start_accelerator(config)
     with ranks.fail_together():
         index = Index.load(config.data)
+        labels = Index.load(config.labels) if config.labels else None
         lanes_per_rank(config.batch_size, ranks.world())
     inputs = {"data": index.fingerprint}
+    if labels is not None:
+        inputs["labels"] = labels.fingerprint
     with open_run(config, "stage1", accelerator, index, inputs=inputs) as run:
-        _train(config, run)
+        _train(config, run, labels)
     return bool(run.state["finished"])
 
 
-def _train(config: Stage1Config, run: TrainingRun) -> None:
-    index, device, size, world = run.index, run.device, config.image_size, ranks.world()
+def _train(config: Stage1Config, run: TrainingRun, labels: Index | None) -> None:
+    index, device, size = run.index, run.device, config.image_size
 
     # Weights come from the seed and the encoder's file, or from the last commit.
     with ranks.fail_together():
         model, parameters, optimizer = start_stage1(config, run.commit_before, device=device)
-    loss_fn = map_terms
+    terms_fn = map_terms
     if config.compile:
         with ranks.fail_together():
-            model.blocks.forward = compiled(model.blocks.forward, device, replayed=True)  # type: ignore[method-assign]
-            loss_fn = compiled(map_terms, device, replayed=True)
+            model.heads.forward = compiled(model.heads.forward, device, replayed=True)  # type: ignore[method-assign]
+            terms_fn = compiled(map_terms, device, replayed=True)
     prepare, autocast = run.accelerator.prepare, run.accelerator.autocast
-    blocks = prepare(model.blocks)
+    heads = prepare(model.heads)
 
     # A frozen encoder's features come from a cache; another encoder runs at every step.
     features = start_features(config, model, index, prepare=prepare, autocast=autocast)
+    source = keep_N = None
+    if labels is not None:
+        source, keep_N = labelled_images(config, run, labels, [0] * config.epochs)
+    drops = config.drop_pixels and labels is None
     dataset = Images(
         index,
         image_size=size,
         seed=config.seed,
+        read_label=source,
         needs_image=features.needs_image,
-        keep_sides=[(size // s, size // s) for s in (1, *STRIDES)] if config.drop_pixels else (),
+        keep_sides=[(size // s, size // s) for s in (1, *STRIDES)] if drops else (),
         resize_filter=config.parity.resize_filter,
     )
     loader = run.make_loader(dataset)
     weight_K = torch.tensor(config.map_weights, dtype=torch.float64, device=device)
     metrics, losses = DeferredMetrics(), list[float]()
 
-    run.show_progress(images_per_epoch=len(index), note=features.describe())
+    num_images = len(index) if keep_N is None else int(keep_N.sum())
+    run.show_progress(images_per_epoch=num_images, note=features.describe())
     for epoch in range(run.state["epoch"] + 1, run.last_epoch + 1):
         run.set_learning_rate(optimizer, epoch=epoch)
-        for step in run.steps(epoch, loader):
+        for step in run.steps(epoch, loader, keep_N=keep_N):
             # Features of each image, mirrored or not as (seed, epoch, key) decides.
-            maps = blocks(*features.of(step.batch, dataset.image), size=(size, size))
-
-            # The loss: distances of kept pixels from the boundary, summed over ranks, then divided.
+            taps = features.of(step.batch, dataset.image)
             valid_B = step.batch.valid_B.to(device, non_blocking=True)
-            keep_BW = step.batch.keep_BW
-            keep_BW = None if keep_BW is None else keep_BW.to(device, non_blocking=True)
-            terms = loss_fn(maps, valid_B, keep_BW, side=size, alpha=config.alpha)
-            local_3K = torch.cat([terms.numerator_K, terms.num_kept_K, terms.mean_K])
-            numerator_K, num_kept_K, mean_K = ranks.all_sum(local_3K).chunk(3)
-            loss = adb_loss(numerator_K, num_kept_K, weight_K)
 
-            # DDP averages gradients over ranks, so each rank's share is scaled by their number.
-            share_K = world * terms.numerator_K
+            if labels is None:
+                # Distances of kept pixels from the boundary.
+                maps_H = heads(*taps, size=(size, size))
+                keep_BW = _sent(step.batch.keep_BW, device)
+                terms_of = partial(
+                    terms_fn, valid_B=valid_B, keep_BW=keep_BW, side=size, alpha=config.alpha
+                )
+                loss = boundary_loss(maps_H, terms_of, weight_K)
+            else:
+                # Labels of the window that this step sees.
+                window = _window(config, step)
+                e3, e4, e5 = (
+                    crop_cells(tap, window, cell=CELL // stride)
+                    for tap, stride in zip(taps, STRIDES, strict=True)
+                )
+                target_B1SS = crop_cells(_target(step.batch, device), window, cell=CELL)
+                maps_H = heads(e3, e4, e5, size=target_B1SS.shape[2:])
+                loss = label_loss(
+                    maps_H, target_B1SS, valid_B, weight_K, num_images=step.num_images
+                )
             optimizer.zero_grad(set_to_none=True)
-            run.accelerator.backward(adb_loss(share_K, num_kept_K.float(), weight_K))
+            run.accelerator.backward(loss.backward)
 
             # Nothing is updated, on any rank, from the first step on whose loss or gradient is
             # not finite. (A gradient may overflow where the loss does not.)
-            loss = torch.where(optimizer.finite_gradients(), loss, math.nan)
-            optimizer.step_if(loss.isfinite())
-            metrics.add(step.number, torch.cat([loss[None], terms.finite_B.to(loss.dtype)]))
+            value = torch.where(optimizer.finite_gradients(), loss.value, math.nan)
+            optimizer.step_if(value.isfinite())
+            metrics.add(step.number, torch.cat([value[None], loss.finite_B.to(value.dtype)]))
 
             # DB1 alone: its boundary is a running mean of theta over at most one epoch of steps.
             num_steps = min((epoch - 1) * run.plan.num_steps + step.number, run.plan.num_steps)
-            model.blocks.update_running_mean(mean_K / step.num_images, share=1 / num_steps)
+            for head, mean_K in zip(model.heads, loss.mean_HK or (), strict=False):
+                assert isinstance(head, ActivationBlocks)
+                head.update_running_mean(mean_K / step.num_images, share=1 / num_steps)
+            if epoch == config.epochs:
+                _compare_heads(model, maps_H, valid_B, step)
 
             run.meter.step_done(num_images=step.num_images)
             if step.reads_losses:
@@ -110,6 +145,8 @@ def _train(config: Stage1Config, run: TrainingRun) -> None:
             if step.logs:
                 run.log(step, loss=round(fmean(losses), 6))
                 losses.clear()
+            if epoch == config.epochs and step.is_last:
+                _keep_majority(config, run, model, num_images=num_images)
             if step.commits:
                 run.commit(step, model, parameters, optimizer, loss=last_loss)
     run.wait_for_commits()
@@ -117,6 +154,73 @@ def _train(config: Stage1Config, run: TrainingRun) -> None:
     run.note(features.close(keep=run.last_epoch < config.epochs))
     if run.folder and run.last_epoch < config.epochs:
         pause.pause(run.folder, "stage1", {"epoch": run.last_epoch}, epochs=config.epochs)
+
+
+def _sent(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if tensor is None else tensor.to(device, non_blocking=True)
+
+
+def _target(batch: Batch, device: torch.device) -> Tensor:
+    """Labels of a batch, mirrored like their images."""
+    label_B1SS, flip_B = _sent(batch.label_B1SS, device), _sent(batch.flip_B, device)
+    assert label_B1SS is not None
+    assert flip_B is not None
+    return flip_where(label_B1SS, flip_B)
+
+
+def _window(config: Stage1Config, step: Step) -> tuple[slice, slice]:
+    """The part of the images that a step sees; the last epoch sees all."""
+    cells = config.image_size // CELL
+    share = 0.0 if step.epoch == config.epochs else config.crops
+    return draw_window(
+        seed=config.seed, epoch=step.epoch, step=step.number, cells=(cells, cells), share=share
+    )
+
+
+@torch.no_grad()
+def _compare_heads(
+    model: ActivationNet, maps_H: list[ActivationMaps], valid_B: Tensor, step: Step
+) -> None:
+    """Add to the sums how far the heads' maps of these images agree."""
+    if model.agreement_KK is None:
+        return
+    if step.number == 1:
+        model.agreement_KK.zero_()
+    thetas = [maps.theta for maps in maps_H]
+    probability_HB1hw = torch.stack(
+        [probabilities(theta, sign_tie=model.known_sign_tie) for theta in thetas]
+    )
+    model.agreement_KK += ranks.all_sum(agreement(probability_HB1hw[:, :, 0], valid_B))
+
+
+def _keep_majority(
+    config: Stage1Config, run: TrainingRun, model: ActivationNet, *, num_images: int
+) -> None:
+    """Keep the heads that agree.
+
+    Raises:
+        A2SError: no majority of them does, on all ranks.
+    """
+    if model.agreement_KK is None:
+        return
+    mean_KK = model.agreement_KK.cpu() / num_images
+    model.kept = majority(mean_KK, at_least=config.min_agreement)
+    count = len(model.heads)
+    pairs: dict[str, Any] = {
+        f"{a} and {b}": round(float(mean_KK[a, b]), 3) for a in range(count) for b in range(a)
+    }
+    if run.folder:
+        run.folder.log(event="heads", agreement=pairs, kept=list(model.kept))
+    shown = ", ".join(f"{heads}: {iou:.2f}" for heads, iou in pairs.items())
+    if not model.kept:
+        raise A2SError(
+            f"stage1: no majority of the {count} heads agrees (mean IoU of heads {shown}; at least "
+            f"{config.min_agreement:g} is asked for), so nobody knows which one found objects; try "
+            "--labels (from a2s label --model rbd), more images or epochs, or another --seed"
+        )
+    dropped = [str(head) for head in range(count) if head not in model.kept]
+    says = f"dropped head {', '.join(dropped)}, which disagrees" if dropped else "all agree"
+    run.note(f"{count} heads, mean IoU of {shown}: {says}")
 
 
 def _read(metrics: DeferredMetrics, run: TrainingRun, epoch: int) -> list[float]:

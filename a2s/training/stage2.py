@@ -8,7 +8,6 @@ lines and before commits.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -16,24 +15,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from a2s.config.commands import Stage2Config
+from a2s.config.training import Stage2Config
 from a2s.data.epoch_plan import lanes_per_rank
 from a2s.data.index import Index
 from a2s.data.loader import Images
 from a2s.data.transforms import flip_where, normalise
 from a2s.errors import LabelError
 from a2s.labels.store.fixed_point import to_u16_bits
-from a2s.labels.store.reader import (
-    UNLABELLED,
-    Bools,
-    LabelSource,
-    labelled_rows,
-    unreadable_labels,
-)
 from a2s.labels.store.writer import NextGeneration, list_stale_labels, write_rectified
 from a2s.models.encoders import set_batchnorm
 from a2s.parallel import ranks
 from a2s.training import pause
+from a2s.training.labelled import labelled_images
 from a2s.training.loop import Step, TrainingRun, open_run
 from a2s.training.setup import batchnorm_mode, start_accelerator, start_stage2
 from a2s.training.stage2_loss import LOSS_OF, Outcome, loss_and_labels, means, micro_batches
@@ -44,9 +37,6 @@ from a2s.training.step import (
     copy_to_host,
     stop_not_finite,
 )
-
-_SHOWN = 5
-"""Keys of damaged labels that a message names."""
 
 
 def train(config: Stage2Config) -> bool:
@@ -97,9 +87,16 @@ def _train(
             loss_fn = compiled(loss_fn, device)
     network = run.accelerator.prepare(model)
 
-    source, keep_N, dataset = _labelled_images(config, run, labels, schedule.generation_by_epoch)
+    source, keep_N = labelled_images(config, run, labels, schedule.generation_by_epoch)
     num_labelled = int(keep_N.sum())
-    _check_damage(config, run)
+    dataset = Images(
+        index,
+        image_size=size,
+        seed=config.seed,
+        read_label=source,
+        resize_filter=config.parity.resize_filter,
+        flip_once=config.parity.flip == "once",
+    )
     loader = run.make_loader(dataset)
     metrics, measured = DeferredMetrics(), list[Tensor]()
 
@@ -184,58 +181,6 @@ def _train(
         number, out = run.state["generation"], config.out / "rectified"
         write_rectified(out, number, source=source, index=index, keep_N=keep_N)
     return pending_label_command
-
-
-def _labelled_images(
-    config: Stage2Config, run: TrainingRun, labels: Index, generation_by_epoch: Sequence[int]
-) -> tuple[LabelSource, Bools, Images]:
-    """Where labels are read, the rows of the index that have one, and the images with their labels.
-
-    Images without a usable label are found once, left out of every epoch, and listed.
-    """
-    label_row_N = labels.rows_of(run.index.keys)
-    keep_N = labelled_rows(config.out, run.index, labels, label_row_N)
-    source = LabelSource(
-        labels,
-        label_row_N,
-        config.out / "labels",
-        config.image_size,
-        generation_by_epoch,
-        resize_filter=config.parity.resize_filter,
-    )
-    dataset = Images(
-        run.index,
-        image_size=config.image_size,
-        seed=config.seed,
-        read_label=source,
-        resize_filter=config.parity.resize_filter,
-        flip_once=config.parity.flip == "once",
-    )
-    return source, keep_N, dataset
-
-
-def _check_damage(config: Stage2Config, run: TrainingRun) -> None:
-    """End all ranks with code 3, before training, if too many labels are damaged."""
-    with ranks.fail_together():
-        keys = unreadable_labels(config.out)
-    if not keys:
-        return
-    shown = ", ".join(keys[:_SHOWN]) + ("…" if len(keys) > _SHOWN else "")
-    found = f"{len(keys):,} of {len(run.index):,} labels are damaged ({shown})"
-    if len(keys) <= config.max_failure_rate * len(run.index):
-        if ranks.is_main():
-            where = config.out / UNLABELLED
-            print(f"stage2: {found} and left out; see {where}", file=sys.stderr)
-        return
-    with ranks.fail_together():
-        if ranks.is_main():
-            print(
-                f"stage2: {found}, over the limit of {config.max_failure_rate:.2%}. Delete the "
-                f".json of their shards in {config.labels} and repeat a2s label, then this command"
-            )
-            # The list belongs to a run; none has begun.
-            (config.out / UNLABELLED).unlink()
-    raise SystemExit(3)
 
 
 def _read(metrics: DeferredMetrics, run: TrainingRun, epoch: int) -> list[Tensor]:

@@ -148,7 +148,7 @@ def test_a_run_is_exported_to_their_layout(temporary: Path) -> None:
     assert export_weights.run(config) == 0
     network_again, _ = saved.load_model(run_import(config.out, temporary / "again.safetensors"))
     state = network_again.state_dict()
-    assert torch.equal(state.pop("blocks.e5_scale_C"), torch.ones(2048))
+    assert torch.equal(state.pop("heads.0.e5_scale_C"), torch.ones(2048))
     assert all(torch.equal(state[name], value) for name, value in network.state_dict().items())
 
 

@@ -160,7 +160,7 @@ def test_the_boundary_itself_counts_as_below_where_a_tie_has_no_side() -> None:
 
 
 def test_the_model_decides_about_ties_and_filters(model: Path, tmp_path: Path) -> None:
-    saved = SavedNetwork.find_stage1(model)
+    saved = SavedNetwork.find_for_labels(model)
     assert saved.sign_tie == 0
     image_HW3 = images.decode(encoded(90, 70, seed=5))
     found = saved.trained_input.resize(image_HW3)
@@ -176,7 +176,7 @@ def test_labels_are_made_by_the_boundary_that_was_trained(
     other = write_model(tmp_path / "model.safetensors", boundary=boundary)
     assert label.run(config(other, data, tmp_path / "labels")) == 0
     network, reference = (on_cpu(SavedNetwork.find(path)).network for path in (other, model))
-    assert network.blocks.boundary == boundary
+    assert network.heads[0].boundary == boundary
     image = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         assert not torch.allclose(network(image).theta, reference(image).theta)

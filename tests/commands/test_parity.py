@@ -42,8 +42,8 @@ def turned(image: Tensor, is_mirrored: bool) -> Tensor:
 
 def plain_stage1(run: Run, *, epochs: int, falls_in: tuple[int, ...]) -> Plain:
     made = Plain(start_stage1(run.config, None, device=CPU)[0].state_dict())
-    encoder, blocks = encoder_of(made.start), renamed(made.start, STAGE1_MODULES, prefix="blocks.")
-    factors = made.start["blocks.e5_scale_C"][None]
+    encoder, blocks = encoder_of(made.start), renamed(made.start, STAGE1_MODULES, prefix="heads.0.")
+    factors = made.start["heads.0.e5_scale_C"][None]
     optimizer = plain.NesterovSGD([([x.requires_grad_() for x in blocks.values()], 1.0)])
     encoder.train()
     images = [image_of(run.data.read(row)) for row in range(len(run.data))]
@@ -116,7 +116,7 @@ def test_a_run_of_stage1(scenes, shared: Path, tmp_path: Path) -> None:
     run = start_run("stage1", scenes, shared, tmp_path, "--batch-size 4 --epochs 5")
     made = plain_stage1(run, epochs=5, falls_in=(4, 5))
     check_log(run, made, num_steps=10)
-    check_weights(run, made, STAGE1_MODULES, prefix="blocks.")
+    check_weights(run, made, STAGE1_MODULES, prefix="heads.0.")
     first = "encoder.features.0.1.running_mean"
     assert (made.weights[first] - made.start[first]).abs().max() > 1e-3
 

@@ -13,11 +13,10 @@ from repository import REPO
 from safetensors.torch import save_file
 
 from a2s.__main__ import run
-from a2s.config.commands import Stage2Config
 from a2s.config.parse import parse
+from a2s.config.training import Stage2Config
 from a2s.errors import CheckpointError, ConfigError
 from a2s.models.activation_net import ActivationNet
-from a2s.models.detector import Detector
 from a2s.models.encoders import build_encoder
 from a2s.storage import checkpoints, run_folder
 from a2s.training.setup import start_stage1
@@ -106,14 +105,14 @@ def test_a_checkpoint_of_another_network(
     assert difference in str(caught.value)
 
 
-def test_a_model_of_another_kind_is_no_source_of_labels(
-    stage1: list[str], data: Path, tmp_path: Path
-) -> None:
-    network = Detector(build_encoder("mobilenet_v2"))
-    save_file(network.state_dict(), tmp_path / "m.safetensors", metadata=network.spec())
+def test_heads_that_nobody_compared_are_no_source_of_labels(data: Path, tmp_path: Path) -> None:
+    network = ActivationNet(build_encoder("mobilenet_v2"), fusion_stride=8, heads=2)
+    spec = {**network.spec(), "image_size": "64", "resize_filter": "bilinear"}
+    save_file(network.state_dict(), tmp_path / "m.safetensors", metadata=spec)
     arguments = ["label", "--model", str(tmp_path / "m.safetensors"), "--data", str(data)]
     text = refusal([*arguments, "--out", str(tmp_path / "labels"), "--workers", "0"])
-    assert "is of kind detector; labels come from a stage-1 model" in text
+    assert "m.safetensors is of an unfinished training" in text
+    assert "continue it with the same a2s stage1 command" in text
 
 
 @pytest.mark.parametrize("entry", ["image_size", "resize_filter", "sign_tie"])

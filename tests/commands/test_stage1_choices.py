@@ -138,7 +138,6 @@ def test_a_trained_encoder_learns_at_the_rate_of_the_blocks(runs: dict[str, Path
     gradients = {}
     for key, buffer in momentum.items():
         name = key.removeprefix("momentum_buffer/")
-        name = name if name.startswith("encoder.") else f"blocks.{name}"
         old = tensors(runs["trained"], "optimizer", commit=3)[key]
         gradients[name] = buffer - 0.9 * old
         step = gradients[name] + 0.9 * buffer
@@ -151,13 +150,13 @@ def test_a_trained_encoder_learns_at_the_rate_of_the_blocks(runs: dict[str, Path
 
 def test_what_a_boundary_learns_is_kept(runs: dict[str, Path]) -> None:
     means_K, w_KC = (
-        tensors(runs[choice])[f"blocks.{name}"]
+        tensors(runs[choice])[f"heads.0.{name}"]
         for choice, name in {"db1": "trainset_mean_K", "db4": "learned_KC"}.items()
     )
     # Activation maps are sums of what a ReLU let through.
     assert (means_K > 0).all()
-    assert not torch.equal(w_KC, tensors(runs["db4"], commit=3)["blocks.learned_KC"])
-    assert "momentum_buffer/learned_KC" in tensors(runs["db4"], "optimizer")
+    assert not torch.equal(w_KC, tensors(runs["db4"], commit=3)["heads.0.learned_KC"])
+    assert "momentum_buffer/heads.0.learned_KC" in tensors(runs["db4"], "optimizer")
     assert len({tuple(losses(runs[choice])) for choice in CHOICES}) == len(CHOICES)
 
 
@@ -169,7 +168,7 @@ def test_the_model_says_how_it_wants_to_be_used(runs: dict[str, Path]) -> None:
     assert expected | {"resize_filter": "bicubic"} == {
         name: metadata[name] for name in (*expected, "resize_filter")
     }
-    scale_C = tensors(runs["official"])["blocks.e5_scale_C"]
+    scale_C = tensors(runs["official"])["heads.0.e5_scale_C"]
     assert torch.equal(scale_C, random_e5_scale(1280, seed=4))
 
 

@@ -11,9 +11,9 @@ from pydantic import BaseModel
 from repository import REPO
 from tyro.conf import Positional
 
-from a2s.config.commands import Stage2Config
 from a2s.config.parse import parse
 from a2s.config.registry import COMMANDS
+from a2s.config.training import Stage2Config
 from a2s.errors import ConfigError
 
 PATHS = ["--data", "d", "--labels", "l", "--out", "o"]

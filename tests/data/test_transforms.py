@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from a2s.data.transforms import (
+    crop_cells,
     draw_flip,
     draw_keep_words,
+    draw_window,
     flip,
     flip_where,
     hash_u32,
@@ -121,3 +123,28 @@ def test_masks_unpack_equally_on_the_gpu() -> None:
     on_gpu = unpack_keep(words.cuda(), sides)
     for one, other in zip(unpack_keep(words, sides), on_gpu, strict=True):
         assert torch.equal(one, other.cpu())
+
+
+def test_windows_are_inside_large_enough_and_the_same_for_all_ranks() -> None:
+    seen = set()
+    for step in range(300):
+        draw = {"seed": 3, "epoch": 2, "step": step, "cells": (10, 7), "share": 0.7}
+        rows, columns = draw_window(**draw)
+        assert (rows, columns) == draw_window(**draw)
+        assert 0 <= rows.start < rows.stop <= 10
+        assert 0 <= columns.start < columns.stop <= 7
+        assert rows.stop - rows.start >= 6
+        assert columns.stop - columns.start >= 5
+        seen.add((rows.start, rows.stop, columns.start, columns.stop))
+    assert len(seen) > 60
+    assert {start for start, _, _, _ in seen} == {0, 1, 2, 3, 4}
+    whole = [
+        draw_window(seed=3, epoch=2, step=step, cells=(10, 10), share=0.0) for step in range(20)
+    ]
+    assert set(map(str, whole)) == {str((slice(0, 10), slice(0, 10)))}
+
+
+def test_a_window_of_cells_is_cut_at_every_stride() -> None:
+    map_B1HW = torch.arange(48.0).view(1, 1, 6, 8)
+    cut = crop_cells(map_B1HW, (slice(1, 3), slice(0, 2)), cell=2)
+    assert torch.equal(cut, map_B1HW[:, :, 2:6, 0:4])

@@ -39,17 +39,20 @@ def test_all_maps_are_the_boundary_of_their_features(boundary: str) -> None:
     blocks = ActivationBlocks(CHANNELS, fusion_stride=4, boundary=boundary)
     if blocks.trainset_mean_K is not None:
         blocks.trainset_mean_K.copy_(torch.tensor([9.0, 8, 7, 6]))
+    if blocks.origin_K is not None:
+        nn.init.uniform_(blocks.origin_K)
     taps = features()
     maps = blocks(*taps, size=(64, 64))
     parts = [block(e) for block, e in zip((blocks.se3, blocks.se4, blocks.se5), taps, strict=True)]
     fused = blocks.se0(torch.cat([upsample(f, (16, 16)) for f in parts], 1))
     for k, (f, theta) in enumerate(zip([fused, *parts], maps, strict=True)):
-        w, mean = blocks.learned_KC, blocks.trainset_mean_K
+        w = blocks.learned_KC
+        origin_K = blocks.trainset_mean_K if blocks.origin_K is None else blocks.origin_K
         expected = decide(
             f,
             BOUNDARIES[boundary],
             learned_C=None if w is None else w[k],
-            trainset_mean=None if mean is None else mean[k],
+            origin=None if origin_K is None else origin_K[k],
         )
         torch.testing.assert_close(theta, expected, atol=1e-4, rtol=1e-4)
 
@@ -87,9 +90,10 @@ def test_initial_weights_do_not_depend_on_the_boundary() -> None:
         [],
         ["learned_KC"],
         [],
+        ["learned_KC"],
     ]
     for state in states:
-        for name, tensor in states[-1].items():
+        for name, tensor in states[4].items():
             assert torch.equal(state[name], tensor), name
     w = states[3]["learned_KC"]
     assert w.shape == (NUM_MAPS, 64)
@@ -141,7 +145,7 @@ def test_a_network_is_rebuilt_from_its_spec(boundary: str, sign_tie: int) -> Non
 
 def test_options_name_what_the_models_have() -> None:
     fields = Stage1Parity.model_fields
-    assert set(get_args(fields["boundary"].annotation)) == set(BOUNDARIES)
+    assert {*get_args(fields["boundary"].annotation), "trained"} == set(BOUNDARIES)
     assert get_args(fields["encoder_mode"].annotation) == get_args(EncoderMode)
 
 

@@ -81,7 +81,7 @@ def oracle(shared: Path) -> State:
 
 def from_oracle(module: torch.nn.Module, oracle: State, stage: int) -> State:
     """Decoder weights of the authors' functions, under the names of a checkpoint."""
-    ours = "blocks." if stage == 1 else "decoder."
+    ours = "heads.0." if stage == 1 else "decoder."
     renamed = {}
     for key in module.state_dict().keys() - {"e5_scale_C"}:
         layer, _, part = key.rpartition(".")

@@ -61,26 +61,27 @@ def naive_theta(name: str, f: Tensor, *, w: Tensor, trainset_mean: Tensor) -> Te
                     "db3": mean @ (f_n - mean),
                     "db4": w @ (f_n - mean),
                     "adb": ones @ (f_n - mean),
+                    "trained": w @ f_n - ones @ trainset_mean,
                 }[name]
     return theta
 
 
-@pytest.mark.parametrize("name", ["db1", "db2", "db3", "db4", "adb"])
+@pytest.mark.parametrize("name", ["db1", "db2", "db3", "db4", "adb", "trained"])
 def test_boundaries_follow_their_definitions(name: str) -> None:
     torch.manual_seed(0)
     f, w = torch.rand(2, 5, 3, 4, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
     trainset_mean = torch.rand(5, dtype=torch.float64)
-    found = decide(f, BOUNDARIES[name], learned_C=w, trainset_mean=trainset_mean.sum())
+    found = decide(f, BOUNDARIES[name], learned_C=w, origin=trainset_mean.sum())
     expected = naive_theta(name, f, w=w, trainset_mean=trainset_mean)
     assert expected.abs().max() > 0.1
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-10)
 
 
-def test_the_five_boundaries_differ() -> None:
-    assert list(BOUNDARIES) == ["db1", "db2", "db3", "db4", "adb"]
+def test_the_boundaries_differ() -> None:
+    assert list(BOUNDARIES) == ["db1", "db2", "db3", "db4", "adb", "trained"]
     f = torch.rand(1, 3, 4, 4)
     maps = [
-        decide(f, boundary, learned_C=torch.tensor([1.0, -1, 2]), trainset_mean=torch.tensor(0.2))
+        decide(f, boundary, learned_C=torch.tensor([1.0, -1, 2]), origin=torch.tensor(0.2))
         for boundary in BOUNDARIES.values()
     ]
     for number, one in enumerate(maps):

@@ -33,11 +33,11 @@ def mobile() -> ActivationNet:
 def test_parameter_counts_of_stage1() -> None:
     net = ActivationNet(build_encoder("resnet50"), fusion_stride=2)
     assert count(net.encoder) == RESNET50
-    assert count(net.blocks) == 2_192_384
-    assert count(net.blocks) + UNUSED_NORMS == 2_192_896
+    assert count(net.heads[0]) == 2_192_384
+    assert count(net.heads[0]) + UNUSED_NORMS == 2_192_896
     trained = [name for name, p in net.named_parameters() if p.requires_grad]
     assert trained
-    assert all(name.startswith("blocks.") for name in trained)
+    assert all(name.startswith("heads.0.") for name in trained)
 
 
 @pytest.mark.parametrize(
@@ -94,14 +94,14 @@ def test_heads_of_stored_features_equal_the_forward(mobile: ActivationNet) -> No
     image = torch.randn(2, 3, 64, 64)
     features = mobile.encode(image)
     assert not any(e.requires_grad for e in features)
-    for a, b in zip(mobile(image), mobile.heads(*features, size=(64, 64)), strict=True):
+    for a, b in zip(mobile(image), mobile.maps_of(*features, size=(64, 64)), strict=True):
         assert torch.equal(a, b)
 
 
 def test_fused_theta_is_the_boundary_of_fused_features(mobile: ActivationNet) -> None:
     image = torch.randn(2, 3, 64, 64)
     e3, e4, e5 = mobile.encode(image)
-    blocks = mobile.blocks
+    blocks = mobile.heads[0]
     parts = [upsample(f, (16, 16)) for f in (blocks.se3(e3), blocks.se4(e4), blocks.se5(e5))]
     expected = decide(blocks.se0(torch.cat(parts, 1)), BOUNDARIES["adb"])
     torch.testing.assert_close(mobile(image).theta, expected, atol=1e-3, rtol=1e-4)
@@ -110,11 +110,11 @@ def test_fused_theta_is_the_boundary_of_fused_features(mobile: ActivationNet) ->
 def test_the_frozen_encoder_never_changes(mobile: ActivationNet) -> None:
     before = {key: value.clone() for key, value in mobile.encoder.state_dict().items()}
     mobile.train()
-    assert mobile.blocks.training
+    assert mobile.heads[0].training
     assert not any(module.training for module in mobile.encoder.modules())
     sum(theta.square().sum() for theta in mobile(torch.randn(2, 3, 64, 64))).backward()
     assert all(p.grad is None for p in mobile.encoder.parameters())
-    assert all(p.grad is not None for p in mobile.blocks.parameters())
+    assert all(p.grad is not None for p in mobile.heads[0].parameters())
     assert all(torch.equal(before[k], v) for k, v in mobile.encoder.state_dict().items())
 
 
@@ -179,13 +179,13 @@ def test_e5_scale_acts_on_e5_only() -> None:
     scale = torch.rand(1280)
     net = ActivationNet(encoder, fusion_stride=8, e5_scale_C=scale).eval()
     bare = ActivationNet(encoder, fusion_stride=8).eval()
-    state = {k: v for k, v in net.state_dict().items() if k != "blocks.e5_scale_C"}
+    state = {k: v for k, v in net.state_dict().items() if k != "heads.0.e5_scale_C"}
     bare.load_state_dict(state)
     e3, e4, e5 = net.encode(torch.randn(1, 3, 64, 64))
-    scaled = net.heads(e3, e4, e5, size=(64, 64))
-    expected = bare.heads(e3, e4, e5 * scale[:, None, None], size=(64, 64))
+    scaled = net.maps_of(e3, e4, e5, size=(64, 64))
+    expected = bare.maps_of(e3, e4, e5 * scale[:, None, None], size=(64, 64))
     assert all(torch.equal(a, b) for a, b in zip(scaled, expected, strict=True))
-    assert not torch.equal(scaled.theta5, bare.heads(e3, e4, e5, size=(64, 64)).theta5)
+    assert not torch.equal(scaled.theta5, bare.maps_of(e3, e4, e5, size=(64, 64)).theta5)
 
 
 @pytest.mark.parametrize(

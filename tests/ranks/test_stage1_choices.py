@@ -71,7 +71,7 @@ def test_learned_boundary_does_not_depend_on_the_number_of_ranks(
     one, two = (losses(tmp_path / str(world)) for world in (1, WORLD))
     assert len(one) == 4
     assert two == pytest.approx(one, abs=5e-6)
-    name = {"db1": "blocks.trainset_mean_K", "db4": "blocks.learned_KC"}[boundary]
+    name = {"db1": "heads.0.trainset_mean_K", "db4": "heads.0.learned_KC"}[boundary]
     one, two = (tensors(tmp_path / str(world), "model", 4)[name] for world in (1, WORLD))
     assert one.abs().max() > 0.05
     torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
@@ -105,7 +105,7 @@ def test_batchnorm_is_per_rank_and_reported(data: Path, tmp_path: Path, mode: En
         name.removeprefix("momentum_buffer/"): buffer
         for name, buffer in tensors(out, "optimizer", 1).items()
     }
-    expected = dict(net.blocks.named_parameters())
+    expected = dict(net.heads.named_parameters(prefix="heads"))
     if mode == "trained":
         expected |= {f"encoder.{name}": p for name, p in net.encoder.named_parameters()}
     assert found.keys() == expected.keys()

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from a2s.config.base import RefineConfig
-from a2s.config.commands import EvaluateConfig, LabelConfig, Stage1Config
+from a2s.config.commands import EvaluateConfig, LabelConfig
+from a2s.config.training import Stage1Config
 from a2s.errors import ConfigError, DataError
 from a2s.storage import files, run_folder
 

@@ -23,7 +23,7 @@ from a2s.labels.making.chunk import Labelled, label_chunk, refine_chunk
 from a2s.labels.making.shards import write_shard
 from a2s.labels.making.timing import StageTimes
 from a2s.labels.recipe import crf_is_batched, recipe_of
-from a2s.models.saved import NetworkInput, SavedNetwork
+from a2s.models.saved import Model, NetworkInput
 from a2s.parallel import bottleneck, model_actors, pool
 from a2s.parallel.progress import Progress
 from a2s.storage import run_folder
@@ -38,7 +38,7 @@ class LabelJob:
 
     config: LabelConfig
     index: Index
-    model: SavedNetwork
+    model: Model
     todo: list[int]
 
     @property
@@ -61,9 +61,11 @@ class LabelJob:
         return int(pixels_N.max(initial=1))
 
 
-def network_input(model: SavedNetwork, network_size: Literal["trained", "own"]) -> NetworkInput:
+def network_input(model: Model, network_size: Literal["trained", "own"]) -> NetworkInput:
     """Input of the network: images at the training size, or at their own size."""
-    return model.trained_input if network_size == "trained" else NetworkInput(None)
+    if model == "rbd" or network_size == "own":
+        return NetworkInput(None)
+    return model.trained_input
 
 
 def label_shards(work: LabelJob, folder: run_folder.RunDir) -> None:
@@ -75,27 +77,25 @@ def label_shards(work: LabelJob, folder: run_folder.RunDir) -> None:
     config, index = work.config, work.index
     workers = pool.resolve_workers(config.workers, work.num_images, ray_address=config.ray_address)
     threads = pool.num_cpus() if workers == 0 else 0
-    on_gpu = pool.has_gpu(config.ray_address)
-    recipe = recipe_of(
-        config.refine, crf_input=config.parity.crf_input, sign_tie=work.model.sign_tie
-    )
+    model = work.model
+    on_gpu = model != "rbd" and pool.has_gpu(config.ray_address)
+    sign_tie = None if model == "rbd" else model.sign_tie
+    recipe = recipe_of(config.refine, crf_input=config.parity.crf_input, sign_tie=sign_tie)
     model_stage = None
     size = _chunk_size(work, folder, workers=workers, on_gpu=on_gpu)
     fn: Callable[..., Labelled] = label_chunk
-    common: tuple[object, ...] = (work.model, work.network_input, recipe)
-    if on_gpu:
+    common: tuple[object, ...] = (model, work.network_input, recipe)
+    if on_gpu and model != "rbd":
         from a2s.labels.making.gpu import load_activation
 
         on_gpu_recipe = recipe if crf_is_batched(config.refine) else None
-        load = functools.partial(
-            load_activation, work.model, work.network_input, size, on_gpu_recipe
-        )
+        load = functools.partial(load_activation, model, work.network_input, size, on_gpu_recipe)
         fn, common, model_stage = refine_chunk, (recipe,), model_actors.ModelStage(load)
-    elif threads:
+    elif threads and model != "rbd":
         from a2s.models.inference import on_cpu
 
         # Import torch and read the file once, before the threads start.
-        on_cpu(work.model)
+        on_cpu(model)
 
     totals, started = StageTimes(), time.monotonic()
     done = len(index) - work.num_images
@@ -159,6 +159,7 @@ def _chunk_size(
     def fitting() -> int:
         from a2s.labels.making.batch_size import fitting_batch
 
+        assert work.model != "rbd", "the baseline runs on CPUs"
         probe = functools.partial(fitting_batch, work.model, work.most_pixels)
         if workers == 0:
             # With the CRF on the GPU the CPUs have little to do: a few chunks keep them busy.

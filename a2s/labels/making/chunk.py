@@ -8,18 +8,19 @@ finished labels are sent. Shapes: B images, S the network's input size, h w a ma
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from a2s.data import images
-from a2s.data.arrays import F32, Bool
+from a2s.data.arrays import F32, U8, Bool
 from a2s.data.chunks import Chunk
 from a2s.errors import DataError
 from a2s.labels.quality import Quality
 from a2s.labels.refine import Recipe, Refined, median_and_quality, probability, refine
-from a2s.models.saved import NetworkInput, SavedNetwork
+from a2s.models.saved import Model, NetworkInput
 from a2s.parallel.timing import StageTimer
 from a2s.storage.failures import BAD_CHECKSUM, Failure, failure
 
@@ -83,28 +84,37 @@ class Labelled:
 
 
 def label_chunk(
-    chunk: Chunk, saved: SavedNetwork, network_input: NetworkInput, recipe: Recipe
+    chunk: Chunk, model: Model, network_input: NetworkInput, recipe: Recipe
 ) -> Labelled:
     """Label the images of a chunk, one after the other, on one CPU core."""
-    from a2s.models.inference import on_cpu
-
-    model = on_cpu(saved)
+    theta_of = _theta_of(model, network_input)
     done = Labelled(chunk.shard, chunk.number)
     timer = StageTimer(done.seconds)
     for row in range(len(chunk.part)):
         try:
             with timer.stage("decode"):
                 image_HW3 = chunk.decode(row)
-                resized_SS3 = network_input.resize(image_HW3)
         except DataError as error:
             done.failures.append(damaged(chunk, row, error))
             continue
         with timer.stage("network"):
-            theta_hw = model.maps(resized_SS3[None])[0]
+            theta_hw = theta_of(image_HW3)
         with timer.stage("refine"):
             refined = refine(image_HW3, theta_hw, recipe=recipe)
         _add(done, chunk, row, refined, timer)
     return done
+
+
+def _theta_of(model: Model, network_input: NetworkInput) -> Callable[[U8], F32]:
+    """Return the function that makes the map of one image. Shape: H W 3 -> h w."""
+    if model == "rbd":
+        from a2s.models.rbd import rbd_log_odds
+
+        return rbd_log_odds
+    from a2s.models.inference import on_cpu
+
+    network = on_cpu(model)
+    return lambda image_HW3: network.maps(network_input.resize(image_HW3)[None])[0]
 
 
 def refine_chunk(chunk: Chunk, activated: Activated, recipe: Recipe) -> Labelled:

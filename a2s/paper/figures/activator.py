@@ -32,7 +32,7 @@ class Activator(NamedTuple):
 
     model: InferenceModel
     network_input: NetworkInput
-    sign_tie: int = 1
+    sign_tie: int | None = 1
 
     def __call__(self, image_HW3: U8) -> F32:
         """Compute theta (Eqn 3): the activation map M less its mean. Shape: [H, W, 3] -> [h, w]."""
@@ -52,7 +52,7 @@ def trained(model: Path) -> Activator:
     Raises:
         CheckpointError: it is none.
     """
-    saved = SavedNetwork.find_stage1(model)
+    saved = SavedNetwork.find_for_labels(model)
     return Activator(on_gpu_or_cpu(saved, batch_size=1), saved.trained_input, saved.sign_tie)
 
 

@@ -30,7 +30,7 @@ from a2s.parallel.gpu_thread import DeviceThread
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> SavedNetwork:
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    return SavedNetwork.find_stage1(write_model(path))
+    return SavedNetwork.find_for_labels(write_model(path))
 
 
 def test_a_crf_that_does_not_fit_is_done_in_parts(

@@ -1,0 +1,74 @@
+"""Votes of several heads: their mean map, how far they agree, and which of them a majority keeps.
+
+Pure. Shape suffixes: B images, K heads, H W a map's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from a2s.models.boundary import sign
+
+_SMALLEST = 1e-6
+"""Probabilities stay this far from 0 and 1, so that their log-odds are finite."""
+
+
+def probabilities(theta_B1HW: Tensor, *, sign_tie: int | None) -> Tensor:
+    """Turn theta into the probability of foreground; with `sign_tie` None its sign is known.
+
+    Shape: [B, 1, H, W] -> the same
+    Reference: Eqn 5
+    """
+    if sign_tie is None:
+        return theta_B1HW.float().sigmoid()
+    return (theta_B1HW * sign(theta_B1HW, tie=sign_tie)).float().sigmoid()
+
+
+def mean_vote(thetas: Sequence[Tensor], *, sign_tie: int | None) -> Tensor:
+    """Average the probabilities of several maps of the same images; returns log-odds.
+
+    Shape: [B, 1, H, W] each -> the same
+    """
+    mean = sum(probabilities(theta, sign_tie=sign_tie) for theta in thetas) / len(thetas)
+    assert isinstance(mean, Tensor)
+    return torch.logit(mean, eps=_SMALLEST)
+
+
+def agreement(probability_KBHW: Tensor, valid_B: Tensor) -> Tensor:
+    """Sum over the valid images how far every pair of heads agrees.
+
+    Two heads agree as their foregrounds (above 0.5) overlap: intersection over union, 1 where both
+    are empty.
+
+    Shape: [K, B, H, W], [B] -> [K, K], float64
+    """
+    salient_KBP = (probability_KBHW > 0.5).flatten(2).double()
+    inter_BKK = torch.einsum("kbp,lbp->bkl", salient_KBP, salient_KBP)
+    area_BK = salient_KBP.sum(2).T
+    union_BKK = area_BK[:, :, None] + area_BK[:, None, :] - inter_BKK
+    iou_BKK = torch.where(union_BKK > 0, inter_BKK / union_BKK.clamp(min=1), 1.0)
+    return (iou_BKK * valid_B.view(-1, 1, 1)).sum(0)
+
+
+def majority(agreement_KK: Tensor, *, at_least: float) -> tuple[int, ...]:
+    """Find the largest set of heads of which every pair agrees; ties go to the better mean.
+
+    Returns nothing unless the set holds more than half of the heads. A single head agrees with
+    itself.
+
+    Shape: mean agreement [K, K] -> head numbers, ascending
+    """
+    heads = range(len(agreement_KK))
+    for size in range(len(heads), len(heads) // 2, -1):
+        found: list[tuple[float, tuple[int, ...]]] = []
+        for chosen in combinations(heads, size):
+            pairs = [float(agreement_KK[a, b]) for a, b in combinations(chosen, 2)]
+            if all(pair >= at_least for pair in pairs):
+                found.append((sum(pairs), chosen))
+        if found:
+            return max(found)[1]
+    return ()

@@ -1,0 +1,72 @@
+"""Images with a label, for both stages: which they are, where labels are read, damaged labels."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from a2s.config.training import Stage1Config, Stage2Config
+from a2s.data.index import Index
+from a2s.labels.store.reader import (
+    UNLABELLED,
+    Bools,
+    LabelSource,
+    labelled_rows,
+    unreadable_labels,
+)
+from a2s.parallel import ranks
+from a2s.training.loop import TrainingRun
+
+_SHOWN = 5
+"""Keys of damaged labels that a message names."""
+
+
+def labelled_images(
+    config: Stage1Config | Stage2Config,
+    run: TrainingRun,
+    labels: Index,
+    generation_by_epoch: Sequence[int],
+) -> tuple[LabelSource, Bools]:
+    """Where labels are read, and the rows of the index that have one.
+
+    Images without a usable label are found once, left out of every epoch, and listed.
+
+    Raises:
+        SystemExit: on all ranks with code 3, if too many labels are damaged.
+    """
+    label_row_N = labels.rows_of(run.index.keys)
+    keep_N = labelled_rows(config.out, run.index, labels, label_row_N)
+    source = LabelSource(
+        labels,
+        label_row_N,
+        config.out / "labels",
+        config.image_size,
+        generation_by_epoch,
+        resize_filter=config.parity.resize_filter,
+    )
+    _check_damage(config, run)
+    return source, keep_N
+
+
+def _check_damage(config: Stage1Config | Stage2Config, run: TrainingRun) -> None:
+    """End all ranks with code 3, before training, if too many labels are damaged."""
+    with ranks.fail_together():
+        keys = unreadable_labels(config.out)
+    if not keys:
+        return
+    shown = ", ".join(keys[:_SHOWN]) + ("…" if len(keys) > _SHOWN else "")
+    found = f"{len(keys):,} of {len(run.index):,} labels are damaged ({shown})"
+    if len(keys) <= config.max_failure_rate * len(run.index):
+        if ranks.is_main():
+            where = config.out / UNLABELLED
+            print(f"{run.name}: {found} and left out; see {where}", file=sys.stderr)
+        return
+    with ranks.fail_together():
+        if ranks.is_main():
+            print(
+                f"{run.name}: {found}, over the limit of {config.max_failure_rate:.2%}. Delete the "
+                f".json of their shards in {config.labels} and repeat a2s label, then this command"
+            )
+            # The list belongs to a run; none has begun.
+            (config.out / UNLABELLED).unlink()
+    raise SystemExit(3)

@@ -1,0 +1,126 @@
+"""Votes of heads: mean maps, agreement of pairs, majorities."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from a2s.models.activation_net import ActivationNet
+from a2s.models.build import build_from_spec
+from a2s.models.encoders import build_encoder, calibrate_batchnorm
+from a2s.models.vote import agreement, majority, mean_vote, probabilities
+
+
+def test_the_vote_averages_probabilities_not_log_odds() -> None:
+    maps = [torch.tensor([[[[4.0, -1.0]]]]), torch.tensor([[[[-2.0, -1.0]]]])]
+    mean = (maps[0].sigmoid() + maps[1].sigmoid()) / 2
+    torch.testing.assert_close(mean_vote(maps, sign_tie=None).sigmoid(), mean)
+
+
+def test_heads_whose_sign_is_not_known_are_aligned_before_they_vote() -> None:
+    """Both maps mean the small side; one of them has it negative."""
+    theta = torch.tensor([3.0, -1, -1, -1]).view(1, 1, 2, 2)
+    for maps in ([theta, theta], [theta, -theta]):
+        torch.testing.assert_close(mean_vote(maps, sign_tie=1), theta, atol=1e-5, rtol=1e-5)
+    cancelled = mean_vote([theta, -theta], sign_tie=None)
+    torch.testing.assert_close(cancelled, torch.zeros_like(theta), atol=1e-6, rtol=0)
+
+
+def test_a_certain_vote_is_finite() -> None:
+    theta = torch.tensor([[[[1e4, -1e4]]]])
+    assert mean_vote([theta], sign_tie=None).isfinite().all()
+
+
+def test_agreement_is_the_iou_of_every_pair_summed_over_valid_images() -> None:
+    a = torch.tensor([[[1.0, 1, 0, 0]], [[0, 0, 0, 0]], [[1, 1, 1, 1]]])
+    b = torch.tensor([[[1.0, 0, 1, 0]], [[0, 0, 0, 0]], [[0, 0, 0, 0]]])
+    valid = torch.tensor([True, True, False])
+    found_KK = agreement(torch.stack([a, b]), valid)
+    # One of three pixels shared; both empty; the last image is padding.
+    expected = torch.tensor([[2.0, 1 / 3 + 1], [1 / 3 + 1, 2.0]], dtype=torch.float64)
+    torch.testing.assert_close(found_KK, expected)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "kept"),
+    [
+        ({(0, 1): 0.9, (0, 2): 0.8, (1, 2): 0.7}, (0, 1, 2)),
+        ({(0, 1): 0.9, (0, 2): 0.1, (1, 2): 0.2}, (0, 1)),
+        ({(0, 1): 0.1, (0, 2): 0.6, (1, 2): 0.7}, (1, 2)),
+        ({(0, 1): 0.1, (0, 2): 0.2, (1, 2): 0.4}, ()),
+    ],
+)
+def test_a_majority_keeps_the_heads_that_all_agree(
+    pairs: dict[tuple[int, int], float], kept: tuple[int, ...]
+) -> None:
+    agreement_KK = torch.eye(3)
+    for (a, b), iou in pairs.items():
+        agreement_KK[a, b] = agreement_KK[b, a] = iou
+    assert majority(agreement_KK, at_least=0.5) == kept
+
+
+def test_half_of_the_heads_is_no_majority() -> None:
+    agreement_KK = torch.eye(4)
+    agreement_KK[0, 1] = agreement_KK[1, 0] = agreement_KK[2, 3] = agreement_KK[3, 2] = 0.9
+    assert majority(agreement_KK, at_least=0.5) == ()
+    assert majority(torch.eye(1), at_least=0.5) == (0,)
+
+
+@pytest.fixture(scope="module")
+def voters() -> ActivationNet:
+    torch.manual_seed(0)
+    encoder = build_encoder("mobilenet_v2")
+    calibrate_batchnorm(encoder)
+    net = ActivationNet(encoder, fusion_stride=8, heads=3, frame=32, boundary="trained").eval()
+    for head in net.heads:
+        torch.nn.init.normal_(head.origin_K)
+    return net
+
+
+def test_heads_differ_and_the_kept_ones_vote_over_both_flips(voters: ActivationNet) -> None:
+    image = torch.randn(2, 3, 96, 128)
+    with torch.no_grad():
+        voters.kept = [0, 2]
+        found = voters.saliency(image)
+        thetas = []
+        for number in (0, 2):
+            for flipped in (False, True):
+                taps = voters.encode(image.flip(-1) if flipped else image)
+                theta = voters.heads[number](*taps, size=(96, 128)).theta
+                thetas.append(theta.flip(-1) if flipped else theta)
+    assert not torch.allclose(thetas[0], thetas[2])
+    mean = torch.stack([probabilities(theta, sign_tie=None) for theta in thetas]).mean(0)
+    torch.testing.assert_close(found.sigmoid(), mean)
+    again = build_from_spec({**voters.spec(), "kept_heads": "0,2"})
+    assert isinstance(again, ActivationNet)
+    assert list(again.kept) == [0, 2]
+
+
+@pytest.mark.parametrize("size", [(96, 128), (65, 33), (40, 32), (20, 200)])
+def test_a_frame_changes_features_but_not_their_size(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder("mobilenet_v2")
+    calibrate_batchnorm(encoder)
+    framed = ActivationNet(encoder, fusion_stride=8, frame=64).eval()
+    bare = ActivationNet(encoder, fusion_stride=8).eval()
+    image = torch.randn(1, 3, *size)
+    with torch.no_grad():
+        for ours, theirs in zip(framed.encode(image), bare.encode(image), strict=True):
+            assert ours.shape == theirs.shape
+            same = torch.allclose(ours, theirs)
+            # A reflection needs more pixels than it is wide.
+            assert same == (min(size) <= 32)
+
+
+def test_a_frame_hides_where_the_image_ends(voters: ActivationNet) -> None:
+    """In a grey image only the encoder's padding makes a cell differ from the one in the middle."""
+
+    def spread(net: ActivationNet) -> list[float]:
+        with torch.no_grad():
+            taps = net.encode(torch.ones(1, 3, 128, 128))
+        return [float(tap.std((2, 3)).mean() / tap.abs().mean()) for tap in taps]
+
+    bare = ActivationNet(voters.encoder, fusion_stride=8).eval()
+    wide = ActivationNet(voters.encoder, fusion_stride=8, frame=96).eval()
+    for without, framed in zip(spread(bare), spread(wide), strict=True):
+        assert framed < 0.5 * without
