@@ -17,15 +17,17 @@ returns NaN; an empty quadrant has weight 0 here).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import correlate1d, distance_transform_edt
 
 from a2s.data.arrays import F64, Bool
+from a2s.evaluation.weighted_f import Surroundings, surroundings, weighted_f
+from a2s.labels.quality import border_contact
 
 LIBRARY = "pysodmetrics"
 """The reference implementation of these measures."""
@@ -41,6 +43,8 @@ NAMES = (
     "s_measure",
     "e_measure",
     "e_adaptive",
+    "ring_share",
+    "truth_ring_share",
 )
 _EPS = float(np.spacing(1))
 
@@ -70,6 +74,9 @@ PYSODMETRICS = CONVENTIONS["pysodmetrics"]
 class ImageScores:
     """Scores of one prediction; curves run from threshold 255 down to 0.
 
+    `ring_share` is the mean of the stretched map over the image's outermost pixels, which for a
+    binary map is the foreground share there; `truth_ring_share` is that of the truth.
+
     Shape: curves [256].
     Range: [0, 1] (E may slightly exceed 1 on tiny images, by its definition).
     """
@@ -79,10 +86,17 @@ class ImageScores:
     weighted_f: float
     s_measure: float
     e_adaptive: float
+    ring_share: float
+    truth_ring_share: float
     precision_T: F64
     recall_T: F64
     f_T: F64
     e_T: F64
+
+    @property
+    def touches_border(self) -> bool:
+        """Whether the object of the truth reaches the outermost pixels."""
+        return self.truth_ring_share > 0
 
     def row(self) -> dict[str, float]:
         """Return this image's numbers, its curves reduced to their mean and maximum."""
@@ -95,6 +109,8 @@ class ImageScores:
             self.s_measure,
             float(self.e_T.mean()),
             self.e_adaptive,
+            self.ring_share,
+            self.truth_ring_share,
         )
         return dict(zip(NAMES, values, strict=True))
 
@@ -124,8 +140,30 @@ def score(
     Range: prediction uint8 0..255, or floating point 0..1; truth boolean.
     Reference: paper Sec. IV-A; adaptive F (threshold min(2*mean, 1)) is the tables' ave-F.
     """
-    assert prediction_HW.shape == truth_HW.shape
+    return score_each([prediction_HW], truth_HW, convention)[0]
+
+
+def score_each(
+    predictions: Sequence[NDArray[Any]], truth_HW: Bool, convention: Convention = PYSODMETRICS
+) -> list[ImageScores]:
+    """Score several maps on one truth as `score` does; what depends on the truth is computed once.
+
+    Shape: all [H, W].
+    """
     assert truth_HW.dtype == np.bool_
+    around = surroundings(truth_HW) if truth_HW.any() else None
+    ring_share = border_contact(truth_HW)
+    return [_score(map_HW, truth_HW, around, ring_share, convention) for map_HW in predictions]
+
+
+def _score(
+    prediction_HW: NDArray[Any],
+    truth_HW: Bool,
+    around: Surroundings | None,
+    truth_ring_share: float,
+    convention: Convention,
+) -> ImageScores:
+    assert prediction_HW.shape == truth_HW.shape
     values = _normalise(prediction_HW)
     num_true = int(np.count_nonzero(truth_HW))
 
@@ -133,7 +171,7 @@ def score(
     levels = (values * 255).astype(np.uint8)
     hits = _at_or_above(levels[truth_HW])
     alarms = _at_or_above(levels[~truth_HW])
-    chosen = values >= min(2 * values.mean(), 1)
+    chosen = above_adaptive(values)
     chosen_hits = np.count_nonzero(chosen & truth_HW)
     hits = np.append(hits, chosen_hits)
     alarms = np.append(alarms, np.count_nonzero(chosen) - chosen_hits)
@@ -145,9 +183,11 @@ def score(
     return ImageScores(
         mae=float(np.mean(np.abs(values - truth_HW))),
         adaptive_f=float(f[-1]),
-        weighted_f=_weighted_f(values, truth_HW, convention.epsilon) if num_true else 0.0,
+        weighted_f=weighted_f(values, around, convention.epsilon) if around else 0.0,
         s_measure=_s_measure(values, truth_HW, convention.ddof),
         e_adaptive=float(e[-1]),
+        ring_share=border_contact(values),
+        truth_ring_share=truth_ring_share,
         precision_T=precision[:-1],
         recall_T=recall[:-1],
         f_T=f[:-1],
@@ -166,6 +206,12 @@ def _normalise(prediction_HW: NDArray[Any]) -> F64:
 def _at_or_above(levels_N: NDArray[np.uint8]) -> NDArray[np.int64]:
     counts = np.bincount(levels_N, minlength=NUM_THRESHOLDS)
     return np.cumsum(counts[::-1], dtype=np.int64)
+
+
+def above_adaptive(values_HW: F64) -> Bool:
+    """Binarise a map at the adaptive threshold min(2 * mean, 1)."""
+    above_HW: Bool = values_HW >= min(2 * values_HW.mean(), 1)
+    return above_HW
 
 
 def f_measure(precision: F64, recall: F64) -> F64:
@@ -197,50 +243,6 @@ def _e_measure(
             alignment = 2 * (p * t) / (p**2 + t**2 + _EPS)
             total += (alignment + 1) ** 2 / 4 * count
     return total / (size - 1 + _EPS if size > 1 else 1)
-
-
-def _gaussian(*, radius: int, sigma: float) -> F64:
-    weights = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * sigma**2))
-    return np.asarray(weights / weights.sum(), dtype=np.float64)
-
-
-_RADIUS = 3
-_KERNEL = _gaussian(radius=_RADIUS, sigma=5)
-
-
-def _extent(truth_HW: Bool, *, axis: int) -> slice:
-    """Return the object's extent across `axis`, padded by the blur's radius within the image."""
-    where = np.flatnonzero(truth_HW.any(axis=axis))
-    return slice(max(int(where[0]) - _RADIUS, 0), int(where[-1]) + _RADIUS + 1)
-
-
-def _weighted_f(values_HW: F64, truth_HW: Bool, epsilon: float) -> float:
-    """Return the weighted F-measure with beta 1 of a truth that is not empty (Margolin 2014)."""
-    height, width = truth_HW.shape
-    background = ~truth_HW
-    nearest_y, nearest_x = distance_transform_edt(
-        background, return_distances=False, return_indices=True
-    )
-    offset_y = np.subtract(nearest_y, np.arange(height)[:, None], dtype=np.float64)
-    offset_x = np.subtract(nearest_x, np.arange(width), dtype=np.float64)
-    distance = np.sqrt((offset_y**2 + offset_x**2)[background])
-    error = np.abs(values_HW - truth_HW)
-
-    # Background pixels take the error of their nearest object pixel, so that the blur does not
-    # mix background errors into the object's edge. Only the object's box is blurred because only
-    # that part of the result is used.
-    box = (_extent(truth_HW, axis=1), _extent(truth_HW, axis=0))
-    inside = error[nearest_y[box], nearest_x[box]]
-    # The 7x7 Gaussian as two 1-D passes: 14 products per pixel instead of 49.
-    blurred = correlate1d(inside, _KERNEL, axis=0, mode="constant")
-    blurred = correlate1d(blurred, _KERNEL, axis=1, mode="constant")
-    object_error = np.minimum(blurred[truth_HW[box]], error[truth_HW])
-    decay = 2 - np.exp(np.log(0.5) / 5 * distance)
-    false_weight = float(np.sum(error[background] * decay))
-    true_weight = float(len(object_error) - np.sum(object_error))
-    recall = 1 - float(np.mean(object_error))
-    precision = true_weight / (true_weight + false_weight + epsilon)
-    return 2 * recall * precision / (recall + precision + epsilon)
 
 
 def _s_measure(values_HW: F64, truth_HW: Bool, ddof: int) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from a2s.data.arrays import Bool
+from a2s.data.arrays import F64, Bool
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Quality:
     """Whether the sign of Eqn 5 is negative."""
 
 
-def border_contact(mask_HW: Bool) -> float:
-    """Compute the share of border pixels that are foreground."""
-    outer_HW = np.ones_like(mask_HW)
+def border_contact(mask_HW: Bool | F64) -> float:
+    """Compute the share of border pixels that are foreground, or the mean of a soft map there."""
+    outer_HW = np.ones(mask_HW.shape, dtype=np.bool_)
     outer_HW[1:-1, 1:-1] = False
     return float(mask_HW[outer_HW].mean())
 

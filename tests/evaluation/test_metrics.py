@@ -57,6 +57,22 @@ def cases() -> dict[str, tuple[Map, Map]]:
 CASES = cases()
 
 
+def stretched(map_HW: NDArray[np.uint8]) -> NDArray[np.float64]:
+    low, high = map_HW.min() / 255, map_HW.max() / 255
+    return map_HW / 255 if low == high else (map_HW / 255 - low) / (high - low)
+
+
+def ring_mean(map_HW: NDArray[np.generic]) -> float:
+    height, width = map_HW.shape
+    outermost = [
+        float(map_HW[y, x])
+        for y in range(height)
+        for x in range(width)
+        if y in (0, height - 1) or x in (0, width - 1)
+    ]
+    return sum(outermost) / len(outermost)
+
+
 def by_library(prediction: Map, truth: Map) -> ImageScores:
     with warnings.catch_warnings():
         # The library announces that its Fmeasure will be renamed.
@@ -79,6 +95,8 @@ def by_library(prediction: Map, truth: Map) -> ImageScores:
         weighted_f=wf.get_results()["wfm"],
         s_measure=s.get_results()["sm"],
         e_adaptive=es["adp"],
+        ring_share=ring_mean(stretched(prediction)),
+        truth_ring_share=ring_mean(truth > 128),
         precision_T=fs["pr"]["p"],
         recall_T=fs["pr"]["r"],
         f_T=fs["fm"]["curve"],
