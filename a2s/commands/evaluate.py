@@ -11,11 +11,20 @@ from a2s.config.commands import EvaluateConfig
 from a2s.errors import ConfigError, DataError
 from a2s.evaluation import metrics
 from a2s.evaluation.benchmarks import BENCHMARKS, Benchmark, find_benchmark
-from a2s.evaluation.chunk import SCHEMA, Pair, Part, score_chunk
-from a2s.evaluation.dataset_scores import DatasetScores
-from a2s.evaluation.pairs import PictureSet, find_predictions, find_truths, only
+from a2s.evaluation.chunk import SCHEMA, Pair, in_order, score_chunk
+from a2s.evaluation.curves import write_curves
+from a2s.evaluation.dataset_scores import RowScores
+from a2s.evaluation.pairs import (
+    PictureFile,
+    PictureSet,
+    find_predictions,
+    find_truths,
+    only,
+)
+from a2s.evaluation.table import BASELINES, BORDER_COLUMNS, baseline, border_note, text_lines
 from a2s.parallel import pool
 from a2s.parallel.progress import Progress
+from a2s.pipeline import Job, run_jobs
 from a2s.storage import files, hashing, run_folder
 from a2s.storage.failures import FILE_NAME, Failure, write_failures
 
@@ -24,6 +33,7 @@ CHUNK_PAIRS = 16
 AUTO_MIN_PAIRS = 1000
 COLUMNS = (
     ("adaptive F", "adaptive_f"),
+    *BORDER_COLUMNS,
     ("mean F", "mean_f"),
     ("max F", "max_f"),
     ("max F off.", "max_f_official"),
@@ -55,10 +65,12 @@ def run(config: EvaluateConfig) -> int:
     inputs = {"pred": str(config.pred.resolve()), "truth": str(_where(config).resolve())}
     with run_folder.claim(config.out, command="evaluate", config=config, inputs=inputs) as folder:
         files.remove_temporary(folder.path)
-        fingerprint = hashing.digest([predictions.fingerprint, truths.fingerprint])
+        rbd = _rbd_maps(config, truths)
+        sides = [predictions, truths, *([rbd] if rbd else [])]
+        fingerprint = hashing.digest([side.fingerprint for side in sides])
         scores = _finished(folder.path, fingerprint)
         if scores is None:
-            scores = _score_all(config, folder, keys, predictions, truths)
+            scores = _score_all(config, folder, keys, predictions, truths, rbd)
             if expected is not None:
                 scores |= {"benchmark": expected.name, "num_benchmark": expected.num_images}
             files.write_json(folder.path / "scores.json", {**scores, "inputs_sha256": fingerprint})
@@ -101,12 +113,37 @@ def _truths(config: EvaluateConfig) -> tuple[PictureSet, Benchmark | None]:
     return truths, expected
 
 
+def _rbd_maps(config: EvaluateConfig, truths: PictureSet) -> PictureSet | None:
+    """Compute the maps of RBD that are not there yet; None without --images.
+
+    Images that RBD cannot use are listed in OUT/rbd/failures.jsonl; `_report` judges their number.
+
+    Raises:
+        ConfigError, DataError: as `a2s predict`, or no image has the name of a truth.
+    """
+    if not config.images:
+        return None
+    out = config.out / "rbd"
+    pooled = {"workers": config.workers, "ray_address": config.ray_address, "max_failure_rate": 1.0}
+    job = Job("predict", {"model": "rbd", "images": config.images, "out": out, **pooled})
+    if code := run_jobs([job], name="evaluate"):
+        raise DataError(f"evaluate: the maps of RBD could not be made (exit code {code})")
+    maps = find_predictions(out, wanted=truths.keys)
+    if not maps.keys & truths.keys:
+        raise DataError(
+            f"evaluate: no image in {' '.join(config.images)} has the name of a truth in "
+            f"{_where(config)} (for example {min(maps.keys)} and {min(truths.keys)})"
+        )
+    return only(maps, truths.keys)
+
+
 def _finished(out: Path, fingerprint: str) -> dict[str, Any] | None:
     try:
         scores: dict[str, Any] = files.read_json(out / "scores.json")
     except (FileNotFoundError, ValueError):
         return None
     same_code = scores.get("metric_library_version") == metrics.LIBRARY_VERSION
+    same_code &= "centre_adaptive_f" in scores
     return scores if same_code and scores.get("inputs_sha256") == fingerprint else None
 
 
@@ -116,12 +153,13 @@ def _score_all(
     keys: list[str],
     predictions: PictureSet,
     truths: PictureSet,
+    rbd: PictureSet | None,
 ) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     start = time.monotonic()
-    missing = _write_missing(folder.path, predictions, truths)
+    missing = _write_missing(folder.path, keys, predictions, truths, rbd)
     # Old scores must not pass for those of a run that has not finished.
     (folder.path / "scores.json").unlink(missing_ok=True)
     small = config.workers == "auto" and len(keys) < AUTO_MIN_PAIRS
@@ -129,18 +167,21 @@ def _score_all(
         0 if small else config.workers, len(keys), ray_address=config.ray_address
     )
 
+    def rbd_map(key: str) -> PictureFile | None:
+        return rbd.locate(key) if rbd and key in rbd.keys else None
+
     def chunks() -> Iterator[tuple[int, list[Pair]]]:
         for first in range(0, len(keys), CHUNK_PAIRS):
             yield (
                 first // CHUNK_PAIRS,
                 [
-                    Pair(key, predictions.locate(key), truths.locate(key))
+                    Pair(key, predictions.locate(key), truths.locate(key), rbd_map(key))
                     for key in keys[first : first + CHUNK_PAIRS]
                 ],
             )
 
     schema = pa.schema(SCHEMA)
-    totals = DatasetScores()
+    totals = RowScores()
     failures: list[Failure] = []
     num_resized = num_empty = num_graded = 0
     parts = pool.map_items(
@@ -156,35 +197,35 @@ def _score_all(
         files.atomic_path(folder.path / "images.parquet") as temporary,
         pq.ParquetWriter(temporary, schema) as table,
     ):
-        for part in _in_order(parts):
+        for part in in_order(parts):
             totals.merge(part.totals)
             failures += part.failures
             num_resized += sum(row["resized"] for row in part.rows)
             num_empty += sum(row["empty_truth"] for row in part.rows)
             num_graded += sum(row["graded_truth"] for row in part.rows)
             table.write_table(pa.Table.from_pylist(part.rows, schema=schema))
-            progress.update(len(part.rows) + len(part.failures))
+            progress.update(part.num_pairs)
     write_failures(folder.path, failures)
-    if not totals.num_images:
+    num_images = totals.own.num_images
+    if not num_images:
         raise DataError(
             f"evaluate: none of {len(keys)} pairs could be read; see {folder.path}/{FILE_NAME}"
         )
-    _draw(folder.path, totals, title=f"{config.pred.name}, {totals.num_images:,} images")
+    write_curves(folder.path, totals.own, title=f"{config.pred.name}, {num_images:,} images")
     seconds = time.monotonic() - start
     folder.log(
-        images=totals.num_images,
+        images=num_images,
         workers=workers,
         seconds=round(seconds, 3),
-        images_per_sec=round(totals.num_images / seconds, 2),
+        images_per_sec=round(num_images / seconds, 2),
     )
     return {
         **totals.summary(),
-        "num_images": totals.num_images,
         "num_truth": len(truths.keys),
         "num_resized": num_resized,
         "num_empty_truth": num_empty,
         "num_graded_truth": num_graded,
-        "num_failed": len(failures),
+        "num_failed": len(keys) - num_images,
         **missing,
         "convention": config.parity.convention,
         "metric_library": metrics.LIBRARY,
@@ -193,28 +234,24 @@ def _score_all(
     }
 
 
-def _in_order(parts: Iterator[Part]) -> Iterator[Part]:
-    """Yield parts in the order of their keys; they arrive as they finish."""
-    waiting: dict[int, Part] = {}
-    expected = 0
-    for part in parts:
-        waiting[part.number] = part
-        while expected in waiting:
-            yield waiting.pop(expected)
-            expected += 1
-    assert not waiting
-
-
-def _write_missing(out: Path, predictions: PictureSet, truths: PictureSet) -> dict[str, int]:
-    """Write and print the keys that have a truth without a prediction, or the reverse."""
+def _write_missing(
+    out: Path,
+    keys: list[str],
+    predictions: PictureSet,
+    truths: PictureSet,
+    rbd: PictureSet | None,
+) -> dict[str, int]:
+    """Write and print the keys that one side lacks."""
     lists = {
         "missing_pred": sorted(truths.keys - predictions.keys),
         "missing_truth": sorted(predictions.keys - truths.keys),
+        "missing_rbd": sorted({*keys} - rbd.keys) if rbd else [],
     }
     files.write_json(out / "missing.json", {**lists, "truth_of_same_name_ignored": truths.shadowed})
     for name, text in (
         ("missing_pred", "truths without a prediction (not scored)"),
         ("missing_truth", "predictions without a truth (not scored)"),
+        ("missing_rbd", "pairs without a map of RBD (not in its row)"),
     ):
         if lists[name]:
             shown = ", ".join(lists[name][:10]) + (", …" if len(lists[name]) > 10 else "")
@@ -222,25 +259,13 @@ def _write_missing(out: Path, predictions: PictureSet, truths: PictureSet) -> di
     return {f"num_{name}": len(keys) for name, keys in lists.items()}
 
 
-def _draw(out: Path, totals: DatasetScores, *, title: str) -> None:
-    from a2s.evaluation import curves
-
-    mean = totals.curves()
-    adaptive_f = totals.summary()["adaptive_f"]
-    files.atomic_write(
-        out / "pr_curve.svg", curves.pr_curve(mean["precision"], mean["recall"], title=title)
-    )
-    files.atomic_write(
-        out / "f_curve.svg", curves.f_curve(mean["f"], adaptive_f=adaptive_f, title=title)
-    )
-
-
 def _report(config: EvaluateConfig, scores: dict[str, Any]) -> int:
-    lost = scores["num_missing_pred"] + scores["num_failed"]
     numbers = _CONVENTIONS[config.parity.convention]
     print(f"evaluate: {scores['num_images']:,} images, numbers of {numbers}")
-    print("  ".join(f"{title:>10}" for title, _ in COLUMNS))
-    print("  ".join(f"{scores[name]:>10.4f}" for _, name in COLUMNS))
+    absent = "none of its maps could be read" if config.images else "--images DIR adds this row"
+    baselines = {name: baseline(scores, name) or absent for name in BASELINES}
+    print("\n".join(text_lines({"predictions": scores, **baselines}, COLUMNS)))
+    print(border_note(scores))
     print(f"which F: {_NOTES['which_f']}")
     if scores["num_graded_truth"]:
         above = "128" if config.parity.convention == "pysodmetrics" else "half of their own range"
@@ -253,11 +278,20 @@ def _report(config: EvaluateConfig, scores: dict[str, Any]) -> int:
     if scores["num_empty_truth"]:
         print(f"{scores['num_empty_truth']:,} truths have no salient pixel; their F counts as 0")
     print(f"written: {config.out}/scores.json, images.parquet, pr_curve.svg, f_curve.svg")
-    if lost > config.max_failure_rate * scores["num_truth"]:
-        print(
-            f"evaluate: {lost:,} of {scores['num_truth']:,} truths have no readable prediction,"
-            f" over --max-failure-rate {config.max_failure_rate:g}:"
-            f" {config.out}/missing.json, {FILE_NAME}"
-        )
-        return 3
-    return 0
+    without_rbd = scores["num_images"] - scores.get("rbd_num_images", 0) if config.images else 0
+    code = 0
+    for lost, what, lists in (
+        (
+            scores["num_missing_pred"] + scores["num_failed"],
+            "truths have no readable prediction",
+            f"missing.json, {FILE_NAME}",
+        ),
+        (without_rbd, "scored images have no map of RBD", f"missing.json, rbd/{FILE_NAME}"),
+    ):
+        if lost > config.max_failure_rate * scores["num_truth"]:
+            print(
+                f"evaluate: {lost:,} of {scores['num_truth']:,} {what},"
+                f" over --max-failure-rate {config.max_failure_rate:g}: {config.out}/{lists}"
+            )
+            code = 3
+    return code

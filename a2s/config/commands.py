@@ -189,6 +189,9 @@ class EvaluateConfig(PoolSettings):
     ] = None
     """Score on a known benchmark instead of --truth: its name and the folder of its unpacked
     archives."""
+    images: Annotated[tuple[str, ...], Field(json_schema_extra=NO_IDENTITY)] = ()
+    """Images of the truths (inputs as for `a2s predict`): also score RBD, a baseline without
+    training, on them."""
     out: Folder
     """Output folder of scores.json, per-image Parquet, and curves."""
     parity: EvaluateParity = EvaluateParity()

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from a2s.data.arrays import U8
 from a2s.data.images import BadImage, decode_mask
 from a2s.errors import DataError
 from a2s.evaluation import metrics
-from a2s.evaluation.dataset_scores import DatasetScores
+from a2s.evaluation.dataset_scores import OWN, RowScores
 from a2s.evaluation.pairs import PictureFile
+from a2s.evaluation.table import BASELINES
+from a2s.models.centre import centre
 from a2s.storage.failures import Failure, failure
 
 SCHEMA = [
     ("key", "string"),
     *((name, "float64") for name in metrics.NAMES),
+    *((f"{row}_{name}", "float64") for row in BASELINES for name in ("adaptive_f", "mae")),
+    ("touches_border", "bool"),
     ("width", "int32"),
     ("height", "int32"),
     ("resized", "bool"),
@@ -27,11 +33,12 @@ SCHEMA = [
 
 @dataclass(frozen=True)
 class Pair:
-    """A prediction and its truth."""
+    """A prediction and its truth, and where it was computed, the image's map of RBD."""
 
     key: str
     prediction: PictureFile
     truth: PictureFile
+    rbd: PictureFile | None = None
 
 
 @dataclass
@@ -39,7 +46,8 @@ class Part:
     """What scoring one chunk gave."""
 
     number: int
-    totals: DatasetScores = field(default_factory=DatasetScores)
+    num_pairs: int
+    totals: RowScores = field(default_factory=RowScores)
     rows: list[dict[str, Any]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
@@ -47,39 +55,81 @@ class Part:
 def score_chunk(
     item: tuple[int, list[Pair]], convention: metrics.ConventionName = "pysodmetrics"
 ) -> Part:
-    """Score some pairs; a damaged file is reported, not raised."""
+    """Score some pairs and the baselines on the same truths; a damaged file is listed, not raised.
+
+    A pair without its prediction or truth has no row; without its map of RBD it has no score of it.
+    """
     number, pairs = item
-    part, rules = Part(number), metrics.CONVENTIONS[convention]
+    part, rules = Part(number, len(pairs)), metrics.CONVENTIONS[convention]
     for pair in pairs:
-        side = pair.prediction
-        try:
-            prediction_HW = decode_mask(side.read())
-            side = pair.truth
-            mask_HW = decode_mask(side.read())
-        except DataError as error:
-            reason = error.reason if isinstance(error, BadImage) else "unreadable"
-            part.failures.append(failure(pair.key, side.path, reason, str(error)))
+        prediction_HW = _read(pair.key, pair.prediction, part.failures)
+        mask_HW = None
+        if prediction_HW is not None:
+            mask_HW = _read(pair.key, pair.truth, part.failures)
+        if prediction_HW is None or mask_HW is None:
             continue
         truth_HW = metrics.binary_truth(mask_HW, rules)
-        resized = prediction_HW.shape != truth_HW.shape
-        if resized:
-            import cv2
-
-            size = truth_HW.shape[::-1]
-            prediction_HW = np.asarray(
-                cv2.resize(prediction_HW, size, interpolation=cv2.INTER_LINEAR), dtype=np.uint8
-            )
-        scores = metrics.score(prediction_HW, truth_HW, rules)
+        maps = {
+            OWN: _resized(prediction_HW, truth_HW.shape),
+            "centre": centre(*truth_HW.shape),
+        }
+        rbd_HW = _read(pair.key, pair.rbd, part.failures) if pair.rbd else None
+        if rbd_HW is not None:
+            maps["rbd"] = _resized(rbd_HW, truth_HW.shape)
+        found = metrics.score_each([*maps.values()], truth_HW, rules)
+        scores = dict(zip(maps, found, strict=True))
         part.totals.add(scores)
+        own = scores.pop(OWN)
         part.rows.append(
             {
                 "key": pair.key,
-                **scores.row(),
+                **own.row(),
+                **_baseline_columns(scores),
+                "touches_border": own.touches_border,
                 "width": truth_HW.shape[1],
                 "height": truth_HW.shape[0],
-                "resized": resized,
+                "resized": prediction_HW.shape != truth_HW.shape,
                 "empty_truth": not truth_HW.any(),
                 "graded_truth": bool(((mask_HW > 0) & (mask_HW < 255)).any()),
             }
         )
     return part
+
+
+def _read(key: str, side: PictureFile, failures: list[Failure]) -> U8 | None:
+    """Decode a picture; a failure is appended to the list."""
+    try:
+        return decode_mask(side.read())
+    except DataError as error:
+        reason = error.reason if isinstance(error, BadImage) else "unreadable"
+        failures.append(failure(key, side.path, reason, str(error)))
+        return None
+
+
+def _resized(map_HW: U8, shape: tuple[int, ...]) -> U8:
+    if map_HW.shape == shape:
+        return map_HW
+    import cv2
+
+    resized_HW = cv2.resize(map_HW, shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.asarray(resized_HW, dtype=np.uint8)
+
+
+def _baseline_columns(scores: Mapping[str, metrics.ImageScores]) -> dict[str, float]:
+    return {
+        f"{name}_{column}": getattr(found, column)
+        for name, found in scores.items()
+        for column in ("adaptive_f", "mae")
+    }
+
+
+def in_order(parts: Iterator[Part]) -> Iterator[Part]:
+    """Yield parts in the order of their keys; they arrive as they finish."""
+    waiting: dict[int, Part] = {}
+    expected = 0
+    for part in parts:
+        waiting[part.number] = part
+        while expected in waiting:
+            yield waiting.pop(expected)
+            expected += 1
+    assert not waiting
