@@ -213,7 +213,10 @@ def job_list(config: RunConfig) -> list[Job]:
             return
         activation = {"model": out / "stage1", **maps, **pooled}
         yield Job("predict", {**test_images, "out": out / "test-maps", **activation})
+        baseline = {"model": "rbd", **maps, **pooled}
+        yield Job("predict", {**test_images, "out": out / "test-rbd", **baseline})
         scored = {"maps": out / "test-maps", "labels": out / "labels", "detector": out / "preds"}
+        scored["rbd"] = out / "test-rbd"
         if config.test is not None:
             scored["labels"] = out / "test-labels"
             yield Job("label", {"data": test_data, "out": out / "test-labels", **made_by})

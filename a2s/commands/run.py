@@ -4,32 +4,46 @@
     a2s run train/ --out runs/scored --test test/images --truth test/masks
 
 OUT/ data  stage1  labels  stage2  preds  sheet.png, and where masks are known also
-     test-data  test-maps  test-labels  scores/{maps,labels,detector}  table.md
+     test-data  test-maps  test-rbd  test-labels  scores/{maps,labels,detector,rbd}  table.md
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from a2s.config.commands import RunConfig
+from a2s.data.index import Index
+from a2s.evaluation import verdict
+from a2s.evaluation.table import (
+    BASELINES,
+    BORDER_COLUMNS,
+    baseline,
+    border_note,
+    markdown_lines,
+)
 from a2s.parallel.progress import say
 from a2s.pipeline import job_list, run_jobs, training_processes
 from a2s.storage.files import atomic_write, read_json
 from a2s.storage.run_folder import claim
 
-SCORED = {
+TITLES = {
     "maps": "activation maps (stage 1)",
     "labels": "pseudo labels (CRF, median)",
     "detector": "detector (stage 2)",
+    **BASELINES,
 }
-COLUMNS = {
-    "adaptive_f": "adaptive F",
-    "mean_f": "mean F",
-    "max_f": "max F",
-    "weighted_f": "weighted F",
-    "s_measure": "S",
-    "mae": "MAE",
-}
+"""Rows of the table."""
+COLUMNS = (
+    ("adaptive F", "adaptive_f"),
+    *BORDER_COLUMNS,
+    ("mean F", "mean_f"),
+    ("max F", "max_f"),
+    ("weighted F", "weighted_f"),
+    ("S", "s_measure"),
+    ("MAE", "mae"),
+)
 
 
 def run(config: RunConfig) -> int:
@@ -47,15 +61,18 @@ def run(config: RunConfig) -> int:
         code = run_jobs(job_list(config), processes=processes, log=folder.log)
         if code:
             return code
-        if config.truth is not None:
-            table = score_table(out / "scores")
-            atomic_write(out / "table.md", table)
+        rows = None if config.truth is None else read_rows(out / "scores")
+        judged = _judged(config, rows)
+        if rows is not None:
+            table = score_table(rows)
+            atomic_write(out / "table.md", "\n".join([table, *judged]) + "\n")
             print(table)
         _write_sheet(config)
     if _is_untrained(config):
         print(_UNTRAINED)
     print(f"run: pictures {out}/sheet.png, masks {out}/preds, detector {out}/stage2")
     print(f"next: a2s predict PHOTOS --model {out}/stage2 --out OUT --cutout")
+    print("\n".join(judged))
     return 0
 
 
@@ -66,19 +83,40 @@ _UNTRAINED = (
 _HOW_TO_TRAIN = "Give --stage1.encoder.weights and --stage2.encoder.weights a file or a name."
 
 
-def score_table(scores: Path) -> str:
-    """A Markdown table of the scores of every stage."""
-    lines = [
-        "| stage | " + " | ".join(COLUMNS.values()) + " |",
-        "|---" * (1 + len(COLUMNS)) + "|",
-    ]
-    for name, title in SCORED.items():
-        values = read_json(scores / name / "scores.json")
-        cells = " | ".join(f"{values[column]:.3f}" for column in COLUMNS)
-        lines.append(f"| {title} | {cells} |")
-        which_f = values["which_f"]
-    lines += ["", f"Which F: {which_f}."]
-    return "\n".join(lines) + "\n"
+def read_rows(scores: Path) -> dict[str, dict[str, Any]]:
+    """Read the scores of every row; the Gaussian is scored with any other row."""
+    rows = {name: read_json(scores / name / "scores.json") for name in TITLES if name != "centre"}
+    centre = baseline(rows["detector"], "centre")
+    assert centre is not None, "evaluate always scores it"
+    return {**rows, "centre": centre}
+
+
+def score_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """A Markdown table of the scores of every stage and baseline."""
+    titled = {title: rows[name] for name, title in TITLES.items()}
+    lines = markdown_lines(titled, COLUMNS, first="maps")
+    which_f = rows["detector"]["which_f"]
+    notes = [f"{border_note(rows['detector'])}.", "", f"Which F: {which_f}."]
+    return "\n".join([*lines, "", *notes]) + "\n"
+
+
+def _judged(config: RunConfig, rows: Mapping[str, Mapping[str, Any]] | None) -> list[str]:
+    """The verdict, and warnings where the numbers or the data call for one."""
+    out = config.out
+    found = None
+    if rows is None:
+        from a2s.evaluation.agreement import sampled_agreement
+
+        preds = out / "preds" if config.test is None else None
+        found = sampled_agreement(data=out / "data", labels=out / "labels", preds=preds)
+    num_images = len(Index.load(out / "data"))
+    steps = {
+        "stage 1": config.stage1.epochs * -(-num_images // config.stage1.batch_size),
+        "stage 2": config.stage2.epochs * -(-num_images // config.stage2.batch_size),
+    }
+    few = verdict.few_images(num_images, steps)
+    warned = [*verdict.warnings(rows), *([few] if few else [])]
+    return [f"verdict: {verdict.verdict(rows, found)}", *(f"warning: {text}" for text in warned)]
 
 
 def _is_untrained(config: RunConfig) -> bool:

@@ -41,10 +41,9 @@ RUN_STEPS: tuple[tuple[str, str, set[str]], ...] = (
     ("stage2", "stage2", set()),
     ("preds", "predict", set()),
     ("test-maps", "predict", {"truth"}),
+    ("test-rbd", "predict", {"truth"}),
     ("test-labels", "label", {"test", "truth"}),
-    ("scores/maps", "evaluate", {"truth"}),
-    ("scores/labels", "evaluate", {"truth"}),
-    ("scores/detector", "evaluate", {"truth"}),
+    *((f"scores/{name}", "evaluate", {"truth"}) for name in ("maps", "labels", "detector", "rbd")),
 )
 """Folders of `a2s run` in order: name, command, and the settings without which it is absent."""
 LAST_FILE = {

@@ -2,39 +2,12 @@ import json
 import time
 
 import pytest
+from small_run import small
 
 from a2s.commands import run as run_job
-from a2s.commands.run import score_table
-from a2s.config.base import EncoderConfig
-from a2s.config.commands import LabelOptions, PredictOptions, RunConfig, ShardOptions
-from a2s.config.training import Stage1Options, Stage2Options
+from a2s.commands.run import read_rows, score_table
 from a2s.errors import A2SError, ConfigError
 from a2s.pipeline import job_list
-
-SMALL = {
-    "encoder": EncoderConfig(name="mobilenet_v2"),
-    "image_size": 64,
-    "batch_size": 4,
-    "epochs": 2,
-    "loader_workers": 0,
-}
-
-
-def small(scenes, out, **changes):
-    settings = {
-        "images": (str(scenes.train),),
-        "out": out,
-        "test": scenes.images,
-        "truth": scenes.masks,
-        "shard": ShardOptions(shard_size=5),
-        "stage1": Stage1Options(**SMALL, fusion_stride=8, cache_dir=out.parent / "cache"),
-        "label": LabelOptions(batch_size=4),
-        "stage2": Stage2Options(**SMALL, warm_epochs=1),
-        "predict": PredictOptions(cutout=True),
-        "workers": 0,
-        "processes": 1,
-    }
-    return RunConfig(**{**settings, **changes})
 
 
 def commands(config):
@@ -60,17 +33,20 @@ def test_job_list_with_truth_scores_every_stage(tmp_path, scenes):
         ("stage2", "stage2"),
         ("predict", "preds"),
         ("predict", "test-maps"),
+        ("predict", "test-rbd"),
         ("label", "test-labels"),
         ("evaluate", "scores/maps"),
         ("evaluate", "scores/labels"),
         ("evaluate", "scores/detector"),
+        ("evaluate", "scores/rbd"),
     ]
 
 
 def test_truth_without_test_images_scores_the_images_themselves(tmp_path, scenes):
     jobs = job_list(small(scenes, tmp_path, test=None))
     scored = {job.out.name: job.settings["pred"].name for job in jobs if job.command == "evaluate"}
-    assert scored == {"maps": "test-maps", "labels": "labels", "detector": "preds"}
+    ours = {"maps": "test-maps", "labels": "labels", "detector": "preds"}
+    assert scored == {**ours, "rbd": "test-rbd"}
 
 
 def test_one_seed_for_both_stages(tmp_path, scenes):
@@ -91,13 +67,23 @@ def test_missing_images_are_an_error_that_names_them(tmp_path, scenes):
 
 
 def test_score_table(tmp_path):
-    for number, name in enumerate(run_job.SCORED):
+    counts = {"num_images": 5, "num_touching": 2, "truth_ring_share": 0.25}
+    columns = [column for _, column in run_job.COLUMNS]
+    for number, name in enumerate(["maps", "labels", "detector", "rbd"]):
         (tmp_path / name).mkdir()
-        values = dict.fromkeys(run_job.COLUMNS, 0.25 * number)
-        (tmp_path / name / "scores.json").write_text(json.dumps({**values, "which_f": "the best"}))
-    lines = score_table(tmp_path).splitlines()
-    assert lines[5:] == ["", "Which F: the best."]
-    assert lines[4] == "| detector (stage 2) |" + " 0.500 |" * 6
+        values = dict.fromkeys(columns, 0.25 * number)
+        centre = {f"centre_{column}": 0.1 for column in columns}
+        content = {**values, **centre, **counts, "which_f": "the best"}
+        (tmp_path / name / "scores.json").write_text(json.dumps(content))
+    lines = score_table(read_rows(tmp_path)).splitlines()
+    assert lines[0].startswith(
+        "| maps | adaptive F | F touching | F others | ring share | mean F |"
+    )
+    assert lines[4] == "| detector (stage 2) |" + " 0.500 |" * 9
+    assert lines[5].startswith("| centre: one Gaussian in the middle of every image | 0.100 |")
+    assert lines[6] == "| RBD, without training |" + " 0.750 |" * 9
+    assert "the 2 of 5 images" in lines[8]
+    assert lines[9:] == ["", "Which F: the best."]
 
 
 @pytest.fixture(scope="module")
@@ -112,21 +98,22 @@ def test_whole_run_writes_what_it_says(finished, scenes):
     assert {path.name for path in out.iterdir()} == {
         *(".lock", "config.yaml", "environment.json", "metrics.jsonl", "sheet.png", "table.md"),
         *("data", "labels", "preds", "scores", "stage1", "stage2"),
-        *("test-data", "test-labels", "test-maps"),
+        *("test-data", "test-labels", "test-maps", "test-rbd"),
     }
     tests = sorted(path.stem for path in scenes.images.iterdir())
     assert sorted(path.name for path in (out / "preds").glob("*.png")) == sorted(
         [f"{name}.png" for name in tests] + [f"{name}.cutout.png" for name in tests]
     )
     assert sorted(p.name for p in (out / "test-maps").glob("*.png")) == [f"{n}.png" for n in tests]
-    for name in run_job.SCORED:
+    assert sorted(p.name for p in (out / "test-rbd").glob("*.png")) == [f"{n}.png" for n in tests]
+    for name in ("maps", "labels", "detector", "rbd"):
         scores = json.loads((out / "scores" / name / "scores.json").read_text())
         assert 0 <= scores["mae"] <= 1
         assert scores["num_images"] == len(tests)
-    assert (out / "table.md").read_text() == score_table(out / "scores")
+    assert (out / "table.md").read_text().startswith(score_table(read_rows(out / "scores")))
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     done = [line["job"] for line in lines if line.get("exit_code") == 0]
-    assert done[:11] == [job.command for job in job_list(finished)]
+    assert done[:13] == [job.command for job in job_list(finished)]
 
 
 def test_second_run_changes_nothing_and_is_quick(finished, capsys):
