@@ -38,7 +38,7 @@ class AblateConfig(Settings):
     maps: Named = ()
     """Saliency maps of another method for tab2, as METHOD=FOLDER or METHOD/TEST=FOLDER."""
     rows: Annotated[str | None, Field(json_schema_extra=NO_IDENTITY)] = None
-    """Run only these rows, such as A1,A3; the table shows all finished rows."""
+    """Run only these rows, such as A1,A3, and RBD; the table shows all finished rows."""
     limit: int | None = Field(None, ge=1, json_schema_extra=NO_IDENTITY)
     """Learn only from the first so many images."""
     quick: bool = Field(False, json_schema_extra=NO_IDENTITY)

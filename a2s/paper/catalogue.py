@@ -41,6 +41,7 @@ from a2s.paper.tables.rows import (
     evaluate_job,
     label_job,
     labels_row,
+    rbd_row,
     scored_maps,
 )
 from a2s.paper.tables.table3 import write_tab3
@@ -83,7 +84,11 @@ def tab2_rows(material: Material) -> list[Row]:
     ]
     methods = [*CLASSICAL, *(m for m in material.maps if m not in (*CLASSICAL, "RBD"))]
     rows += [_given_maps(material, method) for method in methods]
-    rows.append(_given_maps(material, "RBD") if "RBD" in material.maps else _rbd(material))
+    rows.append(
+        _given_maps(material, "RBD")
+        if "RBD" in material.maps
+        else rbd_row(material, material.tests)
+    )
     others = [name for name in numbers.TABLE_2 if name not in {row.paper for row in rows}]
     titles = {name: "supervised" for name in numbers.SUPERVISED}
     return rows + [Row(name, titles.get(name, ""), paper=name) for name in others]
@@ -102,15 +107,9 @@ def _given_maps(material: Material, method: str) -> Row:
     )
 
 
-def _rbd(material: Material) -> Row:
-    """The training-free baseline: `predict --model rbd`."""
-    jobs, scores = scored_maps(material, "rbd", material.shared, "RBD", material.tests)
-    return Row("RBD", "training-free", (*material.packing, *jobs), scores, paper="RBD")
-
-
 def tab4_rows(material: Material) -> list[Row]:
     """Ablation of the parts of stage 1."""
-    return [
+    rows = [
         labels_row(material, name, title, changes, paper=name)
         for name, title, changes in (
             ("A0", "encoder trained as well", {"parity": {"encoder_mode": "trained"}}),
@@ -119,28 +118,31 @@ def tab4_rows(material: Material) -> list[Row]:
             ("A3", "ours", {}),
         )
     ]
+    return [*rows, rbd_row(material, material.scored)]
 
 
 def tab5_rows(material: Material) -> list[Row]:
     """The weight of the L1 distance in Eqn 4."""
-    return [
+    rows = [
         labels_row(material, f"{a:g}", f"alpha {a:g}", {"alpha": a}, paper=f"{a:g}", x=a)
         for a in ALPHAS
     ]
+    return [*rows, rbd_row(material, material.scored)]
 
 
 def tab6_rows(material: Material) -> list[Row]:
     """The share of the old label in Eqn 14."""
-    return [
+    rows = [
         detector_row(material, f"{v:g}", f"lambda {v:g}", {"lam": v}, paper=f"{v:g}", x=v)
         for v in LAMBDAS
     ]
+    return [*rows, rbd_row(material, material.tests)]
 
 
 def tab7_rows(material: Material) -> list[Row]:
     """Three detectors, each with fixed labels (lambda 1) and with online label rectifying."""
     titles = {"minet": "MINet", "conv": "ours †, convolution for RAM", "ram": "ours"}
-    return [
+    rows = [
         detector_row(
             material, f"{name}{suffix}", f"{title}, {how} OLR", {"detector": name, **lam},
             paper=f"{name}{suffix}",
@@ -148,6 +150,7 @@ def tab7_rows(material: Material) -> list[Row]:
         for suffix, how, lam in (("", "without", {"lam": 1.0}), ("-olr", "with", {}))
         for name, title in titles.items()
     ]  # fmt: skip
+    return [*rows, rbd_row(material, material.tests)]
 
 
 def tab8_rows(material: Material) -> list[Row]:
@@ -157,6 +160,7 @@ def tab8_rows(material: Material) -> list[Row]:
             material, "HMA", "historical moving averages", {"rectify": "hma"}, paper="HMA"
         ),
         detector_row(material, "OLR", "online label rectifying", {"rectify": "olr"}, paper="OLR"),
+        rbd_row(material, material.tests),
     ]
 
 
@@ -175,7 +179,7 @@ def find(name: str) -> Entry:
 
 
 def pick(rows: Sequence[Row], names: str | None, *, table: str) -> list[Row]:
-    """Select rows by a comma-separated list of names (`A1,A3`); None selects all.
+    """Select rows by a comma-separated list of names (`A1,A3`), and RBD; None selects all.
 
     Raises:
         ConfigError: the table has no such row; the message lists its rows.
@@ -188,7 +192,7 @@ def pick(rows: Sequence[Row], names: str | None, *, table: str) -> list[Row]:
         if name not in known:
             listed = ", ".join(known) or "none"
             raise ConfigError(f"ablate: {table} has no row {name!r} (its rows: {listed})")
-    return [row for row in rows if row.name in wanted]
+    return [row for row in rows if row.name in wanted or row.always]
 
 
 def _table(

@@ -28,6 +28,11 @@ def rows(name, **flags):
     return {row.name: row for row in CATALOGUE[name].rows(material(name, **flags))}
 
 
+def own_rows(name, **flags):
+    """Rows that change something, without the baseline."""
+    return {row: found for row, found in rows(name, **flags).items() if row != "RBD"}
+
+
 def job_of(row, command, *, folder=""):
     (job,) = [j for j in row.jobs if j.command == command and folder in j.out.as_posix()]
     return job
@@ -44,7 +49,7 @@ def test_rows_of_a_table_have_distinct_names():
 
 
 def test_tab4_changes_one_thing_per_row_and_shares_the_rest():
-    found = rows("tab4")
+    found = own_rows("tab4")
     training = {name: job_of(row, "stage1") for name, row in found.items()}
     assert training["A0"].settings["parity"].encoder_mode == "trained"
     assert training["A1"].settings["map_weights"] == (1, 0, 0, 0)
@@ -83,15 +88,17 @@ def test_jobs_that_rows_share_run_once():
     assert len(set(jobs)) == len(jobs)
     assert [command for command, _ in jobs].count("stage1") == 1
     assert [command for command, _ in jobs].count("stage2") == 6
-    labels = {j.settings["labels"] for r in rows("tab6").values() for j in [job_of(r, "stage2")]}
+    labels = {
+        j.settings["labels"] for r in own_rows("tab6").values() for j in [job_of(r, "stage2")]
+    }
     assert labels == {OUT / "shared" / "labels" / "train"}
 
 
 def test_tab5_and_tab6_vary_one_number():
-    assert [job_of(r, "stage1").settings["alpha"] for r in rows("tab5").values()] == [
+    assert [job_of(r, "stage1").settings["alpha"] for r in own_rows("tab5").values()] == [
         *(0, 0.1, 0.2, 0.3)
     ]
-    lam = {name: job_of(row, "stage2").settings["lam"] for name, row in rows("tab6").items()}
+    lam = {name: job_of(row, "stage2").settings["lam"] for name, row in own_rows("tab6").items()}
     assert lam == {"0": 0, "0.2": 0.2, "0.4": 0.4, "0.6": 0.6, "0.8": 0.8, "1": 1}
 
 
@@ -102,7 +109,7 @@ def test_a_row_without_effective_changes_uses_the_shared_run():
 
 
 def test_tab7_trains_three_detectors_with_and_without_olr():
-    trained = {name: job_of(row, "stage2") for name, row in rows("tab7").items()}
+    trained = {name: job_of(row, "stage2") for name, row in own_rows("tab7").items()}
     assert {n: (j.settings["detector"], j.settings["lam"]) for n, j in trained.items()} == {
         "minet": ("minet", 1),
         "conv": ("conv", 1),
@@ -146,7 +153,7 @@ def test_fig9_scores_every_epoch_before_it_trains_the_next(tmp_path):
         "test": (),
         "truth": TESTS["truth"][2:],
     }
-    found = rows("fig9", **flags)
+    found = own_rows("fig9", **flags)
     trained = {n: [j for j in r.jobs if j.command == "stage1"] for n, r in found.items()}
     assert {n: jobs[0].settings["parity"].boundary for n, jobs in trained.items()} == {
         **{"DB1": "db1", "DB2": "db2", "DB3": "db3", "DB4": "db4"},
@@ -186,6 +193,21 @@ def test_tab2_scores_both_stages_given_maps_and_the_baseline():
     assert found["USPS ‡"].jobs == ()
     given = rows("tab2", maps=("RBD/ecssd=r",))["RBD"]
     assert [job.command for job in given.jobs if job.command != "shard"] == ["evaluate"]
+
+
+@pytest.mark.parametrize("name", ["tab4", "tab5", "tab6", "tab7", "tab8", "fig9"])
+def test_every_table_of_scores_has_the_baseline_on_the_same_sets(name):
+    found = rows(name)
+    *others, last = found
+    assert last == "RBD"
+    sets = {key.partition("/")[0] for other in others for key in found[other].scores}
+    assert set(found["RBD"].scores) == sets
+    models = {j.settings["model"] for j in found["RBD"].jobs if j.command == "predict"}
+    assert models == {"rbd"}
+    # The same folders in every table: one computation serves all.
+    assert job_of(found["RBD"], "predict", folder="ecssd").out == OUT / "shared/maps/RBD-ecssd"
+    picked = pick([*found.values()], others[0], table=name)
+    assert [row.name for row in picked] == [others[0], "RBD"]
 
 
 def test_maps_need_no_set_name_with_a_single_test_set():
@@ -228,6 +250,6 @@ def test_unknown_names_list_the_known_ones():
     with pytest.raises(ConfigError, match=r"'tab44'; did you mean tab4\? \(known: tab1, tab2"):
         find("tab44")
     found = list(rows("tab4").values())
-    with pytest.raises(ConfigError, match=r"no row 'A9' \(its rows: A0, A1, A2, A3\)"):
+    with pytest.raises(ConfigError, match=r"no row 'A9' \(its rows: A0, A1, A2, A3, RBD\)"):
         pick(found, "A1,A9", table="tab4")
-    assert [row.name for row in pick(found, "A3, A1", table="tab4")] == ["A1", "A3"]
+    assert [row.name for row in pick(found, "A3, A1", table="tab4")] == ["A1", "A3", "RBD"]

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from a2s.paper.tables.charts import Series, over_epochs
 from a2s.paper.tables.format import NONE, amount, csv_of, page
-from a2s.paper.tables.results import hours_of, notes_of, read_log, scores_of, write_if_new
-from a2s.paper.tables.rows import Material, Row, scored_maps, stage1_job
+from a2s.paper.tables.results import (
+    CENTRE,
+    centre_of,
+    hours_of,
+    notes_of,
+    read_log,
+    scores_of,
+    write_if_new,
+)
+from a2s.paper.tables.rows import Material, Row, rbd_row, scored_maps, stage1_job
 from a2s.pipeline import Job
 
 BOUNDARIES = {
@@ -38,7 +47,7 @@ def fig9_rows(material: Material) -> list[Row]:
         jobs = (*material.packing, *_epoch_jobs(material, out, boundary, epochs))
         run = out / "stage1"
         rows.append(Row(name, title, jobs, scores, (("stage1", run),), (run,)))
-    return rows
+    return [*rows, rbd_row(material, material.scored)]
 
 
 def _epoch_jobs(material: Material, out: Path, boundary: str, epochs: range) -> Iterator[Job]:
@@ -81,10 +90,21 @@ def write_fig9(material: Material, rows: Sequence[Row]) -> str:
             ]
             if mae:
                 series[name][row.name] = (sorted(epochs), mae)
-            cells += [f"{mae[-1]:.3f}", f"{min(mae):.3f}"] if mae else [NONE, NONE]
             scored += [(name, values) for values in epochs.values()]
+            if name in found:
+                # A baseline has no epochs.
+                scored.append((name, found[name]))
+                mae = [found[name]["mae"]]
+                lines.append(_constant(row.name, name, found[name]))
+            cells += _last_and_best(mae)
         hours = hours_of(material, row.timed, log)
         table.append([*cells, amount(hours or None)])
+    centre = centre_of(scored)
+    lines += [_constant("centre", name, values) for name, values in centre.items()]
+    last = ["centre", CENTRE]
+    for name in sets:
+        last += _last_and_best([centre[name]["mae"]] if name in centre else [])
+    table.append([*last, NONE])
     text = page("Fig. 9: decision boundaries", table, notes_of(material, rows, scored, "fig9"))
     write_if_new(material.out / "fig9.md", text)
     write_if_new(
@@ -94,3 +114,11 @@ def write_fig9(material: Material, rows: Sequence[Row]) -> str:
     svg = over_epochs(by_set, y_name="MAE", title="Fig. 9")
     write_if_new(material.out / "fig9.svg", svg)
     return text
+
+
+def _constant(row: str, name: str, scores: Mapping[str, Any]) -> list[object]:
+    return [row, name, "", scores["mae"], scores["adaptive_f"]]
+
+
+def _last_and_best(mae: Sequence[float]) -> list[str]:
+    return [f"{mae[-1]:.3f}", f"{min(mae):.3f}"] if mae else [NONE, NONE]

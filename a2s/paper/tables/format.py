@@ -23,6 +23,11 @@ METRICS = (
     "e_measure",
     "e_adaptive",
     "num_images",
+    "adaptive_f_touching",
+    "adaptive_f_not_touching",
+    "num_touching",
+    "ring_share",
+    "truth_ring_share",
 )
 """Keys of scores.json that become columns of the CSV file."""
 EXTRAS = {"parameters_m": "parameters, M", "hours": "hours"}
@@ -61,6 +66,10 @@ class Table:
         """Whether the paper has a number for this set in any row."""
         return any(name in line.paper for line in self.lines)
 
+    def knows_border(self, name: str) -> bool:
+        """Whether any row was scored on this set by the image border."""
+        return any("ring_share" in line.ours.get(name, {}) for line in self.lines)
+
     def extras(self) -> list[str]:
         """The extra columns that some row has."""
         return [e for e in EXTRAS if any(e in line.extras for line in self.lines)]
@@ -71,7 +80,8 @@ def markdown(table: Table) -> str:
     header = ["row", ""]
     for name in table.sets:
         known = ["paper"] if table.paper_knows(name) else []
-        header += [f"{name} F", *known, "MAE", *known]
+        border = ["F touching / others", "ring share"] if table.knows_border(name) else []
+        header += [f"{name} F", *known, "MAE", *known, *border]
     header += [f"{name} {what}, paper" for name in table.paper_sets for what in ("F", "MAE")]
     extras = table.extras()
     for extra in extras:
@@ -86,6 +96,8 @@ def markdown(table: Table) -> str:
                 cells.append(_cell(ours[metric] if ours else None, 3))
                 if table.paper_knows(name):
                     cells.append(_cell(theirs[number] if theirs else None, 3))
+            if table.knows_border(name):
+                cells += _border_cells(ours or {})
         for name in table.paper_sets:
             cells += [_cell(value, 3) for value in line.paper.get(name, (None, None))]
         for extra in extras:
@@ -178,6 +190,12 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
 def amount(value: float | None) -> str:
     """Format hours or millions; small values get more digits."""
     return _cell(value, 2 if value is None or value >= 0.1 else 4)
+
+
+def _border_cells(ours: Mapping[str, float]) -> list[str]:
+    touching, others = (ours.get(f"adaptive_f_{name}") for name in ("touching", "not_touching"))
+    both = NONE if touching is others is None else f"{_cell(touching, 3)} / {_cell(others, 3)}"
+    return [both, _cell(ours.get("ring_share"), 3)]
 
 
 def _cell(value: float | None, digits: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from a2s.data.index import Index
+from a2s.evaluation.table import baseline, border_note
 from a2s.paper import numbers
 from a2s.paper.tables.charts import bars, curve
 from a2s.paper.tables.format import Line, Table, csv_text, differences, markdown
@@ -21,6 +22,8 @@ from a2s.storage.files import atomic_write, read_json
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "e5_scale_C")
 _WITH_PARAMETERS = ("tab7",)
+CENTRE = "one Gaussian in the middle"
+"""Title of the row of the baseline that is the same for every image."""
 
 
 def write_table(
@@ -30,11 +33,13 @@ def write_table(
     log = read_log(material.out)
     sets = [s.name for s in material.scored if any(s.name in row.scores for row in rows)]
     ours = {row.name: scores_of(row.scores) for row in rows}
+    scored = [pair for found in ours.values() for pair in found.items()]
+    lines = [_line(material, row, ours[row.name], sets, log, table=name) for row in rows]
     table = Table(
         title,
         tuple(sets),
-        tuple(_line(material, row, ours[row.name], sets, log, table=name) for row in rows),
-        notes=notes_of(material, rows, [s for row in ours.values() for s in row.items()], name),
+        (*lines, Line("centre", CENTRE, ours=centre_of(scored))),
+        notes=(*notes_of(material, rows, scored, name), *_border_notes(scored)),
         paper_sets=_paper_sets(sets, table=name),
         x_name=x_name,
     )
@@ -43,6 +48,18 @@ def write_table(
     write_if_new(material.out / f"{name}.csv", csv_text(table))
     write_if_new(material.out / f"{name}.svg", curve(table) if x_name else bars(table))
     return text
+
+
+def centre_of(scored: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Scores of the Gaussian by set, from any scores.json of the set: all of them have it."""
+    found = ((name, baseline(values, "centre")) for name, values in reversed(scored))
+    return {name: values for name, values in found if values is not None}
+
+
+def _border_notes(scored: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    # All rows of a set have the same truths.
+    notes = {name: border_note(values) for name, values in scored if "num_touching" in values}
+    return [f"{name}: {note}." for name, note in notes.items()]
 
 
 def notes_of(

@@ -74,7 +74,7 @@ class Row:
 
     `scores` are folders by set. `trained` are run folders by stage; the table's notes compare their
     settings with the paper's. `timed` are the folders whose hours add up to the row's. `paper` is
-    the row's key in the paper's table.
+    the row's key in the paper's table. `always`: run it also where --rows names other rows.
     """
 
     name: str
@@ -85,6 +85,7 @@ class Row:
     timed: tuple[Path, ...] = ()
     paper: str = ""
     x: float | None = None
+    always: bool = False
 
 
 def merged(rows: Sequence[Row]) -> list[Job]:
@@ -227,3 +228,10 @@ def scored_maps(
             evaluate_job(material, pred, scored, scores[scored.name]),
         ]
     return jobs, scores
+
+
+def rbd_row(material: Material, sets: Sequence[Scored]) -> Row:
+    """Build the row of RBD, the baseline without training: `predict --model rbd`."""
+    jobs, scores = scored_maps(material, "rbd", material.shared, "RBD", sets)
+    jobs = [*material.packing, *jobs]
+    return Row("RBD", "training-free", tuple(jobs), scores, paper="RBD", always=True)
