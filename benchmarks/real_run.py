@@ -20,6 +20,7 @@ from pathlib import Path
 from machine import describe_machine, tree_pss_kib
 
 from a2s.config.parse import parse
+from a2s.evaluation.table import baseline
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("A2S_SHARED", ROOT.parent / "shared"))
@@ -111,6 +112,7 @@ def main() -> None:
         ("stage2", ["stage2", "--data", p["msra"], "--labels", p["labels"], "--out", p["s2"],
                     *encoder, *more2], 1000 * epochs_of("stage2", more2)),
         *scored(out, "stage2", p["s2"], str(ecssd)),
+        *scored(out, "rbd", "rbd", str(ecssd)),
     ]  # fmt: skip
     record = out / "steps.json"
     done: dict[str, dict[str, object]] = json.loads(record.read_text()) if record.exists() else {}
@@ -139,11 +141,14 @@ def scored(out: Path, stage: str, model: str, ecssd: str) -> list[tuple[str, lis
 def write_results(out: Path, steps: list[dict[str, object]]) -> None:
     """Write the tables of scores and costs as JSON and Markdown."""
     names = {"stage1": "activation maps (stage 1, raw)", "labels": "pseudo labels (CRF + median)",
-             "stage2": "detector (stage 2)"}  # fmt: skip
+             "stage2": "detector (stage 2)", "rbd": "RBD, without training"}  # fmt: skip
     scores = {
         title: json.loads((out / f"scores-{stage}" / "scores.json").read_text())
         for stage, title in names.items()
     }
+    centre = baseline(scores[names["stage2"]], "centre")
+    assert centre is not None
+    scores["one Gaussian in the middle"] = centre
     results = ROOT / "benchmarks" / "results"
     results.mkdir(exist_ok=True)
     machine = describe_machine()
