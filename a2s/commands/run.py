@@ -65,7 +65,8 @@ def run(config: RunConfig) -> int:
         judged = _judged(config, rows)
         if rows is not None:
             table = score_table(rows)
-            atomic_write(out / "table.md", "\n".join([table, *judged]) + "\n")
+            judged_md = "".join(f"\n- {line}" for line in judged)
+            atomic_write(out / "table.md", f"{table}{judged_md}\n")
             print(table)
         _write_sheet(config)
     if _is_untrained(config):

@@ -100,7 +100,7 @@ def _given_maps(material: Material, method: str) -> Row:
     jobs, scores = [], {}
     for scored in material.tests:
         if scored.name in sets:
-            scores[scored.name] = material.shared / "scores" / f"{method}-{scored.name}"
+            scores[scored.name] = material.shared / "scores" / f"given-{method}-{scored.name}"
             jobs.append(evaluate_job(material, sets[scored.name], scored, scores[scored.name]))
     return Row(
         method, "given maps" if sets else "", (*material.packing, *jobs), scores, paper=method

@@ -85,7 +85,7 @@ def test_a_planted_bad_detector_is_warned_of(
     # RBD finds drawn objects; the labels of an untrained network may be even worse than the mask.
     assert any("RBD" in line for line in warned)
     assert any("one Gaussian in the middle" in line for line in warned)
-    assert (finished.out / "table.md").read_text().endswith("\n".join(judged) + "\n")
+    assert (finished.out / "table.md").read_text().endswith("\n- ".join(["", *judged]) + "\n")
 
 
 def test_a_planted_perfect_detector_is_best_and_not_warned_of(

@@ -192,6 +192,8 @@ def test_tab2_scores_both_stages_given_maps_and_the_baseline():
     assert not found["MC"].scores
     assert found["USPS ‡"].jobs == ()
     given = rows("tab2", maps=("RBD/ecssd=r",))["RBD"]
+    # Other tables in the same folder have the computed maps.
+    assert given.scores["ecssd"] != found["RBD"].scores["ecssd"]
     assert [job.command for job in given.jobs if job.command != "shard"] == ["evaluate"]
 
 

@@ -194,8 +194,8 @@ def amount(value: float | None) -> str:
 
 def _border_cells(ours: Mapping[str, float]) -> list[str]:
     touching, others = (ours.get(f"adaptive_f_{name}") for name in ("touching", "not_touching"))
-    both = NONE if touching is others is None else f"{_cell(touching, 3)} / {_cell(others, 3)}"
-    return [both, _cell(ours.get("ring_share"), 3)]
+    both = f"{_cell(touching, 3)} / {_cell(others, 3)}"
+    return [NONE if touching is None and others is None else both, _cell(ours.get("ring_share"), 3)]
 
 
 def _cell(value: float | None, digits: int) -> str:

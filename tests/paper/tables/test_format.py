@@ -39,6 +39,21 @@ def test_markdown_has_the_papers_column_only_where_it_has_a_number(table):
     assert text[7] == "- a note"
 
 
+def test_columns_of_the_border_are_those_of_sets_that_were_scored_by_it():
+    border = {"adaptive_f_touching": 0.25, "adaptive_f_not_touching": 0.625, "ring_share": 0.03}
+    none_touches = {**border, "adaptive_f_touching": None}
+    lines = (
+        Line("A0", "", ours={"mine": scores(0.5, 0.1, **border), "old": scores(0.5, 0.1)}),
+        Line("A1", "", ours={"mine": scores(0.5, 0.1, **none_touches)}),
+        Line("A2", "scored before", ours={"mine": scores(0.5, 0.1)}),
+    )
+    text = markdown(Table("T", ("mine", "old"), lines)).splitlines()
+    assert text[2] == ("| row |  | mine F | MAE | F touching / others | ring share | old F | MAE |")
+    assert text[4] == "| A0 |  | 0.500 | 0.100 | 0.250 / 0.625 | 0.030 | 0.500 | 0.100 |"
+    assert text[5] == "| A1 |  | 0.500 | 0.100 | – / 0.625 | 0.030 | – | – |"
+    assert text[6] == "| A2 | scored before | 0.500 | 0.100 | – | – | – | – |"
+
+
 def test_sets_of_the_paper_are_shown_when_we_scored_none_of_them():
     line = Line("0", "", ours={"mine": scores(0.5, 0.1)}, paper={"MSRA-B train": (0.845, 0.078)})
     text = markdown(Table("T", ("mine",), (line,), paper_sets=("MSRA-B train",)))
