@@ -200,6 +200,10 @@ def job_list(config: RunConfig) -> list[Job]:
         if config.test is not None:
             sources = {"images": (str(config.test),), "out": test_data}
             yield Job("shard", {**sources, **shard, **pooled})
+        if config.seeds == "rbd":
+            seeds = {"model": "rbd", "data": out / "data", "out": out / "seeds"}
+            yield Job("label", {**seeds, **label, **pooled})
+            stage1.update(labels=out / "seeds", **failures)
         yield Job("stage1", {"data": out / "data", "out": out / "stage1", **stage1})
         made_by = {"model": out / "stage1", **label, **pooled}
         yield Job("label", {"data": out / "data", "out": out / "labels", **made_by})

@@ -3,7 +3,7 @@
     a2s run photos/ --out runs/mine
     a2s run train/ --out runs/scored --test test/images --truth test/masks
 
-OUT/ data  stage1  labels  stage2  preds  sheet.png, and where masks are known also
+OUT/ data  seeds  stage1  labels  stage2  preds  sheet.png, and where masks are known also
      test-data  test-maps  test-rbd  test-labels  scores/{maps,labels,detector,rbd}  table.md
 """
 

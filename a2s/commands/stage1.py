@@ -27,6 +27,8 @@ def run(config: Stage1Config) -> int:
     elif is_main:
         # Nothing to train, which every rank knows without torch.
         inputs = {"data": Index.load(config.data).fingerprint}
+        if config.labels is not None:
+            inputs["labels"] = Index.load(config.labels).fingerprint
         with run_folder.claim(config.out, command="stage1", config=config, inputs=inputs) as folder:
             if commit.state["finished"]:
                 print(f"stage1: {config.out} is done ({config.epochs} epochs). Next: {label}")

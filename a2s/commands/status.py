@@ -36,6 +36,7 @@ from a2s.storage.status.training import TrainingStatus, parse_log, parse_pause, 
 RUN_STEPS: tuple[tuple[str, str, set[str]], ...] = (
     ("data", "shard", set()),
     ("test-data", "shard", {"test"}),
+    ("seeds", "label", {"seeds"}),
     ("stage1", "stage1", set()),
     ("labels", "label", set()),
     ("stage2", "stage2", set()),

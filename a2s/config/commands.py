@@ -231,6 +231,9 @@ class RunConfig(Settings):
     """Number of training processes; 0 means one per GPU, or one without a GPU."""
     seed: int | None = Field(None, ge=0)
     """Seed of both training stages; default: stage1.seed and stage2.seed."""
+    seeds: Literal["rbd", "none"] = "rbd"
+    """Labels that stage 1 learns from: those of RBD, a method without training; or `none`, then it
+    learns by the paper's loss without labels (Eqn 4)."""
     shard: ShardOptions = ShardOptions()
     """Packing into shards."""
     stage1: Stage1Options = Stage1Options()

@@ -6,6 +6,7 @@ from small_run import small
 
 from a2s.commands import run as run_job
 from a2s.commands.run import read_rows, score_table
+from a2s.config.training import Stage1Config
 from a2s.errors import A2SError, ConfigError
 from a2s.pipeline import job_list
 
@@ -17,6 +18,7 @@ def commands(config):
 def test_job_list_without_truth(tmp_path, scenes):
     assert commands(small(scenes, tmp_path, test=None, truth=None)) == [
         ("shard", "data"),
+        ("label", "seeds"),
         ("stage1", "stage1"),
         ("label", "labels"),
         ("stage2", "stage2"),
@@ -28,6 +30,7 @@ def test_job_list_with_truth_scores_every_stage(tmp_path, scenes):
     assert commands(small(scenes, tmp_path)) == [
         ("shard", "data"),
         ("shard", "test-data"),
+        ("label", "seeds"),
         ("stage1", "stage1"),
         ("label", "labels"),
         ("stage2", "stage2"),
@@ -47,6 +50,20 @@ def test_truth_without_test_images_scores_the_images_themselves(tmp_path, scenes
     scored = {job.out.name: job.settings["pred"].name for job in jobs if job.command == "evaluate"}
     ours = {"maps": "test-maps", "labels": "labels", "detector": "preds"}
     assert scored == {**ours, "rbd": "test-rbd"}
+
+
+def test_without_seeds_stage1_learns_without_labels(tmp_path, scenes):
+    jobs = job_list(small(scenes, tmp_path, seeds="none"))
+    assert "seeds" not in {job.out.name for job in jobs}
+    settings = {job.command: job.settings for job in jobs}["stage1"]
+    assert Stage1Config(**settings).labels is None
+    assert (Stage1Config(**settings).lr, Stage1Config(**settings).heads) == (1.0, 1)
+    jobs = {job.command: job for job in job_list(small(scenes, tmp_path))}
+    seeded = Stage1Config(**jobs["stage1"].settings)
+    assert (seeded.labels, seeded.lr, seeded.heads, seeded.frame) == (
+        *(tmp_path / "seeds", 0.05),
+        *(3, 64),
+    )
 
 
 def test_one_seed_for_both_stages(tmp_path, scenes):
@@ -97,7 +114,7 @@ def test_whole_run_writes_what_it_says(finished, scenes):
     out = finished.out
     assert {path.name for path in out.iterdir()} == {
         *(".lock", "config.yaml", "environment.json", "metrics.jsonl", "sheet.png", "table.md"),
-        *("data", "labels", "preds", "scores", "stage1", "stage2"),
+        *("data", "labels", "preds", "scores", "seeds", "stage1", "stage2"),
         *("test-data", "test-labels", "test-maps", "test-rbd"),
     }
     tests = sorted(path.stem for path in scenes.images.iterdir())
@@ -113,7 +130,7 @@ def test_whole_run_writes_what_it_says(finished, scenes):
     assert (out / "table.md").read_text().startswith(score_table(read_rows(out / "scores")))
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     done = [line["job"] for line in lines if line.get("exit_code") == 0]
-    assert done[:13] == [job.command for job in job_list(finished)]
+    assert done[:14] == [job.command for job in job_list(finished)]
 
 
 def test_second_run_changes_nothing_and_is_quick(finished, capsys):
