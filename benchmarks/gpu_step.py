@@ -111,7 +111,7 @@ def stage2(encoder: str, side: int, device: torch.device, way: tuple[bool, bool 
         outcome = judge(logits.float(), label, flip, lam=0.4, hard=True)
         loss: Tensor = outcome.loss_M.mean()
         loss.backward()
-        optimizer.step_if(outcome.measured_MF.isfinite().all())
+        optimizer.step_if(outcome.measured_MF.isfinite().all() & optimizer.finite_gradients())
         return loss.detach().clone()
 
     return step

@@ -39,7 +39,7 @@ def unpack_momentum(
 
 
 class GuardedSGD(torch.optim.SGD):
-    """SGD that stops updating at the first step whose loss is not finite.
+    """SGD that stops updating at the first step whose loss or gradient is not finite.
 
     Weights and momentum stay as the last good step left them.
     """

@@ -141,12 +141,14 @@ def _train(
                 run.accelerator.backward((outcome.loss_M * share_B[part]).sum())
                 outcomes.append(outcome)
 
-            # Nothing is updated, on any rank, when the loss of any image is not finite.
+            # Nothing is updated, on any rank, from the first step on with a loss of an image or a
+            # gradient that is not finite. DDP has given all ranks the same gradients.
             measured_BF = torch.cat([outcome.measured_MF for outcome in outcomes])
             measured_BF = torch.where(batch.valid_B[:, None], measured_BF, 0)
             measured_GF = ranks.all_gather(measured_BF).flatten(0, 1)
-            optimizer.step_if(measured_GF.isfinite().all())
-            metrics.add(step.number, measured_GF)
+            finite = optimizer.finite_gradients()
+            optimizer.step_if(measured_GF.isfinite().all() & finite)
+            metrics.add(step.number, torch.cat([finite.float()[None], measured_GF.flatten()]))
 
             # Online label rectifying: the labels that the next epoch reads.
             if rectified is not None:
@@ -189,11 +191,12 @@ def _read(metrics: DeferredMetrics, run: TrainingRun, epoch: int) -> list[Tensor
     Shape: [images, F] for each step
     """
     read = []
-    for number, measured_GF in metrics.read():
+    for number, values in metrics.read():
         rows_G, where = run.plan.batch(number - 1), f"epoch {epoch} step {number}"
+        gradients_are_finite, measured_GF = bool(values[0]), values[1:].view(len(rows_G), -1)
         measured_VF = measured_GF[torch.from_numpy(rows_G >= 0)].double()
         read.append(measured_VF)
-        if not bool(measured_VF.isfinite().all()):
+        if not (gradients_are_finite and bool(measured_VF.isfinite().all())):
             batch = run.index.keys_for(rows_G[rows_G >= 0])
             finite_V = measured_VF.isfinite().all(1).tolist()
             bad = [key for key, ok in zip(batch, finite_V, strict=True) if not ok]

@@ -90,6 +90,8 @@ def copy_to_host(tensor: Tensor) -> tuple[Tensor, Callable[[], None]]:
 def stop_not_finite(job: str, out: Path, where: str, *, bad: list[str], batch: list[str]) -> None:
     """End all ranks, and list the images of the batch and those whose loss is not finite.
 
+    There is none of the latter where only a gradient, or a sum of finite losses, has overflowed.
+
     Raises:
         A2SError: always, on all ranks (one message).
     """
@@ -98,8 +100,10 @@ def stop_not_finite(job: str, out: Path, where: str, *, bad: list[str], batch: l
         if ranks.is_main():
             path.parent.mkdir(exist_ok=True)
             files.write_json(path, {"not_finite": bad, "batch": batch})
-        names = ", ".join(bad) or "none (the sum overflowed)"
+        found = f"the loss is not finite at {where}; images: {', '.join(bad)}"
+        if not bad:
+            found = f"a gradient or a sum is not finite at {where}, though each image's loss is"
         raise A2SError(
-            f"{job}: the loss is not finite at {where}; images: {names} (batch in {path}). "
+            f"{job}: {found} (batch in {path}). "
             "Weights were not updated. Try a lower --lr or --precision fp32"
         )
