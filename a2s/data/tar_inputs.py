@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
+import importlib
 import io
 import lzma
 import os
@@ -12,21 +14,29 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from a2s.data.images import SUFFIXES
 from a2s.data.keys import decode_key, encode_key
 from a2s.data.shards import MASK, refuse_unsafe_member
-from a2s.errors import DataError
+from a2s.errors import ConfigError, DataError
 from a2s.storage.files import atomic_path
 from a2s.storage.remote import is_remote, open_source
 
-_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+zstd: Any = None
+with contextlib.suppress(ImportError):
+    zstd = importlib.import_module("backports.zstd")
+
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tzst")
 _PLAIN_FILE = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _BLOCK = 512
 _END_MARKER = tarfile.EOFHeaderError  # type: ignore[attr-defined]
-_TAR_ERRORS = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError)
-_GZIP, _BZIP2, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"
+_TAR_ERRORS: tuple[type[Exception], ...] = (
+    *(tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError),
+    *((zstd.ZstdError,) if zstd else ()),
+)
+_GZIP, _BZIP2, _XZ, _ZSTD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
+_BUFFER_BYTES = 1 << 20
 _DRAIN_BYTES = 1 << 20
 _END_OF_FILE = tarfile.EmptyHeaderError  # type: ignore[attr-defined]
 
@@ -78,7 +88,9 @@ def local_tar(source: str, *, staging: Path, number: int) -> tuple[Path, Member 
     If a stream is damaged, the copy holds what came before; the second result describes the damage.
 
     Raises:
-        DataError: the source cannot be downloaded, or is no tar from its first byte on.
+        ConfigError: the tar is compressed with zstd, and the package that reads it is missing.
+        DataError: the source cannot be opened, or is no tar from its first byte on.
+        StorageError: a download broke off.
     """
     if not is_remote(source) and not source.lower().endswith(_COMPRESSED):
         return Path(source), None
@@ -87,7 +99,7 @@ def local_tar(source: str, *, staging: Path, number: int) -> tuple[Path, Member 
     num_bytes = None
     with open_source(source) as file, atomic_path(path) as temporary:
         try:
-            stream = _decompress(file)
+            stream = _decompress(file, source)
             with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar:
                 damage, position = _copy_images(tar, temporary), tar.offset
         except _TAR_ERRORS as error:
@@ -106,14 +118,19 @@ def local_tar(source: str, *, staging: Path, number: int) -> tuple[Path, Member 
     return path, _damaged(damage, position=position, num_bytes=num_bytes)
 
 
-def _decompress(file: IO[bytes]) -> IO[bytes]:
-    """The stream inside a gzip, bzip2 or xz stream; the stream itself if it is neither."""
-    buffered = io.BufferedReader(file)  # type: ignore[type-var]
+def _decompress(file: IO[bytes], source: str) -> IO[bytes]:
+    """The stream inside a gzip, bzip2, xz or zstd stream; the stream itself if it is none."""
+    buffered = io.BufferedReader(file, _BUFFER_BYTES)  # type: ignore[type-var]
     start = buffered.peek(len(_XZ))
     if start.startswith(_GZIP):
         return gzip.open(buffered)  # type: ignore[return-value]
     if start.startswith(_BZIP2):
         return bz2.open(buffered)
+    if start.startswith(_ZSTD):
+        if zstd is None:
+            raise ConfigError(f"{source}: is compressed with zstd: pip install 'a2s[zstd]'")
+        inside: IO[bytes] = zstd.open(buffered)
+        return inside
     return lzma.open(buffered) if start.startswith(_XZ) else buffered
 
 

@@ -8,23 +8,40 @@ import io
 import lzma
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from a2s.__main__ import run
+from a2s.data import tar_inputs
+from a2s.data.index import Index
 from a2s.data.inputs import FoundImages, collect
-from a2s.errors import DataError
+from a2s.errors import ConfigError, DataError, StorageError
+from a2s.storage import remote
+
+
+def zstd_compress(data: bytes) -> bytes:
+    """In many blocks, as a tar has that is larger than one."""
+    zstd = pytest.importorskip("backports.zstd", reason="NO ZSTD: pip install 'a2s[zstd]'")
+    compressor = zstd.ZstdCompressor()
+    starts = range(0, len(data), 4096)
+    flush = compressor.FLUSH_BLOCK
+    blocks = [compressor.compress(data[first : first + 4096], flush) for first in starts]
+    return b"".join([*blocks, compressor.flush()])
+
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "tar.gz": gzip.compress,
     "tar.bz2": bz2.compress,
     "tar.xz": lzma.compress,
+    "tar.zst": zstd_compress,
 }
 NUM_IMAGES, MEMBER_BYTES = 20, 2048
 
@@ -50,8 +67,20 @@ def whole() -> bytes:
 
 
 class _Quiet(SimpleHTTPRequestHandler):
+    """It answers no request for a part of a file; of `cut-*` and `slow-*` it first sends a part."""
+
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+    def copyfile(self, source: IO[bytes], outputfile: IO[bytes]) -> None:
+        served = Path(self.directory, f"served{self.path.replace('/', '-')}")
+        if not self.path.startswith(("/cut-", "/slow-")) or served.exists():
+            super().copyfile(source, outputfile)
+            return
+        served.touch()
+        outputfile.write(source.read(5 * MEMBER_BYTES))
+        if self.path.startswith("/slow-"):
+            time.sleep(2)
 
 
 @pytest.fixture
@@ -179,3 +208,61 @@ def test_the_exit_code_follows_the_share_of_bytes_that_are_lost(
     assert shard("cut", "0.9") == 3
     assert "nothing tells how much of it is lost" in capsys.readouterr().out
     assert shard("cut-accepted", "1") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("cut-x.tar", f"received {5 * MEMBER_BYTES} of"),
+        ("cut-x.tar.gz", f"received {5 * MEMBER_BYTES} of"),
+        ("slow-x.tar", "timed out"),
+    ],
+)
+def test_a_download_that_breaks_off_counts_nothing_and_is_repeated(
+    tmp_path: Path,
+    whole: bytes,
+    name: str,
+    why: str,
+    address: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it would have brought is not lost, so it is an error and no damage."""
+    monkeypatch.setattr(remote, "STALL_SEC", 0.5)
+    data = gzip.compress(whole, compresslevel=0) if name.endswith(".gz") else whole
+    (tmp_path / name).write_bytes(data)
+    source, out = f"{address}/{name}", tmp_path / "out"
+    command = ["shard", source, "--out", str(out), "--workers", "0"]
+    with pytest.raises(StorageError) as caught:
+        run(command)
+    message = str(caught.value)
+    assert message.startswith(f"{source}: the download broke off after ")
+    assert why in message
+    assert "\n" not in message
+    assert not (out / "work.json").exists()
+    assert not [path for path in (out / ".staging").iterdir() if path.is_file()]
+    assert run(command) == 0
+    assert len(Index.load(out)) == NUM_IMAGES
+
+
+def test_a_large_tar_of_a_server_that_sends_only_whole_files(
+    tmp_path: Path, whole: bytes, address: str
+) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        entry = tarfile.TarInfo("large.bin")
+        entry.size = 12 << 20
+        tar.addfile(entry, io.BytesIO(bytes(entry.size)))
+        first = tar.offset
+    result = found(tmp_path, buffer.getvalue()[:first] + whole, "http", address)
+    assert len(result.images) == NUM_IMAGES
+    assert result.failures == []
+
+
+def test_a_tar_that_no_installed_package_reads_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tar_inputs, "zstd", None)
+    for name in ("x.tar.zst", "x.tzst"):
+        (tmp_path / name).write_bytes(b"\x28\xb5\x2f\xfd" + bytes(20))
+        with pytest.raises(ConfigError, match=rf"{name}: .* pip install 'a2s\[zstd\]'"):
+            collect([str(tmp_path / name)], masks=None, out=tmp_path)
