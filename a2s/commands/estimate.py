@@ -18,6 +18,7 @@ import numpy as np
 from a2s.config.commands import EstimateConfig
 from a2s.data.chunks import Chunk
 from a2s.data.index import Index
+from a2s.data.isolation import isolated
 from a2s.errors import DataError
 from a2s.labels.making.all_shards import network_input
 from a2s.labels.making.chunk import STAGES, Labelled, label_chunk, refine_chunk
@@ -155,6 +156,7 @@ def time_chunks(
         common=steps["common"],
         model_stage=steps.get("model_stage"),
         threads=threads if workers == 0 else 0,
+        isolation=isolated,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from a2s.config.commands import EvaluateConfig
+from a2s.data.isolation import isolated
 from a2s.errors import ConfigError, DataError
 from a2s.evaluation import metrics
 from a2s.evaluation.benchmarks import BENCHMARKS, Benchmark, find_benchmark
@@ -188,6 +189,7 @@ def _score_all(
         score_chunk,
         chunks(),
         common=(config.parity.convention,),
+        isolation=isolated,
         workers=workers,
         ray_address=config.ray_address,
         name=lambda item: f"evaluate: pairs from {item[1][0].key}",

@@ -21,6 +21,7 @@ from a2s.config.commands import PredictConfig
 from a2s.data.images import BadImage, decode, encode_png
 from a2s.data.index import Index
 from a2s.data.inputs import collect, describe_lost, over_limit
+from a2s.data.isolation import isolated
 from a2s.data.keys import decode_key
 from a2s.data.open_files import Address
 from a2s.errors import DataError
@@ -176,6 +177,7 @@ def _predict(
             workers=workers,
             common=common,
             model_stage=model_stage,
+            isolation=isolated,
             ray_address=config.ray_address,
             name=lambda pictures: f"predict: images from {pictures[0].key}",
             note=progress.note,

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from a2s.config.commands import ShardConfig
 from a2s.data.index import Index
 from a2s.data.inputs import collect, describe_lost, over_limit
+from a2s.data.isolation import isolated
 from a2s.data.packing import PackingJob, pack
 from a2s.data.shards import shard_done, shard_name
 from a2s.errors import DataError
@@ -99,6 +100,7 @@ def _pack_all(
             pending,
             workers=pool.resolve_workers(config.workers, left, ray_address=config.ray_address),
             common=(work,),
+            isolation=isolated,
             ray_address=config.ray_address,
             deadline_sec=max(900.0, SECONDS_PER_IMAGE * config.shard_size),
             name=shard_name,

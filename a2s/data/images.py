@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from a2s.data import isolation
 from a2s.data.arrays import U8
 from a2s.errors import DataError
 
@@ -52,10 +56,14 @@ RESIZE_FILTERS = {
 }
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
 class BadImage(DataError):
     """An image that cannot be used; `reason` is a one-word code for the failure list.
 
-    Range: reason in {"empty", "damaged", "truncated", "pixel_bomb", "unsupported", "memory"}. With
+    Range: reason in {"empty", "damaged", "truncated", "pixel_bomb", "unsupported", "memory"}; where
+    images are decoded in another process (`isolation.py`) also {"crashes", "timeout"}. With
     "memory" the image itself may be fine.
     """
 
@@ -78,6 +86,32 @@ class ImageInfo:
     format: str
 
 
+def _isolable(function: F) -> F:
+    """Inside `isolation.isolated()`, call a function of this file in another process.
+
+    The results are the same; BadImage has the further reasons "crashes" and "timeout".
+    """
+
+    @functools.wraps(function)
+    def call(data: bytes, **limits: int) -> Any:
+        if not isolation.is_on():
+            return function(data, **limits)
+        try:
+            reply, payload = isolation.ask(function.__name__, data, limits)
+        except isolation.DecoderDied as error:
+            raise BadImage(error.reason, error.detail) from None
+        if "reason" in reply:
+            raise BadImage(reply["reason"], reply["detail"])
+        if "info" in reply:
+            return ImageInfo(**reply["info"])
+        if "extension" in reply:
+            return bytes(payload), reply["extension"]
+        return np.frombuffer(payload, np.uint8).reshape(reply["shape"])
+
+    return cast(F, call)
+
+
+@_isolable
 def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     """Check that an image decodes completely, and return its size and format.
 
@@ -89,6 +123,7 @@ def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     return ImageInfo(rgb.width, rgb.height, orientation, image_format)
 
 
+@_isolable
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> U8:
     """Decode an image to upright RGB.
 
@@ -105,6 +140,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> U8:
     return np.array(_to_rgb(image))
 
 
+@_isolable
 def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> U8:
     """Decode a mask or label to one grey channel, without min-max scaling.
 
@@ -165,6 +201,7 @@ def encode_png(mask_HW: U8) -> bytes:
     return _save(Image.fromarray(mask_HW), "PNG")
 
 
+@_isolable
 def shrink(data: bytes, *, max_side: int, max_pixels: int = MAX_PIXELS) -> tuple[bytes, str]:
     """Re-encode an image, EXIF orientation applied, with its longer side at most `max_side` pixels.
 

@@ -205,7 +205,10 @@ class Images(Dataset[Batch]):
         )
 
     def image(self, row: int) -> Tensor:
-        """Read one image. Shape: uint8 `[3,S,S]`."""
+        """Read one image. Shape: uint8 `[3,S,S]`.
+
+        It is decoded without isolation: `a2s shard` has decoded it before.
+        """
         data = self.index.read(row)
         limit = max(images.MAX_PIXELS, self.index.pixels(row))
         try:

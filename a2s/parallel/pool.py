@@ -22,9 +22,10 @@ from typing import Any, Literal, TypeVar
 from a2s.errors import ConfigError
 from a2s.parallel import ray_session
 from a2s.parallel.model_actors import ModelStage
-from a2s.parallel.tasks import Tally, TaskScheduler
+from a2s.parallel.tasks import Isolation, Tally, TaskScheduler
 
 __all__ = [
+    "Isolation",
     "ModelStage",
     "Tally",
     "has_gpu",
@@ -107,6 +108,7 @@ def map_items(
     model_stage: ModelStage | None = None,
     threads: int = 0,
     ray_address: str | None = None,
+    isolation: Isolation = contextlib.nullcontext,
     deadline_sec: float = 900.0,
     retries: int = 2,
     name: Callable[[T], str] = str,
@@ -125,11 +127,15 @@ def map_items(
     between calls. With `workers` 0 there are no retries: this thread runs `fn`, or `threads`
     threads that use one core each.
 
+    `isolation()` makes a context in which `fn` survives what may kill or stop its process. Tasks
+    are retried inside it. With `workers` 0 everything runs inside it.
+
     Raises: exceptions of `fn` unchanged; A2SError naming the item after the last retry.
     """
     tally = tally if tally is not None else Tally()
     if workers == 0:
-        yield from _map_in_process(fn, items, common, model_stage, threads, tally)
+        with isolation():
+            yield from _map_in_process(fn, items, common, model_stage, threads, tally)
         return
     note = note or (lambda text: print(text, file=sys.stderr))
     with session(workers=workers, ray_address=ray_address):
@@ -140,6 +146,7 @@ def map_items(
             _run,
             _ModelHost,
             (fn, *common),
+            isolation,
             model_stage=model_stage,
             workers=workers,
             tally=tally,
@@ -197,13 +204,14 @@ def _map_in_process(
             executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _run(fn: Callable[..., R], item: Any, *rest: Any) -> tuple[str, float, R]:
+def _run(isolation: Isolation, fn: Callable[..., R], item: Any, *rest: Any) -> tuple[str, float, R]:
     """Task that runs in a worker: return node id, seconds, and the result of `fn`."""
     import ray
 
     _one_core()
     started = time.monotonic()
-    result = fn(item, *rest)
+    with isolation():
+        result = fn(item, *rest)
     return ray.get_runtime_context().get_node_id(), time.monotonic() - started, result
 
 
@@ -218,12 +226,13 @@ class _ModelHost:
     def ping(self) -> None:
         """Return once the actor's process has started."""
 
-    def prepare(self, item: Any) -> Any:
+    def prepare(self, isolation: Isolation, item: Any) -> Any:
         # Not in __init__: the driver would see an error there as a dead actor, not as the error.
         with self.lock:
             if self.step is None:
                 self.step = self.build()
-        return self.step(item)
+        with isolation():
+            return self.step(item)
 
 
 def _one_core() -> None:

@@ -1,11 +1,13 @@
 """Ray tasks in flight: retries, deadlines, speculative copies of stragglers, joining nodes.
 
-An item has one attempt (a Ray task) in flight, or two if the first is a straggler. pool.py passes
-the ray module in, because it is ray's only importer.
+An item has one attempt (a Ray task) in flight, or two if the first is a straggler. If a process
+dies or is stopped, its items run again in the caller's isolation. pool.py passes the ray module in,
+because it is ray's only importer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections import Counter, deque
@@ -23,6 +25,8 @@ STRAGGLER_MIN_SEC = 10.0
 MIN_DURATIONS = 3
 CLUSTER_POLL_SEC = 2.0
 ACTOR_DEATHS = 3
+Isolation = Callable[[], contextlib.AbstractContextManager[object]]
+"""Makes a context in which an item survives what may kill or stop its process."""
 
 
 @dataclass
@@ -49,6 +53,7 @@ class _Item:
     value: Any
     attempts: int = 0
     copied: bool = False
+    isolated: bool = False
     done: bool = False
     losses: Counter[str] = field(default_factory=Counter)
 
@@ -64,6 +69,8 @@ class _Attempt:
 class _Loss:
     kind: str
     reason: str
+    isolate: bool = False
+    """Whether the item itself may be the cause, so that it shall run in isolation."""
 
 
 class TaskScheduler:
@@ -75,6 +82,7 @@ class TaskScheduler:
         run: Callable[..., Any],
         actor_class: type,
         common: tuple[Any, ...],
+        isolation: Isolation,
         *,
         model_stage: ModelStage | None,
         workers: int | None,
@@ -86,6 +94,7 @@ class TaskScheduler:
         self.note = note
         self.task = ray.remote(num_cpus=1, max_retries=0)(run)
         self.common = [ray.put(value) for value in common]
+        self.isolation = isolation
         self.actors = ModelActors(ray, actor_class, model_stage, note) if model_stage else None
         self.actor_deaths = 0
         self.attempts: dict[Any, _Attempt] = {}
@@ -145,11 +154,13 @@ class TaskScheduler:
 
     def _attempt(self, item: _Item) -> None:
         actor, prepared = None, []
+        isolation = self.isolation if item.isolated else contextlib.nullcontext
         if self.actors is not None:
             actor = self.actors.least_busy(other.actor for other in self.attempts.values())
             # The task receives the actor's result directly, not through this process.
-            prepared = [actor.handle.prepare.remote(item.value)]
-        reference = self.task.remote(self.common[0], item.value, *prepared, *self.common[1:])
+            prepared = [actor.handle.prepare.remote(isolation, item.value)]
+        function, *rest = self.common
+        reference = self.task.remote(isolation, function, item.value, *prepared, *rest)
         self.attempts[reference] = _Attempt(item, actor)
         item.attempts += 1
 
@@ -178,7 +189,7 @@ class TaskScheduler:
                 # Native code ignores a plain cancel; `force` kills the worker's process.
                 self.ray.cancel(reference, force=True)
                 reason = f"not done after {deadline_sec:g} s, stopped"
-                yield self.attempts.pop(reference), _Loss("timeout", reason)
+                yield self.attempts.pop(reference), _Loss("timeout", reason, isolate=True)
 
     def _outcome(self, reference: Any) -> Any:
         errors = self.ray.exceptions
@@ -189,14 +200,15 @@ class TaskScheduler:
             cause = error.cause if isinstance(error, errors.RayTaskError) else error
             if isinstance(cause, errors.RayActorError):
                 first_line = str(cause).strip().split("\n", 1)[0]
-                return _Loss("model", f"the process that holds the model died ({first_line})")
+                reason = f"the process that holds the model died ({first_line})"
+                return _Loss("model", reason, isolate=True)
             if isinstance(cause, errors.OutOfMemoryError):
                 reason = "its worker was stopped because memory ran out (try fewer --workers)"
                 return _Loss("crash", reason)
             if isinstance(cause, (errors.NodeDiedError, errors.ObjectLostError)):
                 return _Loss("node", "its node was lost")
             if isinstance(cause, errors.WorkerCrashedError):
-                return _Loss("crash", "its worker process died")
+                return _Loss("crash", "its worker process died", isolate=True)
             if isinstance(cause, A2SError):
                 raise cause from None
             raise (cause if isinstance(cause, Exception) else error) from error
@@ -204,6 +216,7 @@ class TaskScheduler:
     def _handle_loss(self, attempt: _Attempt, loss: _Loss, name: str, retries: int) -> None:
         item, reason = attempt.item, f"{name}: {loss.reason}"
         item.losses[loss.kind] += 1
+        item.isolated |= loss.isolate
         self.tally.crashed += loss.kind in ("crash", "model")
         self.tally.timed_out += loss.kind == "timeout"
         times, allowed = item.losses[loss.kind], 1 if loss.kind == "timeout" else retries

@@ -19,6 +19,7 @@ import numpy as np
 from a2s.config.commands import LabelConfig
 from a2s.data.chunks import chunks
 from a2s.data.index import Index
+from a2s.data.isolation import isolated
 from a2s.labels.making.chunk import Labelled, label_chunk, refine_chunk
 from a2s.labels.making.shards import write_shard
 from a2s.labels.making.timing import StageTimes
@@ -112,6 +113,7 @@ def label_shards(work: LabelJob, folder: run_folder.RunDir) -> None:
             common=common,
             model_stage=model_stage,
             threads=threads,
+            isolation=isolated,
             ray_address=config.ray_address,
             note=bar.note,
             tally=totals.tally,

@@ -11,6 +11,7 @@ from typing import Any
 
 from a2s.config.commands import HmaConfig
 from a2s.data.index import Index
+from a2s.data.isolation import isolated
 from a2s.errors import ConfigError
 from a2s.labels.crf.backends import Backend, choose_backend, marginal_of
 from a2s.labels.store import generations
@@ -143,6 +144,7 @@ def _update_all(
             common=common,
             model_stage=model_stage,
             threads=pool.num_cpus() if workers == 0 else 0,
+            isolation=isolated,
             ray_address=ray_address,
             name=_named,
             note=bar.note,

@@ -1,0 +1,72 @@
+"""A process that decodes images for its parent, and dies with it (`isolation.py`)."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import os
+import resource
+import signal
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import numpy as np
+
+from a2s.data import images
+from a2s.data.isolation import Header, receive, send
+
+PR_SET_PDEATHSIG = 1
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "probe": images.probe,
+    "decode": images.decode,
+    "decode_mask": images.decode_mask,
+    "shrink": images.shrink,
+}
+
+
+def answer(header: Header, data: bytes) -> tuple[Header, bytes | memoryview]:
+    """Call what the header names; return the header and the bytes of the reply."""
+    try:
+        result = FUNCTIONS[header["function"]](data, **header["limits"])
+    except images.BadImage as error:
+        return {"reason": error.reason, "detail": error.detail}, b""
+    except MemoryError as error:
+        return {"memory": str(error)}, b""
+    except Exception:
+        return {"bug": traceback.format_exc()}, b""
+    if isinstance(result, np.ndarray):
+        return {"shape": result.shape}, np.ascontiguousarray(result).data.cast("B")
+    if isinstance(result, images.ImageInfo):
+        return {"info": dataclasses.asdict(result)}, b""
+    encoded, extension = result
+    return {"extension": extension}, encoded
+
+
+def main() -> NoReturn:
+    """Answer requests until the parent closes the pipe."""
+    # Signals that end a whole job are for the parent; the image must not be blamed for them.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    # A codec that hangs notices neither the end of the parent nor of its time; the kernel does.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    # The parent reports a crash; a file of this process's memory would help nobody.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    requests, replies = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
+    # What a codec prints must not come between the replies.
+    os.dup2(2, 1)
+    try:
+        send(replies, {}, b"")
+        while True:
+            header, data = receive(requests)
+            signal.setitimer(signal.ITIMER_REAL, header["limit_sec"])
+            reply, payload = answer(header, bytes(data))
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            send(replies, reply, payload)
+    except (EOFError, BrokenPipeError):
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""An image whose codec crashes its process is quarantined, and everything else is done.
+
+Each command runs with and without the image, in this process (`--workers 0`) and with Ray workers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from crashing_codec import SEGV, plant
+from labelling_run import encoded, write_data, write_model
+from processes import Finished, call
+
+from a2s.data.images import encode_png
+from a2s.parallel import pool
+
+NUM_IMAGES, SHARD_SIZE = 6, 4
+CRASHING = "zz"
+"""Its key is the last one, so that the shards of the others are the same without it."""
+
+
+@pytest.fixture(scope="module", params=["0", "2"])
+def workers(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        plant(tmp_path_factory.mktemp("site"), patch)
+        if request.param == "0":
+            yield "0"
+            return
+        with pool.session(workers=2):
+            yield "2"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images, shards, maps and masks in `good/`; in `bad/` the same and one that crashes."""
+    root = tmp_path_factory.mktemp("crashing")
+    write_model(root / "model.safetensors")
+    for name in ("good", "bad"):
+        samples = [(f"{n}", encoded(40, 52, seed=n)) for n in range(NUM_IMAGES)]
+        if name == "bad":
+            samples.append((CRASHING, encoded(40, 52, seed=99) + SEGV))
+        folder = root / name
+        for kind in ("images", "pred", "truth"):
+            (folder / kind).mkdir(parents=True)
+        for number, (key, data) in enumerate(samples):
+            (folder / "images" / f"{key}.png").write_bytes(data)
+            mask_HW = np.zeros((40, 52), np.uint8)
+            mask_HW[5 : 20 + number, 9:30] = 255
+            (folder / "truth" / f"{key}.png").write_bytes(encode_png(mask_HW))
+            map_HW = np.roll(mask_HW, 2, 1) // 2
+            end = SEGV if key == CRASHING else b""
+            (folder / "pred" / f"{key}.png").write_bytes(encode_png(map_HW) + end)
+        write_data(folder / "data", [samples[:SHARD_SIZE], samples[SHARD_SIZE:]])
+    return root
+
+
+def command(name: str, folder: Path, out: Path, workers: str, *extra: str) -> Finished:
+    model = str(folder.parent / "model.safetensors")
+    arguments = {
+        "shard": [str(folder / "images"), "--shard-size", str(SHARD_SIZE)],
+        "label": ["--data", str(folder / "data"), "--model", model, "--batch-size", "2"],
+        "predict": [str(folder / "images"), "--model", model, "--batch-size", "2", "--cutout"],
+        "evaluate": ["--pred", str(folder / "pred"), "--truth", str(folder / "truth")],
+    }
+    return call(name, *arguments[name], "--out", str(out), "--workers", workers, *extra)
+
+
+def made(name: str, out: Path) -> dict[str, object]:
+    """What the command has made of the good images."""
+    if name == "evaluate":
+        scores = json.loads((out / "scores.json").read_text())
+        counts = {"num_truth", "num_failed", "inputs_sha256"}
+        means = {key: value for key, value in scores.items() if key not in counts}
+        return {"scores": means, "rows": pq.read_table(out / "images.parquet").to_pylist()}
+    kinds = ("shard-*.tar", "shard-*.parquet") if name in ("shard", "label") else ("*.png",)
+    return {path.name: path.read_bytes() for kind in kinds for path in out.glob(kind)}
+
+
+@pytest.mark.parametrize("name", ["shard", "label", "predict", "evaluate"])
+def test_an_image_that_crashes_its_codec_is_quarantined(
+    root: Path, tmp_path: Path, workers: str, name: str
+) -> None:
+    good = command(name, root / "good", tmp_path / "good", workers)
+    assert good.code == 0, good.stderr
+    bad = command(name, root / "bad", tmp_path / "bad", workers)
+    assert bad.code == 3, bad.stderr
+    listed = (tmp_path / "bad" / "failures.jsonl").read_text()
+    (row,) = map(json.loads, listed.splitlines())
+    assert (row["key"], row["reason"]) == (CRASHING, "crashes")
+    assert row["detail"].endswith("the codec ended its process with SIGSEGV")
+    assert ("its worker process died" in bad.stderr) == (workers != "0")
+    before = made(name, tmp_path / "bad")
+    assert len(before) >= 2
+    assert before == made(name, tmp_path / "good")
+
+    # One of seven is below the limit, and there is nothing left to do.
+    again = command(name, root / "bad", tmp_path / "bad", workers, "--max-failure-rate", "0.2")
+    assert again.code == 0, again.stderr
+    assert (tmp_path / "bad" / "failures.jsonl").read_text() == listed
+    assert made(name, tmp_path / "bad") == before
+    done = "0 new" if name == "predict" else "done"
+    assert done in again.stdout
+
+
+def test_a_mask_that_crashes_its_codec_is_quarantined_with_its_image(
+    root: Path, tmp_path: Path, workers: str
+) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for path in (root / "bad" / "truth").iterdir():
+        (masks / path.name).write_bytes(path.read_bytes() + (SEGV if path.stem == "3" else b""))
+    done = command(
+        *("shard", root / "good", tmp_path / "out", workers),
+        *("--masks", str(masks), "--max-failure-rate", "0.2"),
+    )
+    assert done.code == 0, done.stderr
+    rows = list(map(json.loads, (tmp_path / "out" / "failures.jsonl").read_text().splitlines()))
+    assert {row["key"]: row["reason"] for row in rows} == {
+        "3": "mask_crashes",
+        CRASHING: "mask_without_image",
+    }
