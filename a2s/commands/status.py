@@ -256,7 +256,8 @@ def _plain(folder: Folder, command: str, problems: list[str], *, now_sec: float)
 def _whole(
     folder: Folder, settings: dict[str, Any], problems: list[str], *, now_sec: float
 ) -> Status:
-    given = {name for name in ("test", "truth") if settings.get(name) is not None}
+    names = ("test", "truth", "seeds")
+    given = {name for name in names if settings.get(name) not in (None, "none")}
     steps = []
     for name, command, needs in RUN_STEPS:
         sub = folder.subfolder(name)

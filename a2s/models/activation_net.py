@@ -155,7 +155,7 @@ class ActivationNet(nn.Module):
     Reference: Sec. III-A, Fig. 3
     """
 
-    agreement_KK: Tensor | None
+    agreement_2KK: Tensor | None
 
     def __init__(
         self,
@@ -188,9 +188,9 @@ class ActivationNet(nn.Module):
             for _ in range(heads)
         )
         self.kept: Sequence[int] = range(heads)
-        # Training sums here, in its last epoch, how far every pair of heads agrees.
-        agreement_KK = torch.zeros(heads, heads, dtype=torch.float64) if heads > 1 else None
-        self.register_buffer("agreement_KK", agreement_KK)
+        # Training sums here, in its last epoch, how far every pair of heads agrees (`agreement`).
+        agreement_2KK = torch.zeros(2, heads, heads, dtype=torch.float64) if heads > 1 else None
+        self.register_buffer("agreement_2KK", agreement_2KK)
         self.train()
 
     @property

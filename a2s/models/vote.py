@@ -39,19 +39,20 @@ def mean_vote(thetas: Sequence[Tensor], *, sign_tie: int | None) -> Tensor:
 
 
 def agreement(probability_KBHW: Tensor, valid_B: Tensor) -> Tensor:
-    """Sum over the valid images how far every pair of heads agrees.
+    """Sum over the valid images how far every pair of heads agrees, and count the images.
 
-    Two heads agree as their foregrounds (above 0.5) overlap: intersection over union, 1 where both
-    are empty.
+    Two heads agree as their foregrounds (above 0.5) overlap: intersection over union. An image
+    in which both find nothing does not count: heads that never find anything agree on nothing.
 
-    Shape: [K, B, H, W], [B] -> [K, K], float64
+    Shape: [K, B, H, W], [B] -> sums and counts [2, K, K], float64
     """
     salient_KBP = (probability_KBHW > 0.5).flatten(2).double()
     inter_BKK = torch.einsum("kbp,lbp->bkl", salient_KBP, salient_KBP)
     area_BK = salient_KBP.sum(2).T
     union_BKK = area_BK[:, :, None] + area_BK[:, None, :] - inter_BKK
-    iou_BKK = torch.where(union_BKK > 0, inter_BKK / union_BKK.clamp(min=1), 1.0)
-    return (iou_BKK * valid_B.view(-1, 1, 1)).sum(0)
+    counts_BKK = (union_BKK > 0) & valid_B.view(-1, 1, 1)
+    iou_BKK = torch.where(counts_BKK, inter_BKK / union_BKK.clamp(min=1), 0.0)
+    return torch.stack([iou_BKK.sum(0), counts_BKK.double().sum(0)])
 
 
 def majority(agreement_KK: Tensor, *, at_least: float) -> tuple[int, ...]:

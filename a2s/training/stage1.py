@@ -146,7 +146,7 @@ def _train(config: Stage1Config, run: TrainingRun, labels: Index | None) -> None
                 run.log(step, loss=round(fmean(losses), 6))
                 losses.clear()
             if epoch == config.epochs and step.is_last:
-                _keep_majority(config, run, model, num_images=num_images)
+                _keep_majority(config, run, model)
             if step.commits:
                 run.commit(step, model, parameters, optimizer, loss=last_loss)
     run.wait_for_commits()
@@ -182,28 +182,27 @@ def _compare_heads(
     model: ActivationNet, maps_H: list[ActivationMaps], valid_B: Tensor, step: Step
 ) -> None:
     """Add to the sums how far the heads' maps of these images agree."""
-    if model.agreement_KK is None:
+    if model.agreement_2KK is None:
         return
     if step.number == 1:
-        model.agreement_KK.zero_()
+        model.agreement_2KK.zero_()
     thetas = [maps.theta for maps in maps_H]
     probability_HB1hw = torch.stack(
         [probabilities(theta, sign_tie=model.known_sign_tie) for theta in thetas]
     )
-    model.agreement_KK += ranks.all_sum(agreement(probability_HB1hw[:, :, 0], valid_B))
+    model.agreement_2KK += ranks.all_sum(agreement(probability_HB1hw[:, :, 0], valid_B))
 
 
-def _keep_majority(
-    config: Stage1Config, run: TrainingRun, model: ActivationNet, *, num_images: int
-) -> None:
+def _keep_majority(config: Stage1Config, run: TrainingRun, model: ActivationNet) -> None:
     """Keep the heads that agree.
 
     Raises:
         A2SError: no majority of them does, on all ranks.
     """
-    if model.agreement_KK is None:
+    if model.agreement_2KK is None:
         return
-    mean_KK = model.agreement_KK.cpu() / num_images
+    sum_KK, count_KK = model.agreement_2KK.cpu()
+    mean_KK = sum_KK / count_KK.clamp(min=1)
     model.kept = majority(mean_KK, at_least=config.min_agreement)
     count = len(model.heads)
     pairs: dict[str, Any] = {
@@ -212,12 +211,14 @@ def _keep_majority(
     if run.folder:
         run.folder.log(event="heads", agreement=pairs, kept=list(model.kept))
     shown = ", ".join(f"{heads}: {iou:.2f}" for heads, iou in pairs.items())
-    if not model.kept:
-        raise A2SError(
-            f"stage1: no majority of the {count} heads agrees (mean IoU of heads {shown}; at least "
-            f"{config.min_agreement:g} is asked for), so nobody knows which one found objects; try "
-            "--labels (from a2s label --model rbd), more images or epochs, or another --seed"
-        )
+    with ranks.fail_together():
+        if not model.kept:
+            seeds = "" if config.labels else "--labels (from a2s label --model rbd), "
+            raise A2SError(
+                f"stage1: no majority of the {count} heads agrees (mean IoU of heads {shown}; at "
+                f"least {config.min_agreement:g} is asked for), so nobody knows which one found "
+                f"objects; try {seeds}more images or epochs, or another --seed"
+            )
     dropped = [str(head) for head in range(count) if head not in model.kept]
     says = f"dropped head {', '.join(dropped)}, which disagrees" if dropped else "all agree"
     run.note(f"{count} heads, mean IoU of {shown}: {says}")

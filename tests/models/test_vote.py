@@ -35,10 +35,10 @@ def test_agreement_is_the_iou_of_every_pair_summed_over_valid_images() -> None:
     a = torch.tensor([[[1.0, 1, 0, 0]], [[0, 0, 0, 0]], [[1, 1, 1, 1]]])
     b = torch.tensor([[[1.0, 0, 1, 0]], [[0, 0, 0, 0]], [[0, 0, 0, 0]]])
     valid = torch.tensor([True, True, False])
-    found_KK = agreement(torch.stack([a, b]), valid)
-    # One of three pixels shared; both empty; the last image is padding.
-    expected = torch.tensor([[2.0, 1 / 3 + 1], [1 / 3 + 1, 2.0]], dtype=torch.float64)
-    torch.testing.assert_close(found_KK, expected)
+    found_2KK = agreement(torch.stack([a, b]), valid)
+    # One of three pixels shared; both empty, which does not count; the last image is padding.
+    sums, counts = [[1, 1 / 3], [1 / 3, 1]], [[1.0, 1], [1, 1]]
+    torch.testing.assert_close(found_2KK, torch.tensor([sums, counts], dtype=torch.float64))
 
 
 @pytest.mark.parametrize(

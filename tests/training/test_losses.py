@@ -13,6 +13,7 @@ from a2s.training.losses import (
     binarise,
     consistency_loss_per_image,
     detection_loss_per_image,
+    label_loss_per_image,
     map_terms,
     ssim_per_image,
 )
@@ -202,3 +203,31 @@ def test_half_precision_logits_are_scored_in_single() -> None:
     terms = detection_loss_per_image(logits.bfloat16(), target)
     assert {t.dtype for t in terms} == {torch.float32}
     assert adb_terms(logits.bfloat16(), None, alpha=0.1).numerator.dtype == torch.float32
+
+
+def test_the_loss_against_labels_is_bce_and_overlap_of_every_map() -> None:
+    torch.manual_seed(0)
+    maps = [torch.randn(2, 1, side, side) for side in (8, 4)]
+    target = (torch.rand(2, 1, 16, 16) > 0.6).float()
+    weight = torch.tensor([1.0, 0.25])
+    found_B = label_loss_per_image(maps, target, weight)
+    expected_B = torch.zeros(2)
+    for theta, w in zip(maps, weight, strict=True):
+        block = 16 // theta.shape[-1]
+        for b in range(2):
+            p = theta[b, 0].sigmoid()
+            # Labels are averaged down to the map's size.
+            side = theta.shape[-1]
+            t = target[b, 0].view(side, block, side, block).mean((1, 3))
+            bce = -(t * p.log() + (1 - t) * (1 - p).log()).mean()
+            overlap = (p * t).sum() / (p + t - p * t).sum()
+            expected_B[b] += w * (bce + 1 - overlap)
+    torch.testing.assert_close(found_B, expected_B)
+
+
+def test_a_map_that_equals_its_label_has_no_loss() -> None:
+    target = torch.zeros(1, 1, 8, 8)
+    target[..., 2:6, 2:6] = 1
+    perfect = [(target * 2 - 1) * 50]
+    assert float(label_loss_per_image(perfect, target, torch.ones(1))) == pytest.approx(0, abs=1e-6)
+    assert float(label_loss_per_image([-perfect[0]], target, torch.ones(1))) > 10
