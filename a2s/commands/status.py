@@ -3,8 +3,7 @@
     a2s status labels/x
     a2s status s3://bucket/labels/x --json
 
-Shards are counted by their manifests, training by its commits and its log. Times of manifests are
-those of the files.
+Shards are counted by their manifests (as old as their files), training by its commits and log.
 """
 
 from __future__ import annotations
@@ -256,7 +255,7 @@ def _plain(folder: Folder, command: str, problems: list[str], *, now_sec: float)
 def _whole(
     folder: Folder, settings: dict[str, Any], problems: list[str], *, now_sec: float
 ) -> Status:
-    names = ("test", "truth", "seeds")
+    names = {name for _, _, needs in RUN_STEPS for name in needs}
     given = {name for name in names if settings.get(name) not in (None, "none")}
     steps = []
     for name, command, needs in RUN_STEPS:

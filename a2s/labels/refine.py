@@ -16,6 +16,7 @@ from a2s.data.arrays import F32, U8, Bool
 from a2s.labels.crf.backends import Crf
 from a2s.labels.crf.energy import CrfParams, Energy, binarise
 from a2s.labels.quality import Quality, agreement, border_contact, num_components
+from a2s.models.adaptive import at_adaptive_boundary
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,6 @@ class Recipe:
     median: int = 7
     max_side: int | None = 640
     sign_tie: int | None = 1
-
-
-ADAPTIVE_FACTOR = 1.5
-"""Foreground is what exceeds this many times the mean saliency of the image. Achanta et al. (2009)
-take 2; labels of stage 1's heads and of RBD are best between 1 and 2."""
-BOUNDARY_RANGE = (0.05, 0.6)
 
 
 @dataclass(frozen=True)
@@ -87,17 +82,6 @@ def probability(
     # tanh does not overflow where exp(-x) would.
     p_HW = np.asarray(0.5 * (1.0 + np.tanh(0.5 * signed_HW)), dtype=np.float32)
     return at_adaptive_boundary(p_HW) if tie is None else p_HW
-
-
-def at_adaptive_boundary(saliency_HW: F32) -> F32:
-    """Scale a saliency map so that 0.5 lies at `ADAPTIVE_FACTOR` times its mean.
-
-    How far saliency maps rise differs between images; a fixed boundary loses parts of objects.
-
-    Shape: H W -> H W. Range: 0..1
-    """
-    boundary = np.clip(ADAPTIVE_FACTOR * saliency_HW.mean(), *BOUNDARY_RANGE)
-    return np.asarray(np.minimum(saliency_HW * np.float32(0.5 / boundary), 1), dtype=np.float32)
 
 
 def shrink_for_crf(image_HW3: U8, *, max_side: int | None) -> U8:

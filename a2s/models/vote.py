@@ -11,6 +11,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from a2s.models.adaptive import FACTOR, HIGHEST, LOWEST
 from a2s.models.boundary import sign
 
 _SMALLEST = 1e-6
@@ -41,12 +42,15 @@ def mean_vote(thetas: Sequence[Tensor], *, sign_tie: int | None) -> Tensor:
 def agreement(probability_KBHW: Tensor, valid_B: Tensor) -> Tensor:
     """Sum over the valid images how far every pair of heads agrees, and count the images.
 
-    Two heads agree as their foregrounds (above 0.5) overlap: intersection over union. An image
-    in which both find nothing does not count: heads that never find anything agree on nothing.
+    Two heads agree as their foregrounds overlap: intersection over union. Foreground is what
+    exceeds the adaptive boundary, as in labels. An image in which both find nothing does not
+    count: heads that never find anything agree on nothing.
 
     Shape: [K, B, H, W], [B] -> sums and counts [2, K, K], float64
     """
-    salient_KBP = (probability_KBHW > 0.5).flatten(2).double()
+    probability_KBP = probability_KBHW.flatten(2)
+    boundary_KB1 = (FACTOR * probability_KBP.mean(2, keepdim=True)).clamp(LOWEST, HIGHEST)
+    salient_KBP = (probability_KBP > boundary_KB1).double()
     inter_BKK = torch.einsum("kbp,lbp->bkl", salient_KBP, salient_KBP)
     area_BK = salient_KBP.sum(2).T
     union_BKK = area_BK[:, :, None] + area_BK[:, None, :] - inter_BKK

@@ -73,6 +73,6 @@ def test_labels_of_the_baseline_need_no_model(tmp_path: Path) -> None:
     found = shard_bytes(tmp_path / "labels0")
     assert found == shard_bytes(tmp_path / "labels2")
     assert sum(name.endswith(".tar") for name in found) == 2
+    model = write_model(tmp_path / "model.safetensors")
     with pytest.raises(ConfigError, match=r"inputs\.baseline: rbd there, unset now"):
-        model = write_model(tmp_path / "model.safetensors")
         label.run(config(model, data, tmp_path / "labels0"))

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from a2s.labels.refine import at_adaptive_boundary, probability, sign
+from a2s.labels.refine import probability, sign
+from a2s.models.adaptive import at_adaptive_boundary
 from a2s.models.rbd import rbd_log_odds, rbd_reduced
 
 

@@ -36,7 +36,8 @@ def test_agreement_is_the_iou_of_every_pair_summed_over_valid_images() -> None:
     b = torch.tensor([[[1.0, 0, 1, 0]], [[0, 0, 0, 0]], [[0, 0, 0, 0]]])
     valid = torch.tensor([True, True, False])
     found_2KK = agreement(torch.stack([a, b]), valid)
-    # One of three pixels shared; both empty, which does not count; the last image is padding.
+    # Above 1.5 times the image's mean: one of three pixels shared; both empty, which does not
+    # count; the last image is padding.
     sums, counts = [[1, 1 / 3], [1 / 3, 1]], [[1.0, 1], [1, 1]]
     torch.testing.assert_close(found_2KK, torch.tensor([sums, counts], dtype=torch.float64))
 
