@@ -17,7 +17,6 @@ from PIL import Image
 
 from a2s.data.arrays import U8
 from a2s.data.images import decode, resize_rgb
-from a2s.data.transforms import normalise
 from a2s.models.boundary import sign
 from a2s.models.saved import load_model
 
@@ -32,7 +31,8 @@ def predict(model: Path, image_HW3: U8) -> U8:
     # The model says how images were resized when it was trained.
     side, resize_filter = int(metadata["image_size"]), metadata["resize_filter"]
     small_SS3 = resize_rgb(image_HW3, height=side, width=side, resize_filter=resize_filter)
-    image_13SS = normalise(torch.from_numpy(small_SS3).permute(2, 0, 1)[None])
+    # Its encoder knows mean and deviation of the images that it was trained on.
+    image_13SS = network.encoder.normalise(torch.from_numpy(small_SS3).permute(2, 0, 1)[None])
     answer = network(image_13SS)
     if metadata["kind"] == "activation":
         # Stage 1: the smaller side of the boundary is foreground (Eqn 5).

@@ -219,6 +219,7 @@ def test_import_is_light(module: str) -> None:
         ("a2s.labels.refine", "import pydensecrf.densecrf", "only a2s.labels.crf.pydensecrf"),
         ("a2s.labels.crf.energy", "import triton.language as tl", "torch_backend.filter_triton"),
         ("a2s.labels.crf.energy", "from numba import njit", "only a2s.labels.crf.numba_backend"),
+        ("a2s.models.encoders", "import timm", "only a2s.models.timm_encoder"),
         ("a2s.commands.label", "from a2s.commands import predict", "only"),
         ("a2s.commands.label", "from .predict import run", "only"),
         ("a2s.pipeline", "from a2s.commands import label", "only"),

@@ -102,7 +102,7 @@ def python_version(version: tuple[int, ...]) -> Finding:
 
 
 def packages() -> Finding:
-    """Every package that a2s needs is installed."""
+    """Every package that a2s needs is installed; timm is optional."""
     versions, missing = [], []
     for name in PACKAGES:
         try:
@@ -111,6 +111,9 @@ def packages() -> Finding:
             missing.append(name)
     if missing:
         return Finding("fail", "packages", f"missing: pip install {' '.join(missing)}")
+    here = importlib.util.find_spec("timm") is not None
+    without = "no timm (pip install 'a2s[timm]' for --encoder.name timm:NAME)"
+    versions.append(f"timm {importlib.metadata.version('timm')}" if here else without)
     return Finding("ok", "packages", ", ".join(versions))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -94,11 +94,24 @@ class PoolSettings(Settings):
 class EncoderConfig(Settings):
     """The backbone and its pretrained weights."""
 
-    name: EncoderName = "resnet50"
-    """Architecture of the backbone; it gives features E1..E5 at strides 2, 4, 8, 16, 32."""
+    name: EncoderName | str = "resnet50"
+    """Architecture of the backbone, built in or any of timm's as `timm:NAME`; it gives features
+    E1..E5 at strides 2, 4, 8, 16, 32."""
     weights: str = "none"
-    """Pretrained weights: a file (.safetensors, .pth), a name such as `resnet50/moco_v2_800ep`, or
-    `none`."""
+    """Pretrained weights: a file (.safetensors, .pth), a name such as `resnet50/moco_v2_800ep`,
+    `pretrained` for those that timm publishes as `timm:NAME`, or `none`."""
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        """Refuse what is neither built in nor meant for timm; timm itself is asked later."""
+        built_in = get_args(EncoderName)
+        if name in built_in or re.fullmatch(r"timm:[\w.-]+", name):
+            return name
+        raise ValueError(
+            f"{name} is unknown; known are {', '.join(built_in)} and timm:NAME, such as "
+            "timm:convnext_tiny"
+        )
 
     @field_validator("weights")
     @classmethod

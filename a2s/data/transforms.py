@@ -20,8 +20,9 @@ GOLDEN = 0x9E3779B9
 # Separate the streams of flips and dropped pixels of one (seed, epoch, key).
 FLIP, KEEP, WINDOW = 1, 2, 3
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+Rgb = tuple[float, float, float]
+IMAGENET_MEAN: Rgb = (0.485, 0.456, 0.406)
+IMAGENET_STD: Rgb = (0.229, 0.224, 0.225)
 
 
 def _mix(word: Any) -> Any:
@@ -111,20 +112,23 @@ def crop_cells(x_BCHW: Tensor, window: tuple[slice, slice], *, cell: int) -> Ten
     return x_BCHW[:, :, rows, columns]
 
 
-def normalise(image_u8_B3HW: Tensor) -> Tensor:
-    """Normalise RGB bytes with ImageNet mean and deviation; keeps the memory format.
+def normalise(
+    image_u8_B3HW: Tensor, *, mean: Rgb = IMAGENET_MEAN, std: Rgb = IMAGENET_STD
+) -> Tensor:
+    """Normalise RGB bytes with a mean and deviation of values in 0..1; keeps the memory format.
 
+    A network's images go through `Encoder.normalise`, which knows the encoder's own.
     Shape: uint8 `[B,3,H,W] -> float32 [B,3,H,W]`. Reference: the encoders' own training.
     """
-    mean, std = _imagenet(image_u8_B3HW.device)
-    return (image_u8_B3HW.float() / 255 - mean) / std
+    mean_1311, std_1311 = _on_device(mean, std, image_u8_B3HW.device)
+    return (image_u8_B3HW.float() / 255 - mean_1311) / std_1311
 
 
 @functools.cache
-def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
-    """ImageNet mean and deviation on a device; cached because the copy synchronises with a GPU."""
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return mean.to(device), std.to(device)
+def _on_device(mean: Rgb, std: Rgb, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Both as tensors on a device; cached because the copy synchronises with a GPU."""
+    mean_1311, std_1311 = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
+    return mean_1311.to(device), std_1311.to(device)
 
 
 def flip(x_BCHW: Tensor) -> Tensor:

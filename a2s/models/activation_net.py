@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from a2s.models.blocks import SEBlock, Size
 from a2s.models.boundary import BOUNDARIES, decide
-from a2s.models.encoders import Encoder
+from a2s.models.encoder_base import Encoder
 from a2s.models.vote import mean_vote
 
 FUSION_STRIDES = (2, 4, 8)

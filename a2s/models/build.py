@@ -10,7 +10,9 @@ from a2s.errors import CheckpointError
 from a2s.models.activation_net import FUSION_STRIDES, ActivationNet
 from a2s.models.boundary import BOUNDARIES
 from a2s.models.detector import DETECTORS, Detector
+from a2s.models.encoder_base import Encoder
 from a2s.models.encoders import ENCODERS, build_encoder
+from a2s.models.timm_name import is_timm, require_timm
 
 
 def build_from_spec(spec: Mapping[str, str]) -> ActivationNet | Detector:
@@ -18,6 +20,7 @@ def build_from_spec(spec: Mapping[str, str]) -> ActivationNet | Detector:
 
     Raises:
         CheckpointError: `spec` lacks an entry or has an impossible one.
+        ConfigError: its encoder is one of timm, which is not installed or has it no longer.
     """
 
     def entry(key: str, *allowed: str) -> str:
@@ -36,8 +39,12 @@ def build_from_spec(spec: Mapping[str, str]) -> ActivationNet | Detector:
         return int(text)
 
     kind = entry("kind", "activation", "detector")
-    name = entry("encoder.name", *ENCODERS)
-    encoder = build_encoder(name, variant=entry("encoder.variant", *ENCODERS[name].variants))
+    name = spec.get("encoder.name", "")
+    if is_timm(name):
+        encoder = _timm_encoder(name, mean=entry("encoder.mean"), std=entry("encoder.std"))
+    else:
+        name = entry("encoder.name", *ENCODERS)
+        encoder = build_encoder(name, variant=entry("encoder.variant", *ENCODERS[name].variants))
     text = entry("width")
     if not (text.isdecimal() and int(text) > 0 and int(text) % 2 == 0):
         raise CheckpointError(f"model: metadata entry width is {text!r}, must be an even number")
@@ -67,3 +74,16 @@ def build_from_spec(spec: Mapping[str, str]) -> ActivationNet | Detector:
     )
     network.kept = kept or network.kept
     return network
+
+
+def _timm_encoder(name: str, *, mean: str, std: str) -> Encoder:
+    require_timm(name)
+    from a2s.models.timm_encoder import rebuild
+
+    try:
+        return rebuild(name, mean=mean, std=std)
+    except ValueError:
+        raise CheckpointError(
+            f"model: metadata entries encoder.mean and encoder.std are {mean!r} and {std!r}, must "
+            "be three numbers each, those of encoder.std above 0"
+        ) from None

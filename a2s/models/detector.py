@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, get_args
 from torch import Tensor, nn
 
 from a2s.models.blocks import RAM, ConvGNReLU, Size, upsample
-from a2s.models.encoders import Encoder
+from a2s.models.encoder_base import Encoder
 from a2s.models.minet import MINetDecoder
 
 DetectorName = Literal["ram", "conv", "minet"]

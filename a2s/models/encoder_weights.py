@@ -19,7 +19,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from a2s.errors import WeightsError
-from a2s.models.encoders import Encoder, build_encoder, calibrate_batchnorm
+from a2s.models.encoder_base import Encoder
+from a2s.models.encoders import build_encoder, calibrate_batchnorm
+from a2s.models.timm_name import PRETRAINED, is_timm, require_timm
 from a2s.storage.files import atomic_path
 
 DOWNLOAD_TIMEOUT_SEC = 30.0
@@ -79,6 +81,8 @@ _HEADS = frozenset(
     for layer in ("fc", "fc.0", "fc.2", "classifier.1")
     for part in ("weight", "bias")
 )
+# DINOv2's files hold the token that stood for hidden patches in its training.
+_TRAINING_ONLY = frozenset({"mask_token"})
 # A MoCo checkpoint holds two encoders and a queue; the query encoder is the trained one.
 _MOCO_ENCODER = "module.encoder_q."
 # Training scripts store the tensors under one of these keys, next to epoch and optimizer.
@@ -87,11 +91,17 @@ _NAMED_KEYS = 10
 
 
 def load_encoder(name: str, weights: str | None) -> Encoder:
-    """Build an encoder with the given weights: a file, a registered name, or none.
+    """Build an encoder with the given weights: a file, a published name, or none.
 
     Raises:
+        ConfigError: there is no such encoder, or timm is not installed.
         WeightsError: the weights are not available, are damaged, or do not fit this encoder.
     """
+    if is_timm(name) and weights == PRETRAINED:
+        require_timm(name)
+        from a2s.models.timm_encoder import TimmEncoder
+
+        return TimmEncoder(name, pretrained=True)
     if weights is None or weights == "none":
         encoder = build_encoder(name)
         calibrate_batchnorm(encoder)
@@ -100,10 +110,10 @@ def load_encoder(name: str, weights: str | None) -> Encoder:
     if published is None:
         path = Path(weights).expanduser()
         if not path.is_file():
-            known = ", ".join(REGISTRY)
-            raise WeightsError(
-                f"weights: {weights} is neither a file nor a registered name ({known})"
-            )
+            known = f"a registered name ({', '.join(REGISTRY)})"
+            if is_timm(name):
+                known = f"`{PRETRAINED}`, which means those that timm publishes as {name}"
+            raise WeightsError(f"weights: {weights} is neither a file nor {known}")
     else:
         if published.encoder != name:
             raise WeightsError(
@@ -219,19 +229,34 @@ def fill_encoder(name: str, state: Mapping[str, Tensor], *, source: str) -> Enco
             for key, value in state.items()
             if key.startswith(_MOCO_ENCODER)
         }
+    if is_timm(name):
+        return _fill_timm(name, state, source=source)
     if name == "mobilenet_v2":  # files of the bare `features` start at the block number
         state = {f"features.{k}" if k[:1].isdigit() else k: v for k, v in state.items()}
     state = {key: value for key, value in state.items() if key not in _HEADS}
     is_onnx_zoo = name == "mobilenet_v2" and "features.1.0.0.weight" in state
     encoder = build_encoder(name, variant="onnx_zoo" if is_onnx_zoo else "torchvision")
-    require_coverage(
-        {key: str(list(value.shape)) for key, value in state.items()},
-        {key: str(list(value.shape)) for key, value in encoder.state_dict().items()},
-        source=source,
-        network=name,
-    )
+    require_coverage(_shapes(state), _shapes(encoder.state_dict()), source=source, network=name)
     encoder.load_state_dict(dict(state), strict=False)
     return encoder
+
+
+def _fill_timm(name: str, state: Mapping[str, Tensor], *, source: str) -> Encoder:
+    """Build one of timm's networks from tensors with timm's names."""
+    from a2s.models.timm_encoder import TimmEncoder
+
+    encoder = build_encoder(name)
+    assert isinstance(encoder, TimmEncoder)
+    wanted = encoder.net.state_dict()
+    unused = _HEADS | _TRAINING_ONLY | encoder.unused_names
+    state = {key: value for key, value in state.items() if key in wanted or key not in unused}
+    require_coverage(_shapes(state), _shapes(wanted), source=source, network=name)
+    encoder.net.load_state_dict(state, strict=False)
+    return encoder
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, str]:
+    return {key: str(list(value.shape)) for key, value in state.items()}
 
 
 def require_coverage(

@@ -1,46 +1,19 @@
-"""Encoders: five taps E1..E5 of an image classifier, at strides 2, 4, 8, 16, 32.
+"""Encoders by name: two that are built in, and `timm:NAME`, any network of timm.
 
 Shape suffixes: B images, H W the image's size.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from a2s.errors import ConfigError
+from a2s.models.encoder_base import Encoder, Taps
+from a2s.models.timm_name import is_timm, require_timm
 from a2s.models.torchvision_nets import Conv2dNormActivation, mobilenet_v2, resnet50
-
-Taps = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-Channels = tuple[int, int, int, int, int]
-
-
-class Encoder(nn.Module):
-    """An image classifier without its head.
-
-    Shape: normalised image [B, 3, H, W] -> E1..E5, [B, channels[i], ceil(H / strides[i]), ...]
-    Reference: Sec. III-A, III-B
-    """
-
-    name: ClassVar[str]
-    variants: ClassVar[tuple[str, ...]] = ("torchvision",)
-    """Published versions of the architecture whose weights have different tensors."""
-    channels: ClassVar[Channels]
-    strides: ClassVar = (2, 4, 8, 16, 32)
-
-    def __init__(self, *, variant: str) -> None:
-        super().__init__()
-        self.variant = variant
-
-    def forward(self, image_B3HW: Tensor) -> Taps:
-        """Compute the five taps of normalised images."""
-        raise NotImplementedError
-
-    def spec(self) -> dict[str, str]:
-        """Arguments of `build_encoder` that rebuild this encoder."""
-        return {"name": self.name, "variant": self.variant}
 
 
 class ResNet50(Encoder):
@@ -100,11 +73,18 @@ def build_encoder(name: str, *, variant: str = "torchvision") -> Encoder:
     """Build an encoder with random weights.
 
     Raises:
-        ConfigError: no such encoder or variant.
+        ConfigError: no such encoder or variant, or timm is not installed.
     """
+    if is_timm(name):
+        require_timm(name)
+        from a2s.models.timm_encoder import TimmEncoder
+
+        return TimmEncoder(name)
     if name not in ENCODERS or variant not in ENCODERS[name].variants:
         known = ", ".join(f"{n} ({'|'.join(e.variants)})" for n, e in ENCODERS.items())
-        raise ConfigError(f"encoder: {name} ({variant}) is unknown; known are {known}")
+        raise ConfigError(
+            f"encoder: {name} ({variant}) is unknown; known are {known}, and timm:NAME"
+        )
     return ENCODERS[name](variant=variant)
 
 
@@ -113,9 +93,11 @@ def calibrate_batchnorm(encoder: Encoder) -> None:
     """Set the BatchNorm statistics of an untrained encoder from a batch of noise, in place.
 
     With the initial statistics (0 and 1) the activations of an untrained MobileNetV2 shrink to 1e-9
-    at E5, and no block can learn from them.
+    at E5, and no block can learn from them. An encoder without BatchNorm stays as it is.
     """
-    norms = [m for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = None  # the statistics of this one batch, not a share of them

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import threading
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from a2s.data.transforms import normalise
+from a2s.models.encoder_base import Encoder, Taps
+
+_ROUNDING = 1e-3
+"""Largest difference of a tap, as a share of its largest value, that is taken for rounding."""
 
 
 def disable_tf32() -> None:
@@ -36,15 +41,49 @@ def fold_batchnorm(module: nn.Module) -> None:
     """Fold BatchNorm in evaluation mode into the convolution before it, in place.
 
     Outputs change only by rounding. A BatchNorm belongs to the convolution that is registered
-    just before it in the same parent, as in torchvision's networks.
+    just before it in the same parent, as in torchvision's networks. What it does besides, such as
+    the activation in timm's `BatchNormAct2d`, stays.
     """
     before: tuple[str, nn.Module] | None = None
     for name, child in list(module.named_children()):
         if isinstance(child, nn.BatchNorm2d) and before and isinstance(before[1], nn.Conv2d):
             setattr(module, before[0], fuse_conv_bn_eval(before[1], child))
-            setattr(module, name, nn.Identity())
+            setattr(module, name, getattr(child, "act", nn.Identity()))
         fold_batchnorm(child)
         before = (name, child)
+
+
+def folded(encoder: Encoder) -> Encoder:
+    """The encoder in evaluation mode with BatchNorm folded, where that changes only rounding.
+
+    An encoder that does not register its layers in their order is folded on trial: it stays as it
+    is if a tap of a noise image then differs. One that is built in is changed in place.
+    """
+    encoder.eval()
+    if encoder.registers_in_order:
+        fold_batchnorm(encoder)
+        return encoder
+    if not any(isinstance(module, nn.BatchNorm2d) for module in encoder.modules()):
+        return encoder
+    trial = copy.deepcopy(encoder)
+    fold_batchnorm(trial)
+    return trial if _same_function(encoder, trial) else encoder
+
+
+@torch.inference_mode()
+def _same_function(encoder: Encoder, trial: Encoder) -> bool:
+    generator = torch.Generator().manual_seed(0)
+    image_13SS = torch.randn(1, 3, 96, 96, generator=generator)
+    expected = encoder(image_13SS)
+    try:
+        found: Taps = trial(image_13SS)
+    except (AttributeError, RuntimeError):
+        # Its code looks into a layer that is now another one.
+        return False
+    return all(
+        bool((tap - other).abs().max() <= _ROUNDING * other.abs().max())
+        for tap, other in zip(found, expected, strict=True)
+    )
 
 
 _KEEP_LAYOUTS = 4
@@ -69,6 +108,8 @@ class _OneDnnConv2d(nn.Module):
         assert conv.padding_mode == "zeros", conv
         assert not isinstance(conv.padding, str), conv
         self.weight, self.bias = conv.weight, conv.bias
+        # Some of timm's networks read these of their convolutions.
+        self.kernel_size, self.stride, self.padding = conv.kernel_size, conv.stride, conv.padding
         self.arguments = (conv.padding, conv.stride, conv.dilation, conv.groups)
         self.layout_of: dict[torch.Size, bytes] = {}
         self.laid_out: dict[bytes, Tensor] = {}
@@ -97,17 +138,26 @@ class _OneDnnConv2d(nn.Module):
 
 
 def use_onednn(module: nn.Module) -> None:
-    """Replace all convolutions by oneDNN's for inference on a CPU, in place.
+    """Replace all plain convolutions by oneDNN's for inference on a CPU, in place.
 
     For one image on one thread torch computes most convolutions by a plain matrix product, and
-    reorders the weights of the others at every call; both are slower.
+    reorders the weights of the others at every call; both are slower. Subclasses of `Conv2d` pad or
+    scale in their own way, and padding "same" depends on the image; both are left as they are.
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return
     for name, child in list(module.named_children()):
-        if isinstance(child, nn.Conv2d):
+        if _is_plain(child):
             setattr(module, name, _OneDnnConv2d(child))
         use_onednn(child)
+
+
+def _is_plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    return (
+        type(module) is nn.Conv2d
+        and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
+    )
 
 
 def prepare_for_inference(network: nn.Module, device: str) -> None:
@@ -118,7 +168,9 @@ def prepare_for_inference(network: nn.Module, device: str) -> None:
     rounding.
     """
     disable_tf32()
-    fold_batchnorm(network.eval().get_submodule("encoder"))
+    encoder = network.eval().get_submodule("encoder")
+    assert isinstance(encoder, Encoder)
+    network.add_module("encoder", folded(encoder))
     memory_format = inference_format(network, device)
     if device == "cpu":
         use_onednn(network)
@@ -135,6 +187,8 @@ def as_input(network: nn.Module, image_BHW3: Tensor) -> Tensor:
     weight = next(network.parameters())
     if weight.is_cuda and not image_BHW3.is_cuda:
         image_BHW3 = image_BHW3.pin_memory().to(weight.device, non_blocking=True)
-    image_B3HW = normalise(image_BHW3.permute(0, 3, 1, 2))
+    encoder = network.get_submodule("encoder")
+    assert isinstance(encoder, Encoder)
+    image_B3HW = encoder.normalise(image_BHW3.permute(0, 3, 1, 2))
     # In the weights' format; else the images' own, channels last, would decide.
     return image_B3HW.contiguous() if weight.is_cuda and weight.is_contiguous() else image_B3HW

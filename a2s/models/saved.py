@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from a2s.data import images
 from a2s.data.arrays import U8
 from a2s.errors import CheckpointError
+from a2s.models.timm_name import require_timm
 from a2s.storage import hashing
 from a2s.storage.checkpoints import Commit, last_commit, verify
 from a2s.storage.tensors import read, read_metadata
@@ -50,9 +51,12 @@ class SavedNetwork:
 
         Raises:
             CheckpointError: neither, or the file cannot be read.
+            ConfigError: its encoder needs timm, which is not installed.
         """
         file = resolve_model(path).resolve()
-        return SavedNetwork(file, read_metadata(file))
+        saved = SavedNetwork(file, read_metadata(file))
+        require_timm(saved.metadata.get("encoder.name", ""))
+        return saved
 
     @staticmethod
     def find_for_labels(path: Path) -> SavedNetwork:
@@ -61,10 +65,11 @@ class SavedNetwork:
         Raises:
             CheckpointError: it cannot be read, does not say how it was trained, or has heads that
                 nobody has compared yet.
+            ConfigError: as `find`.
         """
         file = resolve_model(path).resolve()
         try:
-            saved = SavedNetwork(file, read_metadata(file))
+            saved = SavedNetwork.find(file)
         except CheckpointError as error:
             raise CheckpointError(
                 f"{error}; if it is a checkpoint of the paper's authors, convert it with a2s "

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from a2s.config.training import Stage1Config, Stage2Config, Stage2Options
 from a2s.data.index import Index
-from a2s.data.transforms import normalise
 from a2s.errors import ConfigError
 from a2s.models import saved
 from a2s.models.activation_net import ActivationNet, random_e5_scale
@@ -41,6 +40,7 @@ def start_stage1(
     """Network and optimizer, as the seed or the commit has them; equal on every rank."""
     torch.manual_seed(config.seed)
     encoder, parity = load_encoder(config.encoder.name, config.encoder.weights), config.parity
+    encoder.check_side(config.image_size)
     scale_C = random_e5_scale(encoder.channels[4], seed=config.seed) if parity.e5_scale else None
     assert config.heads is not None, "resolved when the settings were read"
     assert config.frame is not None, "resolved when the settings were read"
@@ -87,8 +87,9 @@ def start_features(
     """Choose where stage 1's features come from: a cache if the encoder is frozen."""
     weights, device = fingerprint_tensors(model.encoder), next(model.parameters()).device
     ranks.check_same("encoder weights", weights)
+    normalise = model.encoder.normalise
     if config.parity.encoder_mode == "trained":
-        return LiveFeatures(prepare(model.encoder), device, world=ranks.world())
+        return LiveFeatures(prepare(model.encoder), device, normalise, world=ranks.world())
 
     @torch.no_grad()
     def encode(image_B3SS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -97,7 +98,7 @@ def start_features(
         return e3.float(), e4.float(), e5.float()
 
     if config.parity.encoder_mode == "batch_statistics":
-        return LiveFeatures(encode, device, world=ranks.world())
+        return LiveFeatures(encode, device, normalise, world=ranks.world())
     with ranks.fail_together():
         cache = open_cache(
             device,
@@ -107,6 +108,8 @@ def start_features(
                 "resize_filter": config.parity.resize_filter,
                 "encoder": weights,
                 "frame": str(model.frame),
+                "network": f"{model.encoder.spec()} of {model.encoder.library}",
+                "normalisation": str((model.encoder.mean, model.encoder.std)),
                 "arithmetic": f"{config.precision} on {device.type}",
             },
             num_images=len(index),
@@ -148,6 +151,7 @@ def start_stage2(
     """Network and optimizer, as the seed or the commit has them; equal on every rank."""
     torch.manual_seed(config.seed)
     encoder = load_encoder(config.encoder.name, config.encoder.weights)
+    encoder.check_side(config.image_size)
     model = Detector(encoder, detector=config.detector)
     tensors, buffers, _ = checkpoints.load(commit) if commit else (model.state_dict(), {}, {})
     if commit:

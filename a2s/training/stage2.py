@@ -19,7 +19,7 @@ from a2s.config.training import Stage2Config
 from a2s.data.epoch_plan import lanes_per_rank
 from a2s.data.index import Index
 from a2s.data.loader import Images
-from a2s.data.transforms import flip_where, normalise
+from a2s.data.transforms import flip_where
 from a2s.errors import LabelError
 from a2s.labels.store.fixed_point import to_u16_bits
 from a2s.labels.store.writer import NextGeneration, list_stale_labels, write_rectified
@@ -121,7 +121,7 @@ def _train(
         for step in run.steps(epoch, loader, keep_N=keep_N):
             batch = step.batch.to(device)
             assert batch.label_B1SS is not None
-            image_B3SS = flip_where(normalise(batch.image_B3SS), batch.flip_B)
+            image_B3SS = flip_where(model.encoder.normalise(batch.image_B3SS), batch.flip_B)
 
             # Mean loss over the valid images of all ranks, and from the same forward pass the
             # rectified labels (Eqn 12, 13). DDP divides gradients by the number of ranks, so each

@@ -75,6 +75,13 @@ def test_missing_package_is_named(monkeypatch):
     assert (finding.status, finding.detail) == ("fail", "missing: pip install no-such-package")
 
 
+def test_an_optional_package_is_named_and_may_be_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    finding = doctor.packages()
+    assert finding.status == "ok"
+    assert "no timm (pip install 'a2s[timm]' for --encoder.name timm:NAME)" in finding.detail
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_the_crf_of_a_gpu_is_tried():

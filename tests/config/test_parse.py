@@ -64,6 +64,7 @@ def test_sections_of_single_commands_hold_for_the_whole_run(tmp_path: Path) -> N
         ("stage2: {lr: fast}", ["stage2.lr", "number"]),
         ("stage2: {image_size: 100}", ["stage2.image_size", "multiple of 32"]),
         ("stage2: 3", ["section stage2"]),
+        ("stage2: {encoder: {name: vgg}}", ["stage2.encoder.name: vgg is unknown"]),
         ("stage2: [", ["cannot be read as YAML"]),
         ("label: {refine: {median: 4}}\nstage2: {lam: 2}", ["stage2.lam"]),
     ],
@@ -100,6 +101,13 @@ def test_missing_config_file_is_named() -> None:
             ["--stage2.epochs", "0", "images"],
             "config: run.stage2.epochs: Input should be greater than or equal to 1",
         ),
+        (
+            "stage2",
+            ["--encoder.name", "vgg"],
+            "config: stage2.encoder.name: vgg is unknown; known are resnet50, mobilenet_v2 and "
+            "timm:NAME, such as timm:convnext_tiny",
+        ),
+        ("stage2", ["--encoder.name", "timm:"], "config: stage2.encoder.name: timm: is unknown"),
         ("stage2", ["--lr", "x"], "stage2: Error parsing --lr: could not convert"),
         ("stage2", ["--precision", "fp64"], "stage2: invalid choice 'fp64'"),
         ("stage2", ["--epoch", "1"], "stage2: Unrecognized options: --epoch, 1. Perhaps you meant"),

@@ -68,6 +68,7 @@ ONLY = {
     "accelerate": "a2s.parallel.ranks",
     "torch.distributed": "a2s.parallel.ranks",
     "pydensecrf": "a2s.labels.crf.pydensecrf_backend",
+    "timm": "a2s.models.timm_encoder",
     "triton": "a2s.labels.crf.torch_backend.filter_triton",
     "numba": "a2s.labels.crf.numba_backend.jit",
     "llvmlite": "a2s.labels.crf.numba_backend.jit",

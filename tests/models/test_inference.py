@@ -138,9 +138,10 @@ def test_the_file_says_how_a_network_sees_images(tmp_path: Path) -> None:
 class Counted(nn.Module):
     """A network that notes the batches it sees, and whose memory holds `fits` images."""
 
-    def __init__(self, network: nn.Module, *, fits: int = 1000) -> None:
+    def __init__(self, network: ActivationNet | Detector, *, fits: int = 1000) -> None:
         super().__init__()
         self.network, self.fits, self.batch_sizes = network, fits, list[int]()
+        self.encoder = network.encoder
 
     def forward(self, image_B3SS: torch.Tensor) -> object:
         if len(image_B3SS) > self.fits:

@@ -16,7 +16,7 @@ from a2s.labels.refine import probability, sign
 from a2s.models.activation_net import ActivationNet
 from a2s.models.encoder_weights import load_encoder
 from a2s.models.inference import InferenceModel, local_device, on_gpu_or_cpu
-from a2s.models.prepare import fold_batchnorm
+from a2s.models.prepare import folded
 from a2s.models.saved import NetworkInput, SavedNetwork
 
 
@@ -67,7 +67,7 @@ def untrained(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = ActivationNet(load_encoder(encoder, weights), fusion_stride=fusion_stride)
-    fold_batchnorm(network.eval().encoder)
+    network.eval().encoder = folded(network.encoder)
     device = local_device()
     model = InferenceModel(network.to(device), device)
     return Activator(model, NetworkInput(image_size), network.sign_tie)

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 
 from a2s.data.arrays import F32, U8
-from a2s.data.transforms import normalise
 from a2s.errors import CheckpointError
 from a2s.evaluation.pairs import find_images, find_truths
 from a2s.evaluation.pictures.cells import (
@@ -117,7 +116,7 @@ def _load(model: Path) -> tuple[Detector, NetworkInput]:
 @torch.inference_mode()
 def _levels(detector: Detector, image_SS3: U8) -> tuple[F32, F32]:
     """Shape: [S, S, 3] -> twice [C, h, w]."""
-    image_13SS = normalise(torch.from_numpy(image_SS3).permute(2, 0, 1)[None])
+    image_13SS = detector.encoder.normalise(torch.from_numpy(image_SS3).permute(2, 0, 1)[None])
     assert isinstance(detector.decoder, DetectorDecoder)
     levels = detector.decoder.levels(detector.encoder(image_13SS))
     return levels.local[0].numpy(), levels.regional[0].numpy()

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from a2s.data.loader import Batch
-from a2s.data.transforms import flip_where, normalise
+from a2s.data.transforms import flip_where
 from a2s.training.features.file_cache import Encode, FeatureCache
 from a2s.training.features.gpu_cache import GpuFeatureCache
 
@@ -65,17 +65,23 @@ class CachedFeatures:
 class LiveFeatures:
     """Features of an encoder that changes from step to step.
 
-    Padding is left out, so that BatchNorm sees images only. `encode` takes normalised images and
-    gives all taps.
+    Padding is left out, so that BatchNorm sees images only. `normalise` is the encoder's own;
+    `encode` takes normalised images and gives all taps.
     """
 
     needs_image = None
 
     def __init__(
-        self, encode: Callable[[Tensor], Sequence[Tensor]], device: torch.device, *, world: int
+        self,
+        encode: Callable[[Tensor], Sequence[Tensor]],
+        device: torch.device,
+        normalise: Callable[[Tensor], Tensor],
+        *,
+        world: int,
     ) -> None:
         self._encode = encode
         self._device = device
+        self._normalise = normalise
         self._world = world
 
     def describe(self) -> str:
@@ -96,7 +102,7 @@ class LiveFeatures:
         image_B3SS = batch.image_B3SS[:num_images].to(self._device, non_blocking=True)
         image_B3SS = image_B3SS.contiguous(memory_format=torch.channels_last)
         flip_B = batch.flip_B[:num_images].to(self._device, non_blocking=True)
-        taps = self._encode(flip_where(normalise(image_B3SS), flip_B))
+        taps = self._encode(flip_where(self._normalise(image_B3SS), flip_B))
         padding = (0, 0) * 3 + (0, num_slots - num_images)
         e3, e4, e5 = (F.pad(tap.float(), padding) for tap in taps[-3:])
         return e3, e4, e5

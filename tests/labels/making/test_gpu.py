@@ -21,6 +21,7 @@ from a2s.labels.crf.energy import CrfParams
 from a2s.labels.crf.torch_backend import inference
 from a2s.labels.making import batch_size, gpu
 from a2s.labels.recipe import recipe_of
+from a2s.models.encoder_base import Encoder
 from a2s.models.inference import InferenceModel
 from a2s.models.saved import SavedNetwork
 from a2s.parallel import gpu_memory
@@ -92,6 +93,7 @@ def test_the_batch_of_a_gpu_that_others_fill(
         def __init__(self) -> None:
             super().__init__()
             self.weight = torch.nn.Parameter(torch.zeros(1))
+            self.encoder = Encoder(variant="torchvision")
 
         def forward(self, image_B3SS: torch.Tensor) -> torch.Tensor:
             if len(image_B3SS) > fits:
