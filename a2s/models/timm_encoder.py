@@ -100,7 +100,8 @@ class TimmEncoder(Encoder):
         self.net = net
         self.unused_names = frozenset(names - set(net.state_dict()))
         """Names of the tensors of timm's network that no tap needs, such as the classifier's."""
-        while self._refusal(self.least) and self.least < max(self.own_size):
+        # Without padding, some networks lose small images on the way.
+        while not is_vit and self.least < max(self.own_size) and self._refusal(self.least):
             self.least = 96 if self.least < 96 else max(self.own_size)
 
     def forward(self, image_B3HW: Tensor) -> Taps:
@@ -158,6 +159,8 @@ class TimmEncoder(Encoder):
     @torch.no_grad()
     def _refusal(self, side: int) -> str:
         """Why the network does not take square images of this side; empty if it does."""
+        if self.is_fixed:
+            return ""
         was_training = self.training
         try:
             self.eval()(torch.zeros(1, 3, side, side))
@@ -284,7 +287,7 @@ def _weights_of(name: str, published: Any) -> Iterator[None]:
     except Exception as error:  # the clients of hub, HTTP and TLS raise any exception
         reason = str(error).strip().partition("\n")[0]
         raise WeightsError(
-            f"weights: those of {name} could not be downloaded ({type(error).__name__}: "
+            f"weights: those of {name} cannot be had ({type(error).__name__}: "
             f"{reason[:200]}). Get model.safetensors of {source} from the Hugging Face hub and "
             "pass --encoder.weights FILE, or copy the hub's cache ($HF_HOME) of a machine that has "
             "them"
