@@ -271,7 +271,9 @@ def _weights_of(name: str, published: Any) -> Iterator[None]:
     network = name.removeprefix(PREFIX).partition(".")[0]
     source = published.hf_hub_id or published.url
     if not source:
-        raise WeightsError(f"weights: timm publishes none of {name}; {_tags(network)}")
+        raise WeightsError(
+            f"weights: timm publishes none of {name} ({_tags(network)}); give a file, or none"
+        )
     print(
         f"weights: {name} from {source}; licence {published.license or 'not stated'}",
         file=sys.stderr,
