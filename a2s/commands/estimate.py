@@ -119,9 +119,9 @@ def _model(config: EstimateConfig) -> Iterator[SavedNetwork]:
     from a2s.models.activation_net import ActivationNet
     from a2s.models.encoder_weights import load_encoder
 
-    network = ActivationNet(
-        load_encoder(config.encoder.name, config.encoder.weights), fusion_stride=4
-    )
+    encoder = load_encoder(config.encoder.name, config.encoder.weights)
+    encoder.check_side(config.image_size)
+    network = ActivationNet(encoder, fusion_stride=4)
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     with tempfile.TemporaryDirectory(prefix="a2s-estimate-") as folder:
         path = Path(folder) / "model.safetensors"
