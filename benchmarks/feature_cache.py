@@ -24,10 +24,11 @@ from machine import describe_machine
 from torch import Tensor
 
 from a2s.data.transforms import draw_keep_words, normalise
-from a2s.models.activation_net import ActivationMaps, ActivationNet
+from a2s.models.activation_net import ActivationNet
 from a2s.models.blocks import upsample
 from a2s.models.boundary import BOUNDARIES, decide
 from a2s.models.encoders import build_encoder
+from a2s.models.heads import ActivationMaps
 from a2s.training.features.file_cache import FeatureCache
 from a2s.training.losses import adb_loss, map_terms
 

@@ -32,10 +32,11 @@ from a2s.labels.crf.backends import crf_of
 from a2s.labels.crf.energy import CrfParams, energy_of
 from a2s.labels.quality import border_contact
 from a2s.labels.refine import Recipe, refine
-from a2s.models.activation_net import ActivationBlocks, ActivationNet
+from a2s.models.activation_net import ActivationNet
 from a2s.models.encoder_weights import load_encoder
+from a2s.models.heads import ActivationBlocks
 from a2s.models.rbd import rbd_log_odds
-from a2s.models.vote import mean_vote
+from a2s.models.vote import mean_vote, probabilities
 from a2s.training.learning_rate import learning_rate
 from a2s.training.losses import adb_loss, label_loss_per_image, map_terms
 
@@ -162,8 +163,11 @@ def thetas_of(heads: Sequence[Any], pictures: Pictures, way: Way) -> list[Any]:
         maps = []
         for head in heads:
             theta = head(e3, e4, e5, size=(SIDE, SIDE)).theta
-            maps += [theta[:1], theta[1:].flip(-1)]
-        found.append(mean_vote(maps, sign_tie=sign_tie)[0, 0].numpy())
+            maps += [
+                probabilities(theta[:1], sign_tie=sign_tie),
+                probabilities(theta[1:], sign_tie=sign_tie).flip(-1),
+            ]
+        found.append(mean_vote([maps])[0, 0].numpy())
     return found
 
 

@@ -24,9 +24,9 @@ MIN_SIZE_OF_STATISTICS = 64
 """Smallest input side in pixels at which E5, at stride 32, has more than one pixel."""
 
 
-DEPENDS_ON_LABELS: Mapping[str, tuple[float, float]] = {
-    "lr": (1.0, 0.05),
+DEPENDS_ON_LABELS: Mapping[str, tuple[int, int]] = {
     "heads": (1, 3),
+    "label_heads": (0, 2),
     "frame": (0, 64),
 }
 """Defaults of stage 1: the paper's, and those of heads that learn from labels."""
@@ -124,20 +124,25 @@ class Stage1Options(TrainOptions):
     """Choices that matter only to reproduce the paper or its authors' code."""
     epochs: int = Field(20, ge=1)
     """Number of passes over the data."""
-    lr: float | None = Field(None, ge=0)
-    """Learning rate; default: 1 (the paper's), or 0.05 where heads learn from labels."""
+    lr: float = Field(1.0, ge=0)
+    """Learning rate."""
     heads: int | None = Field(None, ge=1, le=9)
     """Sets of blocks with their own initial weights, trained at once over the same features. `a2s
     label` averages those that agree with a majority. Default: 1 (the paper's), or 3 with labels."""
-    min_agreement: float = Field(0.5, ge=0, le=1)
+    label_heads: int | None = Field(None, ge=0, le=9)
+    """Number of these heads that learn from labels; the others learn by the paper's loss without
+    labels (Eqn 4) and err elsewhere. Default with labels: 2."""
+    label_lr_scale: float = Field(0.05, ge=0)
+    """Learning rate of heads that learn from labels, as a share of `lr`."""
+    min_agreement: float = Field(0.4, ge=0, le=1)
     """Two heads agree if their maps overlap by this much (mean IoU over the last epoch); without a
     majority of agreeing heads training ends with an error."""
     frame: int | None = Field(None, ge=0, multiple_of=32)
     """Reflected pixels around each image while the encoder runs, which hide its zero padding.
     Default: 0 (the paper's), or 64 with labels."""
     crops: float = Field(0.7, ge=0, le=1)
-    """Share of the steps that see a random window of the images, so that objects reach its border;
-    only with labels, and not in the last epoch."""
+    """Share of the steps in which heads with labels see a random window of the images, so that
+    objects reach its border; not in the last epoch."""
     milestones: Milestones = Field(None, validate_default=True)
     """Epochs after which the learning rate falls to a tenth; default: those of
     `parity.schedule`, scaled to `epochs`."""
@@ -237,9 +242,16 @@ class Stage1Config(Stage1Options):
     @model_validator(mode="after")
     def _paper_without_labels(self) -> Stage1Config:
         """Refuse what works only with labels, or only without them."""
-        parity = self.parity
+        parity, heads, label_heads = self.parity, self.heads or 1, self.label_heads or 0
+        if self.labels is None and label_heads:
+            raise ValueError("label_heads: heads that learn from labels need --labels")
         if self.labels is None:
             return self
+        if not 0 < label_heads <= heads:
+            raise ValueError(
+                f"label_heads: with labels at least one of the {heads} heads learns from them, not "
+                f"{label_heads}"
+            )
         if parity.boundary != "adb" or parity.e5_scale or parity.encoder_mode == "trained":
             raise ValueError(
                 "labels: parity.boundary, parity.e5_scale and parity.encoder_mode trained are for "

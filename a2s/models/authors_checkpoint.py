@@ -67,6 +67,7 @@ _THEIRS = {
     "encoder.variant": "torchvision",
     "width": "64",
     "heads": "1",
+    "label_heads": "0",
     "frame": "0",
     "fusion_stride": "2",
     "boundary": "adb",

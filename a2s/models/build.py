@@ -7,11 +7,12 @@ from collections.abc import Mapping
 import torch
 
 from a2s.errors import CheckpointError
-from a2s.models.activation_net import FUSION_STRIDES, ActivationNet
+from a2s.models.activation_net import ActivationNet
 from a2s.models.boundary import BOUNDARIES
 from a2s.models.detector import DETECTORS, Detector
 from a2s.models.encoder_base import Encoder
 from a2s.models.encoders import ENCODERS, build_encoder
+from a2s.models.heads import FUSION_STRIDES
 from a2s.models.timm_name import is_timm, require_timm
 
 
@@ -54,11 +55,12 @@ def build_from_spec(spec: Mapping[str, str]) -> ActivationNet | Detector:
         return Detector(encoder, detector=next(d for d in DETECTORS if d == chosen), width=width)
     stride = int(entry("fusion_stride", *map(str, FUSION_STRIDES)))
     heads, frame = number("heads", at_least=1), number("frame", at_least=0)
+    label_heads = number("label_heads", at_least=0)
     kept = [int(text) for text in spec.get("kept_heads", "").split(",") if text.isdecimal()]
-    if any(head >= heads for head in kept) or frame % encoder.strides[-1]:
+    if any(head >= heads for head in (*kept, label_heads - 1)) or frame % encoder.strides[-1]:
         raise CheckpointError(
-            f"model: kept_heads {spec.get('kept_heads')} of {heads} heads and a frame of {frame} "
-            "pixels are impossible"
+            f"model: kept_heads {spec.get('kept_heads')} and {label_heads} label_heads of {heads} "
+            f"heads, or a frame of {frame} pixels, are impossible"
         )
     scaled = entry("e5_scale", "true", "false") == "true"
     e5_scale_C = torch.ones(encoder.channels[4]) if scaled else None
@@ -67,6 +69,7 @@ def build_from_spec(spec: Mapping[str, str]) -> ActivationNet | Detector:
         fusion_stride=stride,
         width=width,
         heads=heads,
+        label_heads=label_heads,
         frame=frame,
         e5_scale_C=e5_scale_C,
         boundary=entry("boundary", *BOUNDARIES),

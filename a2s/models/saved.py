@@ -113,10 +113,11 @@ class SavedNetwork:
         Raises:
             CheckpointError: as `image_size`.
         """
-        if self.kind == "detector" or self.metadata.get("boundary") == "trained":
+        if self.kind == "detector":
             return None
         tie = int(self._entry("sign_tie"))
-        return tie if self._entry("heads") == "1" else None
+        votes = self._entry("heads") != "1" or self._entry("label_heads") != "0"
+        return None if votes else tie
 
     @property
     def trained_input(self) -> NetworkInput:

@@ -29,14 +29,15 @@ def probabilities(theta_B1HW: Tensor, *, sign_tie: int | None) -> Tensor:
     return (theta_B1HW * sign(theta_B1HW, tie=sign_tie)).float().sigmoid()
 
 
-def mean_vote(thetas: Sequence[Tensor], *, sign_tie: int | None) -> Tensor:
-    """Average the probabilities of several maps of the same images; returns log-odds.
+def mean_vote(kinds: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Average probabilities of the same images over the maps of each kind, then over the kinds.
+
+    Returns log-odds. A kind without maps does not count.
 
     Shape: [B, 1, H, W] each -> the same
     """
-    mean = sum(probabilities(theta, sign_tie=sign_tie) for theta in thetas) / len(thetas)
-    assert isinstance(mean, Tensor)
-    return torch.logit(mean, eps=_SMALLEST)
+    means = [torch.stack(list(maps)).mean(dim=0) for maps in kinds if maps]
+    return torch.logit(torch.stack(means).mean(dim=0), eps=_SMALLEST)
 
 
 def agreement(probability_KBHW: Tensor, valid_B: Tensor) -> Tensor:

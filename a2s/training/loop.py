@@ -104,7 +104,7 @@ class TrainingRun:
         self._stack = stack
         self._sampler = PlanSampler(rank=ranks.rank(), world=ranks.world())
         self._progress: Progress | None = None
-        self._lr = 0.0
+        self._lr = config.lr
 
     @property
     def last_epoch(self) -> int:
@@ -142,7 +142,6 @@ class TrainingRun:
     def set_learning_rate(self, optimizer: GuardedSGD, *, epoch: int) -> None:
         """Give every parameter group the epoch's rate times its own `scale`."""
         assert self.config.milestones is not None, "resolved when the settings were read"
-        assert self.config.lr is not None, "resolved when the settings were read"
         self._lr = learning_rate(epoch, lr=self.config.lr, milestones=self.config.milestones)
         for group in optimizer.param_groups:
             group["lr"] = self._lr * group["scale"]

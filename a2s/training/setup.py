@@ -43,15 +43,16 @@ def start_stage1(
     encoder.check_side(config.image_size)
     scale_C = random_e5_scale(encoder.channels[4], seed=config.seed) if parity.e5_scale else None
     assert config.heads is not None, "resolved when the settings were read"
+    assert config.label_heads is not None, "resolved when the settings were read"
     assert config.frame is not None, "resolved when the settings were read"
-    assert config.lr is not None, "resolved when the settings were read"
     model = ActivationNet(
         encoder,
         fusion_stride=config.fusion_stride,
         heads=config.heads,
+        label_heads=config.label_heads,
         frame=config.frame,
         e5_scale_C=scale_C,
-        boundary=parity.boundary if config.labels is None else "trained",
+        boundary=parity.boundary,
         sign_tie=parity.sign_tie,
         encoder_mode=parity.encoder_mode,
     )
@@ -65,8 +66,14 @@ def start_stage1(
     for name, parameter in model.encoder.named_parameters(prefix="encoder"):
         if parameter.requires_grad:
             parameters[name] = parameter
+    first = config.heads - config.label_heads
+    with_labels = {p for head in model.heads[first:] for p in head.parameters()}
+    groups = [
+        {"params": [p for p in parameters.values() if (p in with_labels) == chosen], "scale": scale}
+        for chosen, scale in ((False, 1.0), (True, config.label_lr_scale))
+    ]
     optimizer = GuardedSGD(
-        [{"params": list(parameters.values()), "scale": 1.0}],
+        [group for group in groups if group["params"]],
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,

@@ -11,7 +11,7 @@ B images of one rank, G of the global batch, H heads, W 32-bit words of kept pix
 from __future__ import annotations
 
 import math
-from functools import partial
+from functools import partial, reduce
 from statistics import fmean
 from typing import Any
 
@@ -24,7 +24,8 @@ from a2s.data.index import Index
 from a2s.data.loader import Batch, Images
 from a2s.data.transforms import crop_cells, draw_window, flip_where
 from a2s.errors import A2SError
-from a2s.models.activation_net import ActivationBlocks, ActivationMaps, ActivationNet
+from a2s.models.activation_net import ActivationNet
+from a2s.models.heads import CELL_PX, ActivationBlocks, ActivationMaps
 from a2s.models.vote import agreement, majority, probabilities
 from a2s.parallel import ranks
 from a2s.training import pause
@@ -33,11 +34,8 @@ from a2s.training.labelled import labelled_images
 from a2s.training.loop import Step, TrainingRun, open_run
 from a2s.training.losses import map_terms
 from a2s.training.setup import start_accelerator, start_features, start_stage1
-from a2s.training.stage1_loss import boundary_loss, label_loss
+from a2s.training.stage1_loss import boundary_loss, label_loss, total
 from a2s.training.step import DeferredMetrics, compiled, stop_not_finite
-
-CELL = STRIDES[-1]
-"""Windows begin and end between cells of E5, so that features need no resizing."""
 
 
 def train(config: Stage1Config) -> bool:
@@ -77,7 +75,7 @@ def _train(config: Stage1Config, run: TrainingRun, labels: Index | None) -> None
     source = keep_N = None
     if labels is not None:
         source, keep_N = labelled_images(config, run, labels, [0] * config.epochs)
-    drops = config.drop_pixels and labels is None
+    drops = config.drop_pixels and model.label_heads < len(model.heads)
     dataset = Images(
         index,
         image_size=size,
@@ -100,26 +98,26 @@ def _train(config: Stage1Config, run: TrainingRun, labels: Index | None) -> None
             taps = features.of(step.batch, dataset.image)
             valid_B = step.batch.valid_B.to(device, non_blocking=True)
 
-            if labels is None:
-                # Distances of kept pixels from the boundary.
-                maps_H = heads(*taps, size=(size, size))
-                keep_BW = _sent(step.batch.keep_BW, device)
-                terms_of = partial(
-                    terms_fn, valid_B=valid_B, keep_BW=keep_BW, side=size, alpha=config.alpha
+            window = _window(config, step)
+            maps_H = heads(*taps, size=(size, size), window=window)
+
+            # Distances of kept pixels from the boundary, for the heads without labels, and labels
+            # of the window, for the others.
+            keep_BW = _sent(step.batch.keep_BW, device)
+            terms_of = partial(
+                terms_fn, valid_B=valid_B, keep_BW=keep_BW, side=size, alpha=config.alpha
+            )
+            split = len(maps_H) - model.label_heads
+            losses_of = []
+            if split:
+                losses_of.append(boundary_loss(maps_H[:split], terms_of, weight_K))
+            if model.label_heads:
+                target_B1SS = _target(step.batch, window, device)
+                count = step.num_images
+                losses_of.append(
+                    label_loss(maps_H[split:], target_B1SS, valid_B, weight_K, num_images=count)
                 )
-                loss = boundary_loss(maps_H, terms_of, weight_K)
-            else:
-                # Labels of the window that this step sees.
-                window = _window(config, step)
-                e3, e4, e5 = (
-                    crop_cells(tap, window, cell=CELL // stride)
-                    for tap, stride in zip(taps, STRIDES, strict=True)
-                )
-                target_B1SS = crop_cells(_target(step.batch, device), window, cell=CELL)
-                maps_H = heads(e3, e4, e5, size=target_B1SS.shape[2:])
-                loss = label_loss(
-                    maps_H, target_B1SS, valid_B, weight_K, num_images=step.num_images
-                )
+            loss = reduce(total, losses_of)
             optimizer.zero_grad(set_to_none=True)
             run.accelerator.backward(loss.backward)
 
@@ -160,20 +158,26 @@ def _sent(tensor: Tensor | None, device: torch.device) -> Tensor | None:
     return None if tensor is None else tensor.to(device, non_blocking=True)
 
 
-def _target(batch: Batch, device: torch.device) -> Tensor:
-    """Labels of a batch, mirrored like their images."""
+def _target(batch: Batch, window: tuple[slice, slice] | None, device: torch.device) -> Tensor:
+    """Labels of a batch, mirrored like their images; the window of them."""
     label_B1SS, flip_B = _sent(batch.label_B1SS, device), _sent(batch.flip_B, device)
     assert label_B1SS is not None
     assert flip_B is not None
-    return flip_where(label_B1SS, flip_B)
+    target_B1SS = flip_where(label_B1SS, flip_B)
+    return target_B1SS if window is None else crop_cells(target_B1SS, window, cell=CELL_PX)
 
 
-def _window(config: Stage1Config, step: Step) -> tuple[slice, slice]:
-    """The part of the images that a step sees; the last epoch sees all."""
-    cells = config.image_size // CELL
-    share = 0.0 if step.epoch == config.epochs else config.crops
+def _window(config: Stage1Config, step: Step) -> tuple[slice, slice] | None:
+    """The part of the images that heads with labels see in a step; all in the last epoch."""
+    if config.labels is None or config.crops == 0 or step.epoch == config.epochs:
+        return None
+    cells = config.image_size // CELL_PX
     return draw_window(
-        seed=config.seed, epoch=step.epoch, step=step.number, cells=(cells, cells), share=share
+        seed=config.seed,
+        epoch=step.epoch,
+        step=step.number,
+        cells=(cells, cells),
+        share=config.crops,
     )
 
 
@@ -186,9 +190,11 @@ def _compare_heads(
         return
     if step.number == 1:
         model.agreement_2KK.zero_()
-    thetas = [maps.theta for maps in maps_H]
     probability_HB1hw = torch.stack(
-        [probabilities(theta, sign_tie=model.known_sign_tie) for theta in thetas]
+        [
+            probabilities(maps.theta, sign_tie=model.sign_tie_of(head))
+            for head, maps in enumerate(maps_H)
+        ]
     )
     model.agreement_2KK += ranks.all_sum(agreement(probability_HB1hw[:, :, 0], valid_B))
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from a2s.models.activation_net import ActivationMaps
+from a2s.models.heads import ActivationMaps
 from a2s.parallel import ranks
 from a2s.training.losses import MapTerms, adb_loss, label_loss_per_image
 
@@ -51,6 +51,16 @@ def boundary_loss(
         means.append(mean_K)
     finite_B = torch.stack([terms.finite_B for terms in terms_H]).all(dim=0)
     return HeadsLoss(backward, value, finite_B, means)
+
+
+def total(first: HeadsLoss, second: HeadsLoss) -> HeadsLoss:
+    """Add the losses of two groups of heads."""
+    return HeadsLoss(
+        first.backward + second.backward,
+        first.value + second.value,
+        first.finite_B & second.finite_B,
+        first.mean_HK,
+    )
 
 
 def label_loss(

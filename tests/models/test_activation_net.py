@@ -10,17 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from a2s.config.training import Stage1Parity
-from a2s.models.activation_net import (
-    NUM_MAPS,
-    ActivationBlocks,
-    ActivationNet,
-    EncoderMode,
-    random_e5_scale,
-)
+from a2s.models.activation_net import ActivationNet, EncoderMode, random_e5_scale
 from a2s.models.blocks import SEBlock, upsample
 from a2s.models.boundary import BOUNDARIES, decide
 from a2s.models.build import build_from_spec
 from a2s.models.encoders import build_encoder, calibrate_batchnorm
+from a2s.models.heads import NUM_MAPS, ActivationBlocks
 
 CHANNELS = (6, 7, 9)
 

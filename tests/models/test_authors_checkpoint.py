@@ -13,12 +13,13 @@ from torch import Tensor
 
 from a2s.errors import CheckpointError, WeightsError
 from a2s.models import authors_checkpoint
-from a2s.models.activation_net import ActivationBlocks, ActivationNet
+from a2s.models.activation_net import ActivationNet
 from a2s.models.authors_checkpoint import from_released, to_released
 from a2s.models.blocks import upsample
 from a2s.models.boundary import sign
 from a2s.models.detector import Detector, DetectorDecoder
 from a2s.models.encoders import build_encoder
+from a2s.models.heads import ActivationBlocks
 
 State = theirs.State
 SIZE = (64, 96)

@@ -14,9 +14,10 @@ from torch import nn
 from a2s.data.images import resize_rgb
 from a2s.errors import A2SError, CheckpointError
 from a2s.models import predict
-from a2s.models.activation_net import ActivationMaps, ActivationNet
+from a2s.models.activation_net import ActivationNet
 from a2s.models.detector import Detector
 from a2s.models.encoders import build_encoder, calibrate_batchnorm
+from a2s.models.heads import ActivationMaps
 from a2s.models.inference import InferenceModel, on_cpu, on_gpu_or_cpu
 from a2s.models.prepare import fold_batchnorm, use_onednn
 from a2s.models.saved import NetworkInput, SavedNetwork

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from a2s.labels.correction.online import rectify
-from a2s.models.activation_net import ActivationBlocks, ActivationMaps
 from a2s.models.blocks import upsample
 from a2s.models.boundary import sign
 from a2s.models.detector import DetectorDecoder
+from a2s.models.heads import ActivationBlocks, ActivationMaps
 from a2s.training.losses import adb_loss, adb_terms, binarise, detection_loss_per_image
 
 Oracle = dict[str, Tensor]

@@ -11,24 +11,26 @@ from a2s.models.encoders import build_encoder, calibrate_batchnorm
 from a2s.models.vote import agreement, majority, mean_vote, probabilities
 
 
-def test_the_vote_averages_probabilities_not_log_odds() -> None:
-    maps = [torch.tensor([[[[4.0, -1.0]]]]), torch.tensor([[[[-2.0, -1.0]]]])]
-    mean = (maps[0].sigmoid() + maps[1].sigmoid()) / 2
-    torch.testing.assert_close(mean_vote(maps, sign_tie=None).sigmoid(), mean)
+def test_the_vote_averages_probabilities_over_kinds_not_log_odds() -> None:
+    a, b, c = (torch.tensor([[[[p, 0.2]]]]) for p in (0.9, 0.5, 0.1))
+    torch.testing.assert_close(mean_vote([[a, b, c]]).sigmoid(), torch.tensor([[[[0.5, 0.2]]]]))
+    # Two of one kind count as much as one of the other.
+    found = mean_vote([[a], [b, c]]).sigmoid()
+    torch.testing.assert_close(found, torch.tensor([[[[0.6, 0.2]]]]))
+    assert torch.equal(mean_vote([[], [a]]), mean_vote([[a]]))
 
 
 def test_heads_whose_sign_is_not_known_are_aligned_before_they_vote() -> None:
     """Both maps mean the small side; one of them has it negative."""
     theta = torch.tensor([3.0, -1, -1, -1]).view(1, 1, 2, 2)
-    for maps in ([theta, theta], [theta, -theta]):
-        torch.testing.assert_close(mean_vote(maps, sign_tie=1), theta, atol=1e-5, rtol=1e-5)
-    cancelled = mean_vote([theta, -theta], sign_tie=None)
-    torch.testing.assert_close(cancelled, torch.zeros_like(theta), atol=1e-6, rtol=0)
+    for one in (theta, -theta):
+        torch.testing.assert_close(probabilities(one, sign_tie=1), theta.sigmoid())
+    torch.testing.assert_close(probabilities(-theta, sign_tie=None), (-theta).sigmoid())
 
 
 def test_a_certain_vote_is_finite() -> None:
-    theta = torch.tensor([[[[1e4, -1e4]]]])
-    assert mean_vote([theta], sign_tie=None).isfinite().all()
+    certain = torch.tensor([[[[1.0, 0.0]]]])
+    assert mean_vote([[certain]]).isfinite().all()
 
 
 def test_agreement_is_the_iou_of_every_pair_summed_over_valid_images() -> None:
@@ -72,26 +74,34 @@ def voters() -> ActivationNet:
     torch.manual_seed(0)
     encoder = build_encoder("mobilenet_v2")
     calibrate_batchnorm(encoder)
-    net = ActivationNet(encoder, fusion_stride=8, heads=3, frame=32, boundary="trained").eval()
-    for head in net.heads:
+    net = ActivationNet(encoder, fusion_stride=8, heads=3, label_heads=2, frame=32).eval()
+    for head in net.heads[1:]:
         torch.nn.init.normal_(head.origin_K)
     return net
 
 
-def test_heads_differ_and_the_kept_ones_vote_over_both_flips(voters: ActivationNet) -> None:
+@pytest.mark.parametrize("kept", [[0, 1, 2], [0, 2], [1, 2]])
+def test_the_kept_heads_vote_over_both_flips_and_kinds(
+    voters: ActivationNet, kept: list[int]
+) -> None:
     image = torch.randn(2, 3, 96, 128)
     with torch.no_grad():
-        voters.kept = [0, 2]
+        voters.kept = kept
         found = voters.saliency(image)
-        thetas = []
-        for number in (0, 2):
+        kinds: list[list[torch.Tensor]] = [[], []]
+        for number in kept:
             for flipped in (False, True):
                 taps = voters.encode(image.flip(-1) if flipped else image)
                 theta = voters.heads[number](*taps, size=(96, 128)).theta
-                thetas.append(theta.flip(-1) if flipped else theta)
-    assert not torch.allclose(thetas[0], thetas[2])
-    mean = torch.stack([probabilities(theta, sign_tie=None) for theta in thetas]).mean(0)
-    torch.testing.assert_close(found.sigmoid(), mean)
+                # The first head learned without labels: its smaller side is foreground.
+                p = probabilities(theta, sign_tie=None if number else 1)
+                kinds[number > 0].append(p.flip(-1) if flipped else p)
+    assert not torch.allclose(kinds[1][0], kinds[1][-1])
+    mean = torch.stack([torch.stack(kind).mean(0) for kind in kinds if kind]).mean(0)
+    torch.testing.assert_close(found.sigmoid(), mean, atol=1e-5, rtol=1e-5)
+
+
+def test_a_file_says_which_heads_vote(voters: ActivationNet) -> None:
     again = build_from_spec({**voters.spec(), "kept_heads": "0,2"})
     assert isinstance(again, ActivationNet)
     assert list(again.kept) == [0, 2]

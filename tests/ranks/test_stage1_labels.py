@@ -107,9 +107,10 @@ def test_the_model_says_which_heads_vote(runs: dict[tuple[str, int], Path]) -> N
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
         assert metadata.get("kept_heads") == kept
+        assert metadata["label_heads"] == "2"
         assert (metadata["heads"], metadata["frame"], metadata["boundary"]) == (
             *("3", "64"),
-            "trained",
+            "adb",
         )
 
 
@@ -137,6 +138,8 @@ def test_without_a_majority_nothing_looks_finished(
         ("--parity.boundary db2", "are for training without labels"),
         ("--compile", "needs maps of one size; give --crops 0"),
         ("--frame 20", "frame"),
+        ("--label-heads 4", "at least one of the 3 heads learns from them, not 4"),
+        ("--label-heads 0", "at least one of the 3 heads learns from them, not 0"),
     ],
 )
 def test_settings_that_do_not_go_with_labels(

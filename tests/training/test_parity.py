@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from a2s.config.parse import parse
 from a2s.data.transforms import draw_flip, draw_keep_words, flip_where, unpack_keep
 from a2s.labels.correction.schedule import lambda_at
-from a2s.models.activation_net import ActivationBlocks
 from a2s.models.detector import DetectorDecoder
+from a2s.models.heads import ActivationBlocks
 from a2s.training.learning_rate import learning_rate
 from a2s.training.losses import adb_loss, map_terms
 from a2s.training.optimizer import GuardedSGD
