@@ -72,7 +72,7 @@ def measure(config: EstimateConfig, index: Index, *, num_images: int) -> Sample:
         session_sec = time.monotonic() - begun
         # The devices of the cluster count if there is one, else those of this machine.
         on_gpu = pool.has_gpu(config.ray_address)
-        refine = with_backend(config.refine, on_gpu=on_gpu)
+        refine = with_backend(config.refine, on_gpu=lambda: on_gpu)
         steps = label_steps(
             config,
             model,

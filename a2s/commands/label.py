@@ -45,7 +45,7 @@ def run(config: LabelConfig) -> int:
             stack.enter_context(pool.session(workers=None, ray_address=config.ray_address))
         refine = with_backend(
             config.refine,
-            on_gpu=model != "rbd" and pool.has_gpu(config.ray_address),
+            on_gpu=lambda: model != "rbd" and pool.has_gpu(config.ray_address),
             recorded=run_folder.recorded(config.out, "refine", "backend"),
         )
         config = config.model_copy(update={"refine": refine})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from a2s.config.base import RefineConfig
@@ -11,12 +12,15 @@ from a2s.labels.refine import Recipe
 
 
 def with_backend(
-    refine: RefineConfig, *, on_gpu: bool, recorded: str | None = None
+    refine: RefineConfig, *, on_gpu: Callable[[], bool], recorded: str | None = None
 ) -> RefineConfig:
-    """Replace the backend `auto` by the `recorded` one, or else by the one for this device."""
+    """Replace the backend `auto` by the `recorded` one, or else by the one for this device.
+
+    `on_gpu` is asked only then, since the answer may need torch.
+    """
     backend: str = refine.backend
     if backend == "auto":
-        backend = recorded or choose_backend(backend, on_gpu=on_gpu)
+        backend = recorded or choose_backend(backend, on_gpu=on_gpu())
     return refine.model_copy(update={"backend": backend})
 
 

@@ -220,6 +220,8 @@ def _keep_majority(config: Stage1Config, run: TrainingRun, model: ActivationNet)
     with ranks.fail_together():
         if not model.kept:
             seeds = "" if config.labels else "--labels (from a2s label --model rbd), "
+            if config.encoder.weights == "none":
+                seeds = f"pretrained --encoder.weights, {seeds}"
             raise A2SError(
                 f"stage1: no majority of the {count} heads agrees (mean IoU of heads {shown}; at "
                 f"least {config.min_agreement:g} is asked for), so nobody knows which one found "

@@ -175,10 +175,10 @@ def test_other_settings_in_the_same_folder_are_refused(
         label.run(other)
 
 
-def test_only_a_stage_1_model_labels(model: Path, data: Path, tmp_path: Path) -> None:
+def test_only_a_model_of_a2s_labels(model: Path, data: Path, tmp_path: Path) -> None:
     detector = tmp_path / "detector.safetensors"
-    save_file({"w": torch.zeros(1)}, detector, {"kind": "detector"})
-    with pytest.raises(CheckpointError, match="is of kind detector"):
+    save_file({"w": torch.zeros(1)}, detector, {"kind": "classifier"})
+    with pytest.raises(CheckpointError, match="is of kind classifier; labels come from a model"):
         label.run(config(detector, data, tmp_path / "labels"))
     garbage = tmp_path / "garbage.safetensors"
     garbage.write_bytes(b"no model")

@@ -57,11 +57,11 @@ def test_without_seeds_stage1_learns_without_labels(tmp_path, scenes):
     assert "seeds" not in {job.out.name for job in jobs}
     settings = {job.command: job.settings for job in jobs}["stage1"]
     assert Stage1Config(**settings).labels is None
-    assert (Stage1Config(**settings).lr, Stage1Config(**settings).heads) == (1.0, 1)
+    assert (Stage1Config(**settings).label_heads, Stage1Config(**settings).heads) == (0, 1)
     jobs = {job.command: job for job in job_list(small(scenes, tmp_path))}
     seeded = Stage1Config(**jobs["stage1"].settings)
-    assert (seeded.labels, seeded.lr, seeded.heads, seeded.frame) == (
-        *(tmp_path / "seeds", 0.05),
+    assert (seeded.labels, seeded.label_heads, seeded.heads, seeded.frame) == (
+        *(tmp_path / "seeds", 2),
         *(3, 64),
     )
 

@@ -26,7 +26,10 @@ def small(scenes: Any, out: Path, **changes: Any) -> RunConfig:
         "test": scenes.images,
         "truth": scenes.masks,
         "shard": ShardOptions(shard_size=5),
-        "stage1": Stage1Options(**SMALL, fusion_stride=8, cache_dir=out.parent / "cache"),
+        # Heads over untrained features need not agree.
+        "stage1": Stage1Options(
+            **SMALL, fusion_stride=8, min_agreement=0, cache_dir=out.parent / "cache"
+        ),
         "label": LabelOptions(batch_size=4),
         "stage2": Stage2Options(**SMALL, warm_epochs=1),
         "predict": PredictOptions(cutout=True),

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from a2s.data.arrays import F32, U8
+from a2s.errors import CheckpointError
 from a2s.labels.refine import probability, sign
 from a2s.models.activation_net import ActivationNet
 from a2s.models.encoder_weights import load_encoder
@@ -53,6 +54,10 @@ def trained(model: Path) -> Activator:
         CheckpointError: it is none.
     """
     saved = SavedNetwork.find_for_labels(model)
+    if saved.kind != "activation":
+        raise CheckpointError(
+            f"model: {saved.file} is of kind {saved.kind}; activation maps come from a2s stage1"
+        )
     return Activator(on_gpu_or_cpu(saved, batch_size=1), saved.trained_input, saved.sign_tie)
 
 

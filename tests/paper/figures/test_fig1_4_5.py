@@ -12,7 +12,7 @@ import torch
 from grid_cells import cells_of, is_empty, read_png, shows
 
 from a2s.config.base import EncoderConfig
-from a2s.config.training import Stage1Options
+from a2s.config.training import Stage1Config
 from a2s.data.images import decode, decode_mask, encode_png
 from a2s.data.index import Index
 from a2s.data.keys import encode_key
@@ -57,8 +57,9 @@ def test_chosen_images_are_evenly_spaced_and_deterministic() -> None:
 
 def test_untrained_network_equals_the_start_of_stage1(packed: Path) -> None:
     encoder = EncoderConfig(name="mobilenet_v2", weights="none")
-    options = Stage1Options(encoder=encoder, image_size=64, seed=3)
-    network, _, _ = start_stage1(options, None, device=torch.device("cpu"))
+    places = {"data": packed, "out": packed}
+    config = Stage1Config(**places, encoder=encoder, image_size=64, seed=3)
+    network, _, _ = start_stage1(config, None, device=torch.device("cpu"))
     image_HW3 = image_of(packed, Index.load(packed).key(0))
     ours = untrained(**UNTRAINED, seed=3)(image_HW3)
     stage1 = Activator(InferenceModel(network.eval()), NetworkInput(64))
