@@ -18,9 +18,11 @@ ENCODER ?=
 ENCODER_NAME ?= mobilenet_v2
 DEMO := runs/demo
 DEMO_NAME := $(if $(IMAGES),yours,scenes)-$(if $(ENCODER),pretrained,untrained)
+# Heads over features of an untrained encoder need not agree.
 DEMO_FLAGS := --config configs/mobile-cpu.yaml --workers 0 --stage1.cache-dir $(DEMO)/cache \
 	$(if $(ENCODER),$(foreach stage,stage1 stage2,\
-	--$(stage).encoder.name $(ENCODER_NAME) --$(stage).encoder.weights "$(ENCODER)"))
+	--$(stage).encoder.name $(ENCODER_NAME) --$(stage).encoder.weights "$(ENCODER)"),\
+	--stage1.min-agreement 0)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check pins clean
