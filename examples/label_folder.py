@@ -13,7 +13,8 @@ from pathlib import Path
 
 from a2s.commands import label, shard, stage1
 from a2s.config.base import EncoderConfig
-from a2s.config.commands import LabelConfig, ShardConfig, Stage1Config
+from a2s.config.commands import LabelConfig, ShardConfig
+from a2s.config.training import Stage1Config
 
 
 def label_folder(photos: Path, out: Path, *, weights: str, image_size: int, epochs: int) -> Path:

@@ -133,7 +133,7 @@ def test_without_timm_one_line_says_what_to_install(
         lambda: build_encoder("timm:test_vit"),
         lambda: load_encoder("timm:test_vit", "pretrained"),
         lambda: SavedNetwork.find(tmp_path / "model.safetensors"),
-        lambda: SavedNetwork.find_stage1(tmp_path / "model.safetensors"),
+        lambda: SavedNetwork.find_for_labels(tmp_path / "model.safetensors"),
         saved.load,
     ):
         with pytest.raises(ConfigError) as caught:

@@ -116,7 +116,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from a2s.storage import run_folder
-from a2s.config.commands import Stage1Config
+from a2s.config.training import Stage1Config
 out = Path(sys.argv[1])
 with run_folder.claim(out, command="stage1", config=Stage1Config(data=out, out=out)):
     print("held", flush=True)
