@@ -162,18 +162,6 @@ class Stage1Options(TrainOptions):
     """Budget of the feature cache in GiB, of a file per node or of memory per GPU; features that do
     not fit are recomputed."""
 
-    @classmethod
-    def resolved(cls, data: dict[str, Any], *, with_labels: bool) -> dict[str, Any]:
-        """Fill in the defaults that depend on whether heads learn from labels."""
-        return {
-            **data,
-            **{
-                name: values[with_labels]
-                for name, values in DEPENDS_ON_LABELS.items()
-                if data.get(name) is None
-            },
-        }
-
     @model_validator(mode="after")
     def _room_for_statistics(self) -> Stage1Options:
         mode = self.parity.encoder_mode
@@ -237,7 +225,12 @@ class Stage1Config(Stage1Options):
         """Resolve the defaults that depend on `labels`."""
         if not isinstance(data, dict):
             return data
-        return cls.resolved(data, with_labels=data.get("labels") is not None)
+        given = {name: value for name, value in data.items() if value is not None}
+        has_labels = "labels" in given
+        defaults = {name: values[has_labels] for name, values in DEPENDS_ON_LABELS.items()}
+        if has_labels and given.get("heads") == 1:
+            defaults["label_heads"] = 1
+        return {**data, **{name: given.get(name, value) for name, value in defaults.items()}}
 
     @model_validator(mode="after")
     def _paper_without_labels(self) -> Stage1Config:

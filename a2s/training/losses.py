@@ -142,10 +142,8 @@ def detection_loss_per_image(logits_B1HW: Tensor, target_B1HW: Tensor) -> Detect
     logits, target = logits_B1HW.float(), target_B1HW.float()
     probability = logits.sigmoid()
     bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((1, 2, 3))
-    inter = (probability * target).sum((1, 2, 3))
-    union = (probability + target).sum((1, 2, 3)) - inter
-    iou = 1 - inter / (union + IOU_EPS)
-    return DetectionTerms(bce, 1 - ssim_per_image(probability, target), iou)
+    ssim = 1 - ssim_per_image(probability, target)
+    return DetectionTerms(bce, ssim, 1 - _soft_iou(probability, target))
 
 
 class ConsistencyTerms(NamedTuple):

@@ -151,6 +151,15 @@ def test_settings_that_do_not_go_with_labels(
     assert not (tmp_path / "x").exists()
 
 
+def test_a_single_head_learns_from_labels(data: Path, labels: Path, tmp_path: Path) -> None:
+    out = tmp_path / "one"
+    done = call(*arguments(data, out, "--labels", str(labels), "--heads", "1", "--epochs", "1"))
+    assert done.code == 0, done.stderr
+    with safe_open(out / "checkpoints/00002/model.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    assert (metadata["heads"], metadata["label_heads"], metadata["kept_heads"]) == ("1", "1", "0")
+
+
 def test_images_are_no_labels(data: Path, tmp_path: Path) -> None:
     done = call(*arguments(data, tmp_path / "x", "--labels", str(data)))
     assert done.code == 2

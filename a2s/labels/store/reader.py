@@ -88,7 +88,7 @@ def labelled_rows(
         table = pq.read_schema(labels.folder / f"{labels.shards[0].name}.parquet")
         if "orientation" in table.names:
             raise LabelError(
-                f"stage2: {labels.folder} holds images, not labels; give --labels the --out of "
+                f"labels: {labels.folder} holds images, not labels; give --labels the --out of "
                 "a2s label"
             )
         exists = (folder / UNLABELLED).exists()
@@ -136,7 +136,7 @@ def read_unlabelled(folder: Path, index: Index) -> Bools:
         keep_N[index.rows_of([json.loads(line)["key"] for line in lines])] = False
     if not keep_N.any():
         raise LabelError(
-            f"stage2: none of the {len(index)} images has a usable label; {folder / UNLABELLED} "
+            f"labels: none of the {len(index)} images has a usable label; {folder / UNLABELLED} "
             "tells why (are --data and --labels a pair?)"
         )
     return keep_N
