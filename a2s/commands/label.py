@@ -125,5 +125,7 @@ def _conclude(config: LabelConfig, folder: run_folder.RunDir, index: Index, *, n
     if stock.num_missing:
         print(f"next: the other {stock.num_missing} shards, with other --shards or without")
     else:
-        print(f"next: a2s stage2 --data {config.data} --labels {config.out} --out runs/s2")
+        # Labels of the baseline are where stage 1 starts, not what a detector should learn.
+        stage, run = ("stage1", "runs/s1") if config.model == "rbd" else ("stage2", "runs/s2")
+        print(f"next: a2s {stage} --data {config.data} --labels {config.out} --out {run}")
     return 0

@@ -7,8 +7,8 @@ import numpy as np
 from a2s.data.arrays import F32
 
 FACTOR = 1.5
-"""Foreground is what exceeds this many times the mean saliency of the image. Achanta et al. (2009)
-take 2; labels of stage 1's heads and of RBD are best between 1 and 2."""
+"""Foreground is what exceeds this many times the mean saliency of the image; chosen by trial.
+Achanta et al. (2009) take 2."""
 LOWEST, HIGHEST = 0.05, 0.6
 """Limits of the boundary: noise is no foreground, and an object may fill the image."""
 

@@ -63,13 +63,16 @@ def test_the_same_model_elsewhere_is_the_same(
     assert label.run(config(tmp_path / "copy.safetensors", data, labels)) == 0
 
 
-def test_labels_of_the_baseline_need_no_model(tmp_path: Path) -> None:
+def test_labels_of_the_baseline_need_no_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     images = [(name, encoded(40, 60, seed=number)) for number, name in enumerate("abcd")]
     data = write_data(tmp_path / "data", [images[:3], images[3:]])
     for workers in (0, 2):
         settings = config(tmp_path / "x", data, tmp_path / f"labels{workers}")
         settings = settings.model_copy(update={"model": "rbd", "workers": workers})
         assert label.run(settings) == 0
+        assert "next: a2s stage1 --data" in capsys.readouterr().out
     found = shard_bytes(tmp_path / "labels0")
     assert found == shard_bytes(tmp_path / "labels2")
     assert sum(name.endswith(".tar") for name in found) == 2
