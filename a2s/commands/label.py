@@ -5,6 +5,7 @@ It finds the model, claims the folder, and leaves the work to `labels.making.all
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 
@@ -18,8 +19,12 @@ from a2s.labels.making.shards import is_done, summarise
 from a2s.labels.recipe import with_backend
 from a2s.models.saved import Model, SavedNetwork
 from a2s.parallel import pool
-from a2s.storage import hashing, run_folder
+from a2s.storage import files, hashing, run_folder
 from a2s.storage.failures import FILE_NAME, write_failures
+from a2s.storage.status import quality
+
+LEFT_OUT = "left_out.jsonl"
+"""Labels below `--min-quality`: key and quality, a line each."""
 
 
 def run(config: LabelConfig) -> int:
@@ -109,6 +114,9 @@ def _conclude(config: LabelConfig, folder: run_folder.RunDir, index: Index, *, n
         stock = summarise(folder.path, index, settings=folder.settings_hash)
         assert stock.num_missing == 0 or config.shards is not None, stock
         write_failures(folder.path, stock.failures)
+        if config.min_quality > 0:
+            lines = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in stock.left_out)
+            files.atomic_write(folder.path / LEFT_OUT, lines)
     state = "" if num_new else "already done: "
     num_shards, num_failed = len(index.shards), len(stock.failures)
     done = f"{num_shards - stock.num_missing} of " if stock.num_missing else ""
@@ -116,6 +124,14 @@ def _conclude(config: LabelConfig, folder: run_folder.RunDir, index: Index, *, n
         f"label: {state}{folder.path} holds {stock.num_labels:,} labels in {done}{num_shards} "
         f"shards; {stock.num_empty:,} of them without a salient pixel, {num_failed:,} images failed"
     )
+    if stock.num_labels:
+        line = quality.describe(stock.quality_counts, num_no_object=stock.num_no_object)
+        print(f"label: quality: {line}")
+    if stock.left_out:
+        print(
+            f"label: {len(stock.left_out):,} labels below --min-quality {config.min_quality:g} are "
+            f"left out: {folder.path / LEFT_OUT}"
+        )
     if num_failed > config.max_failure_rate * stock.num_images:
         print(
             f"label: {num_failed:,} of {stock.num_images:,} images failed, over the limit of "

@@ -104,8 +104,13 @@ def score_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
 def _judged(config: RunConfig, rows: Mapping[str, Mapping[str, Any]] | None) -> list[str]:
     """The verdict, and warnings where the numbers or the data call for one."""
     out = config.out
-    found = None
+    found, expected_f = None, {}
     if rows is None:
+        expected_f = {
+            name: float(Index.load(out / folder).column("quality").mean())
+            for name, folder in (("labels", "labels"), ("rbd", "seeds"))
+            if (out / folder).exists()
+        }
         from a2s.evaluation.agreement import sampled_agreement
 
         preds = out / "preds" if config.test is None else None
@@ -117,7 +122,10 @@ def _judged(config: RunConfig, rows: Mapping[str, Mapping[str, Any]] | None) -> 
     }
     few = verdict.few_images(num_images, steps)
     warned = [*verdict.warnings(rows), *([few] if few else [])]
-    return [f"verdict: {verdict.verdict(rows, found)}", *(f"warning: {text}" for text in warned)]
+    return [
+        f"verdict: {verdict.verdict(rows, found, expected_f)}",
+        *(f"warning: {text}" for text in warned),
+    ]
 
 
 def _is_untrained(config: RunConfig) -> bool:

@@ -76,6 +76,8 @@ class LabelOptions(Settings):
     """Choices that matter only to reproduce the paper or its authors' code."""
     refine: RefineConfig = RefineConfig()
     """Dense CRF and median filter."""
+    min_quality: float = Field(0.0, ge=0, le=1)
+    """Leave out labels of which a lower F-measure is expected (`quality`), and list them."""
     batch_size: Annotated[
         Literal["auto"] | Annotated[int, Field(ge=1)], Field(json_schema_extra=NO_IDENTITY)
     ] = "auto"

@@ -198,6 +198,8 @@ class Stage2Options(TrainOptions):
     """First epochs, which keep the labels as they are."""
     binarise: bool = True
     """Train on label > 0.5 (the authors' code) instead of soft labels."""
+    min_quality: float = Field(0.0, ge=0, le=1)
+    """Leave out images of whose label a lower F-measure is expected (column `quality`)."""
     batchnorm: Literal["frozen", "train"] = "frozen"
     """`frozen` keeps the encoder's running statistics, so that N ranks compute what one does;
     `train` updates them from each rank's images."""

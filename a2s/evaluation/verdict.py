@@ -39,9 +39,16 @@ class Agreement:
     detector_labels: float | None = None
 
 
-def verdict(rows: Rows | None, agreement: Agreement | None = None) -> str:
-    """Say which row is best; or, without scores, what can be said without ground truth."""
-    return _without_truth(agreement) if rows is None else _best(rows)
+def verdict(
+    rows: Rows | None,
+    agreement: Agreement | None = None,
+    expected_f: Mapping[str, float] | None = None,
+) -> str:
+    """Say which row is best; or, without scores, what can be said without ground truth.
+
+    `expected_f` are mean quality numbers of the rows that have them.
+    """
+    return _without_truth(agreement, expected_f or {}) if rows is None else _best(rows)
 
 
 def warnings(rows: Rows | None) -> list[str]:
@@ -85,8 +92,13 @@ def _best(rows: Rows) -> str:
     )
 
 
-def _without_truth(agreement: Agreement | None) -> str:
-    unknown = "without --truth nobody can rank the detector, its labels and RBD"
+def _without_truth(agreement: Agreement | None, expected_f: Mapping[str, float]) -> str:
+    unknown = "without --truth nobody can rank the detector"
+    if expected_f:
+        by_f = sorted(expected_f, key=lambda name: -expected_f[name])
+        first, *others = (f"{NAMES[name]} {expected_f[name]:.2f}" for name in by_f)
+        before = f", before {', '.join(others)}" if others else ""
+        unknown = f"best by the expected F (quality): {first}{before}; {unknown}"
     if agreement is None:
         return unknown
     pairs = {

@@ -8,6 +8,7 @@ from typing import Literal
 from a2s.config.base import RefineConfig
 from a2s.labels.crf.backends import choose_backend, crf_of, is_batched
 from a2s.labels.crf.energy import CrfParams, energy_of
+from a2s.labels.quality import NO_OBJECT_PEAK
 from a2s.labels.refine import Recipe
 
 
@@ -35,9 +36,13 @@ def crf_is_batched(settings: RefineConfig) -> bool:
 
 
 def recipe_of(
-    settings: RefineConfig, *, crf_input: Literal["hard", "soft"] = "hard", sign_tie: int | None = 1
+    settings: RefineConfig,
+    *,
+    crf_input: Literal["hard", "soft"] = "hard",
+    sign_tie: int | None = 1,
+    no_object_peak: float = NO_OBJECT_PEAK,
 ) -> Recipe:
-    """Build the recipe from resolved settings and the model's rule for ties (None: `Recipe`).
+    """Build the recipe from resolved settings and what is known of the model's maps (`Recipe`).
 
     Raises:
         ConfigError: the backend's library is not installed.
@@ -50,4 +55,5 @@ def recipe_of(
         median=settings.median,
         max_side=settings.max_side,
         sign_tie=sign_tie,
+        no_object_peak=no_object_peak,
     )

@@ -15,7 +15,17 @@ import numpy.typing as npt
 from a2s.data.arrays import F32, U8, Bool
 from a2s.labels.crf.backends import Crf
 from a2s.labels.crf.energy import CrfParams, Energy, binarise
-from a2s.labels.quality import Quality, agreement, border_contact, num_components
+from a2s.labels.quality import (
+    NO_OBJECT_PEAK,
+    Quality,
+    agreement,
+    border_contact,
+    colour_contrast,
+    expected_f,
+    map_quality,
+    num_components,
+    thumbnail,
+)
 from a2s.models.adaptive import at_adaptive_boundary
 
 
@@ -33,6 +43,8 @@ class Recipe:
     median: int = 7
     max_side: int | None = 640
     sign_tie: int | None = 1
+    no_object_peak: float = NO_OBJECT_PEAK
+    """Labels of maps whose peak is lower are flagged (`Quality.no_object`)."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +91,13 @@ def probability(
     direction, _ = sign(theta_hw, tie=tie)
     signed_hw = direction * theta_hw.astype(np.float32)
     signed_HW = cv2.resize(signed_hw, (width, height), interpolation=cv2.INTER_LINEAR)
-    # tanh does not overflow where exp(-x) would.
-    p_HW = np.asarray(0.5 * (1.0 + np.tanh(0.5 * signed_HW)), dtype=np.float32)
+    p_HW = _sigmoid(np.asarray(signed_HW, dtype=np.float32))
     return at_adaptive_boundary(p_HW) if tie is None else p_HW
+
+
+def _sigmoid(logit_HW: F32) -> F32:
+    # tanh does not overflow where exp(-x) would.
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logit_HW)), dtype=np.float32)
 
 
 def shrink_for_crf(image_HW3: U8, *, max_side: int | None) -> U8:
@@ -124,13 +140,16 @@ def refine(image_HW3: U8, theta_hw: npt.NDArray[np.floating], *, recipe: Recipe)
         theta_hw, height=small_ST3.shape[0], width=small_ST3.shape[1], tie=recipe.sign_tie
     )
     crf_ST = recipe.crf(small_ST3, recipe.energy(p_ST, recipe.params), recipe.params)
-    return median_and_quality(crf_ST, theta_hw, p_ST, height=height, width=width, recipe=recipe)
+    return median_and_quality(
+        crf_ST, theta_hw, p_ST, thumbnail(small_ST3), height=height, width=width, recipe=recipe
+    )
 
 
 def median_and_quality(
     crf_ST: Bool,
     theta_hw: npt.NDArray[np.floating],
     p_ST: F32,
+    thumbnail_TT3: U8,
     *,
     height: int,
     width: int,
@@ -138,7 +157,7 @@ def median_and_quality(
 ) -> Refined:
     """Median-filter the CRF's mask, resize it to the image's own size, compute its quality.
 
-    Shape: S T, h w, S T -> H W. Range: 0 or 255. Reference: Eqn 6.
+    Shape: S T, h w, S T, T T 3 -> H W. Range: 0 or 255. Reference: Eqn 6.
     """
     label_ST = median_filter(crf_ST.astype(np.uint8), ksize=recipe.median)
     mask_HW = label_ST * np.uint8(255)
@@ -147,13 +166,31 @@ def median_and_quality(
         mask_HW = np.where(soft_HW > 127, np.uint8(255), np.uint8(0))
     direction, share = sign(theta_hw, tie=recipe.sign_tie)
     foreground_HW = mask_HW > 0
+    on_map = map_quality(_sigmoid(direction * theta_hw.astype(np.float32)), foreground_HW)
+    area_share, contact = float(foreground_HW.mean()), border_contact(foreground_HW)
+    contrast, components = (
+        colour_contrast(thumbnail_TT3, foreground_HW),
+        num_components(foreground_HW),
+    )
     row = Quality(
-        area_share=float(foreground_HW.mean()),
-        border_contact=border_contact(foreground_HW),
+        quality=expected_f(
+            on_map,
+            colour_contrast=contrast,
+            border_contact=contact,
+            num_components=components,
+            area_share=area_share,
+        ),
+        no_object=area_share == 0 or on_map.peak < recipe.no_object_peak,
+        area_share=area_share,
+        border_contact=contact,
         decision_margin=float(np.abs(p_ST - 0.5).mean()),
         sign_margin=abs(0.5 - share),
         crf_agreement=agreement(binarise(p_ST), label_ST > 0),
-        num_components=num_components(foreground_HW),
+        num_components=components,
+        map_overlap=on_map.overlap,
+        map_inside=on_map.inside,
+        map_peak=on_map.peak,
+        colour_contrast=contrast,
         inverted=direction < 0,
     )
     return Refined(mask_HW, row)

@@ -26,6 +26,8 @@ def labelled_images(
     run: TrainingRun,
     labels: Index,
     generation_by_epoch: Sequence[int],
+    *,
+    min_quality: float = 0.0,
 ) -> tuple[LabelSource, Bools]:
     """Where labels are read, and the rows of the index that have one.
 
@@ -35,7 +37,7 @@ def labelled_images(
         SystemExit: on all ranks with code 3, if too many labels are damaged.
     """
     label_row_N = labels.rows_of(run.index.keys)
-    keep_N = labelled_rows(config.out, run.index, labels, label_row_N)
+    keep_N = labelled_rows(config.out, run.index, labels, label_row_N, min_quality=min_quality)
     source = LabelSource(
         labels,
         label_row_N,

@@ -22,6 +22,7 @@ from a2s.data.loader import Images
 from a2s.data.transforms import flip_where
 from a2s.errors import LabelError
 from a2s.labels.store.fixed_point import to_u16_bits
+from a2s.labels.store.reader import UNLABELLED
 from a2s.labels.store.writer import NextGeneration, list_stale_labels, write_rectified
 from a2s.models.encoders import set_batchnorm
 from a2s.parallel import ranks
@@ -87,7 +88,9 @@ def _train(
             loss_fn = compiled(loss_fn, device)
     network = run.accelerator.prepare(model)
 
-    source, keep_N = labelled_images(config, run, labels, schedule.generation_by_epoch)
+    source, keep_N = labelled_images(
+        config, run, labels, schedule.generation_by_epoch, min_quality=config.min_quality
+    )
     num_labelled = int(keep_N.sum())
     dataset = Images(
         index,
@@ -100,7 +103,7 @@ def _train(
     loader = run.make_loader(dataset)
     metrics, measured = DeferredMetrics(), list[Tensor]()
 
-    note = f"{num_labelled} images, {len(index) - num_labelled} without a label left out"
+    note = f"{num_labelled} images, {len(index) - num_labelled} left out ({UNLABELLED})"
     run.show_progress(images_per_epoch=num_labelled, note=note)
     last_epoch = schedule.last_epoch(run.state, at_most=run.last_epoch)
     for epoch in range(run.state["epoch"] + 1, last_epoch + 1):

@@ -88,6 +88,6 @@ def test_shards_that_cannot_be_reached_are_no_damaged_images(tmp_path: Path) -> 
     recipe = recipe_of(RefineConfig(backend="numba"))
     with pytest.raises(StorageError, match="cannot be read at key a"):
         label_chunk(chunk, saved, saved.trained_input, recipe)
-    activated = Activated({0: np.zeros((16, 16), np.float32)}, {}, {0: (40, 40)}, {})
+    activated = Activated({0: np.zeros((16, 16), np.float32)}, {}, {}, {0: (40, 40)}, {})
     with pytest.raises(StorageError, match="same command resumes"):
         refine_chunk(chunk, activated, recipe)

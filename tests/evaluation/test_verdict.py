@@ -55,11 +55,13 @@ def test_a_detector_below_its_maps_alone_needs_no_warning() -> None:
 
 
 def test_without_truth_nothing_is_ranked() -> None:
-    assert verdict(None) == "without --truth nobody can rank the detector, its labels and RBD"
+    assert verdict(None) == "without --truth nobody can rank the detector"
     assert warnings(None) == []
     found = verdict(None, Agreement(48, 50, labels_rbd=0.512, detector_labels=0.8))
     assert "on 48 of 50 sampled images" in found
     assert found.endswith("detector and labels 0.80, labels and RBD 0.51")
+    ranked = verdict(None, None, {"labels": 0.79, "rbd": 0.74})
+    assert ranked.startswith("best by the expected F (quality): labels 0.79, before RBD 0.74; ")
     assert "detector and labels" not in verdict(None, Agreement(48, 50, labels_rbd=0.5))
 
 

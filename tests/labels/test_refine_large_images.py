@@ -33,7 +33,7 @@ def test_twelve_megapixels_in_five_seconds_and_a_gibibyte(tmp_path: Path) -> Non
         "theta = np.random.default_rng(0).normal(size=(80, 80)).astype(np.float32)\n"
         "started = time.process_time()\n"
         "recipe = Recipe(energy_of('hard'), crf_of('pydensecrf'), CrfParams())\n"
-        "done = refine_chunk(chunk, Activated({0: theta}, {}, {}, {}), recipe)\n"
+        "done = refine_chunk(chunk, Activated({0: theta}, {}, {}, {}, {}), recipe)\n"
         "(made,) = done.labels.values()\n"
         "assert (made.height, made.width) == (3000, 4000)\n"
         # Not ru_maxrss, which includes the parent process from before the fork.

@@ -23,6 +23,7 @@ from a2s.data.isolation import isolated
 from a2s.labels.making.chunk import Labelled, label_chunk, refine_chunk
 from a2s.labels.making.shards import write_shard
 from a2s.labels.making.timing import StageTimes
+from a2s.labels.quality import NO_OBJECT_PEAK
 from a2s.labels.recipe import crf_is_batched, recipe_of
 from a2s.models.saved import Model, NetworkInput
 from a2s.parallel import bottleneck, model_actors, pool
@@ -81,7 +82,13 @@ def label_shards(work: LabelJob, folder: run_folder.RunDir) -> None:
     model = work.model
     on_gpu = model != "rbd" and pool.has_gpu(config.ray_address)
     sign_tie = None if model == "rbd" else model.sign_tie
-    recipe = recipe_of(config.refine, crf_input=config.parity.crf_input, sign_tie=sign_tie)
+    recipe = recipe_of(
+        config.refine,
+        crf_input=config.parity.crf_input,
+        sign_tie=sign_tie,
+        # How high RBD's maps rise says nothing.
+        no_object_peak=0.0 if model == "rbd" else NO_OBJECT_PEAK,
+    )
     model_stage = None
     size = _chunk_size(work, folder, workers=workers, on_gpu=on_gpu)
     fn: Callable[..., Labelled] = label_chunk
@@ -106,6 +113,13 @@ def label_shards(work: LabelJob, folder: run_folder.RunDir) -> None:
             f"{_describe_workers(workers, threads, on_gpu)}; CRF by {config.refine.backend}; "
             f"{size} images at a time"
         )
+        write = functools.partial(
+            write_shard,
+            folder.path,
+            index,
+            settings=folder.settings_hash,
+            min_quality=config.min_quality,
+        )
         results = pool.map_items(
             fn,
             chunks(index, todo=work.todo, size=size),
@@ -121,7 +135,7 @@ def label_shards(work: LabelJob, folder: run_folder.RunDir) -> None:
         for number in work.todo:
             # A shard is empty if all of its images were quarantined when it was packed.
             if index.shards[number].count == 0:
-                write_shard(folder.path, index, number, [], settings=folder.settings_hash)
+                write(number, [])
         # Chunks come in any order; a shard is held until its last one is in.
         pending: dict[int, dict[int, Labelled]] = {}
         with closing(results):
@@ -132,9 +146,7 @@ def label_shards(work: LabelJob, folder: run_folder.RunDir) -> None:
                 arrived[result.number] = result
                 if len(arrived) == -(-index.shards[result.shard].count // size):
                     in_order = [part for _, part in sorted(pending.pop(result.shard).items())]
-                    write_shard(
-                        folder.path, index, result.shard, in_order, settings=folder.settings_hash
-                    )
+                    write(result.shard, in_order)
                 slowest = bottleneck.bottleneck(totals.groups(threads))
                 bar.update(len(result.labels) + len(result.failures), bottleneck=slowest)
     assert not pending, sorted(pending)

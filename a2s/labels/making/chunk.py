@@ -54,6 +54,8 @@ class Activated:
     thetas: dict[int, F32]
     masks: dict[int, Packed]
     """What the CRF gave, where it ran on the GPU."""
+    thumbnails: dict[int, U8]
+    """Small images for the quality numbers, where the CRF ran on the GPU."""
     sizes: dict[int, tuple[int, int]]
     """Height and width of the image."""
     failures: dict[int, Failure]
@@ -132,7 +134,13 @@ def refine_chunk(chunk: Chunk, activated: Activated, recipe: Recipe) -> Labelled
                 p_ST = probability(theta_hw, height=s, width=t, tie=recipe.sign_tie)
                 height, width = activated.sizes[row]
                 refined = median_and_quality(
-                    crf_ST, theta_hw, p_ST, height=height, width=width, recipe=recipe
+                    crf_ST,
+                    theta_hw,
+                    p_ST,
+                    activated.thumbnails[row],
+                    height=height,
+                    width=width,
+                    recipe=recipe,
                 )
             _add(done, chunk, row, refined, timer)
             continue

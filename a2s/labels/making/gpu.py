@@ -20,6 +20,7 @@ from a2s.data.chunks import Chunk
 from a2s.errors import DataError
 from a2s.labels.crf.torch_backend import inference
 from a2s.labels.making.chunk import Activated, Packed, damaged
+from a2s.labels.quality import thumbnail
 from a2s.labels.refine import Recipe, probability, shrink_for_crf
 from a2s.models.inference import InferenceModel, on_gpu_or_cpu
 from a2s.models.saved import NetworkInput, SavedNetwork
@@ -81,7 +82,8 @@ def activate_chunk(worker: GpuWorker, chunk: Chunk) -> Activated:
     loaded = list(worker.prefetch.map(load, range(len(chunk.part))))
     failures = {row: item for row, item in enumerate(loaded) if isinstance(item, dict)}
     good = {row: item for row, item in enumerate(loaded) if not isinstance(item, dict)}
-    done = Activated({}, {}, {row: size for row, (_, _, size) in good.items()}, failures, seconds)
+    sizes = {row: size for row, (_, _, size) in good.items()}
+    done = Activated({}, {}, {}, sizes, failures, seconds)
     if not good:
         return done
     by_size = of_one_size({row: item[0] for row, item in good.items()})
@@ -116,6 +118,7 @@ def _refine_chunk(
             p_ST = probability(done.thetas[row], height=height, width=width, tie=recipe.sign_tie)
             background_N, foreground_N = recipe.energy(p_ST, recipe.params)
             logit_ST: F32 = np.subtract(background_N, foreground_N).reshape(height, width)
+            done.thumbnails[row] = thumbnail(reduced[row])
             return logit_ST
 
     # Images of one size together share one lattice of positions.

@@ -23,7 +23,7 @@ from a2s.parallel import ranks
 from a2s.storage import files
 
 UNLABELLED = "unlabelled.jsonl"
-MISSING, UNREADABLE = "no_label", "unreadable_label"
+MISSING, UNREADABLE, DOUBTFUL = "no_label", "unreadable_label", "low_quality"
 
 Label = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -75,9 +75,16 @@ def resize(label_HW: Label, *, height: int, width: int, resize_filter: str = "bi
 
 
 def labelled_rows(
-    folder: Path, index: Index, labels: Index, label_row_N: npt.NDArray[np.int64]
+    folder: Path,
+    index: Index,
+    labels: Index,
+    label_row_N: npt.NDArray[np.int64],
+    *,
+    min_quality: float = 0.0,
 ) -> Bools:
     """Find the images with a usable label (collective); write the list of the others.
+
+    Usable are labels that can be read, of at least `min_quality`.
 
     The list in the run folder is made once per run, so a resumed run has the same epoch plan.
     Shape: bool[N].
@@ -93,26 +100,36 @@ def labelled_rows(
             )
         exists = (folder / UNLABELLED).exists()
     if not exists:
-        _list_unlabelled(folder, index, labels, label_row_N)
+        _list_unlabelled(folder, index, labels, label_row_N, min_quality=min_quality)
     with ranks.fail_together():
         return read_unlabelled(folder, index)
 
 
 def _list_unlabelled(
-    folder: Path, index: Index, labels: Index, label_row_N: npt.NDArray[np.int64]
+    folder: Path,
+    index: Index,
+    labels: Index,
+    label_row_N: npt.NDArray[np.int64],
+    *,
+    min_quality: float,
 ) -> None:
     rank, world = ranks.rank(), ranks.world()
     parts = [folder / f".{UNLABELLED}.r{number:04d}" for number in range(world)]
     with ranks.fail_together():
         lines = []
+        quality_N = labels.column("quality") if min_quality > 0 else np.ones(len(labels))
         for row in np.array_split(np.arange(len(index)), world)[rank].tolist():
             reason, detail = MISSING, f"no such key in {labels.folder}"
             if label_row_N[row] >= 0:
                 try:
                     _decode(labels, int(label_row_N[row]))
-                    continue
                 except LabelError as error:
                     reason, detail = UNREADABLE, str(error)
+                else:
+                    quality = float(quality_N[label_row_N[row]])
+                    if quality >= min_quality:
+                        continue
+                    reason, detail = DOUBTFUL, f"quality {quality:.3f}, wanted {min_quality:g}"
             lines.append({"key": index.key(row), "reason": reason, "detail": detail})
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         files.atomic_write(parts[rank], text)

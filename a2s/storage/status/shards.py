@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from a2s.storage.status import quality
 from a2s.storage.status.pace import Pace, State, left_sec, pace_of, rounded, state_of
 
 KEYS_SHOWN = 3
@@ -31,6 +32,9 @@ class Manifest:
     num_shards: int | None
     num_images_total: int | None
     num_empty: int | None
+    num_no_object: int | None
+    quality_counts: list[int] | None
+    num_left_out: int
     tar_bytes: int
     written_sec: float | None
 
@@ -62,6 +66,11 @@ class ShardsStatus:
     silent_sec: float | None
     newest_sec: float | None
     num_empty: int | None
+    num_no_object: int | None
+    quality_counts: list[int] | None
+    """Numbers of labels by their quality, in equal bins of 0..1 (`status.quality`)."""
+    num_left_out: int
+    """Labels that were not good enough."""
     num_failed: int
     failures: list[Reason]
     problems: list[str] = field(default_factory=list)
@@ -86,6 +95,9 @@ def parse_manifest(name: str, data: bytes, *, written_sec: float | None) -> Mani
             num_shards=_int_or_none(values["num_shards"]),
             num_images_total=_int_or_none(values.get("num_images_total")),
             num_empty=_int_or_none(values.get("num_empty")),
+            num_no_object=_int_or_none(values.get("num_no_object")),
+            quality_counts=_counts(values.get("quality_counts")),
+            num_left_out=len(values.get("left_out", [])),
             tar_bytes=int(values["tar_bytes"]),
             written_sec=written_sec,
         )
@@ -142,6 +154,15 @@ def _failure(row: Any) -> dict[str, str]:
     return {"key": str(row["key"]), "reason": str(row["reason"])}
 
 
+def _counts(value: Any) -> list[int] | None:
+    if value is None:
+        return None
+    counts = [int(number) for number in value]
+    if len(counts) != quality.NUM_BINS:
+        raise TypeError(f"{len(counts)} counts of quality instead of {quality.NUM_BINS}")
+    return counts
+
+
 def _int_or_none(value: Any) -> int | None:
     return None if value is None else int(value)
 
@@ -183,6 +204,8 @@ def shards_status(
     failures = [*failed_before, *(row for manifest in manifests for row in manifest.failures)]
     seen = packed + len(failed_before)
     empty = [m.num_empty for m in manifests if m.num_empty is not None]
+    no_object = [m.num_no_object for m in manifests if m.num_no_object is not None]
+    counts = [m.quality_counts for m in manifests if m.quality_counts is not None]
     return ShardsStatus(
         command=command,
         state=state_of(finished, pace, any_done=bool(manifests)),
@@ -197,6 +220,9 @@ def shards_status(
         silent_sec=rounded(pace.silent_sec),
         newest_sec=pace.newest_sec,
         num_empty=sum(empty) if empty else None,
+        num_no_object=sum(no_object) if no_object else None,
+        quality_counts=quality.add(counts) if counts else None,
+        num_left_out=sum(manifest.num_left_out for manifest in manifests),
         num_failed=len(failures),
         failures=reasons(failures, num_images=seen),
         problems=problems,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+from a2s.storage.status import quality
 from a2s.storage.status.pace import State
 from a2s.storage.status.pipeline import CommandStatus, PipelineStatus, Status, StepStatus
 from a2s.storage.status.shards import Reason, ShardsStatus
@@ -111,6 +112,11 @@ def _shard_lines(status: ShardsStatus) -> Iterator[str]:
         yield f"  left      {duration(status.left_sec)}"
     if status.num_empty:
         yield f"  empty     {status.num_empty:,} labels without a salient pixel"
+    if status.quality_counts and any(status.quality_counts):
+        line = quality.describe(status.quality_counts, num_no_object=status.num_no_object or 0)
+        yield f"  quality   {line}"
+    if status.num_left_out:
+        yield f"  left out  {status.num_left_out:,} labels below --min-quality"
     if status.num_failed:
         share = status.num_failed / max(status.images_done, 1)
         yield f"  failed    {status.num_failed:,} images ({share:.2%})"
