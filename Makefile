@@ -17,12 +17,14 @@ TRUTH ?=
 ENCODER ?=
 ENCODER_NAME ?= mobilenet_v2
 DEMO := runs/demo
-DEMO_NAME := $(if $(IMAGES),yours,scenes)-$(if $(ENCODER),pretrained,untrained)
-# Heads over features of an untrained encoder need not agree.
+# Test files that run at once; each takes up to 4 GiB.
+TEST_PROCESSES ?= 2
+DEMO_NAME := $(if $(IMAGES),yours,scenes)-$(if $(ENCODER),encoder,bundled)
+# Without an encoder it starts from the models inside the package, at the size that they know.
 DEMO_FLAGS := --config configs/mobile-cpu.yaml --workers 0 --stage1.cache-dir $(DEMO)/cache \
 	$(if $(ENCODER),$(foreach stage,stage1 stage2,\
 	--$(stage).encoder.name $(ENCODER_NAME) --$(stage).encoder.weights "$(ENCODER)"),\
-	--stage1.min-agreement 0)
+	--stage2.image-size 256)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check pins clean
@@ -59,7 +61,7 @@ else
 endif
 
 test: setup ## run the tests; one file or folder: make test T=tests/models/test_blocks.py
-	@$(BIN)/python -m pytest $(T)
+	@$(BIN)/python -m pytest $(if $(T),$(T),--numprocesses $(TEST_PROCESSES) --dist loadfile)
 
 check: setup ## lint, format, types, layers, shell scripts
 	$(BIN)/ruff check .

@@ -25,8 +25,9 @@ from a2s.data.isolation import isolated
 from a2s.data.keys import decode_key
 from a2s.data.open_files import Address
 from a2s.errors import DataError
+from a2s.models.bundled import find_model
 from a2s.models.predict import Answer, Logits, Picture, Probabilities, load_step, to_map
-from a2s.models.saved import Model, SavedNetwork
+from a2s.models.saved import Model
 from a2s.parallel import model_actors, pool
 from a2s.parallel.progress import Progress
 from a2s.storage import files, run_folder
@@ -48,7 +49,7 @@ def run(config: PredictConfig) -> int:
         DataError: an input holds no image.
         ConfigError: an input does not exist, or the folder was made with other settings.
     """
-    model, inputs = _model(config)
+    model, inputs = find_model(config.model)
     with run_folder.claim(config.out, command="predict", config=config, inputs=inputs) as folder:
         files.remove_temporary(config.out)
         outputs = Outputs(
@@ -79,14 +80,6 @@ def run(config: PredictConfig) -> int:
         _summarise(config, num_images=num_images, num_new=num_new, failed=len(failures))
         rate, failed = config.max_failure_rate, len(failures)
         return 3 if over_limit(rate, failed=failed, total=num_images, **lost) else 0
-
-
-def _model(config: PredictConfig) -> tuple[Model, dict[str, str]]:
-    """Find the model, and what identifies it as an input."""
-    if config.model == "rbd":
-        return "rbd", {"baseline": "rbd"}
-    model = SavedNetwork.find(config.model)
-    return model, model.identity()
 
 
 def _open_shard_folders(images: tuple[str, ...]) -> tuple[list[str], list[Index]]:

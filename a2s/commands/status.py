@@ -36,15 +36,19 @@ from a2s.storage.status.training import TrainingStatus, parse_log, parse_pause, 
 RUN_STEPS: tuple[tuple[str, str, set[str]], ...] = (
     ("data", "shard", set()),
     ("test-data", "shard", {"test"}),
-    ("seeds", "label", {"seeds"}),
-    ("stage1", "stage1", set()),
+    ("seeds", "label", {"seeds", "stage1"}),
+    ("stage1", "stage1", {"stage1"}),
     ("labels", "label", set()),
     ("stage2", "stage2", set()),
     ("preds", "predict", set()),
     ("test-maps", "predict", {"truth"}),
     ("test-rbd", "predict", {"truth"}),
+    ("test-bundled", "predict", {"truth"}),
     ("test-labels", "label", {"test", "truth"}),
-    *((f"scores/{name}", "evaluate", {"truth"}) for name in ("maps", "labels", "detector", "rbd")),
+    *(
+        (f"scores/{name}", "evaluate", {"truth"})
+        for name in ("maps", "labels", "detector", "rbd", "bundled")
+    ),
 )
 """Folders of `a2s run` in order: name, command, and the settings without which it is absent."""
 LAST_FILE = {
@@ -264,7 +268,9 @@ def _whole(
     folder: Folder, settings: dict[str, Any], problems: list[str], *, now_sec: float
 ) -> Status:
     names = {name for _, _, needs in RUN_STEPS for name in needs}
-    given = {name for name in names if settings.get(name) not in (None, "none")}
+    given = {name for name in names if settings.get(name) not in (None, "none")} - {"stage1"}
+    if settings.get("init") != "bundled":
+        given |= {"stage1"} if settings.get("seeds") == "none" else {"stage1", "seeds"}
     steps = []
     for name, command, needs in RUN_STEPS:
         sub = folder.subfolder(name)

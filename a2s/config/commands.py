@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from tyro.conf import Positional, arg
 
 from a2s.config.base import (
@@ -72,6 +72,10 @@ class LabelParity(Settings):
     from the `soft` map of Eqn 6."""
 
 
+BUNDLED_ENCODER = "mobilenet_v2"
+"""Encoder of the models inside the package."""
+
+
 class LabelOptions(Settings):
     """Settings of labelling."""
 
@@ -91,9 +95,12 @@ class LabelOptions(Settings):
 class LabelConfig(PoolSettings, LabelOptions):
     """Turn activation maps into pseudo labels with dense CRF and a median filter (Eqn 6)."""
 
-    model: Annotated[Literal["rbd"] | Path, Field(json_schema_extra=NO_IDENTITY)]
-    """Run folder (its last commit) or `.safetensors` file of stage 1 or 2, or `rbd`, a baseline
-    without training, whose labels can seed stage 1; write `./rbd` for a folder of that name."""
+    model: Annotated[Literal["bundled", "rbd"] | Path, Field(json_schema_extra=NO_IDENTITY)] = (
+        "bundled"
+    )
+    """Run folder (its last commit) or `.safetensors` file of stage 1 or 2; `bundled`, the
+    activation network inside the package; or `rbd`, a baseline without training, whose labels can
+    seed stage 1. Write `./rbd` for a folder of that name."""
     data: Folder
     """Data shards written by `a2s shard`."""
     out: Folder
@@ -166,9 +173,13 @@ class PredictOptions(Settings):
 class PredictConfig(PoolSettings, PredictOptions):
     """Write saliency maps, cut-outs, and overlays at the images' own size."""
 
-    model: Annotated[Literal["rbd"] | Path, Field(json_schema_extra=NO_IDENTITY)]
-    """Run folder (its last commit) or `.safetensors` file of stage 1 or 2, or `rbd`, a baseline
-    without training; write `./rbd` for a folder of that name."""
+    model: Annotated[
+        Literal["bundled", "bundled-activation", "rbd"] | Path,
+        Field(json_schema_extra=NO_IDENTITY),
+    ] = "bundled"
+    """Run folder (its last commit) or `.safetensors` file of stage 1 or 2; `bundled`, the detector
+    inside the package, or `bundled-activation`, its network of stage 1; or `rbd`, a baseline
+    without training. Write `./rbd` for a folder of that name."""
     images: Positional[tuple[str, ...]] = Field(min_length=1, json_schema_extra=NO_IDENTITY)
     """Images to predict: files, folders, `.txt` lists, shard folders, or tars."""
     out: Folder
@@ -244,9 +255,9 @@ class RunConfig(Settings):
     """Number of training processes; 0 means one per GPU, or one without a GPU."""
     seed: int | None = Field(None, ge=0, json_schema_extra=NO_IDENTITY)
     """Seed of both training stages; default: stage1.seed and stage2.seed."""
-    seeds: Annotated[Literal["rbd", "none"], Field(json_schema_extra=NO_IDENTITY)] = "rbd"
-    """Labels that stage 1 learns from: those of RBD, a method without training; or `none`, then it
-    learns by the paper's loss without labels (Eqn 4)."""
+    seeds: Literal["rbd", "none"] | None = Field(None, json_schema_extra=NO_IDENTITY)
+    """Labels that stage 1 learns from: those of RBD (default), a method without training; or
+    `none`, then it learns by the paper's loss without labels (Eqn 4)."""
     shard: ShardOptions = Field(ShardOptions(), json_schema_extra=NO_IDENTITY)
     """Packing into shards."""
     stage1: Stage1Options = Field(Stage1Options(), json_schema_extra=NO_IDENTITY)
@@ -255,12 +266,35 @@ class RunConfig(Settings):
     """Making of pseudo labels."""
     stage2: Stage2Options = Field(Stage2Options(), json_schema_extra=NO_IDENTITY)
     """Training of the detector."""
+    init: Literal["bundled", "none"] | None = Field(
+        None, validate_default=True, json_schema_extra=NO_IDENTITY
+    )
+    """`bundled` starts from the models inside the package: its activation network labels the
+    images, and its detector goes on learning from these labels. `none` trains both stages. Default:
+    `none` if the settings name weights, another encoder than MobileNetV2, or `seeds`; else
+    `bundled`."""
     predict: PredictOptions = Field(PredictOptions(), json_schema_extra=NO_IDENTITY)
     """Prediction of saliency maps."""
     workers: Workers = "auto"
     """Number of Ray workers of packing, labelling, prediction, and evaluation."""
     max_failure_rate: FailureRate = 0.01
     """Exit with code 3 if a larger share of the images fails."""
+
+    @field_validator("init")
+    @classmethod
+    def _resolved(
+        cls, init: Literal["bundled", "none"] | None, info: ValidationInfo
+    ) -> Literal["bundled", "none"] | None:
+        """Start from the bundled models unless the settings describe another start."""
+        given = info.data
+        # Where a section is wrong, pydantic complains about that.
+        if init is not None or not {"stage1", "stage2", "seeds"} <= given.keys():
+            return init
+        encoders = [given[stage].encoder for stage in ("stage1", "stage2")]
+        # The default encoder has no weights, so it stands for no wish.
+        ours = EncoderConfig(), EncoderConfig(name=BUNDLED_ENCODER)
+        another = given["stage2"].init is not None or given["seeds"] is not None
+        return "bundled" if set(encoders) <= set(ours) and not another else "none"
 
 
 class EstimateConfig(PoolSettings, LabelOptions):

@@ -35,5 +35,6 @@ def small(scenes: Any, out: Path, **changes: Any) -> RunConfig:
         "predict": PredictOptions(cutout=True),
         "workers": 0,
         "processes": 1,
+        "init": "none",
     }
     return RunConfig(**{**settings, **changes})
