@@ -102,6 +102,7 @@ def test_identity_keeps_nested_settings_and_drops_free_ones() -> None:
     )
     assert run_folder.identity(config) == {
         "parity": {"network_size": "trained", "crf_input": "hard"},
+        "min_quality": 0.0,
         "limit": None,
         "refine": {
             "backend": "auto",
