@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import importlib
+import io
 import os
 import signal
 import sys
@@ -19,17 +21,23 @@ _MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.
 """Storage that is full, read-only, or forbidden, or fails: no bug of a2s."""
 
 
+QUIET_FLAG = "--quiet"
+QUIET = "A2S_QUIET"
+"""Environment variable, so that the ranks and workers that a command starts are quiet too."""
+
+
 def usage() -> str:
     """The top-level help text."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
-            "usage: a2s COMMAND [options]        a2s COMMAND --help for its options",
+            "usage: a2s COMMAND [options]        a2s help COMMAND for its options",
             "",
             *lines,
             "",
             "Flags win over --config FILE (YAML, one section per command), the file over defaults.",
+            "--quiet prints errors only. -V, --version prints the version.",
             "Training on several devices: accelerate launch -m a2s stage1 …",
             "Exit codes: 0 done, 1 bug, 2 your input or settings, 3 done but too many failures,",
             "130 interrupted, 143 terminated.",
@@ -43,12 +51,17 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not {QUIET_FLAG, "-q"}.isdisjoint(arguments):
+        arguments = [argument for argument in arguments if argument not in (QUIET_FLAG, "-q")]
+        os.environ[QUIET] = "1"
+    if not arguments or arguments[0] in ("-h", "--help") or arguments == ["help"]:
         print(usage())
         return 0 if arguments else 2
-    if arguments[0] == "--version":
+    if arguments[0] in ("-V", "--version"):
         print(f"a2s {__version__}")
         return 0
+    if arguments[0] == "help":
+        arguments = [arguments[1], "--help"]
     command = arguments[0]
     if command not in COMMANDS:
         from a2s.config.parse import nearest
@@ -59,7 +72,11 @@ def run(arguments: list[str]) -> int:
 
     config = parse(command, arguments[1:])
     module = importlib.import_module(f"a2s.commands.{COMMANDS[command].module}")
-    code: int = module.run(config)
+    with contextlib.ExitStack() as stack:
+        if os.environ.get(QUIET):
+            # Summaries; progress asks the variable itself. Errors are on standard error.
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        code: int = module.run(config)
     return code
 
 

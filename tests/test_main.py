@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +37,64 @@ def test_no_command_and_unknown_command_exit_2() -> None:
 def test_version() -> None:
     from a2s import __version__
 
-    assert _a2s("--version").stdout == f"a2s {__version__}\n"
+    for flag in ("--version", "-V"):
+        assert _a2s(flag).stdout == f"a2s {__version__}\n"
+
+
+def test_help_of_a_command() -> None:
+    assert _a2s("help").stdout == _a2s("--help").stdout
+    done = _a2s("help", "predict")
+    assert (done.returncode, done.stdout) == (0, _a2s("predict", "--help").stdout)
+    done = _a2s("help", "predcit")
+    assert done.returncode == 2
+    assert done.stderr == "a2s: no command 'predcit'; did you mean predict?\n"
+
+
+def test_quiet_prints_errors_only(scenes: Any, tmp_path: Path) -> None:
+    flags = ("shard", str(scenes.images), "--out", str(tmp_path / "data"), "--workers", "0")
+    done = _a2s(*flags, "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "data" / "shard-000000.json").exists()
+    done = _a2s("--quiet", "shard", "nowhere", "--out", str(tmp_path / "other"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("a2s: ")
+
+
+def test_the_next_command_can_be_pasted(scenes: Any, tmp_path: Path) -> None:
+    data = tmp_path / "my data"
+    done = _a2s("shard", str(scenes.images), "--out", str(data), "--workers", "0")
+    (command,) = re.findall("next: (.*)", done.stdout)
+    assert shlex.split(command) == ["a2s", "stage1", "--data", str(data), "--out", "runs/s1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        (["a2s", "pred"], "predict"),
+        (["a2s", "predict", "--cut"], "--cutout"),
+        (["a2s", "run", "--stage1.ep"], "--stage1.epochs"),
+        (["a2s", "predict", "--conf"], "--config"),
+    ],
+)
+def test_bash_completes_commands_and_flags(
+    words: list[str], completed: str, tmp_path: Path
+) -> None:
+    script = _a2s("completion", "bash").stdout
+    ask = (
+        f"COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; _tyro_a2s\n"
+        'echo "${COMPREPLY[@]}"\n'
+    )
+    (tmp_path / "script").write_text(f"{script}\n{ask}")
+    # The script asks a Python for what comes next.
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", str(tmp_path / "script")],
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"{completed}\n"
 
 
 def test_user_error_is_one_line_and_exit_2() -> None:

@@ -6,6 +6,7 @@ Nothing is written. The sample goes through the functions that `a2s label` runs.
 from __future__ import annotations
 
 import functools
+import shlex
 import tempfile
 import time
 from collections.abc import Iterator
@@ -50,7 +51,8 @@ def run(config: EstimateConfig) -> int:
     device = "GPU" if sample.device_sec else "CPU"
     for line in describe(sample, forecast(sample, num_images), device=device):
         print(f"  {line}")
-    print(f"next: a2s label --model RUN --data {config.data} --out labels/{config.data.name}")
+    data, labels = shlex.quote(str(config.data)), shlex.quote(f"labels/{config.data.name}")
+    print(f"next: a2s label --model RUN --data {data} --out {labels}")
     return 0
 
 

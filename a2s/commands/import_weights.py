@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from a2s.config.commands import ImportWeightsConfig
 from a2s.errors import WeightsError
 from a2s.models import saved
@@ -40,7 +42,8 @@ def run(config: ImportWeightsConfig) -> int:
             f"read by it, kept for the way back: {', '.join(released.unused)}"
         )
     if kind == "activation":
-        print(f"next: a2s label --model {out} --data DATA --out labels/{out.stem}")
+        words = ["label", "--model", str(out), "--data", "DATA", "--out", f"labels/{out.stem}"]
     else:
-        print(f"next: a2s predict IMAGES --model {out} --out preds/{out.stem}")
+        words = ["predict", "IMAGES", "--model", str(out), "--out", f"preds/{out.stem}"]
+    print(f"next: {shlex.join(['a2s', *words])}")
     return 0

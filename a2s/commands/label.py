@@ -5,6 +5,7 @@ It finds the model, claims the folder, and leaves the work to `labels.making.all
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 
@@ -127,5 +128,6 @@ def _conclude(config: LabelConfig, folder: run_folder.RunDir, index: Index, *, n
     else:
         # Labels of the baseline are where stage 1 starts, not what a detector should learn.
         stage, run = ("stage1", "runs/s1") if config.model == "rbd" else ("stage2", "runs/s2")
-        print(f"next: a2s {stage} --data {config.data} --labels {config.out} --out {run}")
+        paths = ["--data", str(config.data), "--labels", str(config.out)]
+        print(f"next: {shlex.join(['a2s', stage, *paths, '--out', run])}")
     return 0

@@ -9,6 +9,7 @@ OUT/ data  seeds  stage1  labels  stage2  preds  sheet.png, and where masks are 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def run(config: RunConfig) -> int:
     if _is_untrained(config):
         print(_UNTRAINED)
     print(f"run: pictures {out}/sheet.png, masks {out}/preds, detector {out}/stage2")
-    print(f"next: a2s predict PHOTOS --model {out}/stage2 --out OUT --cutout")
+    model = shlex.quote(f"{out}/stage2")
+    print(f"next: a2s predict PHOTOS --model {model} --out OUT --cutout")
     print("\n".join(judged))
     return 0
 

@@ -7,6 +7,7 @@ the same shards. Each shard is one task that writes its own files, the manifest 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -154,7 +155,7 @@ def _finish(config: ShardConfig, work: PackingJob, frozen: dict[str, Any]) -> in
         raise DataError(f"{config.out}: not one of the {total} images could be used")
     print(
         f"shard: wrote {kept:,} images in {work.num_shards} shards to {config.out}; next:"
-        f" a2s stage1 --data {config.out} --out runs/s1"
+        f" a2s stage1 --data {shlex.quote(str(config.out))} --out runs/s1"
     )
     return 3 if too_many else 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 
 from a2s.config.training import Stage1Config
 from a2s.data.index import Index
@@ -15,7 +16,8 @@ def run(config: Stage1Config) -> int:
     """Train on the ranks that the launcher started; return 0 when done or paused."""
     ranks.check_launch(os.environ)
     is_main = ranks.launched_rank(os.environ) == 0
-    label = f"a2s label --model {config.out} --data {config.data} --out labels/{config.out.name}"
+    words = ["--model", config.out, "--data", config.data, "--out", f"labels/{config.out.name}"]
+    label = shlex.join(["a2s", "label", *map(str, words)])
     commit = checkpoints.last_commit(config.out)
     reached = pause.reached(commit, config.until_epoch)
     if commit is None or not (commit.state["finished"] or reached):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 
 from a2s.config.training import Stage2Config
 from a2s.data.index import Index
@@ -16,7 +17,8 @@ def run(config: Stage2Config) -> int:
     """Train on the ranks that the launcher started; return 0 when done or paused."""
     ranks.check_launch(os.environ)
     is_main = ranks.launched_rank(os.environ) == 0
-    predict = f"a2s predict --model {config.out} IMAGES --out preds/{config.out.name}"
+    words = ["--model", str(config.out), "IMAGES", "--out", f"preds/{config.out.name}"]
+    predict = shlex.join(["a2s", "predict", *words])
     commit = checkpoints.last_commit(config.out)
     if commit is None or not _is_done(config, commit):
         from a2s.training.stage2 import train

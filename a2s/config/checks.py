@@ -1,9 +1,9 @@
-"""Settings of the commands that check a machine, a job, or what a job has written."""
+"""Settings of commands about a machine, a job, what a job has written, or the shell."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from tyro.conf import Positional, arg
@@ -37,3 +37,10 @@ class VerifyConfig(Settings):
     repair: bool = Field(False, json_schema_extra=NO_IDENTITY)
     """Delete the files that declare damaged parts finished; the command that made them makes them
     again."""
+
+
+class CompletionConfig(Settings):
+    """Print the script with which a shell completes commands and flags of a2s."""
+
+    shell: Positional[Literal["bash", "zsh", "fish"]]
+    """Shell that reads the script."""

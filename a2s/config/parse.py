@@ -7,13 +7,14 @@ import difflib
 import io
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import tyro
 import yaml
 from pydantic import BaseModel, ValidationError, create_model
+from tyro.conf import Positional
 
 from a2s.config.help import short_form
 from a2s.config.registry import COMMANDS
@@ -34,7 +35,7 @@ def parse(command: str, arguments: list[str]) -> Any:
         SystemExit: 0 after `--help` or `--help-all`, 2 after a wrong flag on another rank than 0.
     """
     model = shown = COMMANDS[command].settings_class()
-    file, flags = _take_config_flag(command, arguments)
+    file, flags = _take_config_flag(command, _with_dashes(arguments))
     if "--help-all" in flags:
         flags = ["--help"]
     elif not {"-h", "--help"}.isdisjoint(flags):
@@ -53,7 +54,8 @@ def parse(command: str, arguments: list[str]) -> Any:
                 default=_defaults(shown, values, path=command, file=file),
                 prog=f"a2s {command}",
                 description=f"{model.__doc__}\n"
-                f"--config FILE reads the section `{command}` of a YAML file; flags override it.",
+                f"--config FILE reads the section `{command}` of a YAML file; flags override it. "
+                "--quiet prints errors only.",
             )
     except SystemExit as stop:
         if not stop.code and shown is not model:
@@ -65,7 +67,8 @@ def parse(command: str, arguments: list[str]) -> Any:
         raise ConfigError(
             _problems(cause, _section(model, cause.title, command) or command, None)
             if cause
-            else f"{command}: {_one_line(complaint.getvalue())}; see a2s {command} --help"
+            else f"{command}: {_unknown_flags(model, flags) or _one_line(complaint.getvalue())}; "
+            f"see a2s {command} --help"
         ) from None
 
 
@@ -111,6 +114,46 @@ def _one_line(box: str) -> str:
     return ". ".join(
         part.rstrip(".") for part in parts if part and not part.startswith("For full helptext")
     )
+
+
+def _unknown_flags(model: type[BaseModel], arguments: list[str]) -> str:
+    """`no flag --lrr; did you mean --lr?` of every flag that is none; empty if there is none."""
+    known = set(flags_of(model))
+    given = [argument.split("=")[0] for argument in arguments if argument[:2] == "--"]
+    unknown = [flag for flag in given if flag.replace("_", "-") not in known]
+    return "; ".join(f"no flag {flag}{_nearest_flag(flag, known)}" for flag in unknown)
+
+
+def flags_of(model: type[BaseModel], prefix: str = "--") -> Iterator[str]:
+    """Long flags of a command's settings and of their nested groups, as people write them."""
+    for name, field in model.model_fields.items():
+        nested = field.annotation
+        # A name of its own for the flag, where the field's is taken.
+        name = next((mark.name for mark in field.metadata if getattr(mark, "name", None)), name)
+        flag = f"{prefix}{name}".replace("_", "-")
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            yield from flags_of(nested, f"{flag}.")
+        elif Positional[int].__metadata__[0] not in field.metadata:  # type: ignore[attr-defined]
+            yield flag
+            if nested is bool:
+                yield f"{prefix}no-{flag.removeprefix(prefix)}"
+
+
+def _nearest_flag(flag: str, known: set[str]) -> str:
+    """`; did you mean X?`: the same name in a nested group, else a name that is spelled alike."""
+    nested = sorted(other for other in known if other.endswith(f".{flag.removeprefix('--')}"))
+    return f"; did you mean {nested[0]}?" if nested else nearest(flag, sorted(known))
+
+
+def _with_dashes(arguments: list[str]) -> list[str]:
+    """Join `--out -` and `-o -` (standard output) to one argument each, as the parser wants it."""
+    joined: list[str] = []
+    for argument in arguments:
+        if argument == "-" and joined[-1:] in (["--out"], ["-o"]):
+            joined[-1] = "--out=-"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _take_config_flag(command: str, arguments: list[str]) -> tuple[Path | None, list[str]]:

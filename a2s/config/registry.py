@@ -111,4 +111,9 @@ COMMANDS = {
         "checks.DoctorConfig",
         "doctor",
     ),
+    "completion": Command(
+        "print the script with which bash, zsh or fish completes a2s",
+        "checks.CompletionConfig",
+        "completion",
+    ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -9,6 +10,24 @@ from types import TracebackType
 from tqdm import tqdm
 
 INTERVAL_SEC = 10.0
+
+
+def _is_quiet() -> bool:
+    """Whether `a2s --quiet` asked for errors only."""
+    return bool(os.environ.get("A2S_QUIET"))
+
+
+def _has_room_for_a_bar() -> bool:
+    """Whether stderr is a terminal that knows its width; some report 0 columns, as in containers.
+
+    In 0 columns tqdm would draw nothing.
+    """
+    if not sys.stderr.isatty():
+        return False
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError):
+        return False
 
 
 class Progress:
@@ -24,7 +43,7 @@ class Progress:
         self._start = self._last = time.monotonic()
         self._bar = (
             tqdm(total=total, initial=done, unit=unit, desc=name, dynamic_ncols=True)
-            if sys.stderr.isatty()
+            if _has_room_for_a_bar() and not _is_quiet()
             else None
         )
 
@@ -61,6 +80,8 @@ class Progress:
             print(f"{self.name}: {text}", file=sys.stderr, flush=True)
 
     def _line(self) -> None:
+        if _is_quiet():
+            return
         self._last = time.monotonic()
         elapsed = max(self._last - self._start, 1e-9)
         rate = (self.done - self._initial) / elapsed
@@ -77,5 +98,6 @@ class Progress:
 
 
 def say(text: str) -> None:
-    """Tell people, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """Tell people, on standard error, unless they asked for quiet."""
+    if not _is_quiet():
+        print(text, file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ call would give. Imports no torch.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,5 +53,6 @@ def pending_label_command(config: Stage2Config, state: Mapping[str, Any]) -> str
     """
     if not schedule_of(config).lacks_labels(state):
         return None
-    command = f"a2s hma --run {config.out} --data {config.data} --labels {config.labels}"
+    paths = {"--run": config.out, "--data": config.data, "--labels": config.labels}
+    command = shlex.join(["a2s", "hma", *(str(word) for pair in paths.items() for word in pair)])
     return f"next: {command}, and then this command again"
