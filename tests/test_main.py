@@ -100,7 +100,10 @@ def test_bash_completes_commands_and_flags(
 def test_user_error_is_one_line_and_exit_2() -> None:
     done = _a2s("stage2", "--config", "nowhere.yaml")
     assert done.returncode == 2
-    assert done.stderr == "a2s: config: nowhere.yaml does not exist\n"
+    assert done.stderr == (
+        "a2s: config: nowhere.yaml does not exist; give a file, or the name of a preset "
+        "(mobile-cpu, official, paper)\n"
+    )
 
 
 @pytest.mark.parametrize("module", ["torch", "ray", "accelerate", "cv2", "pyarrow"])

@@ -27,7 +27,7 @@ from a2s.errors import A2SError
 GIB = 2**30
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 PACKAGES = (
-    *("torch", "torchvision", "accelerate", "webdataset", "pyarrow", "pysodmetrics"),
+    *("torch", "torchvision", "accelerate", "webdataset", "pyarrow"),
     *("safetensors", "numpy", "opencv-python-headless", "pillow", "pydantic", "tyro"),
 )
 MIN_MEMORY_GIB = 4

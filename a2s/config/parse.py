@@ -20,6 +20,9 @@ from a2s.config.help import short_form
 from a2s.config.registry import COMMANDS
 from a2s.errors import ConfigError
 
+PRESETS = Path(__file__).parent / "presets"
+"""Files that come with a2s: `--config paper` reads paper.yaml."""
+
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean X?` when a known word is close."""
@@ -168,15 +171,24 @@ def _take_config_flag(command: str, arguments: list[str]) -> tuple[Path | None, 
         value = value if equals else next(pending, "")
         if not value:
             raise ConfigError(f"{command}: --config needs a file")
-        file = Path(value)
+        file = _preset(Path(value))
     return file, flags
+
+
+def _preset(file: Path) -> Path:
+    """The file itself, or the one that comes with a2s, where that is what a bare name means."""
+    preset = PRESETS / f"{file}.yaml"
+    return preset if len(file.parts) == 1 and not file.exists() and preset.is_file() else file
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
-        raise ConfigError(f"config: {file} does not exist") from None
+        presets = ", ".join(sorted(path.stem for path in PRESETS.glob("*.yaml")))
+        raise ConfigError(
+            f"config: {file} does not exist; give a file, or the name of a preset ({presets})"
+        ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"config: {file} cannot be read as YAML ({error})") from None
     if not isinstance(content, dict):

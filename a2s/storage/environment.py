@@ -20,7 +20,6 @@ _PACKAGES = (
     "opencv-python-headless",
     "pillow",
     "pydensecrf2",
-    "pysodmetrics",
     "ray",
     "torch",
     "torchvision",

@@ -29,7 +29,7 @@ PATH = re.compile(r"(?:[\w.-]+/)*[\w.-]+\.(?:py|md|yaml|sh|sbatch|json|toml|txt|
 PLACEHOLDER = "NAME"
 # Flags of other programs, and those that are no settings.
 OTHER_FLAGS = {
-    *("--config", "--help", "--help-all", "--version", "--json", "--run"),
+    *("--config", "--help", "--help-all", "--quiet", "--version", "--json", "--run"),
     *("--multi_gpu", "--cpu", "--num_processes", "--shm-size", "--nodes", "--gpus-per-node"),
 }
 # Pages that name paths of a2s in backticks, from the repository's root or the room's.
@@ -82,7 +82,9 @@ def test_flags_exist(document: Path) -> None:
     known = OTHER_FLAGS.union(*map(flags_of, models))
     spans = [span for span in code_spans(document.read_text("utf-8")) if "…" not in span]
     # What follows another program's name is its own affair.
-    spans = [span for span in spans if not re.match(r"(pytest|pip|docker|git|benchmarks/)\b", span)]
+    spans = [
+        span for span in spans if not re.match(r"(pytest|pip|uv|docker|git|benchmarks/)\b", span)
+    ]
     named = {flag for span in spans for flag in re.findall(r"(?<![\w-])--[a-z][\w.-]*", span)}
     assert not named - known
 
