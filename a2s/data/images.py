@@ -1,4 +1,4 @@
-"""Image decoding and encoding: limits, EXIF orientation, colour modes. No other module decodes."""
+"""Image decoding and encoding: limits, EXIF orientation, colour modes (see also photograph.py)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from a2s.errors import DataError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 178_956_970
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
@@ -86,8 +86,8 @@ class ImageInfo:
     format: str
 
 
-def _isolable(function: F) -> F:
-    """Inside `isolation.isolated()`, call a function of this file in another process.
+def isolable(function: F) -> F:
+    """Inside `isolation.isolated()`, call a function that decodes in another process.
 
     The results are the same; BadImage has the further reasons "crashes" and "timeout".
     """
@@ -106,24 +106,26 @@ def _isolable(function: F) -> F:
             return ImageInfo(**reply["info"])
         if "extension" in reply:
             return bytes(payload), reply["extension"]
+        if "shape" not in reply:
+            return bytes(payload)
         return np.frombuffer(payload, np.uint8).reshape(reply["shape"])
 
     return cast(F, call)
 
 
-@_isolable
+@isolable
 def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     """Check that an image decodes completely, and return its size and format.
 
     Raises:
         BadImage: as `decode`.
     """
-    image, orientation, image_format = _load(data, max_pixels=max_pixels)
-    rgb = _to_rgb(image)
+    image, orientation, image_format = load(data, max_pixels=max_pixels)
+    rgb = to_rgb(image)
     return ImageInfo(rgb.width, rgb.height, orientation, image_format)
 
 
-@_isolable
+@isolable
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> U8:
     """Decode an image to upright RGB.
 
@@ -136,11 +138,11 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> U8:
     Raises:
         BadImage: empty, damaged, truncated, above max_pixels, or not a supported image.
     """
-    image, _, _ = _load(data, max_pixels=max_pixels)
-    return np.array(_to_rgb(image))
+    image, _, _ = load(data, max_pixels=max_pixels)
+    return np.array(to_rgb(image))
 
 
-@_isolable
+@isolable
 def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> U8:
     """Decode a mask or label to one grey channel, without min-max scaling.
 
@@ -152,14 +154,14 @@ def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> U8:
     Raises:
         BadImage: as `decode`.
     """
-    image, _, _ = _load(data, max_pixels=max_pixels)
+    image, _, _ = load(data, max_pixels=max_pixels)
     if image.mode in ("LA", "La"):
         return np.array(image.convert("LA").getchannel("L"))
     if image.mode in ("1", "L"):
         return np.array(image.convert("L"))
     if image.mode in ("RGBA", "RGBa", "P", "PA"):
         return np.array(image.convert("RGB").convert("L"))
-    return np.array(_to_rgb(image).convert("L"))
+    return np.array(to_rgb(image).convert("L"))
 
 
 def resize_rgb(image_HW3: U8, *, height: int, width: int, resize_filter: str = "bilinear") -> U8:
@@ -201,7 +203,7 @@ def encode_png(mask_HW: U8) -> bytes:
     return _save(Image.fromarray(mask_HW), "PNG")
 
 
-@_isolable
+@isolable
 def shrink(data: bytes, *, max_side: int, max_pixels: int = MAX_PIXELS) -> tuple[bytes, str]:
     """Re-encode an image, EXIF orientation applied, with its longer side at most `max_side` pixels.
 
@@ -211,8 +213,8 @@ def shrink(data: bytes, *, max_side: int, max_pixels: int = MAX_PIXELS) -> tuple
     Raises:
         BadImage: as `decode`.
     """
-    image, _, image_format = _load(data, max_pixels=max_pixels)
-    rgb = _to_rgb(image)
+    image, _, image_format = load(data, max_pixels=max_pixels)
+    rgb = to_rgb(image)
     scale = min(1.0, max_side / max(rgb.size))
     size = tuple(max(1, round(side * scale)) for side in rgb.size)
     pixels_HW3 = resize_rgb(np.asarray(rgb), height=size[1], width=size[0])
@@ -228,7 +230,7 @@ def _save(image: Image.Image, image_format: str) -> bytes:
     return buffer.getvalue()
 
 
-def _load(data: bytes, *, max_pixels: int) -> tuple[Image.Image, int, str]:
+def load(data: bytes, *, max_pixels: int) -> tuple[Image.Image, int, str]:
     """Open, check the pixel count in the header, decode, apply the EXIF orientation."""
     if not data:
         raise BadImage("empty", "the file holds no bytes")
@@ -236,7 +238,7 @@ def _load(data: bytes, *, max_pixels: int) -> tuple[Image.Image, int, str]:
         with warnings.catch_warnings():
             # The exact pixel limit is checked below; metadata warnings do not mean damage.
             warnings.simplefilter("ignore")
-            image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
             if image.width * image.height > max_pixels:
                 raise BadImage(
                     "pixel_bomb", f"{image.width} x {image.height} is over {max_pixels} pixels"
@@ -277,7 +279,8 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to RGB, transparent pixels over white. Raises: BadImage."""
     if image.mode.startswith("I"):
         # Pillow clips 16-bit values at 255 when it converts them; scale instead.
         values_HW = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
@@ -285,7 +288,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise BadImage("unsupported", "floating-point pixels have no agreed range")
     try:
-        if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        if image.has_transparency_data:
             rgba = image.convert("RGBA")
             white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
             return Image.alpha_composite(white, rgba).convert("RGB")

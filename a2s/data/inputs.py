@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from a2s.data.folders import refuse_linked, refuse_overlap, walk
 from a2s.data.images import SUFFIXES
 from a2s.data.keys import encode_key
 from a2s.data.tar_inputs import is_tar, local_tar, tar_members
@@ -105,6 +106,7 @@ class _Rows:
 class _Collector:
     out: Path
     masks_folder: Path | None
+    may_overlap: bool
     images: _Rows = field(default_factory=_Rows)
     masks: _Rows = field(default_factory=_Rows)
     failures: list[Failure] = field(default_factory=list)
@@ -123,7 +125,8 @@ class _Collector:
 
     def folder(self, rows: _Rows, number: int, root: Path, *, leave_out: list[Path]) -> None:
         before = rows.count + len(self.failures)
-        for path, relative in _walk(root, leave_out=leave_out):
+        apart_from = None if self.may_overlap else self.out
+        for path, relative in walk(root, leave_out=leave_out, apart_from=apart_from):
             suffix = os.path.splitext(relative)[1].lower()
             if suffix in SUFFIXES:
                 self.add(rows, number, os.fsencode(path), relative)
@@ -184,18 +187,22 @@ class _Collector:
             self.num_lost += max(0, round(num_read * share / max(1 - share, 1e-9)) - 1)
 
 
-def collect(inputs: Sequence[str], *, masks: Path | None, out: Path) -> FoundImages:
+def collect(
+    inputs: Sequence[str], *, masks: Path | None, out: Path, may_overlap: bool = True
+) -> FoundImages:
     """List all images of the inputs with their masks, without decoding.
 
+    Folders in which `out` lies are listed without it, unless they may not overlap.
+
     Raises:
-        ConfigError: an input or the mask folder does not exist.
+        ConfigError: an input or the mask folder does not exist, or `out` lies where it may not.
         DataError: an input holds no image, cannot be read, or is a URL that is not allowed.
     """
     masks = Path(os.path.abspath(masks)) if masks else None
     if masks and not masks.is_dir():
         raise ConfigError(f"--masks {masks}: no such folder")
-    collector = _Collector(out, masks)
-    excluded = [out, *([masks] if masks else [])]
+    collector = _Collector(out, masks, may_overlap)
+    excluded = [*([out] if may_overlap else []), *([masks] if masks else [])]
     for number, source in enumerate(inputs):
         if is_remote(source):
             collector.tar(number, source)
@@ -204,6 +211,8 @@ def collect(inputs: Sequence[str], *, masks: Path | None, out: Path) -> FoundIma
         if path.is_dir():
             if masks and path.samefile(masks):
                 raise ConfigError(f"--masks {masks}: images and masks must be in different folders")
+            if not may_overlap:
+                refuse_overlap(path, out)
             collector.folder(collector.images, number, path, leave_out=excluded)
         elif not path.exists():
             raise ConfigError(f"{source}: no such file or folder")
@@ -217,7 +226,10 @@ def collect(inputs: Sequence[str], *, masks: Path | None, out: Path) -> FoundIma
             raise ConfigError(f"{source}: neither a folder, an image, a .txt list nor a .tar")
     if masks:
         collector.folder(collector.masks, len(inputs), masks, leave_out=[out])
-    return _join(collector)
+    found = _join(collector)
+    if not may_overlap:
+        refuse_linked(found.images, out)
+    return found
 
 
 def _join(collector: _Collector) -> FoundImages:
@@ -257,40 +269,3 @@ def _failures(table: pa.Table, reason: str, detail: str) -> list[Failure]:
         failure(row["key"], row["member"] or os.fsdecode(row["path"]), reason, detail)
         for row in rows
     ]
-
-
-def _walk(root: Path, *, leave_out: list[Path]) -> Iterator[tuple[str, str]]:
-    """Yield (path, relative path) of all files below a folder, except hidden ones.
-
-    Follows symbolic links, but not into a cycle.
-    """
-    excluded = {_identity(str(folder)) for folder in leave_out}
-    pending = [(str(root), "", frozenset([_identity(str(root))]))]
-    while pending:
-        folder, prefix, parents = pending.pop()
-        try:
-            entries = list(os.scandir(folder))
-        except OSError as error:
-            raise DataError(f"{folder}: cannot be listed ({error.strerror})") from error
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if not _is_dir(entry):
-                yield entry.path, prefix + entry.name
-                continue
-            identity = _identity(entry.path)
-            if identity not in parents and identity not in excluded:
-                pending.append((entry.path, f"{prefix}{entry.name}/", parents | {identity}))
-
-
-def _is_dir(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        # A link to itself. If its name is that of an image, reading it will report the failure.
-        return False
-
-
-def _identity(path: str) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from a2s.data import images
+from a2s.data import images, photograph
 from a2s.data.isolation import Header, receive, send
 
 PR_SET_PDEATHSIG = 1
@@ -22,6 +22,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "decode": images.decode,
     "decode_mask": images.decode_mask,
     "shrink": images.shrink,
+    "decode_with_alpha": photograph.decode_with_alpha,
+    "colour_profile": photograph.colour_profile,
 }
 
 
@@ -39,6 +41,8 @@ def answer(header: Header, data: bytes) -> tuple[Header, bytes | memoryview]:
         return {"shape": result.shape}, np.ascontiguousarray(result).data.cast("B")
     if isinstance(result, images.ImageInfo):
         return {"info": dataclasses.asdict(result)}, b""
+    if isinstance(result, bytes):
+        return {}, result
     encoded, extension = result
     return {"extension": extension}, encoded
 

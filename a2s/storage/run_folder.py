@@ -19,8 +19,8 @@ from a2s.storage.environment import environment
 from a2s.storage.files import append_jsonl, atomic_write, read_json, write_json
 from a2s.storage.hashing import digest
 
-_RECORDS = {".lock", ".lock-setup", ".lock-shards", "config.yaml", "environment.json"}
-"""Files that `claim` writes."""
+_RECORDS = {".lock", ".lock-setup", ".lock-shards", "config.yaml", "environment.json", ".staging"}
+"""Files that `claim` writes, and the folder of tars that are unpacked before work begins."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,14 @@ def claim(
         raise ConfigError(f"{command}: {out} is a file; --out must be a folder") from None
     except PermissionError as error:
         raise ConfigError(f"{command}: cannot create {out} ({error.strerror})") from None
+    before = {path.name for path in out.iterdir()} - _RECORDS
     shared = parts is not None
     with lock.hold(out, command, parts=parts) as is_last:
         settings = settings_of(command, config, inputs)
         # Of several processes that start at once, one writes the settings.
         with _exclusive(out, shared=shared):
             compare(out, settings)
+            was_configured = (out / "config.yaml").exists()
             if not (out / "config.yaml").exists():
                 # `identity` is stored as it was compared, so a later default cannot change it.
                 record = {command: json.loads(config.model_dump_json()), "identity": settings}
@@ -131,7 +133,10 @@ def claim(
             yield RunDir(out, digest(settings), shared)
         except A2SError:
             # A command that failed before it wrote anything must not block the corrected one.
-            if {path.name for path in out.iterdir()} <= _RECORDS and is_last():
+            # Files that were there already are somebody's, unless they are of an earlier run.
+            is_first = not (before and was_configured)
+            names = {path.name for path in out.iterdir()}
+            if is_first and names - before <= _RECORDS and is_last():
                 (out / "config.yaml").unlink(missing_ok=True)
                 (out / "environment.json").unlink(missing_ok=True)
             raise
