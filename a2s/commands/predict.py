@@ -17,10 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from a2s.config.commands import PredictConfig
-from a2s.data.folders import refuse_overlap
 from a2s.data.inputs import collect, describe_lost, over_limit
 from a2s.data.isolation import isolated
-from a2s.data.tar_inputs import is_tar
 from a2s.errors import ConfigError, DataError
 from a2s.evaluation.pictures import files as pictures
 from a2s.evaluation.pictures.outputs import (
@@ -37,6 +35,7 @@ from a2s.evaluation.pictures.pending import (
     missing,
     open_shard_folders,
     pictures_in,
+    refuse_foreign,
     with_checksums,
 )
 from a2s.models.predict import Picture, load_step
@@ -123,16 +122,16 @@ def _to_folder(config: PredictConfig, out: Path, model: Model, identity: dict[st
     outputs = Outputs(out.resolve(), _kinds(config), _style(config, config.format or "png"))
     with tempfile.TemporaryDirectory() as downloads:
         sources, indexes = open_shard_folders(_fetched(config.images, Path(downloads)))
-        _refuse_foreign_folder(out, sources, outputs)
+        refuse_foreign(out, sources, outputs)
         with run_folder.claim(out, command="predict", config=config, inputs=identity) as folder:
             files.remove_temporary(out)
             found = collect(sources, masks=None, out=out, may_overlap=False)
             images = with_checksums(found.images, indexes)
             written = WrittenFiles(out)
-            if "cutout" in outputs.kinds:
-                _same_cutouts(folder, outputs.style)
             failures = list(found.failures)
             lacking, reserved = missing(images, outputs, written)
+            if "cutout" in outputs.kinds:
+                _same_cutouts(folder, outputs.style)
             failures += reserved
             num_new = 0
             for kinds, rows in lacking.items():
@@ -163,24 +162,6 @@ def _fetched(sources: tuple[str, ...], folder: Path) -> tuple[str, ...]:
             source = str(file)
         local.append(source)
     return tuple(local)
-
-
-def _refuse_foreign_folder(out: Path, sources: list[str], outputs: Outputs) -> None:
-    """Before anything is written into a folder of others, look for files that would be replaced.
-
-    Raises:
-        ConfigError: there are some, or the folder holds the inputs or lies in them.
-    """
-    for source in sources:
-        if not is_remote(source) and Path(source).is_dir():
-            refuse_overlap(Path(source), out)
-    if not out.is_dir() or (out / "config.yaml").exists():
-        return
-    # Tars may have to be copied to the folder first, so theirs are looked for when it is claimed.
-    plain = [s for s in sources if not is_remote(s) and not is_tar(Path(s)) and Path(s).exists()]
-    if plain and any(out.iterdir()):
-        found = collect(plain, masks=None, out=out, may_overlap=False)
-        missing(with_checksums(found.images, []), outputs, WrittenFiles(out))
 
 
 def _same_cutouts(folder: run_folder.RunDir, style: Style) -> None:

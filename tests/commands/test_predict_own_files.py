@@ -58,6 +58,17 @@ def test_somebody_s_masks_are_neither_replaced_nor_adopted(images: Path, tmp_pat
     assert results(masks) == {"mine.png", "a.png", "sub/b.png"}
 
 
+@pytest.mark.parametrize("name", ["failures.jsonl", "written.txt", "environment.json"])
+def test_records_of_something_else_are_not_replaced(
+    images: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    with pytest.raises(ConfigError, match=f"holds {name} of something else"):
+        run(images, out=tmp_path / "out")
+    assert contents(tmp_path / "out") == {name: b"mine"}
+
+
 def test_masks_beside_the_results_of_an_earlier_run_are_safe(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(images / "a.png", out=out) == 0
@@ -80,7 +91,7 @@ def test_files_of_a_tar_are_looked_for_when_the_folder_is_claimed(tmp_path: Path
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         tar.add(tmp_path / "a.png", "a.png")
     with pytest.raises(ConfigError, match="did not write"):
-        run(tmp_path / "x.tar", out=tmp_path / "out")
+        run(tmp_path / "x.tar", out=tmp_path / "out", cutout=True)
     # No settings stay that would refuse another command.
     assert results(tmp_path / "out") == {"a.png"}
     assert not (tmp_path / "out" / "config.yaml").exists()
