@@ -265,7 +265,7 @@ def _summarise(out: Path, outputs: Outputs, *, num_images: int, num_new: int, fa
     state = f"{num_new:,} new" if num_new or failed else "done already, nothing new"
     print(f"predict: {done:,} images in {out} ({', '.join(kinds)}; {state})")
     if failed:
-        print(
+        say_error(
             f"predict: {failed:,} of {num_images:,} images failed ({failed / num_images:.2%}):"
             f" {out}/{FILE_NAME}; the same command retries them"
         )

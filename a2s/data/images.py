@@ -21,6 +21,7 @@ from a2s.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 178_956_970
+WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"II*\0", b"MM\0*")
@@ -288,7 +289,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise BadImage("unsupported", "floating-point pixels have no agreed range")
     try:
-        if image.has_transparency_data:
+        if image.mode in WITH_ALPHA or "transparency" in image.info:
             rgba = image.convert("RGBA")
             white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
             return Image.alpha_composite(white, rgba).convert("RGB")

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from a2s.data.arrays import U8
-from a2s.data.images import FORMATS, MAX_PIXELS, BadImage, isolable, load, to_rgb
+from a2s.data.images import FORMATS, MAX_PIXELS, WITH_ALPHA, BadImage, isolable, load, to_rgb
 
 _RGB = b"RGB "
 """Colour space in an ICC profile (ICC.1:2010, 7.2.8), at bytes 16 to 19 of its header."""
@@ -26,7 +26,8 @@ def decode_with_alpha(data: bytes, *, max_pixels: int = MAX_PIXELS) -> U8:
         BadImage: as `images.decode`.
     """
     image, _, _ = load(data, max_pixels=max_pixels)
-    if not image.has_transparency_data or image.mode.startswith("I"):
+    is_transparent = image.mode in WITH_ALPHA or "transparency" in image.info
+    if not is_transparent or image.mode.startswith("I"):
         return np.array(to_rgb(image))
     try:
         return np.array(image.convert("RGBA"))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FILE_NAME = "written.txt"
+_BLOCK_BYTES = 4096
 
 
 class WrittenFiles:
@@ -54,15 +55,15 @@ class WrittenFiles:
         if not self._path.exists():
             return
         with self._path.open("rb+") as file:
-            end = file.seek(0, os.SEEK_END)
-            while end:
-                start = max(0, end - 4096)
+            size = end = file.seek(0, os.SEEK_END)
+            last = -1
+            while end and last < 0:
+                start = max(0, end - _BLOCK_BYTES)
                 file.seek(start)
                 last = file.read(end - start).rfind(b"\n")
-                end = start + last + 1 if last >= 0 else start
-                if last >= 0:
-                    break
-            file.truncate(end)
+                end = start + last + 1
+            if end < size:
+                file.truncate(end)
 
     def _read(self) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
         import pyarrow as pa

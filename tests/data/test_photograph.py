@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -59,6 +61,17 @@ def test_opaque_images_have_three_channels() -> None:
     assert over_white(RGBA[..., :3]) is not None
     sixteen = np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000
     data = encoded(Image.fromarray(sixteen))
+    np.testing.assert_array_equal(decode_with_alpha(data), decode(data))
+
+
+def test_a_palette_image_without_its_palette_is_no_crash() -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + checksum
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 3, 3, 8, 3, 0, 0, 0))
+    rows = chunk(b"IDAT", zlib.compress(b"\0\0\1\0" * 3))
+    data = b"\x89PNG\r\n\x1a\n" + header + rows + chunk(b"IEND", b"")
     np.testing.assert_array_equal(decode_with_alpha(data), decode(data))
 
 
