@@ -116,15 +116,16 @@ def claim(
         raise ConfigError(f"{command}: {out} is a file; --out must be a folder") from None
     except PermissionError as error:
         raise ConfigError(f"{command}: cannot create {out} ({error.strerror})") from None
-    before = {path.name for path in out.iterdir()} - _RECORDS
     shared = parts is not None
     with lock.hold(out, command, parts=parts) as is_last:
         settings = settings_of(command, config, inputs)
         # Of several processes that start at once, one writes the settings.
         with _exclusive(out, shared=shared):
             compare(out, settings)
-            was_configured = (out / "config.yaml").exists()
+            before: set[str] = set()
             if not (out / "config.yaml").exists():
+                # Files that are there already are somebody else's.
+                before = {path.name for path in out.iterdir()}
                 # `identity` is stored as it was compared, so a later default cannot change it.
                 record = {command: json.loads(config.model_dump_json()), "identity": settings}
                 atomic_write(out / "config.yaml", yaml.safe_dump(record, sort_keys=False))
@@ -133,10 +134,7 @@ def claim(
             yield RunDir(out, digest(settings), shared)
         except A2SError:
             # A command that failed before it wrote anything must not block the corrected one.
-            # Files that were there already are somebody's, unless they are of an earlier run.
-            is_first = not (before and was_configured)
-            names = {path.name for path in out.iterdir()}
-            if is_first and names - before <= _RECORDS and is_last():
+            if {path.name for path in out.iterdir()} - before <= _RECORDS and is_last():
                 (out / "config.yaml").unlink(missing_ok=True)
                 (out / "environment.json").unlink(missing_ok=True)
             raise
