@@ -119,6 +119,8 @@ def _style(config: PredictConfig, picture_format: Format) -> Style:
 
 def _to_folder(config: PredictConfig, out: Path, model: Model, identity: dict[str, str]) -> int:
     """Write maps and pictures into a folder that remembers what it holds."""
+    if config.format and not config.cuts_out:
+        raise ConfigError("predict: --format is that of cut-outs; add --cutout, or leave it out")
     outputs = Outputs(out.resolve(), _kinds(config), _style(config, config.format or "png"))
     with tempfile.TemporaryDirectory() as downloads:
         sources, indexes = open_shard_folders(_fetched(config.images, Path(downloads)))
