@@ -205,7 +205,7 @@ def job_list(config: RunConfig) -> list[Job]:
     stage2 = {**chosen(config.stage2), **seed}
     predict = chosen(config.predict)
     # Raw activation maps are for scoring; cut-outs and overlays are made of the detector's masks.
-    maps = {**predict, "cutout": False, "overlay": False}
+    maps = {name: predict[name] for name in ("max_pixels", "batch_size")}
 
     def jobs() -> Iterator[Job]:
         yield Job("shard", {"images": config.images, "out": out / "data", **shard, **pooled})

@@ -24,6 +24,7 @@ from a2s.config.base import (
     Workers,
     shard_ranges,
 )
+from a2s.config.predict import PredictOptions
 from a2s.config.training import Stage1Options, Stage2Options
 
 
@@ -150,19 +151,6 @@ class HmaConfig(Settings):
     """Join this Ray cluster instead of starting a local one; its nodes must see the run folder."""
 
 
-class PredictOptions(Settings):
-    """Settings of prediction."""
-
-    cutout: bool = False
-    """Also write `<key>.cutout.png`: the image with the map as alpha channel."""
-    overlay: bool = False
-    """Also write `<key>.overlay.jpg`: the map drawn over the image."""
-    max_pixels: int = Field(178_956_970, ge=1)
-    """Refuse images with more pixels as `pixel_bomb`, without decoding them."""
-    batch_size: int = Field(8, ge=1, json_schema_extra=NO_IDENTITY)
-    """Images per task and, on a GPU, per forward pass."""
-
-
 class PredictConfig(PoolSettings, PredictOptions):
     """Write saliency maps, cut-outs, and overlays at the images' own size."""
 
@@ -170,9 +158,11 @@ class PredictConfig(PoolSettings, PredictOptions):
     """Run folder (its last commit) or `.safetensors` file of stage 1 or 2, or `rbd`, a baseline
     without training; write `./rbd` for a folder of that name."""
     images: Positional[tuple[str, ...]] = Field(min_length=1, json_schema_extra=NO_IDENTITY)
-    """Images to predict: files, folders, `.txt` lists, shard folders, or tars."""
-    out: Folder
-    """Output folder of the predictions."""
+    """Images to predict: files, folders, `.txt` lists, shard folders, tars, URLs of images or tars,
+    or `-` for standard input."""
+    out: Annotated[Path | None, Field(json_schema_extra=NO_IDENTITY), arg(aliases=("-o",))] = None
+    """Output folder; or for one image a file (.png, .jpg, .webp) or `-` (standard output). Default:
+    files beside the images."""
 
 
 class EvaluateParity(Settings):

@@ -1,4 +1,7 @@
-"""Image decoding and encoding: limits, EXIF orientation, colour modes; `masks` reads truths."""
+"""Image decoding and encoding: limits, EXIF orientation, colour modes.
+
+`masks` reads truths, `photograph` what a cut-out needs.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,9 @@ from a2s.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 178_956_970
+WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
@@ -105,6 +109,8 @@ def isolable(function: F) -> F:
             return ImageInfo(**reply["info"])
         if "extension" in reply:
             return bytes(payload), reply["extension"]
+        if "shape" not in reply:
+            return bytes(payload)
         pixels = np.frombuffer(payload, np.uint8).reshape(reply["shape"])
         return (pixels, reply["note"]) if "note" in reply else pixels
 
@@ -224,7 +230,7 @@ def load(data: bytes, *, max_pixels: int) -> tuple[Image.Image, int, str]:
         with warnings.catch_warnings():
             # The exact pixel limit is checked below; metadata warnings do not mean damage.
             warnings.simplefilter("ignore")
-            image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
             if image.width * image.height > max_pixels:
                 raise BadImage(
                     "pixel_bomb", f"{image.width} x {image.height} is over {max_pixels} pixels"
@@ -278,7 +284,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise BadImage("unsupported", "floating-point pixels have no agreed range")
     try:
-        if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        if image.mode in WITH_ALPHA or "transparency" in image.info:
             rgba = image.convert("RGBA")
             white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
             return Image.alpha_composite(white, rgba).convert("RGB")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from a2s.data.file_tree import read_lines, walk
+from a2s.data.file_tree import read_lines, refuse_linked, refuse_overlap, walk
 from a2s.data.images import SUFFIXES
 from a2s.data.input_rows import Rows, first_of_each_key, rejected
 from a2s.data.keys import encode_key
@@ -86,6 +86,7 @@ class _Collector:
     out: Path
     masks_folder: Path | None
     mask_names: MaskNames | None = None
+    apart_from: Path | None = None
     images_among_masks: bool = False
     """Whether an input lies in the masks' folder, so that files of other names are images."""
     images: Rows = field(default_factory=Rows)
@@ -107,7 +108,7 @@ class _Collector:
 
     def folder(self, rows: Rows, number: int, root: Path, *, leave_out: list[Path]) -> None:
         before = rows.count + len(self.failures)
-        for path, relative in walk(root, leave_out=leave_out):
+        for path, relative in walk(root, leave_out=leave_out, apart_from=self.apart_from):
             suffix = os.path.splitext(relative)[1].lower()
             if suffix not in SUFFIXES:
                 self.skipped[suffix or "without suffix"] += 1
@@ -197,12 +198,20 @@ class _Collector:
 
 
 def collect(
-    inputs: Sequence[str], *, masks: Path | None, out: Path, mask_pattern: str | None = None
+    inputs: Sequence[str],
+    *,
+    masks: Path | None,
+    out: Path,
+    mask_pattern: str | None = None,
+    may_overlap: bool = True,
 ) -> FoundImages:
     """List all images of the inputs with their masks, without decoding.
 
+    Folders in which `out` lies are listed without it, unless they may not overlap.
+
     Raises:
-        ConfigError: an input or the mask folder does not exist, or the pattern is wrong.
+        ConfigError: an input or the mask folder does not exist, the pattern is wrong, or `out` lies
+            where it may not.
         DataError: an input holds no image, cannot be read, or is a URL that is not allowed; or no
             mask belongs to an image.
     """
@@ -212,8 +221,8 @@ def collect(
     if masks and not masks.is_dir():
         raise ConfigError(f"--masks {masks}: no such folder")
     names = MaskNames.parse(mask_pattern) if mask_pattern else None
-    collector = _Collector(out, masks, names)
-    excluded = [out, *([masks] if masks else [])]
+    collector = _Collector(out, masks, names, None if may_overlap else out)
+    excluded = [*([out] if may_overlap else []), *([masks] if masks else [])]
     for number, source in enumerate(inputs):
         if is_remote(source):
             collector.tar(number, source)
@@ -225,6 +234,8 @@ def collect(
                     f"--masks {masks}: images and masks must be in different folders, or be told "
                     "apart by their names (--mask-pattern '{stem}_mask.png')"
                 )
+            if not may_overlap:
+                refuse_overlap(path, out)
             collector.images_among_masks = bool(names and masks and path.is_relative_to(masks))
             collector.folder(collector.images, number, path, leave_out=excluded)
         elif not path.exists():
@@ -239,7 +250,10 @@ def collect(
             raise ConfigError(f"{source}: neither a folder, an image, a .txt list nor a .tar")
     if masks:
         collector.folder(collector.masks, len(inputs), masks, leave_out=[out])
-    return _join(collector)
+    found = _join(collector)
+    if not may_overlap:
+        refuse_linked(found.images, out)
+    return found
 
 
 def _join(collector: _Collector) -> FoundImages:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from a2s.data import images, masks
+from a2s.data import images, masks, photograph
 from a2s.data.isolation import Header, receive, send
 
 PR_SET_PDEATHSIG = 1
@@ -24,6 +24,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "decode_map": masks.decode_map,
     "decode_truth": masks.decode_truth,
     "shrink": images.shrink,
+    "decode_with_alpha": photograph.decode_with_alpha,
+    "colour_profile": photograph.colour_profile,
 }
 
 
@@ -41,7 +43,7 @@ def answer(header: Header, data: bytes) -> tuple[Header, bytes | memoryview]:
         return {"info": dataclasses.asdict(result)}, b""
     content, note = result if isinstance(result, tuple) else (result, None)
     if isinstance(content, bytes):
-        return {"extension": note}, content
+        return {} if note is None else {"extension": note}, content
     reply = {"shape": content.shape} if note is None else {"shape": content.shape, "note": note}
     return reply, np.ascontiguousarray(content).data.cast("B")
 

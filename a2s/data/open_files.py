@@ -51,6 +51,18 @@ class Address:
             os.close(descriptor)
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Bytes that are in memory already, such as those of standard input; read like an address."""
+
+    data: bytes
+    is_file = False
+
+    def read(self) -> bytes:
+        """Return the bytes."""
+        return self.data
+
+
 class Descriptors:
     """Per-thread LRU cache of open files.
 

@@ -21,8 +21,11 @@ from a2s.storage.hashing import digest
 
 _STOPPED = "stopped.json"
 """Why and when the last call ended early, for `a2s status`; the next call deletes it."""
-_RECORDS = {".lock", ".lock-setup", ".lock-shards", "config.yaml", "environment.json", _STOPPED}
-"""Files that `claim` writes."""
+_RECORDS = {
+    *(".lock", ".lock-setup", ".lock-shards", "config.yaml", "environment.json"),
+    *(_STOPPED, ".staging"),
+}
+"""Files that `claim` writes, and the folder of tars that are unpacked before work begins."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,10 @@ def claim(
         # Of several processes that start at once, one writes the settings.
         with _exclusive(out, shared=shared):
             compare(out, settings)
+            before: set[str] = set()
+            if not (out / "config.yaml").exists():
+                # Files that are there already are somebody else's.
+                before = {path.name for path in out.iterdir()}
             if latest or not (out / "config.yaml").exists():
                 # `identity` is stored as it was compared, so a later default cannot change it.
                 record = {command: json.loads(config.model_dump_json()), "identity": settings}
@@ -139,13 +146,13 @@ def claim(
         except (Exception, KeyboardInterrupt, SystemExit) as error:
             # While other processes share the folder, the job goes on.
             if is_last():
-                _record_stop(out, error)
+                _record_stop(out, error, before)
             raise
 
 
-def _record_stop(out: Path, error: BaseException) -> None:
-    """Leave word of what ended the job; of one that had written nothing, leave no trace."""
-    if isinstance(error, A2SError) and {path.name for path in out.iterdir()} <= _RECORDS:
+def _record_stop(out: Path, error: BaseException, before: set[str]) -> None:
+    """Leave word of what ended the job; of one that has added nothing to `before`, no trace."""
+    if isinstance(error, A2SError) and {path.name for path in out.iterdir()} - before <= _RECORDS:
         # A command that failed before it wrote anything must not block the corrected one.
         (out / "config.yaml").unlink(missing_ok=True)
         (out / "environment.json").unlink(missing_ok=True)
