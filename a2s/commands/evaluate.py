@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from a2s.config.commands import EvaluateConfig
+from a2s.data import masks
 from a2s.data.isolation import isolated
 from a2s.errors import ConfigError, DataError
 from a2s.evaluation import metrics
@@ -21,6 +23,7 @@ from a2s.evaluation.pairs import (
     find_predictions,
     find_truths,
     only,
+    write_missing,
 )
 from a2s.evaluation.table import BASELINES, BORDER_COLUMNS, baseline, border_note, text_lines
 from a2s.parallel import pool
@@ -50,6 +53,8 @@ _NOTES = {
     "which_e": "e_measure: mean over 256 thresholds; e_adaptive: adaptive threshold",
 }
 
+_COUNTED = ("resized", "empty_truth", "full_truth", "graded_truth")
+"""Columns of images.parquet that are counted in scores.json."""
 _CONVENTIONS = {"pysodmetrics": metrics.LIBRARY, "official": "the paper's authors' code"}
 
 
@@ -144,7 +149,7 @@ def _finished(out: Path, fingerprint: str) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):
         return None
     same_code = scores.get("metric_library_version") == metrics.LIBRARY_VERSION
-    same_code &= "centre_adaptive_f" in scores
+    same_code &= "num_full_truth" in scores
     return scores if same_code and scores.get("inputs_sha256") == fingerprint else None
 
 
@@ -160,7 +165,7 @@ def _score_all(
     import pyarrow.parquet as pq
 
     start = time.monotonic()
-    missing = _write_missing(folder.path, keys, predictions, truths, rbd)
+    missing = write_missing(folder.path, keys, predictions, truths, rbd)
     # Old scores must not pass for those of a run that has not finished.
     (folder.path / "scores.json").unlink(missing_ok=True)
     small = config.workers == "auto" and len(keys) < AUTO_MIN_PAIRS
@@ -184,7 +189,8 @@ def _score_all(
     schema = pa.schema(SCHEMA)
     totals = RowScores()
     failures: list[Failure] = []
-    num_resized = num_empty = num_graded = 0
+    counts: Counter[str] = Counter()
+    meanings: Counter[str] = Counter()
     parts = pool.map_items(
         score_chunk,
         chunks(),
@@ -202,9 +208,9 @@ def _score_all(
         for part in in_order(parts):
             totals.merge(part.totals)
             failures += part.failures
-            num_resized += sum(row["resized"] for row in part.rows)
-            num_empty += sum(row["empty_truth"] for row in part.rows)
-            num_graded += sum(row["graded_truth"] for row in part.rows)
+            meanings += part.meanings
+            for name in _COUNTED:
+                counts[name] += sum(row[name] for row in part.rows)
             table.write_table(pa.Table.from_pylist(part.rows, schema=schema))
             progress.update(part.num_pairs)
     write_failures(folder.path, failures)
@@ -213,6 +219,12 @@ def _score_all(
         raise DataError(
             f"evaluate: none of {len(keys)} pairs could be read; see {folder.path}/{FILE_NAME}"
         )
+    num_empty, num_full = counts["empty_truth"], counts["full_truth"]
+    if why := masks.useless(num_masks=num_images, num_empty=num_empty, num_full=num_full):
+        # With nothing left in the folder, the corrected command may use it.
+        for name in ("images.parquet", "missing.json", FILE_NAME):
+            (folder.path / name).unlink()
+        raise DataError(f"evaluate: {_where(config)}: {why}")
     write_curves(folder.path, totals.own, title=f"{config.pred.name}, {num_images:,} images")
     seconds = time.monotonic() - start
     folder.log(
@@ -224,9 +236,8 @@ def _score_all(
     return {
         **totals.summary(),
         "num_truth": len(truths.keys),
-        "num_resized": num_resized,
-        "num_empty_truth": num_empty,
-        "num_graded_truth": num_graded,
+        **{f"num_{name}": counts[name] for name in _COUNTED},
+        **{_read_as(name): meanings[name] for name in masks.MEANINGS},
         "num_failed": len(keys) - num_images,
         **missing,
         "convention": config.parity.convention,
@@ -236,29 +247,8 @@ def _score_all(
     }
 
 
-def _write_missing(
-    out: Path,
-    keys: list[str],
-    predictions: PictureSet,
-    truths: PictureSet,
-    rbd: PictureSet | None,
-) -> dict[str, int]:
-    """Write and print the keys that one side lacks."""
-    lists = {
-        "missing_pred": sorted(truths.keys - predictions.keys),
-        "missing_truth": sorted(predictions.keys - truths.keys),
-        "missing_rbd": sorted({*keys} - rbd.keys) if rbd else [],
-    }
-    files.write_json(out / "missing.json", {**lists, "truth_of_same_name_ignored": truths.shadowed})
-    for name, text in (
-        ("missing_pred", "truths without a prediction (not scored)"),
-        ("missing_truth", "predictions without a truth (not scored)"),
-        ("missing_rbd", "pairs without a map of RBD (not in its row)"),
-    ):
-        if lists[name]:
-            shown = ", ".join(lists[name][:10]) + (", …" if len(lists[name]) > 10 else "")
-            print(f"evaluate: {len(lists[name]):,} {text}: {shown}; all in {out}/missing.json")
-    return {f"num_{name}": len(keys) for name, keys in lists.items()}
+def _read_as(meaning: str) -> str:
+    return f"num_truth_as_{meaning.replace(' ', '_')}"
 
 
 def _report(config: EvaluateConfig, scores: dict[str, Any]) -> int:
@@ -269,6 +259,9 @@ def _report(config: EvaluateConfig, scores: dict[str, Any]) -> int:
     print("\n".join(text_lines({"predictions": scores, **baselines}, COLUMNS)))
     print(border_note(scores))
     print(f"which F: {_NOTES['which_f']}")
+    meanings = {name: scores[_read_as(name)] for name in masks.MEANINGS}
+    if text := masks.describe(meanings, what="truths"):
+        print(text)
     if scores["num_graded_truth"]:
         above = "128" if config.parity.convention == "pysodmetrics" else "half of their own range"
         print(

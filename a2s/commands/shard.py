@@ -18,10 +18,11 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from a2s.config.commands import ShardConfig
+from a2s.data import masks
 from a2s.data.index import Index
 from a2s.data.inputs import collect, describe_lost, over_limit
 from a2s.data.isolation import isolated
-from a2s.data.packing import PackingJob, pack
+from a2s.data.packing import MASK_TOLERANCE, PackingJob, pack
 from a2s.data.shards import shard_done, shard_name
 from a2s.errors import DataError
 from a2s.parallel import pool
@@ -114,13 +115,17 @@ def _pack_all(
 def _finish(config: ShardConfig, work: PackingJob, frozen: dict[str, Any]) -> int:
     """Collect the failures of all shards into one file, and print a summary."""
     reasons: Counter[str] = Counter()
+    mask_reasons: Counter[str] = Counter()
 
-    def counted() -> Iterator[Failure]:
-        for one in _failures(work, frozen):
+    def counted(failures: Iterator[Failure], reasons: Counter[str]) -> Iterator[Failure]:
+        for one in failures:
             reasons[one["reason"]] += 1
             yield one
 
-    write_failures(work.out, chain(counted(), frozen["stray_masks"]), sorted_ascii=True)
+    of_images = counted(_failures(work, frozen), reasons)
+    of_masks = counted(_mask_failures(work), mask_reasons)
+    rows = chain(of_images, of_masks, frozen["stray_masks"])
+    write_failures(work.out, rows, sorted_ascii=True)
     failed = reasons.total()
     shutil.rmtree(work.out / ".staging", ignore_errors=True)
     total = frozen["num_images"] + len(frozen["failures"])
@@ -135,11 +140,7 @@ def _finish(config: ShardConfig, work: PackingJob, frozen: dict[str, Any]) -> in
         print(
             f"shard: left out {sum(frozen['skipped'].values())} files that are no images: {listed}"
         )
-    if config.masks:
-        print(
-            f"shard: {frozen['without_mask']} images without a mask,"
-            f" {len(frozen['stray_masks'])} masks without an image"
-        )
+    _report_masks(config, work, frozen, mask_reasons)
     lost = {name: frozen[name] for name in ("num_lost", "lost_is_known")}
     too_many = over_limit(config.max_failure_rate, failed=failed, total=total, **lost)
     for line in describe_lost(**lost):
@@ -159,7 +160,53 @@ def _finish(config: ShardConfig, work: PackingJob, frozen: dict[str, Any]) -> in
     return 3 if too_many else 0
 
 
+def _report_masks(
+    config: ShardConfig, work: PackingJob, frozen: dict[str, Any], reasons: Counter[str]
+) -> None:
+    """Say what became of the masks.
+
+    Raises:
+        DataError: no mask could be used, or all are empty or full.
+    """
+    counts: Counter[str] = Counter()
+    for manifest in _manifests(work):
+        counts += manifest.get("masks", {})
+    num_packed = sum(counts[name] for name in masks.MEANINGS)
+    left_out = reasons.total()
+    if config.masks:
+        print(
+            f"shard: {frozen['without_mask']} images without a mask,"
+            f" {len(frozen['stray_masks'])} masks without an image"
+        )
+    if text := masks.describe(counts, what="masks"):
+        print(f"shard: {text}")
+    if counts["resized"]:
+        share = f"at most {MASK_TOLERANCE:.0%} larger or smaller"
+        print(f"shard: {counts['resized']:,} masks resized to their images, {share}")
+    if left_out:
+        listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+        print(
+            f"shard: {left_out:,} of {num_packed + left_out:,} masks left out, their images are"
+            f" packed without them: {listed}; see {config.out / FILE_NAME}"
+        )
+    why = masks.useless(num_masks=num_packed, num_empty=counts["empty"], num_full=counts["full"])
+    if left_out and not num_packed:
+        why = f"not one of the {left_out:,} masks could be used; see {config.out / FILE_NAME}"
+    if why:
+        raise DataError(f"shard: {config.masks or 'the masks in the tars'}: {why}")
+
+
+def _manifests(work: PackingJob) -> Iterator[dict[str, Any]]:
+    for number in range(work.num_shards):
+        yield read_json(work.out / f"{shard_name(number)}.json")
+
+
 def _failures(work: PackingJob, frozen: dict[str, Any]) -> Iterator[Failure]:
     yield from frozen["failures"]
-    for number in range(work.num_shards):
-        yield from read_json(work.out / f"{shard_name(number)}.json")["failures"]
+    for manifest in _manifests(work):
+        yield from manifest["failures"]
+
+
+def _mask_failures(work: PackingJob) -> Iterator[Failure]:
+    for manifest in _manifests(work):
+        yield from manifest.get("mask_failures", [])

@@ -1,9 +1,8 @@
-"""Image decoding and encoding: limits, EXIF orientation, colour modes. No other module decodes."""
+"""Image decoding and encoding: limits, EXIF orientation, colour modes; `masks` reads truths."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 import struct
 import warnings
@@ -86,8 +85,8 @@ class ImageInfo:
     format: str
 
 
-def _isolable(function: F) -> F:
-    """Inside `isolation.isolated()`, call a function of this file in another process.
+def isolable(function: F) -> F:
+    """Inside `isolation.isolated()`, call a function that decodes in another process.
 
     The results are the same; BadImage has the further reasons "crashes" and "timeout".
     """
@@ -106,24 +105,25 @@ def _isolable(function: F) -> F:
             return ImageInfo(**reply["info"])
         if "extension" in reply:
             return bytes(payload), reply["extension"]
-        return np.frombuffer(payload, np.uint8).reshape(reply["shape"])
+        pixels = np.frombuffer(payload, np.uint8).reshape(reply["shape"])
+        return (pixels, reply["note"]) if "note" in reply else pixels
 
     return cast(F, call)
 
 
-@_isolable
+@isolable
 def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     """Check that an image decodes completely, and return its size and format.
 
     Raises:
         BadImage: as `decode`.
     """
-    image, orientation, image_format = _load(data, max_pixels=max_pixels)
-    rgb = _to_rgb(image)
+    image, orientation, image_format = load(data, max_pixels=max_pixels)
+    rgb = to_rgb(image)
     return ImageInfo(rgb.width, rgb.height, orientation, image_format)
 
 
-@_isolable
+@isolable
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> U8:
     """Decode an image to upright RGB.
 
@@ -136,11 +136,11 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> U8:
     Raises:
         BadImage: empty, damaged, truncated, above max_pixels, or not a supported image.
     """
-    image, _, _ = _load(data, max_pixels=max_pixels)
-    return np.array(_to_rgb(image))
+    image, _, _ = load(data, max_pixels=max_pixels)
+    return np.array(to_rgb(image))
 
 
-@_isolable
+@isolable
 def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> U8:
     """Decode a mask or label to one grey channel, without min-max scaling.
 
@@ -152,14 +152,14 @@ def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> U8:
     Raises:
         BadImage: as `decode`.
     """
-    image, _, _ = _load(data, max_pixels=max_pixels)
+    image, _, _ = load(data, max_pixels=max_pixels)
     if image.mode in ("LA", "La"):
         return np.array(image.convert("LA").getchannel("L"))
     if image.mode in ("1", "L"):
         return np.array(image.convert("L"))
     if image.mode in ("RGBA", "RGBa", "P", "PA"):
         return np.array(image.convert("RGB").convert("L"))
-    return np.array(_to_rgb(image).convert("L"))
+    return np.array(to_rgb(image).convert("L"))
 
 
 def resize_rgb(image_HW3: U8, *, height: int, width: int, resize_filter: str = "bilinear") -> U8:
@@ -175,22 +175,6 @@ def resize_rgb(image_HW3: U8, *, height: int, width: int, resize_filter: str = "
     return np.array(image)
 
 
-def resize_mask(mask_HW: U8, *, height: int, width: int) -> U8:
-    """Resize a mask by nearest neighbour, so that no new values appear.
-
-    Shape: H W -> height width, uint8.
-    """
-    if mask_HW.shape == (height, width):
-        return mask_HW
-    image = Image.fromarray(mask_HW).resize((width, height), Image.Resampling.NEAREST)
-    return np.array(image)
-
-
-def content_hash(data: bytes) -> int:
-    """Hash of a file's bytes, for finding identical files. Range: 0 .. 2**64 - 1."""
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
-
-
 def encode_png(mask_HW: U8) -> bytes:
     """Encode a grey mask as PNG (mode L); deterministic.
 
@@ -201,7 +185,7 @@ def encode_png(mask_HW: U8) -> bytes:
     return _save(Image.fromarray(mask_HW), "PNG")
 
 
-@_isolable
+@isolable
 def shrink(data: bytes, *, max_side: int, max_pixels: int = MAX_PIXELS) -> tuple[bytes, str]:
     """Re-encode an image, EXIF orientation applied, with its longer side at most `max_side` pixels.
 
@@ -211,8 +195,8 @@ def shrink(data: bytes, *, max_side: int, max_pixels: int = MAX_PIXELS) -> tuple
     Raises:
         BadImage: as `decode`.
     """
-    image, _, image_format = _load(data, max_pixels=max_pixels)
-    rgb = _to_rgb(image)
+    image, _, image_format = load(data, max_pixels=max_pixels)
+    rgb = to_rgb(image)
     scale = min(1.0, max_side / max(rgb.size))
     size = tuple(max(1, round(side * scale)) for side in rgb.size)
     pixels_HW3 = resize_rgb(np.asarray(rgb), height=size[1], width=size[0])
@@ -228,8 +212,12 @@ def _save(image: Image.Image, image_format: str) -> bytes:
     return buffer.getvalue()
 
 
-def _load(data: bytes, *, max_pixels: int) -> tuple[Image.Image, int, str]:
-    """Open, check the pixel count in the header, decode, apply the EXIF orientation."""
+def load(data: bytes, *, max_pixels: int) -> tuple[Image.Image, int, str]:
+    """Decode to an upright image in the file's own mode, its EXIF orientation and format.
+
+    Raises:
+        BadImage: as `decode`.
+    """
     if not data:
         raise BadImage("empty", "the file holds no bytes")
     try:
@@ -277,7 +265,12 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert to 8-bit RGB; transparent pixels over white.
+
+    Raises:
+        BadImage: pixels without an agreed range.
+    """
     if image.mode.startswith("I"):
         # Pillow clips 16-bit values at 255 when it converts them; scale instead.
         values_HW = np.clip(np.asarray(image).astype(np.int64), 0, 65535)

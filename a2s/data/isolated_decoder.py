@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from a2s.data import images
+from a2s.data import images, masks
 from a2s.data.isolation import Header, receive, send
 
 PR_SET_PDEATHSIG = 1
@@ -21,6 +21,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "probe": images.probe,
     "decode": images.decode,
     "decode_mask": images.decode_mask,
+    "decode_map": masks.decode_map,
+    "decode_truth": masks.decode_truth,
     "shrink": images.shrink,
 }
 
@@ -35,12 +37,13 @@ def answer(header: Header, data: bytes) -> tuple[Header, bytes | memoryview]:
         return {"memory": str(error)}, b""
     except Exception:
         return {"bug": traceback.format_exc()}, b""
-    if isinstance(result, np.ndarray):
-        return {"shape": result.shape}, np.ascontiguousarray(result).data.cast("B")
     if isinstance(result, images.ImageInfo):
         return {"info": dataclasses.asdict(result)}, b""
-    encoded, extension = result
-    return {"extension": extension}, encoded
+    content, note = result if isinstance(result, tuple) else (result, None)
+    if isinstance(content, bytes):
+        return {"extension": note}, content
+    reply = {"shape": content.shape} if note is None else {"shape": content.shape, "note": note}
+    return reply, np.ascontiguousarray(content).data.cast("B")
 
 
 def main() -> NoReturn:

@@ -1,8 +1,9 @@
 """Decode images in other processes, so that a codec that crashes or hangs costs only its image.
 
-In an `isolated()` block the functions of `images.py` send their bytes to a decoder: a process that
-runs `isolated_decoder.py`. There are as many as images are decoded at the same time, and they are
-kept until the block ends. A message is a length, a JSON header and raw bytes (a file or pixels).
+In an `isolated()` block the functions of `images.py` and `masks.py` send their bytes to a decoder:
+a process that runs `isolated_decoder.py`. There are as many as images are decoded at the same time,
+and they are kept until the block ends. A message is a length, a JSON header and raw
+bytes (a file or pixels).
 """
 
 from __future__ import annotations

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from a2s.data import images
+from a2s.data import images, masks
 from a2s.data.open_files import Address
 from a2s.data.shards import MASK, ShardWriter, shard_name
 from a2s.storage.failures import Failure, failure
+from a2s.storage.hashing import short_hash
 
 MAX_FILE_BYTES = 2**30
-
+MASK_TOLERANCE = 0.02
+"""A mask whose sides differ from those of its image by at most this share is resized to it."""
 
 EXTENSIONS = {
     "JPEG": "jpg",
@@ -57,33 +60,48 @@ class _Unusable(Exception):
         self.detail = detail
 
 
+@dataclass
+class _Masks:
+    """What became of the masks of one shard."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    """Masks by `masks.MEANINGS`, and of all: resized, empty, full."""
+    failures: list[Failure] = field(default_factory=list)
+    """Masks that were left out; their images are packed without them."""
+
+
 def pack(number: int, work: PackingJob) -> dict[str, Any]:
     """Read, verify and write the images of one shard."""
     rows = pq.ParquetFile(work.out / "work.parquet").read_row_group(number).to_pylist()
     failures: list[Failure] = []
+    seen = _Masks()
     name = shard_name(number)
     with ShardWriter(
         work.out, name, columns=COLUMNS, settings=work.settings, num_shards=work.num_shards
     ) as writer:
         for row in rows:
             try:
-                members, values = _sample(row, work)
+                members, values = _sample(row, work, seen)
             except _Unusable as error:
                 source = row["member"] or os.fsdecode(row["path"])
                 failures.append(failure(row["key"], source, error.reason, error.detail))
             else:
                 writer.add(row["key"], members, **values)
         writer.extra["failures"] = failures
+        if seen.counts or seen.failures:
+            writer.extra |= {"masks": dict(seen.counts), "mask_failures": seen.failures}
     return {"shard": name, "count": len(rows) - len(failures), "quarantined": len(failures)}
 
 
-def _sample(row: dict[str, Any], work: PackingJob) -> tuple[dict[str, bytes], dict[str, object]]:
+def _sample(
+    row: dict[str, Any], work: PackingJob, seen: _Masks
+) -> tuple[dict[str, bytes], dict[str, object]]:
     """Tar members and table columns of one image; decodes it once to verify it."""
     data = _read(Address(row["path"], row["offset"], row["size"]))
     try:
         info = images.probe(data, max_pixels=work.max_pixels)
         extension = EXTENSIONS[info.format]
-        content = images.content_hash(data)
+        content = short_hash(data)
         before = (info.width, info.height)
         if work.max_side and max(before) > work.max_side:
             data, extension = images.shrink(
@@ -94,7 +112,11 @@ def _sample(row: dict[str, Any], work: PackingJob) -> tuple[dict[str, bytes], di
         raise _Unusable(error.reason, error.detail) from error
     members = {extension: data}
     if row["mask_path"] is not None:
-        members[MASK] = _mask(row, before=before, after=(info.width, info.height))
+        try:
+            members[MASK] = _mask(row, seen, before=before, after=(info.width, info.height))
+        except _Unusable as error:
+            source = row["mask_member"] or os.fsdecode(row["mask_path"])
+            seen.failures.append(failure(row["key"], source, error.reason, error.detail))
     values: dict[str, object] = {
         "width": info.width,
         "height": info.height,
@@ -104,20 +126,28 @@ def _sample(row: dict[str, Any], work: PackingJob) -> tuple[dict[str, bytes], di
     return members, values
 
 
-def _mask(row: dict[str, Any], *, before: tuple[int, int], after: tuple[int, int]) -> bytes:
-    """The mask as PNG; keeps the original bytes unless format or size must change."""
-    data = _read(Address(row["mask_path"], row["mask_offset"], row["mask_size"]))
+def _mask(
+    row: dict[str, Any], seen: _Masks, *, before: tuple[int, int], after: tuple[int, int]
+) -> bytes:
+    """The mask as PNG; keeps the original bytes unless meaning, format or size must change."""
     try:
-        mask_HW = images.decode_mask(data)
-    except images.BadImage as error:
+        data = _read(Address(row["mask_path"], row["mask_offset"], row["mask_size"]))
+        mask_HW, meaning = masks.decode_truth(data)
+    except (_Unusable, images.BadImage) as error:
         raise _Unusable(f"mask_{error.reason}", error.detail) from error
     size = (mask_HW.shape[1], mask_HW.shape[0])
-    if size != before:
+    if any(
+        abs(side - wanted) > max(1, MASK_TOLERANCE * wanted)
+        for side, wanted in zip(size, before, strict=True)
+    ):
         detail = f"the mask has {size[0]} x {size[1]} pixels, the image {before[0]} x {before[1]}"
         raise _Unusable("mask_size", detail)
-    if before == after and data.startswith(b"\x89PNG"):
+    is_object_HW = mask_HW >= 128
+    marks = {"resized": size != before, "empty": not is_object_HW.any(), "full": is_object_HW.all()}
+    seen.counts += Counter([meaning, *(name for name, holds in marks.items() if holds)])
+    if size == after and meaning == masks.GREY and data.startswith(b"\x89PNG"):
         return data
-    return images.encode_png(images.resize_mask(mask_HW, height=after[1], width=after[0]))
+    return images.encode_png(masks.resize_mask(mask_HW, height=after[1], width=after[0]))
 
 
 def _read(address: Address) -> bytes:

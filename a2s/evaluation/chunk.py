@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from a2s.data.arrays import U8
-from a2s.data.images import BadImage, decode_mask
+from a2s.data.images import BadImage
+from a2s.data.masks import decode_map, decode_truth
 from a2s.errors import DataError
 from a2s.evaluation import metrics
 from a2s.evaluation.dataset_scores import OWN, RowScores
@@ -18,6 +20,7 @@ from a2s.evaluation.table import BASELINES
 from a2s.models.centre import centre
 from a2s.storage.failures import Failure, failure
 
+T = TypeVar("T")
 SCHEMA = [
     ("key", "string"),
     *((name, "float64") for name in metrics.NAMES),
@@ -27,6 +30,7 @@ SCHEMA = [
     ("height", "int32"),
     ("resized", "bool"),
     ("empty_truth", "bool"),
+    ("full_truth", "bool"),
     ("graded_truth", "bool"),
 ]
 
@@ -50,6 +54,8 @@ class Part:
     totals: RowScores = field(default_factory=RowScores)
     rows: list[dict[str, Any]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    meanings: Counter[str] = field(default_factory=Counter)
+    """How many truths were read in which way (`data.masks.MEANINGS`)."""
 
 
 def score_chunk(
@@ -62,18 +68,20 @@ def score_chunk(
     number, pairs = item
     part, rules = Part(number, len(pairs)), metrics.CONVENTIONS[convention]
     for pair in pairs:
-        prediction_HW = _read(pair.key, pair.prediction, part.failures)
-        mask_HW = None
+        prediction_HW = _read(pair.key, pair.prediction, part.failures, decode_map)
+        truth = None
         if prediction_HW is not None:
-            mask_HW = _read(pair.key, pair.truth, part.failures)
-        if prediction_HW is None or mask_HW is None:
+            truth = _read(pair.key, pair.truth, part.failures, decode_truth)
+        if prediction_HW is None or truth is None:
             continue
+        mask_HW, meaning = truth
+        part.meanings[meaning] += 1
         truth_HW = metrics.binary_truth(mask_HW, rules)
         maps = {
             OWN: _resized(prediction_HW, truth_HW.shape),
             "centre": centre(*truth_HW.shape),
         }
-        rbd_HW = _read(pair.key, pair.rbd, part.failures) if pair.rbd else None
+        rbd_HW = _read(pair.key, pair.rbd, part.failures, decode_map) if pair.rbd else None
         if rbd_HW is not None:
             maps["rbd"] = _resized(rbd_HW, truth_HW.shape)
         found = metrics.score_each([*maps.values()], truth_HW, rules)
@@ -90,16 +98,19 @@ def score_chunk(
                 "height": truth_HW.shape[0],
                 "resized": prediction_HW.shape != truth_HW.shape,
                 "empty_truth": not truth_HW.any(),
+                "full_truth": bool(truth_HW.all()),
                 "graded_truth": bool(((mask_HW > 0) & (mask_HW < 255)).any()),
             }
         )
     return part
 
 
-def _read(key: str, side: PictureFile, failures: list[Failure]) -> U8 | None:
+def _read(
+    key: str, side: PictureFile, failures: list[Failure], decode: Callable[[bytes], T]
+) -> T | None:
     """Decode a picture; a failure is appended to the list."""
     try:
-        return decode_mask(side.read())
+        return decode(side.read())
     except DataError as error:
         reason = error.reason if isinstance(error, BadImage) else "unreadable"
         failures.append(failure(key, side.path, reason, str(error)))

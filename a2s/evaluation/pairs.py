@@ -6,14 +6,17 @@ import hashlib
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from a2s.data.arrays import U8
 from a2s.data.images import SUFFIXES
 from a2s.data.keys import encode_key
+from a2s.data.masks import decode_map, decode_truth
 from a2s.data.open_files import Address
 from a2s.errors import DataError
+from a2s.storage.files import write_json
 
 if TYPE_CHECKING:
     from a2s.data.index import Index
@@ -55,13 +58,23 @@ class PictureSet:
     """One side of a comparison.
 
     `locate` gives the address of a key; `fingerprint` changes when a picture does; `shadowed`
-    lists files that gave way to another one of the same key.
+    lists files that gave way to another one of the same key. `are_masks`: other programs made them.
     """
 
     keys: frozenset[str]
     locate: Callable[[str], PictureFile]
     fingerprint: str
     shadowed: list[str] = field(default_factory=list)
+    are_masks: bool = False
+
+    def picture(self, key: str) -> U8:
+        """Decode a map, or a mask as `data.masks.decode_truth` does. Shape: H W.
+
+        Raises:
+            DataError: it cannot be read or decoded.
+        """
+        data = self.locate(key).read()
+        return decode_truth(data)[0] if self.are_masks else decode_map(data)
 
 
 def find_images(folder: Path) -> PictureSet:
@@ -110,17 +123,43 @@ def find_truths(folder: Path) -> PictureSet:
         side = _from_index(index, masks=True)
         if not side.keys:
             raise DataError(f"{folder}: these shards hold no masks; pack them with --masks")
-        return side
-    return _from_files(
+        return replace(side, are_masks=True)
+    files = _from_files(
         folder, lambda path, key: path.suffix.lower() in SUFFIXES, what="masks (png, bmp, tif, jpg)"
     )
+    return replace(files, are_masks=True)
 
 
 def only(side: PictureSet, keys: frozenset[str]) -> PictureSet:
     """Leave out the pictures whose key is not one of `keys`."""
     kept = side.keys & keys
     listed = hashlib.sha256("\n".join(sorted(kept)).encode()).hexdigest()
-    return PictureSet(kept, side.locate, f"{side.fingerprint} {listed}", side.shadowed)
+    return replace(side, keys=kept, fingerprint=f"{side.fingerprint} {listed}")
+
+
+def write_missing(
+    out: Path,
+    keys: list[str],
+    predictions: PictureSet,
+    truths: PictureSet,
+    rbd: PictureSet | None,
+) -> dict[str, int]:
+    """Write missing.json and print the keys that one side lacks; return their numbers."""
+    lists = {
+        "missing_pred": sorted(truths.keys - predictions.keys),
+        "missing_truth": sorted(predictions.keys - truths.keys),
+        "missing_rbd": sorted({*keys} - rbd.keys) if rbd else [],
+    }
+    write_json(out / "missing.json", {**lists, "truth_of_same_name_ignored": truths.shadowed})
+    for name, text in (
+        ("missing_pred", "truths without a prediction (not scored)"),
+        ("missing_truth", "predictions without a truth (not scored)"),
+        ("missing_rbd", "pairs without a map of RBD (not in its row)"),
+    ):
+        if lists[name]:
+            shown = ", ".join(lists[name][:10]) + (", …" if len(lists[name]) > 10 else "")
+            print(f"evaluate: {len(lists[name]):,} {text}: {shown}; all in {out}/missing.json")
+    return {f"num_{name}": len(keys) for name, keys in lists.items()}
 
 
 def _index(folder: Path) -> Index | None:

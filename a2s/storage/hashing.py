@@ -26,3 +26,8 @@ def digest(value: object) -> str:
     """SHA-256 of a JSON-serialisable value, hexadecimal; independent of key order."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def short_hash(data: bytes) -> int:
+    """Hash of a file's bytes, for finding identical files. Range: 0 .. 2**64 - 1."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")

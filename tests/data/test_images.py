@@ -15,6 +15,7 @@ from PIL import Image
 
 from a2s.data import images
 from a2s.data.images import BadImage
+from a2s.data.masks import resize_mask
 
 # Four colours, so that all orientations differ.
 QUADRANTS = np.zeros((16, 24, 3), np.uint8)
@@ -233,7 +234,7 @@ def test_resizing_is_antialiased_and_masks_are_not() -> None:
     stripes[:, ::2] = 255
     small = images.resize_rgb(stripes, height=16, width=16)
     assert 100 < small.min() <= small.max() < 155
-    mask = images.resize_mask(stripes[..., 0], height=10, width=13)
+    mask = resize_mask(stripes[..., 0], height=10, width=13)
     assert mask.shape == (10, 13)
     assert set(np.unique(mask)) <= {0, 255}
 

@@ -75,7 +75,7 @@ def map_cell(maps: PictureSet, key: str, *, like: Cell) -> Cell:
     if key not in maps.keys:
         return Cell(None, "missing")
     try:
-        picture_HW = decode_mask(maps.locate(key).read())
+        picture_HW = maps.picture(key)
     except DataError as error:
         return Cell(None, _reason(error))
     if like.picture is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from a2s.data.arrays import U8
 from a2s.data.images import decode, decode_mask
 from a2s.data.index import Index
 from a2s.data.keys import decode_key
@@ -30,7 +31,7 @@ def write_sheet(
     Returns False and writes no file if no image is left.
     """
     index = Index.load(data)
-    columns: dict[str, Callable[[str], bytes | None]] = {}
+    columns: dict[str, Callable[[str], U8 | None]] = {}
     if maps is not None:
         columns["activation map"] = _files(maps)
     if labels is not None:
@@ -38,16 +39,15 @@ def write_sheet(
     columns["detector"] = _files(preds)
     if truth is not None:
         known = find_truths(truth)
-        columns["truth"] = lambda key: known.locate(key).read() if key in known.keys else None
+        columns["truth"] = lambda key: known.picture(key) if key in known.keys else None
 
     rows: list[list[Cell]] = []
     # More candidates than rows, because some may lack a column.
     for row in np.unique(np.linspace(0, len(index) - 1, 4 * max_rows).astype(int)):
         key = index.key(int(row))
         found = [read(key) for read in columns.values()]
-        if all(data is not None for data in found):
-            pictures = [decode_mask(data) for data in found if data is not None]
-            rows.append([Cell(picture) for picture in (decode(index.read(int(row))), *pictures)])
+        if all(picture is not None for picture in found):
+            rows.append([Cell(picture) for picture in (decode(index.read(int(row))), *found)])
     if not rows:
         return False
     chosen = np.unique(np.linspace(0, len(rows) - 1, max_rows).astype(int))
@@ -55,19 +55,19 @@ def write_sheet(
     return True
 
 
-def _files(folder: Path) -> Callable[[str], bytes | None]:
-    def read(key: str) -> bytes | None:
+def _files(folder: Path) -> Callable[[str], U8 | None]:
+    def read(key: str) -> U8 | None:
         path = folder / f"{decode_key(key)}.png"
-        return path.read_bytes() if path.is_file() else None
+        return decode_mask(path.read_bytes()) if path.is_file() else None
 
     return read
 
 
-def _labels(folder: Path) -> Callable[[str], bytes | None]:
+def _labels(folder: Path) -> Callable[[str], U8 | None]:
     index = Index.load(folder)
 
-    def read(key: str) -> bytes | None:
+    def read(key: str) -> U8 | None:
         row = int(index.rows_of([key])[0])
-        return index.read(row) if row >= 0 else None
+        return decode_mask(index.read(row)) if row >= 0 else None
 
     return read

@@ -15,8 +15,8 @@ from typing import Any
 from a2s.storage.status.pace import Pace, State, left_sec, pace_of, rounded, state_of
 
 KEYS_SHOWN = 3
-MASK_REASONS = ("mask_without_image", "duplicate_mask")
-"""Reasons in the `failures.jsonl` of data shards that concern a mask, not an image."""
+_MASK_REASONS = ("mask_", "duplicate_mask")
+"""How reasons in the `failures.jsonl` of data shards begin that concern a mask, not an image."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def failures_elsewhere(lines: bytes, manifests: Sequence[Manifest]) -> list[dict
     return [
         {"key": key, "reason": reason}
         for key, reason in (found - known).elements()
-        if reason not in MASK_REASONS
+        if not reason.startswith(_MASK_REASONS)
     ]
 
 
