@@ -226,6 +226,7 @@ def job_list(config: RunConfig) -> list[Job]:
             yield Job("label", {"data": test_data, "out": out / "test-labels", **made_by})
         for name, pred in scored.items():
             pair = {"pred": pred, "truth": config.truth, "out": out / "scores" / name}
-            yield Job("evaluate", {**pair, **pooled})
+            masks = {"mask_pattern": config.mask_pattern}
+            yield Job("evaluate", {**pair, **masks, **pooled})
 
     return list(jobs())

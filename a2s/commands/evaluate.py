@@ -23,9 +23,12 @@ from a2s.evaluation.pairs import (
     find_predictions,
     find_truths,
     only,
+    spread,
+    unpaired,
     write_missing,
 )
-from a2s.evaluation.table import BASELINES, BORDER_COLUMNS, baseline, border_note, text_lines
+from a2s.evaluation.report import NOTES, read_as, report_lines
+from a2s.evaluation.table import BORDER_COLUMNS
 from a2s.parallel import pool
 from a2s.parallel.progress import Progress
 from a2s.pipeline import Job, run_jobs
@@ -46,29 +49,22 @@ COLUMNS = (
     ("E", "e_measure"),
     ("MAE", "mae"),
 )
-_NOTES = {
-    "which_f": "adaptive F (threshold min(2*mean, 1) per image) is the paper's ave-F; mean F and"
-    " max F are of the F curve averaged over images (256 thresholds, pysodmetrics), max F off. of"
-    " the averaged precision and recall (the authors' code); beta^2 0.3, weighted F: 1",
-    "which_e": "e_measure: mean over 256 thresholds; e_adaptive: adaptive threshold",
-}
-
 _COUNTED = ("resized", "empty_truth", "full_truth", "graded_truth")
 """Columns of images.parquet that are counted in scores.json."""
-_CONVENTIONS = {"pysodmetrics": metrics.LIBRARY, "official": "the paper's authors' code"}
 
 
 def run(config: EvaluateConfig) -> int:
     """Score all pairs; return 0, or 3 when too many predictions are missing or damaged."""
     truths, expected = _truths(config)
     predictions = find_predictions(config.pred, wanted=truths.keys)
+    truths = spread(truths, predictions.keys)
     keys = sorted(truths.keys & predictions.keys)
     if not keys:
-        raise DataError(
-            f"evaluate: no prediction in {config.pred} has the name of a truth in {_where(config)}"
-            f" (for example {min(predictions.keys)} and {min(truths.keys)})"
-        )
+        why = unpaired(predictions, truths, folder=_where(config))
+        raise DataError(f"evaluate: no prediction in {config.pred} has the name of {why}")
     inputs = {"pred": str(config.pred.resolve()), "truth": str(_where(config).resolve())}
+    if config.mask_pattern:
+        inputs["mask_pattern"] = config.mask_pattern
     with run_folder.claim(config.out, command="evaluate", config=config, inputs=inputs) as folder:
         files.remove_temporary(folder.path)
         rbd = _rbd_maps(config, truths)
@@ -106,7 +102,9 @@ def _truths(config: EvaluateConfig) -> tuple[PictureSet, Benchmark | None]:
             f" (NAME one of {', '.join(BENCHMARKS)})"
         )
     if config.benchmark is None:
-        return find_truths(_where(config)), None
+        return find_truths(_where(config), config.mask_pattern), None
+    if config.mask_pattern is not None:
+        raise ConfigError("evaluate: --mask-pattern goes with --truth; benchmarks need none")
     name, root = config.benchmark
     found = find_benchmark(name, root)
     truths = find_truths(found.masks)
@@ -237,41 +235,21 @@ def _score_all(
         **totals.summary(),
         "num_truth": len(truths.keys),
         **{f"num_{name}": counts[name] for name in _COUNTED},
-        **{_read_as(name): meanings[name] for name in masks.MEANINGS},
+        **{read_as(name): meanings[name] for name in masks.MEANINGS},
         "num_failed": len(keys) - num_images,
         **missing,
         "convention": config.parity.convention,
         "metric_library": metrics.LIBRARY,
         "metric_library_version": metrics.LIBRARY_VERSION,
-        **_NOTES,
+        **NOTES,
     }
 
 
-def _read_as(meaning: str) -> str:
-    return f"num_truth_as_{meaning.replace(' ', '_')}"
-
-
 def _report(config: EvaluateConfig, scores: dict[str, Any]) -> int:
-    numbers = _CONVENTIONS[config.parity.convention]
-    print(f"evaluate: {scores['num_images']:,} images, numbers of {numbers}")
-    absent = "none of its maps could be read" if config.images else "--images DIR adds this row"
-    baselines = {name: baseline(scores, name) or absent for name in BASELINES}
-    print("\n".join(text_lines({"predictions": scores, **baselines}, COLUMNS)))
-    print(border_note(scores))
-    print(f"which F: {_NOTES['which_f']}")
-    meanings = {name: scores[_read_as(name)] for name in masks.MEANINGS}
-    if text := masks.describe(meanings, what="truths"):
-        print(text)
-    if scores["num_graded_truth"]:
-        above = "128" if config.parity.convention == "pysodmetrics" else "half of their own range"
-        print(
-            f"{scores['num_graded_truth']:,} truths hold greys between 0 and 255; what is above"
-            f" {above} counts as salient"
-        )
-    if scores["num_resized"]:
-        print(f"{scores['num_resized']:,} predictions were resized to their truth's size")
-    if scores["num_empty_truth"]:
-        print(f"{scores['num_empty_truth']:,} truths have no salient pixel; their F counts as 0")
+    lines = report_lines(
+        scores, COLUMNS, convention=config.parity.convention, with_rbd=bool(config.images)
+    )
+    print("\n".join(lines))
     print(f"written: {config.out}/scores.json, images.parquet, pr_curve.svg, f_curve.svg")
     without_rbd = scores["num_images"] - scores.get("rbd_num_images", 0) if config.images else 0
     code = 0

@@ -20,7 +20,7 @@ import numpy as np
 from a2s.config.commands import PredictConfig
 from a2s.data.images import BadImage, decode, encode_png
 from a2s.data.index import Index
-from a2s.data.inputs import collect, describe_lost, over_limit
+from a2s.data.inputs import collect, describe_lost, describe_skipped, over_limit
 from a2s.data.isolation import isolated
 from a2s.data.keys import decode_key
 from a2s.data.open_files import Address
@@ -74,7 +74,7 @@ def run(config: PredictConfig) -> int:
         write_failures(config.out, failures)
         num_images = len(images) + len(found.failures)
         lost: dict[str, Any] = {"num_lost": found.num_lost, "lost_is_known": found.lost_is_known}
-        for line in describe_lost(**lost):
+        for line in (*describe_skipped(found.skipped), *describe_lost(**lost)):
             print(f"predict: {line}")
         _summarise(config, num_images=num_images, num_new=num_new, failed=len(failures))
         rate, failed = config.max_failure_rate, len(failures)

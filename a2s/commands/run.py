@@ -137,4 +137,5 @@ def _write_sheet(config: RunConfig) -> None:
         labels=labels if config.truth is not None or not on_test else None,
         preds=out / "preds",
         truth=config.truth,
+        mask_pattern=config.mask_pattern,
     )

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from a2s.config.commands import ShardConfig
 from a2s.data import masks
 from a2s.data.index import Index
-from a2s.data.inputs import collect, describe_lost, over_limit
+from a2s.data.inputs import collect, describe_lost, describe_skipped, over_limit
 from a2s.data.isolation import isolated
 from a2s.data.packing import MASK_TOLERANCE, PackingJob, pack
 from a2s.data.shards import shard_done, shard_name
@@ -70,7 +70,12 @@ def _frozen_work(config: ShardConfig, folder: RunDir) -> dict[str, Any]:
         frozen: dict[str, Any] = read_json(path)
         return frozen
     remove_temporary(folder.path)
-    found = collect(config.images, masks=config.masks, out=Path(os.path.abspath(folder.path)))
+    found = collect(
+        config.images,
+        masks=config.masks,
+        out=Path(os.path.abspath(folder.path)),
+        mask_pattern=config.mask_pattern,
+    )
     images_wanted = found.images.slice(0, config.limit)
     num_images = len(images_wanted)
     with atomic_path(folder.path / "work.parquet") as temporary:
@@ -135,11 +140,8 @@ def _finish(config: ShardConfig, work: PackingJob, frozen: dict[str, Any]) -> in
         equal = len(content) - len(np.unique(content))
         if equal:
             print(f"shard: {equal} images have the same content as another one (kept)")
-    if frozen["skipped"]:
-        listed = ", ".join(f"{count} {suffix}" for suffix, count in frozen["skipped"].items())
-        print(
-            f"shard: left out {sum(frozen['skipped'].values())} files that are no images: {listed}"
-        )
+    for line in describe_skipped(frozen["skipped"]):
+        print(f"shard: {line}")
     _report_masks(config, work, frozen, mask_reasons)
     lost = {name: frozen[name] for name in ("num_lost", "lost_is_known")}
     too_many = over_limit(config.max_failure_rate, failed=failed, total=total, **lost)

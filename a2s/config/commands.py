@@ -48,6 +48,9 @@ class ShardConfig(PoolSettings, ShardOptions):
     """Output folder of the shards."""
     masks: Path | None = None
     """Folder of masks; each belongs to the image of the same relative path without suffix."""
+    mask_pattern: str | None = None
+    """How the masks are called after their images, such as `{stem}_mask.png`: `{stem}` is the path
+    of the image without suffix, `{parent}` its folder, `{name}` its name, `*` any part of one."""
     limit: int | None = Field(None, ge=1)
     """Pack only the first so many images."""
 
@@ -184,6 +187,9 @@ class EvaluateConfig(PoolSettings):
     """Folder of predictions, or label shards."""
     truth: Annotated[Path | None, Field(json_schema_extra=NO_IDENTITY)] = None
     """Folder of masks, or data shards with masks."""
+    mask_pattern: Annotated[str | None, Field(json_schema_extra=NO_IDENTITY)] = None
+    """How the masks of --truth are called after the predictions, such as `{stem}_mask.png`, as in
+    `a2s shard`."""
     benchmark: Annotated[
         tuple[BenchmarkName, Path] | None, Field(json_schema_extra=NO_IDENTITY)
     ] = None
@@ -227,6 +233,8 @@ class RunConfig(Settings):
     """Images to predict after training; default: the images to learn from."""
     truth: Path | None = Field(None, json_schema_extra=NO_IDENTITY)
     """Folder of the test images' masks; if given, every stage is scored."""
+    mask_pattern: str | None = Field(None, json_schema_extra=NO_IDENTITY)
+    """How these masks are called after their images, such as `{stem}_mask.png` (`a2s shard`)."""
     processes: int = Field(0, ge=0, json_schema_extra=NO_IDENTITY)
     """Number of training processes; 0 means one per GPU, or one without a GPU."""
     seed: int | None = Field(None, ge=0)

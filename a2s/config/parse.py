@@ -33,6 +33,11 @@ def parse(command: str, arguments: list[str]) -> Any:
         ConfigError: the file is not readable, or a key, a flag, or a value is wrong.
         SystemExit: 0 after `--help` or `--help-all`, 2 after a wrong flag on another rank than 0.
     """
+    for text in arguments:
+        _refuse_other_bytes(command, text)
+    with contextlib.suppress(FileNotFoundError):
+        # Relative paths are recorded as absolute ones.
+        _refuse_other_bytes(command, os.getcwd())
     model = shown = COMMANDS[command].settings_class()
     file, flags = _take_config_flag(command, arguments)
     if "--help-all" in flags:
@@ -66,6 +71,18 @@ def parse(command: str, arguments: list[str]) -> Any:
             _problems(cause, _section(model, cause.title, command) or command, None)
             if cause
             else f"{command}: {_one_line(complaint.getvalue())}; see a2s {command} --help"
+        ) from None
+
+
+def _refuse_other_bytes(command: str, text: str) -> None:
+    """Refuse a path that is not UTF-8, since settings are recorded as text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(text).decode("utf-8", "backslashreplace")
+        raise ConfigError(
+            f"{command}: {shown} is not UTF-8; rename it, or give the folder above it (names of "
+            "images below a folder may be of any bytes)"
         ) from None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -16,26 +16,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from a2s.data.file_tree import read_lines, walk
 from a2s.data.images import SUFFIXES
+from a2s.data.input_rows import Rows, first_of_each_key, rejected
 from a2s.data.keys import encode_key
+from a2s.data.mask_names import MaskNames, suggestion
 from a2s.data.tar_inputs import is_tar, local_tar, tar_members
 from a2s.errors import ConfigError, DataError
 from a2s.storage.failures import Failure, failure, printable
 from a2s.storage.remote import is_remote
 
-SCHEMA = pa.schema(
-    {
-        "key": pa.large_string(),
-        "input": pa.int32(),
-        # File names need not be UTF-8.
-        "path": pa.large_binary(),
-        "member": pa.large_string(),
-        "offset": pa.int64(),
-        "size": pa.int64(),
-    }
-)
-_CHUNK = 65_536
-_ORDER = [(name, "ascending") for name in ("key", "input", "path", "offset")]
+_COMPARED = 200
+"""Images and masks among which a pattern is looked for that would pair them."""
 
 
 @dataclass(frozen=True)
@@ -74,45 +66,37 @@ def over_limit(rate: float, *, failed: int, total: int, num_lost: int, lost_is_k
     return failed + num_lost > rate * (total + num_lost) or (not lost_is_known and rate < 1)
 
 
-@dataclass
-class _Rows:
-    """A table under construction."""
+def describe_skipped(skipped: Mapping[str, int]) -> Iterator[str]:
+    """Which files are no images, in a line of text; none without such files."""
+    if skipped:
+        listed = ", ".join(f"{count:,} {suffix}" for suffix, count in skipped.items())
+        yield f"left out {sum(skipped.values()):,} files that are no images: {listed}"
 
-    batches: list[pa.RecordBatch] = field(default_factory=list)
-    pending: list[tuple[object, ...]] = field(default_factory=list)
-    count: int = 0
 
-    def add(self, *row: object) -> None:
-        self.pending.append(row)
-        self.count += 1
-        if len(self.pending) == _CHUNK:
-            self._flush()
-
-    def _flush(self) -> None:
-        columns = zip(*self.pending, strict=True)
-        arrays = [pa.array(c, kind) for c, kind in zip(columns, SCHEMA.types, strict=True)]
-        self.batches.append(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
-        self.pending = []
-
-    def sorted_table(self) -> pa.Table:
-        if self.pending:
-            self._flush()
-        table = pa.Table.from_batches(self.batches, schema=SCHEMA)
-        return table.take(pc.sort_indices(table, sort_keys=_ORDER))
+def _with_suffix(entry: str) -> str | None:
+    """The image file that a line of a list means, which may lack its suffix."""
+    if os.path.splitext(entry)[1].lower() in SUFFIXES:
+        return entry
+    names = (entry + suffix for suffix in (*SUFFIXES, *(suffix.upper() for suffix in SUFFIXES)))
+    return next((name for name in names if os.path.exists(name)), None)
 
 
 @dataclass
 class _Collector:
     out: Path
     masks_folder: Path | None
-    images: _Rows = field(default_factory=_Rows)
-    masks: _Rows = field(default_factory=_Rows)
+    mask_names: MaskNames | None = None
+    images_among_masks: bool = False
+    """Whether an input lies in the masks' folder, so that files of other names are images."""
+    images: Rows = field(default_factory=Rows)
+    masks: Rows = field(default_factory=Rows)
     failures: list[Failure] = field(default_factory=list)
+    stray_masks: list[Failure] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     num_lost: int = 0
     lost_is_known: bool = True
 
-    def add(self, rows: _Rows, number: int, path: bytes, relative: str) -> None:
+    def add(self, rows: Rows, number: int, path: bytes, relative: str) -> None:
         """Add one file; its key is derived from its path relative to the input's root."""
         try:
             key = encode_key(relative.rpartition(".")[0])
@@ -121,42 +105,70 @@ class _Collector:
             return
         rows.add(key, number, path, "", -1, -1)
 
-    def folder(self, rows: _Rows, number: int, root: Path, *, leave_out: list[Path]) -> None:
+    def folder(self, rows: Rows, number: int, root: Path, *, leave_out: list[Path]) -> None:
         before = rows.count + len(self.failures)
-        for path, relative in _walk(root, leave_out=leave_out):
+        for path, relative in walk(root, leave_out=leave_out):
             suffix = os.path.splitext(relative)[1].lower()
-            if suffix in SUFFIXES:
-                self.add(rows, number, os.fsencode(path), relative)
-            else:
+            if suffix not in SUFFIXES:
                 self.skipped[suffix or "without suffix"] += 1
-        if rows.count + len(self.failures) == before:
+            elif rows is self.images and self.is_named_mask(path):
+                continue
+            elif rows is self.masks and self.mask_names is not None:
+                self.named_mask(number, path, relative)
+            else:
+                self.add(rows, number, os.fsencode(path), relative)
+        if rows.count + len(self.failures) == before and not self.stray_masks:
             others = sum(self.skipped.values())
             hint = f" (name tars explicitly: {root}/*.tar)" if self.skipped[".tar"] else ""
             raise DataError(
                 f"{root}: holds no images ({', '.join(SUFFIXES)}), {others} other files{hint}"
             )
 
+    def is_named_mask(self, path: str) -> bool:
+        """Whether an image below the masks' folder is one of the masks, by its name."""
+        if self.mask_names is None or not self.images_among_masks:
+            return False
+        assert self.masks_folder is not None
+        relative = os.path.relpath(path, self.masks_folder)
+        return self.mask_names.image_key(relative) is not None
+
+    def named_mask(self, number: int, path: str, relative: str) -> None:
+        """Add a mask under the key of its image; list a file of another name."""
+        assert self.mask_names is not None
+        key = self.mask_names.image_key(relative)
+        if key is not None:
+            self.masks.add(key, number, os.fsencode(path), "", -1, -1)
+        elif not self.images_among_masks:
+            detail = f"its name does not match {self.mask_names.pattern}"
+            self.stray_masks.append(failure("", path, "mask_of_other_name", detail))
+
     def list_file(self, number: int, path: Path) -> None:
         """Add the files that a list file names, one path per line, relative to the list's folder.
 
-        Keys are relative to the list's folder. If an entry lies outside it, keys are relative to
-        the deepest common folder of all entries.
+        A path may lack the suffix of its image. Keys are relative to the list's folder. If an entry
+        lies outside it, keys are relative to the deepest common folder of all entries.
         """
-        try:
-            lines = path.read_text("utf-8", "surrogateescape").splitlines()
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-        entries = [os.path.normpath(path.parent / line) for line in lines if line.strip()]
+        entries = [os.path.normpath(path.parent / line) for line in read_lines(path)]
         if not entries:
             raise DataError(f"{path}: the list is empty; it needs one image path per line")
         root = str(path.parent)
         if os.path.commonpath([root, *entries]) != root:
             root = os.path.commonpath([os.path.dirname(entry) for entry in entries])
+        before = self.images.count
         for entry in entries:
-            if os.path.splitext(entry)[1].lower() in SUFFIXES:
-                self.add(self.images, number, os.fsencode(entry), os.path.relpath(entry, root))
-            else:
+            file = _with_suffix(entry)
+            if file is not None:
+                self.add(self.images, number, os.fsencode(file), os.path.relpath(file, root))
+            elif os.path.exists(entry):
                 self.skipped[os.path.splitext(entry)[1].lower() or "without suffix"] += 1
+            else:
+                detail = f"no such file, nor one with {', '.join(SUFFIXES)}"
+                self.failures.append(failure("", entry, "unreadable", detail))
+        if self.images.count == before:
+            raise DataError(
+                f"{path}: not one of its {len(entries)} lines names an image; looked for "
+                f"{printable(entries[0])}; lines are paths relative to the list's folder"
+            )
 
     def tar(self, number: int, source: str) -> None:
         """Add the images and `.mask.png` members of a tar; download a remote tar first."""
@@ -184,17 +196,23 @@ class _Collector:
             self.num_lost += max(0, round(num_read * share / max(1 - share, 1e-9)) - 1)
 
 
-def collect(inputs: Sequence[str], *, masks: Path | None, out: Path) -> FoundImages:
+def collect(
+    inputs: Sequence[str], *, masks: Path | None, out: Path, mask_pattern: str | None = None
+) -> FoundImages:
     """List all images of the inputs with their masks, without decoding.
 
     Raises:
-        ConfigError: an input or the mask folder does not exist.
-        DataError: an input holds no image, cannot be read, or is a URL that is not allowed.
+        ConfigError: an input or the mask folder does not exist, or the pattern is wrong.
+        DataError: an input holds no image, cannot be read, or is a URL that is not allowed; or no
+            mask belongs to an image.
     """
+    if mask_pattern and not masks:
+        raise ConfigError("--mask-pattern needs --masks, the folder of the masks")
     masks = Path(os.path.abspath(masks)) if masks else None
     if masks and not masks.is_dir():
         raise ConfigError(f"--masks {masks}: no such folder")
-    collector = _Collector(out, masks)
+    names = MaskNames.parse(mask_pattern) if mask_pattern else None
+    collector = _Collector(out, masks, names)
     excluded = [out, *([masks] if masks else [])]
     for number, source in enumerate(inputs):
         if is_remote(source):
@@ -202,8 +220,12 @@ def collect(inputs: Sequence[str], *, masks: Path | None, out: Path) -> FoundIma
             continue
         path = Path(os.path.abspath(source.removeprefix("file://")))
         if path.is_dir():
-            if masks and path.samefile(masks):
-                raise ConfigError(f"--masks {masks}: images and masks must be in different folders")
+            if masks and names is None and path.samefile(masks):
+                raise ConfigError(
+                    f"--masks {masks}: images and masks must be in different folders, or be told "
+                    "apart by their names (--mask-pattern '{stem}_mask.png')"
+                )
+            collector.images_among_masks = bool(names and masks and path.is_relative_to(masks))
             collector.folder(collector.images, number, path, leave_out=excluded)
         elif not path.exists():
             raise ConfigError(f"{source}: no such file or folder")
@@ -222,75 +244,43 @@ def collect(inputs: Sequence[str], *, masks: Path | None, out: Path) -> FoundIma
 
 def _join(collector: _Collector) -> FoundImages:
     """Keep the first image of each key and attach the mask with the same key."""
-    images, repeated = _first_of_each_key(collector.images.sorted_table())
-    masks, extra_masks = _first_of_each_key(collector.masks.sorted_table())
+    images, repeated = first_of_each_key(collector.images.sorted_table())
+    masks, extra_masks = first_of_each_key(collector.masks.sorted_table())
     failures = [*collector.failures]
-    failures += _failures(repeated, "duplicate_key", "an earlier image has the same key")
-    owned = pc.is_in(masks["key"], value_set=images["key"])
-    stray = _failures(masks.filter(pc.invert(owned)), "mask_without_image", "no image has this key")
-    stray += _failures(extra_masks, "duplicate_mask", "an earlier mask has the same key")
-    rows = pc.index_in(images["key"], value_set=masks["key"])
+    failures += rejected(repeated, "duplicate_key", "an earlier image has the same key")
+    keys = images["key"]
+    if collector.mask_names is not None and collector.mask_names.is_by_name:
+        keys = pc.replace_substring_regex(keys, r"^.*/", "")
+    rows = pc.index_in(keys, value_set=masks["key"])
+    if collector.masks_folder and len(images) and rows.null_count == len(images):
+        raise DataError(_nothing_paired(collector, images, masks))
+    owned = pc.is_in(masks["key"], value_set=keys)
+    stray = rejected(masks.filter(pc.invert(owned)), "mask_without_image", "no image has this key")
+    stray += rejected(extra_masks, "duplicate_mask", "an earlier mask has the same key")
     for name in ("path", "member", "offset", "size"):
         images = images.append_column(f"mask_{name}", masks[name].take(rows))
     return FoundImages(
         images,
         failures,
-        stray,
+        [*collector.stray_masks, *stray],
         dict(sorted(collector.skipped.items())),
         collector.num_lost,
         collector.lost_is_known,
     )
 
 
-def _first_of_each_key(table: pa.Table) -> tuple[pa.Table, pa.Table]:
-    if len(table) < 2:
-        return table, table.slice(0, 0)
-    keys = table["key"].combine_chunks()
-    same = pc.equal(keys.slice(1), keys.slice(0, len(keys) - 1))
-    repeated = pa.concat_arrays([pa.array([False]), same])
-    return table.filter(pc.invert(repeated)), table.filter(repeated)
-
-
-def _failures(table: pa.Table, reason: str, detail: str) -> list[Failure]:
-    rows = table.select(["key", "path", "member"]).to_pylist()
-    return [
-        failure(row["key"], row["member"] or os.fsdecode(row["path"]), reason, detail)
-        for row in rows
-    ]
-
-
-def _walk(root: Path, *, leave_out: list[Path]) -> Iterator[tuple[str, str]]:
-    """Yield (path, relative path) of all files below a folder, except hidden ones.
-
-    Follows symbolic links, but not into a cycle.
-    """
-    excluded = {_identity(str(folder)) for folder in leave_out}
-    pending = [(str(root), "", frozenset([_identity(str(root))]))]
-    while pending:
-        folder, prefix, parents = pending.pop()
-        try:
-            entries = list(os.scandir(folder))
-        except OSError as error:
-            raise DataError(f"{folder}: cannot be listed ({error.strerror})") from error
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if not _is_dir(entry):
-                yield entry.path, prefix + entry.name
-                continue
-            identity = _identity(entry.path)
-            if identity not in parents and identity not in excluded:
-                pending.append((entry.path, f"{prefix}{entry.name}/", parents | {identity}))
-
-
-def _is_dir(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        # A link to itself. If its name is that of an image, reading it will report the failure.
-        return False
-
-
-def _identity(path: str) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
+def _nothing_paired(collector: _Collector, images: pa.Table, masks: pa.Table) -> str:
+    """Say that no mask belongs to an image, with an example of both and what to do."""
+    folder = str(collector.masks_folder)
+    found = [os.fsdecode(path) for path in masks["path"][:_COMPARED].to_pylist()]
+    found += [one["path"] for one in collector.stray_masks[:_COMPARED]]
+    paths = [os.path.relpath(path, folder) for path in found]
+    keys = images["key"][:_COMPARED].to_pylist()
+    example = (
+        f"for example image {keys[0]}, mask {printable(paths[0])}" if paths else "none is there"
+    )
+    by = f" by {collector.mask_names.pattern}" if collector.mask_names else ""
+    return (
+        f"--masks {folder}: not one mask belongs to an image{by} ({example}); "
+        f"{printable(suggestion(keys, paths))}"
+    )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+from a2s.data.file_tree import read_lines
 from a2s.data.keys import encode_key
 from a2s.errors import DataError
 
@@ -171,10 +172,7 @@ def _listed(file: Path) -> frozenset[str]:
             raise DataError(f"{file}: holds no variable {file.stem}")
         names = [str(name) for name in content[file.stem].ravel()]
     else:
-        try:
-            names = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
-        except UnicodeDecodeError as error:
-            raise DataError(f"{file}: is not a list of names, a line each") from error
+        names = [line.split()[0] for line in read_lines(file)]
     if not names:
         raise DataError(f"{file}: names no picture")
     return frozenset(

@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from a2s.data.arrays import U8
+from a2s.data.file_tree import walk
 from a2s.data.images import SUFFIXES
 from a2s.data.keys import encode_key
+from a2s.data.mask_names import MaskNames, last_part, suggestion
 from a2s.data.masks import decode_map, decode_truth
 from a2s.data.open_files import Address
-from a2s.errors import DataError
+from a2s.errors import ConfigError, DataError
 from a2s.storage.files import write_json
 
 if TYPE_CHECKING:
@@ -23,6 +26,10 @@ if TYPE_CHECKING:
 
 # Where `a.png` and `a.jpg` lie together, the lossless one is the mask, the other its photograph.
 _LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
+_COMPARED = 200
+"""Names of each side among which a pattern is looked for that would pair them."""
+_ADDITIONS = (".cutout", ".overlay")
+"""What `a2s predict` writes beside a map."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +65,18 @@ class PictureSet:
     """One side of a comparison.
 
     `locate` gives the address of a key; `fingerprint` changes when a picture does; `shadowed`
-    lists files that gave way to another one of the same key. `are_masks`: other programs made them.
+    lists files that gave way to another one of the same key. `are_masks`: other programs made them;
+    `are_names`: keys are names without folders.
     """
 
     keys: frozenset[str]
     locate: Callable[[str], PictureFile]
     fingerprint: str
     shadowed: list[str] = field(default_factory=list)
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """Number of other files by kind."""
     are_masks: bool = False
+    are_names: bool = False
 
     def picture(self, key: str) -> U8:
         """Decode a map, or a mask as `data.masks.decode_truth` does. Shape: H W.
@@ -86,18 +97,14 @@ def find_images(folder: Path) -> PictureSet:
     index = _index(folder)
     if index is not None:
         return _from_index(index, masks=False)
-    return _from_files(
-        folder,
-        lambda path, key: path.suffix.lower() in SUFFIXES,
-        what="images",
-        lossless_first=False,
-    )
+    return _from_files(folder, encode_stem, what="images", lossless_first=False)
 
 
 def find_predictions(folder: Path, *, wanted: frozenset[str]) -> PictureSet:
-    """Find predicted maps: `KEY.png` files, or the main members of label shards.
+    """Find predicted maps: image files at any depth, or the main members of label shards.
 
-    Cut-outs (`x.cutout.png`) count only where a truth of that very name is `wanted`.
+    Cut-outs and overlays (`x.cutout.png`, `x.overlay.jpg`) count only where a truth of that very
+    name is `wanted`.
 
     Raises:
         DataError: the folder is missing or holds none.
@@ -106,28 +113,60 @@ def find_predictions(folder: Path, *, wanted: frozenset[str]) -> PictureSet:
     if index is not None:
         return _from_index(index, masks=False)
 
-    def is_prediction(path: PurePosixPath, key: str) -> bool:
-        return path.suffix == ".png" and (not path.stem.endswith(".cutout") or key in wanted)
+    def key_of(path: PurePosixPath) -> str | None:
+        key = encode_stem(path)
+        return key if key in wanted or not path.stem.endswith(_ADDITIONS) else None
 
-    return _from_files(folder, is_prediction, what="predictions (KEY.png)")
+    return _from_files(folder, key_of, what="predictions", others="cut-outs and overlays")
 
 
-def find_truths(folder: Path) -> PictureSet:
+def find_truths(folder: Path, mask_pattern: str | None = None) -> PictureSet:
     """Find masks: image files at any depth, or the `mask.png` members of data shards.
 
+    `mask_pattern`: as for `MaskNames`. If it names no folder, keys are those of names alone;
+    `spread` makes them keys of predictions.
+
     Raises:
+        ConfigError: the pattern is wrong, or the folder holds shards.
         DataError: the folder is missing or holds none.
     """
+    names = MaskNames.parse(mask_pattern) if mask_pattern else None
     index = _index(folder)
     if index is not None:
+        if names:
+            raise ConfigError(f"--mask-pattern is for folders of files; {folder} holds shards")
         side = _from_index(index, masks=True)
         if not side.keys:
             raise DataError(f"{folder}: these shards hold no masks; pack them with --masks")
         return replace(side, are_masks=True)
-    files = _from_files(
-        folder, lambda path, key: path.suffix.lower() in SUFFIXES, what="masks (png, bmp, tif, jpg)"
+
+    def named(path: PurePosixPath) -> str | None:
+        assert names is not None
+        return names.image_key(str(path))
+
+    what = f"masks called {mask_pattern}" if names else "masks"
+    files = _from_files(folder, named if names else encode_stem, what=what, others="of other names")
+    return replace(files, are_masks=True, are_names=names is not None and names.is_by_name)
+
+
+def spread(masks: PictureSet, keys: Iterable[str]) -> PictureSet:
+    """Give masks that have keys of names alone the keys of all pictures of these names."""
+    if not masks.are_names:
+        return masks
+    owner = {key: last_part(key) for key in keys if last_part(key) in masks.keys}
+    rest = masks.keys - frozenset(owner.values())
+    named = owner | {key: key for key in rest}
+    return replace(
+        masks, keys=frozenset(named), locate=lambda key: masks.locate(named[key]), are_names=False
     )
-    return replace(files, are_masks=True)
+
+
+def unpaired(predictions: PictureSet, truths: PictureSet, *, folder: Path) -> str:
+    """What predictions and truths without a common key are called, as a clause, and what to do."""
+    keys = [sorted(side.keys)[:_COMPARED] for side in (predictions, truths)]
+    files = [os.path.relpath(truths.locate(key).path, folder) for key in keys[1]]
+    example = f"for example {keys[0][0]} and {keys[1][0]}"
+    return f"a truth in {folder} ({example}); {suggestion(keys[0], files)}"
 
 
 def only(side: PictureSet, keys: frozenset[str]) -> PictureSet:
@@ -150,7 +189,21 @@ def write_missing(
         "missing_truth": sorted(predictions.keys - truths.keys),
         "missing_rbd": sorted({*keys} - rbd.keys) if rbd else [],
     }
-    write_json(out / "missing.json", {**lists, "truth_of_same_name_ignored": truths.shadowed})
+    doubles = {
+        "truth_of_same_name_ignored": truths.shadowed,
+        "prediction_of_same_name_ignored": predictions.shadowed,
+    }
+    write_json(out / "missing.json", lists | doubles)
+    for name, files in doubles.items():
+        if files:
+            print(
+                f"evaluate: {len(files):,} files give way to others of their name: "
+                f"{name} in {out}/missing.json"
+            )
+    for side, what in ((truths, "truth"), (predictions, "predictions")):
+        if side.skipped:
+            listed = ", ".join(f"{count:,} {kind}" for kind, count in sorted(side.skipped.items()))
+            print(f"evaluate: left out of the folder of the {what}: {listed}")
     for name, text in (
         ("missing_pred", "truths without a prediction (not scored)"),
         ("missing_truth", "predictions without a truth (not scored)"),
@@ -190,22 +243,34 @@ def _from_index(index: Index, *, masks: bool) -> PictureSet:
     return PictureSet(frozenset(rows), locate, index.fingerprint)
 
 
+def encode_stem(path: PurePosixPath) -> str:
+    """Key of a file: its path without the last suffix."""
+    return encode_key(str(path.with_suffix("")))
+
+
 def _from_files(
     root: Path,
-    accept: Callable[[PurePosixPath, str], bool],
+    key_of: Callable[[PurePosixPath], str | None],
     *,
     what: str,
+    others: str = "",
     lossless_first: bool = True,
 ) -> PictureSet:
     found: dict[str, str] = {}
     shadowed = []
+    skipped: Counter[str] = Counter()
     state = hashlib.sha256()
     for relative in sorted(
-        _walk(root), key=lambda text: (_is_lossless(text) != lossless_first, text)
+        (relative for _, relative in walk(root)),
+        key=lambda text: (_is_lossless(text) != lossless_first, text),
     ):
         path = PurePosixPath(relative)
-        key = encode_key(str(path.with_suffix("")))
-        if not accept(path, key):
+        if path.suffix.lower() not in SUFFIXES:
+            skipped[path.suffix.lower() or "without suffix"] += 1
+            continue
+        key = key_of(path)
+        if key is None:
+            skipped[others] += 1
             continue
         if key in found:
             shadowed.append(relative)
@@ -214,21 +279,16 @@ def _from_files(
         status = os.stat(root / relative)
         state.update(f"{key} {status.st_size} {status.st_mtime_ns}\n".encode())
     if not found:
-        raise DataError(f"{root}: no {what} here")
+        listed = ", ".join(f"{count:,} {kind}" for kind, count in sorted(skipped.items()))
+        raise DataError(
+            f"{root}: no {what} here ({', '.join(SUFFIXES)}); others: {listed or 'none'}"
+        )
 
     def locate(key: str) -> PictureFile:
         return PictureFile(Address(str(root / found[key])))
 
-    return PictureSet(frozenset(found), locate, state.hexdigest(), shadowed)
+    return PictureSet(frozenset(found), locate, state.hexdigest(), shadowed, skipped)
 
 
 def _is_lossless(relative: str) -> bool:
     return PurePosixPath(relative).suffix.lower() in _LOSSLESS
-
-
-def _walk(root: Path) -> Iterator[str]:
-    """Yield the files below a folder, relative to it; hidden ones are half-written or not ours."""
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        inner = PurePosixPath(Path(folder).relative_to(root).as_posix())
-        yield from (str(inner / name) for name in names if not name.startswith("."))

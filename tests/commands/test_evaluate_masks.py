@@ -14,7 +14,7 @@ from PIL import Image
 
 from a2s.commands import evaluate
 from a2s.config.commands import EvaluateConfig
-from a2s.errors import DataError
+from a2s.errors import ConfigError, DataError
 
 Map = NDArray[np.uint8]
 
@@ -106,3 +106,63 @@ def test_a_prediction_in_alpha_is_scored_by_its_alpha(tmp_path: Path) -> None:
         map_HW = np.array(Image.open(path))
         over_black(map_HW).save(path)
     assert scores(root)["mae"] == plain["mae"]
+
+
+def plain(mask_HW: Map, path: Path) -> None:
+    Image.fromarray(mask_HW).save(path)
+
+
+def test_masks_of_other_names_are_paired_by_a_pattern(tmp_path: Path) -> None:
+    root = folders(tmp_path / "a", plain)
+    for path in sorted((root / "truth").glob("*.png")):
+        path.rename(path.with_name(f"{path.stem}-gt.png"))
+    with pytest.raises(
+        DataError, match=r"--mask-pattern '\{stem\}-gt.png' would pair 0-gt.png with 0"
+    ):
+        scores(root)
+    assert scores(root, mask_pattern="{stem}-gt.png")["num_images"] == 3
+    # Flat masks of predictions in folders.
+    for path in sorted((root / "pred").glob("*.png")):
+        (root / "pred" / f"part{path.stem}").mkdir()
+        path.rename(root / "pred" / f"part{path.stem}" / path.name)
+    found = scores(root, mask_pattern="{name}-gt.png", out=root / "flat")
+    assert (found["num_images"], found["num_missing_truth"], found["num_missing_pred"]) == (3, 0, 0)
+
+
+def test_a_pattern_is_for_files(tmp_path: Path) -> None:
+    root = folders(tmp_path / "a", plain)
+    with pytest.raises(ConfigError, match="goes with --truth"):
+        scores(root, truth=None, benchmark=("ECSSD", root), mask_pattern="{stem}.png")
+
+
+@pytest.mark.parametrize("suffix", [".PNG", ".jpg", ".tif", ".jfif"])
+def test_predictions_of_any_image_format_and_linked_folders(suffix: str, tmp_path: Path) -> None:
+    root = folders(tmp_path / "a", plain)
+    for path in sorted((root / "pred").glob("*.png")):
+        Image.open(path).convert("L").save(path.with_suffix(".jpeg"), quality=95)
+        source = path if suffix == ".PNG" else path.with_suffix(".jpeg")
+        if suffix == ".tif":
+            Image.open(path).save(path.with_suffix(".tiff"))
+            source = path.with_suffix(".tiff")
+        source.rename(path.with_suffix(suffix))
+        for rest in (path, path.with_suffix(".jpeg")):
+            rest.unlink(missing_ok=True)
+    for name in ("pred", "truth"):
+        (root / name).rename(root / f"{name}-elsewhere")
+        (root / name).mkdir()
+        (root / name / "linked").symlink_to(root / f"{name}-elsewhere")
+    assert scores(root)["num_images"] == 3
+
+
+def test_what_is_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = folders(tmp_path / "a", plain)
+    (root / "truth/9.gif").write_bytes(b"GIF89a")
+    (root / "pred/notes.md").write_text("x")
+    (root / "pred/0.overlay.jpg").write_bytes(b"x")
+    Image.new("L", (4, 4)).save(root / "pred/1.jpg")
+    scores(root)
+    printed = capsys.readouterr().out
+    assert "left out of the folder of the truth: 1 .gif" in printed
+    assert "left out of the folder of the predictions: 1 .md, 1 cut-outs and overlays" in printed
+    missing = json.loads((root / "out/missing.json").read_text())
+    assert missing["prediction_of_same_name_ignored"] == ["1.jpg"]

@@ -59,6 +59,18 @@ def test_a_flipped_bit_in_a_shard_is_not_predicted(model: Path, tmp_path: Path) 
     ]
 
 
+def test_files_of_other_formats_are_counted(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.gif", "c.gif"):
+        photograph(48, 64).save(tmp_path / "in" / name)
+    images = (str(tmp_path / "in"),)
+    config = PredictConfig(model=model, images=images, out=tmp_path / "out", workers=0)
+    assert predict.run(config) == 0
+    assert "predict: left out 2 files that are no images: 2 .gif" in capsys.readouterr().out
+
+
 def test_an_unfinished_shard_folder_is_refused(model: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()

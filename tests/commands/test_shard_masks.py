@@ -105,3 +105,13 @@ def test_without_masks_a_shard_says_nothing_of_them(tmp_path: Path) -> None:
     shard(fill(tmp_path / "in", 1), tmp_path / "out")
     manifest = json.loads(made(tmp_path / "out")["shard-000000.json"])
     assert "masks" not in manifest
+
+
+def test_a_pattern_packs_masks_of_other_names(tmp_path: Path) -> None:
+    source = fill(tmp_path / "in", 2)
+    masks = write_masks(tmp_path / "masks", _000_mask=MASK, _001_mask=MASK)
+    with pytest.raises(DataError, match=r"--mask-pattern '\{stem\}_mask.png' would pair"):
+        shard(source, tmp_path / "out", masks=masks)
+    # Nothing was written, so the corrected command may use the folder.
+    assert shard(source, tmp_path / "out", masks=masks, mask_pattern="{stem}_mask.png") == 0
+    assert find_truths(tmp_path / "out").keys == {"000", "001"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from pathlib import Path
 
@@ -245,3 +246,19 @@ def test_a_url_is_no_local_path(command: str, flag: str, url: str, tmp_path: Pat
 def test_paths_that_only_look_like_urls_are_paths() -> None:
     config = parse("stage1", ["--data", "a:b/c", "--out", "c:/x"])
     assert (str(config.data), str(config.out)) == ("a:b/c", "c:/x")
+
+
+def test_a_path_that_is_not_utf8_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / os.fsdecode(b"d\xff")
+    folder.mkdir()
+    for command, *flags in (("shard", str(folder)), ("predict", "x", "--model", f"{folder}/m")):
+        with pytest.raises(ConfigError, match=r"d\\xff.* is not UTF-8; rename it"):
+            parse(command, [*flags, "--out", "o"])
+    monkeypatch.chdir(folder)
+    with pytest.raises(ConfigError, match=r"d\\xff is not UTF-8"):
+        parse("shard", ["x.jpg", "--out", "o"])
+
+
+def test_a_settings_file_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = _yaml(tmp_path, "\ufeffshard: {shard_size: 3}")
+    assert parse("shard", ["--config", file, "x", "--out", "o"]).shard_size == 3

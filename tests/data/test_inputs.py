@@ -93,12 +93,100 @@ def test_masks_are_paired_by_key(tmp_path: Path) -> None:
     ]
 
 
+def by_pattern(tmp_path: Path, pattern: str, masks: str = "masks") -> dict[str, str | None]:
+    """Key of every image, and the path of its mask below `tmp_path`."""
+    (tmp_path / "out").mkdir(exist_ok=True)
+    result = collect(
+        [str(tmp_path / "in")], masks=tmp_path / masks, out=tmp_path / "out", mask_pattern=pattern
+    )
+    paths = result.images["mask_path"].to_pylist()
+    shown = [path and os.path.relpath(os.fsdecode(path), tmp_path) for path in paths]
+    return dict(zip(keys(result), shown, strict=True))
+
+
+def test_masks_of_other_names_are_paired_by_a_pattern(tmp_path: Path) -> None:
+    touch(tmp_path / "in", "a.jpg", "sub/b.jpg")
+    touch(tmp_path / "masks", "a_mask.png", "sub/b_mask.png", "notes_old.png")
+    assert by_pattern(tmp_path, "{stem}_mask.png") == {
+        "a": "masks/a_mask.png",
+        "sub/b": "masks/sub/b_mask.png",
+    }
+    touch(tmp_path / "flat", "a.png", "b.png")
+    assert by_pattern(tmp_path, "{name}.png", "flat") == {"a": "flat/a.png", "sub/b": "flat/b.png"}
+    out = tmp_path / "out"
+    inputs, masks = [str(tmp_path / "in")], tmp_path / "masks"
+    result = collect(inputs, masks=masks, out=out, mask_pattern="{stem}_mask.png")
+    assert [line["reason"] for line in result.stray_masks] == ["mask_of_other_name"]
+
+
+def test_masks_beside_their_images_are_told_apart_by_a_pattern(tmp_path: Path) -> None:
+    touch(tmp_path / "in", "a.jpg", "a-gt.png", "sub/b.png", "sub/b-gt.png", "sub/c.jpg")
+    assert by_pattern(tmp_path, "{stem}-gt.png", "in") == {
+        "a": "in/a-gt.png",
+        "sub/b": "in/sub/b-gt.png",
+        "sub/c": None,
+    }
+
+
+def test_masks_that_belong_to_no_image_are_refused_with_an_example(tmp_path: Path) -> None:
+    touch(tmp_path / "in", "a.jpg")
+    touch(tmp_path / "masks", "a_mask.png")
+    with pytest.raises(DataError, match=r"not one mask.*image a, mask a_mask.png.*'\{stem\}_mask"):
+        found(tmp_path, tmp_path / "in", masks=tmp_path / "masks")
+    with pytest.raises(DataError, match=r"not one mask belongs to an image by \{stem\}-gt.png"):
+        by_pattern(tmp_path, "{stem}-gt.png")
+    with pytest.raises(ConfigError, match="needs --masks"):
+        collect([str(tmp_path / "in")], masks=None, out=tmp_path, mask_pattern="{stem}.png")
+
+
 def test_lists(tmp_path: Path) -> None:
     touch(tmp_path / "in", "a.jpg", "sub/b.jpg", "notes.md")
     (tmp_path / "in/list.txt").write_text("sub/b.jpg\n\na.jpg\nnotes.md\ngone.jpg\n")
     result = found(tmp_path, tmp_path / "in/list.txt")
     assert keys(result) == ["a", "gone", "sub/b"]
     assert result.skipped == {".md": 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"a.jpg\nsub/b.JPG\n",
+        b"\xef\xbb\xbfa.jpg\r\nsub/b.JPG\r\n",
+        "\ufeffa.jpg\r\nsub/b.JPG".encode("utf-16-le"),
+        b"a\nsub/b\n",
+        b"\xef\xbb\xbfa\rsub/b",
+    ],
+)
+def test_lists_of_other_programs(text: bytes, tmp_path: Path) -> None:
+    """Byte order marks, line ends of Windows, names without suffix as in PASCAL VOC."""
+    touch(tmp_path / "in", "a.jpg", "sub/b.JPG")
+    (tmp_path / "in/list.txt").write_bytes(text)
+    result = found(tmp_path, tmp_path / "in/list.txt")
+    assert keys(result) == ["a", "sub/b"]
+    assert [Path(os.fsdecode(path)).is_file() for path in result.images["path"].to_pylist()] == [
+        True,
+        True,
+    ]
+
+
+def test_a_line_that_names_nothing_is_counted_and_a_list_of_them_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "in", "a.jpg", "clip.gif")
+    listed = tmp_path / "in/list.txt"
+    listed.write_text("a\nb\nclip.gif\n")
+    result = found(tmp_path, listed)
+    assert keys(result) == ["a"]
+    assert [(line["reason"], Path(line["path"]).name) for line in result.failures] == [
+        ("unreadable", "b")
+    ]
+    assert result.skipped == {".gif": 1}
+    listed.write_text("b\nc\n")
+    with pytest.raises(DataError, match=r"not one of its 2 lines names an image; looked for .*/b;"):
+        found(tmp_path, listed)
+
+
+def test_jfif_is_jpeg(tmp_path: Path) -> None:
+    touch(tmp_path / "in", "a.jfif", "b.JFIF")
+    assert keys(found(tmp_path, tmp_path / "in")) == ["a", "b"]
 
 
 def test_keys_of_a_list_are_relative_to_the_common_folder(tmp_path: Path) -> None:
@@ -189,7 +277,7 @@ def test_missing_inputs_are_named(tmp_path: Path) -> None:
 
 
 def test_many_rows_stay_sorted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("a2s.data.inputs._CHUNK", 7)
+    monkeypatch.setattr("a2s.data.input_rows._CHUNK", 7)
     touch(tmp_path / "in", *(f"{i * 37 % 100:03d}.jpg" for i in range(100)))
     column = found(tmp_path, tmp_path / "in").images["key"]
     assert column.to_pylist() == [f"{i:03d}" for i in range(100)]

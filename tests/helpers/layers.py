@@ -30,6 +30,7 @@ PURE = {
     "data.arrays",
     "data.epoch_plan",
     "data.keys",
+    "data.mask_names",
     "data.transforms",
     "evaluation.dataset_scores",
     "evaluation.metrics",

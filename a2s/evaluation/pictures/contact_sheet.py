@@ -11,7 +11,7 @@ from a2s.data.arrays import U8
 from a2s.data.images import decode, decode_mask
 from a2s.data.index import Index
 from a2s.data.keys import decode_key
-from a2s.evaluation.pairs import find_truths
+from a2s.evaluation.pairs import find_truths, spread
 from a2s.evaluation.pictures.grid import Cell, grid, write_png
 
 
@@ -23,6 +23,7 @@ def write_sheet(
     labels: Path | None,
     preds: Path,
     truth: Path | None,
+    mask_pattern: str | None = None,
     max_rows: int = 8,
 ) -> bool:
     """Write a PNG of images spread over `data`: image, map, label, detector, truth.
@@ -38,7 +39,7 @@ def write_sheet(
         columns["pseudo label"] = _labels(labels)
     columns["detector"] = _files(preds)
     if truth is not None:
-        known = find_truths(truth)
+        known = spread(find_truths(truth, mask_pattern), index.keys.to_pylist())
         columns["truth"] = lambda key: known.picture(key) if key in known.keys else None
 
     rows: list[list[Cell]] = []
