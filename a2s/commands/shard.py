@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from a2s.config.commands import ShardConfig
 from a2s.data import masks
+from a2s.data.added import added_since
 from a2s.data.index import Index
 from a2s.data.inputs import collect, describe_lost, describe_skipped, over_limit
 from a2s.data.isolation import isolated
@@ -27,11 +28,13 @@ from a2s.data.shards import shard_done, shard_name
 from a2s.errors import DataError
 from a2s.parallel import pool
 from a2s.parallel.progress import Progress
-from a2s.storage.failures import FILE_NAME, Failure, write_failures
-from a2s.storage.files import atomic_path, read_json, remove_temporary, write_json
+from a2s.storage.failures import FILE_NAME, Failure, printable, write_failures
+from a2s.storage.files import atomic_path, atomic_write, read_json, remove_temporary, write_json
 from a2s.storage.run_folder import RunDir, claim
 
 SECONDS_PER_IMAGE = 5.0
+ADDED = "added.txt"
+"""List of the images that came after a folder was begun."""
 
 
 def run(config: ShardConfig) -> int:
@@ -39,9 +42,11 @@ def run(config: ShardConfig) -> int:
 
     Raises:
         ConfigError: an input does not exist, or the folder belongs to another run.
-        DataError: an input holds no image or cannot be read.
+        DataError: an input holds no image or cannot be read, or images were added since the first
+            call, which listed them.
     """
     with claim(config.out, command="shard", config=config) as folder:
+        is_new = not (folder.path / "work.json").exists()
         frozen = _frozen_work(config, folder)
         work = PackingJob(
             out=Path(os.path.abspath(config.out)),
@@ -60,7 +65,10 @@ def run(config: ShardConfig) -> int:
             _pack_all(config, folder, work, pending, frozen["num_images"])
         elif (work.out / FILE_NAME).exists():
             print(f"shard: {config.out} is done already")
-        return _finish(config, work, frozen)
+        code = _finish(config, work, frozen)
+        if not is_new and frozen["num_images"] != config.limit:
+            _refuse_added(config, work, frozen)
+        return code
 
 
 def _frozen_work(config: ShardConfig, folder: RunDir) -> dict[str, Any]:
@@ -196,6 +204,36 @@ def _report_masks(
         why = f"not one of the {left_out:,} masks could be used; see {config.out / FILE_NAME}"
     if why:
         raise DataError(f"shard: {config.masks or 'the masks in the tars'}: {why}")
+
+
+def _refuse_added(config: ShardConfig, work: PackingJob, frozen: dict[str, Any]) -> None:
+    """Say which images or masks are not in these shards, because they came after the first call.
+
+    They cannot be packed here: labels and models of these shards are bound to their content.
+    """
+    added = added_since(
+        work.out / "work.parquet",
+        frozen["failures"],
+        config.images,
+        masks=config.masks,
+        mask_pattern=config.mask_pattern,
+        out=work.out,
+    )
+    if added.num_masks:
+        raise DataError(
+            f"shard: {added.num_masks:,} images of {config.out} had no mask when they were packed, "
+            "and have one now; pack all of them into a new --out"
+        )
+    if added.images:
+        file = work.out / ADDED
+        lines = "".join(f"{path}\n" for path in added.images)
+        atomic_write(file, lines.encode("utf-8", "surrogateescape"))
+        raise DataError(
+            f"shard: {len(added.images):,} images were added after {config.out} was begun, such as "
+            f"{printable(added.images[0])}, and are not in it. To learn from all, use a new --out "
+            "(of a2s run, too); to label or predict only the new ones with a model that is there: "
+            f"a2s shard {file} --out NEW"
+        )
 
 
 def _manifests(work: PackingJob) -> Iterator[dict[str, Any]]:

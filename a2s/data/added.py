@@ -1,0 +1,72 @@
+"""What was added to the inputs of a folder of shards after they were listed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from a2s.data.inputs import collect
+from a2s.data.tar_inputs import is_tar
+from a2s.errors import A2SError
+from a2s.storage.failures import Failure
+from a2s.storage.remote import is_remote
+
+
+@dataclass(frozen=True)
+class Added:
+    """Paths of images that were not listed, and number of images that have a mask only now."""
+
+    images: list[str]
+    num_masks: int
+
+
+def added_since(
+    listed: Path,
+    failures: Sequence[Failure],
+    inputs: Sequence[str],
+    *,
+    masks: Path | None,
+    mask_pattern: str | None,
+    out: Path,
+) -> Added:
+    """List folders and lists again and compare with `listed`, the table of the first time.
+
+    Images that a2s itself has written, as in a run folder among the photographs, do not count. Tars
+    are left out: reading remote and compressed ones again would take as long as packing.
+    """
+    again = [source for source in inputs if not is_remote(source) and not is_tar(Path(source))]
+    try:
+        found = collect(again, masks=masks, out=out, mask_pattern=mask_pattern).images
+    except A2SError:
+        # Inputs that are gone, or that hold nothing, add nothing.
+        return Added([], 0)
+    before = pq.read_table(listed, columns=["key", "path", "mask_path"])
+    known = [os.fsencode(failure["path"]) for failure in failures]
+    known_paths = pa.concat_arrays(
+        [before["path"].combine_chunks(), pa.array(known, pa.large_binary())]
+    )
+    new = found.filter(pc.invert(pc.is_in(found["path"], value_set=known_paths)))
+    without = before.filter(pc.is_null(before["mask_path"]))["key"]
+    with_mask = found.filter(pc.is_valid(found["mask_path"]))["key"]
+    num_masks = pc.sum(pc.is_in(without, value_set=with_mask)).as_py() or 0
+    ours: dict[str, bool] = {}
+    paths = [os.fsdecode(path) for path in new["path"].to_pylist()]
+    images = [path for path in paths if not _is_below_output(os.path.dirname(path), ours)]
+    return Added(images, int(num_masks))
+
+
+def _is_below_output(folder: str, known: dict[str, bool]) -> bool:
+    """Whether a command of a2s writes to a folder or one above it, such as masks among photos."""
+    if folder not in known:
+        records = [os.path.join(folder, name) for name in ("config.yaml", "environment.json")]
+        above = os.path.dirname(folder)
+        known[folder] = all(map(os.path.exists, records)) or (
+            above != folder and _is_below_output(above, known)
+        )
+    return known[folder]

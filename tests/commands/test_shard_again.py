@@ -1,0 +1,86 @@
+"""`a2s shard` and `a2s run` once more, after photographs or masks were added."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from packing_run import fill, made, photo, shard
+from PIL import Image
+
+from a2s.data.index import Index
+from a2s.errors import DataError
+
+
+def add(folder: Path, name: str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(photo(77)).save(path)
+    return path
+
+
+def test_added_photographs_are_named_with_what_to_do(tmp_path: Path) -> None:
+    source, out = fill(tmp_path / "in", 5), tmp_path / "out"
+    assert shard(source, out) == 0
+    before = made(out)
+    assert shard(source, out) == 0
+    new = [add(source, "new.jpg"), add(source, "sub/ü.png")]
+    with pytest.raises(DataError, match=r"2 images were added after .*new\.jpg.* new --out"):
+        shard(source, out)
+    listed = made(out).pop("added.txt")
+    assert listed.decode().splitlines() == [str(path) for path in new]
+    assert made(out) == {**before, "added.txt": listed}
+    # The command that the message names packs the new ones.
+    assert shard(out / "added.txt", tmp_path / "more") == 0
+    assert Index.load(tmp_path / "more").keys.to_pylist() == ["new", "sub/%C3%BC"]
+    assert shard(source, tmp_path / "all") == 0
+    assert len(Index.load(tmp_path / "all")) == 7
+
+
+def test_an_interrupted_job_finishes_what_it_began(tmp_path: Path) -> None:
+    source, out = fill(tmp_path / "in", 5), tmp_path / "out"
+    assert shard(source, out) == 0
+    (out / "shard-000001.json").unlink()
+    add(source, "new.jpg")
+    with pytest.raises(DataError, match="1 images were added"):
+        shard(source, out)
+    assert len(Index.load(out)) == 5
+
+
+def test_a_limit_asks_for_no_more(tmp_path: Path) -> None:
+    source, out = fill(tmp_path / "in", 5), tmp_path / "out"
+    assert shard(source, out, limit=3) == 0
+    assert shard(source, out, limit=3) == 0
+    add(source, "0.jpg")
+    assert shard(source, out, limit=3) == 0
+
+
+def test_added_masks_are_named(tmp_path: Path) -> None:
+    source, out, masks = fill(tmp_path / "in", 2), tmp_path / "out", tmp_path / "masks"
+    masks.mkdir()
+    mask_HW = np.eye(24, 30, dtype=np.uint8) * 255
+    Image.fromarray(mask_HW).save(masks / "000.png")
+    assert shard(source, out, masks=masks) == 0
+    Image.fromarray(mask_HW).save(masks / "001.png")
+    with pytest.raises(DataError, match=r"1 images of .* had no mask when they were packed"):
+        shard(source, out, masks=masks)
+
+
+def test_inputs_that_are_gone_or_rejected_add_nothing(tmp_path: Path) -> None:
+    source, out = fill(tmp_path / "in", 2), tmp_path / "out"
+    add(source, "000.png")
+    assert shard(source, out, max_failure_rate=1.0) == 0
+    assert shard(source, out, max_failure_rate=1.0) == 0
+    source.rename(tmp_path / "moved")
+    assert shard(source, out, max_failure_rate=1.0) == 0
+
+
+def test_what_a2s_writes_among_the_photographs_is_not_added(tmp_path: Path) -> None:
+    source = fill(tmp_path / "in", 2)
+    out = source / "run/data"
+    assert shard(source, out) == 0
+    for name in ("config.yaml", "environment.json"):
+        (source / "run" / name).touch()
+    add(source, "run/preds/000.png")
+    assert shard(source, out) == 0
