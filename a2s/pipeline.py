@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from a2s.config.commands import RunConfig
+from a2s.config.parse import problems
 from a2s.config.registry import COMMANDS
 from a2s.config.training import TrainOptions
 from a2s.errors import ConfigError
@@ -46,6 +47,17 @@ class Job:
     def out(self) -> Path:
         """Where the job writes."""
         return Path(self.settings["out"])
+
+    def parsed(self) -> Any:
+        """The settings of the command, checked.
+
+        Raises:
+            ConfigError: the command refuses them.
+        """
+        try:
+            return COMMANDS[self.command].settings_class()(**self.settings)
+        except ValidationError as error:
+            raise ConfigError(problems(error, self.command, None)) from None
 
     @property
     def key(self) -> str:
@@ -89,7 +101,7 @@ def run_jobs(
     for number, job in enumerate(jobs, start=1):
         say(f"{name}: [{number}/{len(jobs)}] {job.command} -> {job.out}")
         command = COMMANDS[job.command]
-        config = command.settings_class()(**job.settings)
+        config = job.parsed()
         # A list may hold a job twice, with another one between them that changes its input.
         times[key := f"{job.out} {job.key}"] += 1
         fields = {"job": job.command, "out": str(job.out), "key": f"{job.key}-{times[key]}"}

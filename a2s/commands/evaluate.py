@@ -60,7 +60,7 @@ def run(config: EvaluateConfig) -> int:
     truths = spread(truths, predictions.keys)
     keys = sorted(truths.keys & predictions.keys)
     if not keys:
-        why = unpaired(predictions, truths, folder=_where(config))
+        why = unpaired(predictions.keys, truths, folder=_where(config))
         raise DataError(f"evaluate: no prediction in {config.pred} has the name of {why}")
     inputs = {"pred": str(config.pred.resolve()), "truth": str(_where(config).resolve())}
     if config.mask_pattern:

@@ -9,12 +9,18 @@ OUT/ data  seeds  stage1  labels  stage2  preds  sheet.png, and where masks are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from a2s.config.commands import RunConfig
+from a2s.config.training import Stage1Config, Stage2Config
 from a2s.data.index import Index
+from a2s.data.inputs import collect
+from a2s.data.tar_inputs import is_tar
 from a2s.evaluation import verdict
 from a2s.evaluation.table import (
     BASELINES,
@@ -23,10 +29,14 @@ from a2s.evaluation.table import (
     border_note,
     markdown_lines,
 )
+from a2s.evaluation.truth_check import check_truths
+from a2s.labels.crf.backends import crf_of
 from a2s.parallel.progress import say
-from a2s.pipeline import job_list, run_jobs, training_processes
+from a2s.pipeline import Job, job_list, run_jobs, training_processes
 from a2s.storage.files import atomic_write, read_json
+from a2s.storage.remote import is_remote
 from a2s.storage.run_folder import claim
+from a2s.training.preflight import HOW_TO_TRAIN, UNTRAINED, check_encoders, is_untrained
 
 TITLES = {
     "maps": "activation maps (stage 1)",
@@ -51,14 +61,19 @@ def run(config: RunConfig) -> int:
 
     Raises:
         ConfigError: a command refuses its settings, or the ranks cannot share a batch size.
+        WeightsError, DataError: what a later step needs is missing or cannot be right.
     """
     sections = {"stage1": config.stage1, "stage2": config.stage2}
     processes = training_processes("run", config.processes, sections)
-    out = config.out
-    with claim(out, command="run", config=config) as folder:
+    out, jobs = config.out, job_list(config)
+    _check(config, jobs)
+    with claim(out, command="run", config=config, latest=True) as folder:
         if _is_untrained(config):
-            say(f"{_UNTRAINED} {_HOW_TO_TRAIN}")
-        code = run_jobs(job_list(config), processes=processes, log=folder.log)
+            say(
+                f"run: {UNTRAINED}. Give --stage1.encoder.weights and --stage2.encoder.weights "
+                f"{HOW_TO_TRAIN}."
+            )
+        code = run_jobs(jobs, processes=processes, log=folder.log)
         if code:
             return code
         rows = None if config.truth is None else read_rows(out / "scores")
@@ -70,18 +85,43 @@ def run(config: RunConfig) -> int:
             print(table)
         _write_sheet(config)
     if _is_untrained(config):
-        print(_UNTRAINED)
+        print(f"run: {UNTRAINED}.")
     print(f"run: pictures {out}/sheet.png, masks {out}/preds, detector {out}/stage2")
     print(f"next: a2s predict PHOTOS --model {out}/stage2 --out OUT --cutout")
     print("\n".join(judged))
     return 0
 
 
-_UNTRAINED = (
-    "run: the encoder is UNTRAINED (no pretrained weights were given), so this shows that the "
-    "machinery works, not what the method can do."
-)
-_HOW_TO_TRAIN = "Give --stage1.encoder.weights and --stage2.encoder.weights a file or a name."
+def _check(config: RunConfig, jobs: Sequence[Job]) -> None:
+    """Check before the first step what the later ones need.
+
+    Raises: as `run`.
+    """
+    settings = [job.parsed() for job in jobs]
+    check_encoders([one for one in settings if isinstance(one, Stage1Config | Stage2Config)])
+    if config.label.refine.backend == "pydensecrf":
+        crf_of("pydensecrf")
+    keys = _test_keys(config)
+    if config.truth is not None:
+        check_truths(config.truth, config.mask_pattern, image_keys=keys)
+
+
+def _test_keys(config: RunConfig) -> list[str] | None:
+    """Keys of the test images; None: they are in tars, and to list them would take too long.
+
+    Raises:
+        ConfigError, DataError: as `collect`.
+    """
+    tests = config.images if config.test is None else (str(config.test),)
+    data = config.out / ("data" if config.test is None else "test-data")
+    if (listed := data / "work.parquet").exists():
+        keys: list[str] = pq.read_table(listed, columns=["key"])["key"].to_pylist()
+        return keys
+    if any(is_remote(one) or is_tar(Path(one)) for one in tests):
+        return None
+    out = Path(os.path.abspath(data))
+    keys = collect(tests, masks=None, out=out).images["key"].to_pylist()
+    return keys
 
 
 def read_rows(scores: Path) -> dict[str, dict[str, Any]]:
@@ -121,7 +161,7 @@ def _judged(config: RunConfig, rows: Mapping[str, Mapping[str, Any]] | None) -> 
 
 
 def _is_untrained(config: RunConfig) -> bool:
-    return "none" in (config.stage1.encoder.weights, config.stage2.encoder.weights)
+    return is_untrained(config.stage1) or is_untrained(config.stage2)
 
 
 def _write_sheet(config: RunConfig) -> None:

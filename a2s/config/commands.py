@@ -225,6 +225,9 @@ class ExportWeightsConfig(Settings):
 class RunConfig(Settings):
     """Run the whole pipeline: shard, stage1, label, stage2, predict, evaluate."""
 
+    # No field belongs to an identity: every step guards its own folder, so that settings of a step
+    # that has not begun may still change.
+
     images: Positional[tuple[str, ...]] = Field(min_length=1, json_schema_extra=NO_IDENTITY)
     """Images to learn from: folders, `.txt` lists, or tars."""
     out: Folder
@@ -237,20 +240,20 @@ class RunConfig(Settings):
     """How these masks are called after their images, such as `{stem}_mask.png` (`a2s shard`)."""
     processes: int = Field(0, ge=0, json_schema_extra=NO_IDENTITY)
     """Number of training processes; 0 means one per GPU, or one without a GPU."""
-    seed: int | None = Field(None, ge=0)
+    seed: int | None = Field(None, ge=0, json_schema_extra=NO_IDENTITY)
     """Seed of both training stages; default: stage1.seed and stage2.seed."""
-    seeds: Literal["rbd", "none"] = "rbd"
+    seeds: Annotated[Literal["rbd", "none"], Field(json_schema_extra=NO_IDENTITY)] = "rbd"
     """Labels that stage 1 learns from: those of RBD, a method without training; or `none`, then it
     learns by the paper's loss without labels (Eqn 4)."""
-    shard: ShardOptions = ShardOptions()
+    shard: ShardOptions = Field(ShardOptions(), json_schema_extra=NO_IDENTITY)
     """Packing into shards."""
-    stage1: Stage1Options = Stage1Options()
+    stage1: Stage1Options = Field(Stage1Options(), json_schema_extra=NO_IDENTITY)
     """Training of the activation network."""
-    label: LabelOptions = LabelOptions()
+    label: LabelOptions = Field(LabelOptions(), json_schema_extra=NO_IDENTITY)
     """Making of pseudo labels."""
-    stage2: Stage2Options = Stage2Options()
+    stage2: Stage2Options = Field(Stage2Options(), json_schema_extra=NO_IDENTITY)
     """Training of the detector."""
-    predict: PredictOptions = PredictOptions()
+    predict: PredictOptions = Field(PredictOptions(), json_schema_extra=NO_IDENTITY)
     """Prediction of saliency maps."""
     workers: Workers = "auto"
     """Number of Ray workers of packing, labelling, prediction, and evaluation."""

@@ -68,7 +68,7 @@ def parse(command: str, arguments: list[str]) -> Any:
             raise
         cause = _cause(stop)
         raise ConfigError(
-            _problems(cause, _section(model, cause.title, command) or command, None)
+            problems(cause, _section(model, cause.title, command) or command, None)
             if cause
             else f"{command}: {_one_line(complaint.getvalue())}; see a2s {command} --help"
         ) from None
@@ -196,7 +196,7 @@ def _checked(model: type[BaseModel], name: str, value: Any, *, path: str, file: 
     try:
         return getattr(one(**{name: value}), name)
     except ValidationError as error:
-        raise ConfigError(_problems(error, path, file)) from None
+        raise ConfigError(problems(error, path, file)) from None
 
 
 def nearest_path(path: str, key: str, model: type[BaseModel]) -> str:
@@ -216,7 +216,7 @@ def nearest_path(path: str, key: str, model: type[BaseModel]) -> str:
     return f"; did you mean {path}.{close[0]}?" if close else ""
 
 
-def _problems(error: ValidationError, path: str, file: Path | None) -> str:
+def problems(error: ValidationError, path: str, file: Path | None) -> str:
     """All problems at once, one short clause each, with the dotted key."""
     clauses = []
     for problem in error.errors():

@@ -41,7 +41,7 @@ def walk(root: Path, *, leave_out: Sequence[Path] = ()) -> Iterator[tuple[str, s
     Raises:
         DataError: a folder cannot be listed.
     """
-    excluded = {_identity(str(folder)) for folder in leave_out}
+    excluded = {_identity(str(folder)) for folder in leave_out if folder.exists()}
     pending = [(str(root), "", frozenset([_identity(str(root))]))]
     while pending:
         folder, prefix, parents = pending.pop()

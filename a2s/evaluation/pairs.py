@@ -161,12 +161,12 @@ def spread(masks: PictureSet, keys: Iterable[str]) -> PictureSet:
     )
 
 
-def unpaired(predictions: PictureSet, truths: PictureSet, *, folder: Path) -> str:
-    """What predictions and truths without a common key are called, as a clause, and what to do."""
-    keys = [sorted(side.keys)[:_COMPARED] for side in (predictions, truths)]
-    files = [os.path.relpath(truths.locate(key).path, folder) for key in keys[1]]
-    example = f"for example {keys[0][0]} and {keys[1][0]}"
-    return f"a truth in {folder} ({example}); {suggestion(keys[0], files)}"
+def unpaired(keys: Iterable[str], truths: PictureSet, *, folder: Path) -> str:
+    """What pictures and truths without a common key are called, as a clause, and what to do."""
+    some, of_truths = (sorted(side)[:_COMPARED] for side in (keys, truths.keys))
+    files = [os.path.relpath(truths.locate(key).path, folder) for key in of_truths]
+    example = f"for example {some[0]} and {of_truths[0]}"
+    return f"a truth in {folder} ({example}); {suggestion(some, files)}"
 
 
 def only(side: PictureSet, keys: frozenset[str]) -> PictureSet:

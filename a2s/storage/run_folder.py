@@ -101,10 +101,12 @@ def claim(
     config: BaseModel,
     inputs: Mapping[str, str] | None = None,
     parts: Sequence[range] | None = None,
+    latest: bool = False,
 ) -> Iterator[RunDir]:
     """Lock an output folder for the length of a job, or only the shards numbered in `parts`.
 
     `inputs` names what the job reads by content (for example the fingerprint of the data).
+    `latest`: config.yaml has the settings of the latest call, not those of the first.
 
     Raises:
         ConfigError: another process holds the folder, it belongs to another command, or it was
@@ -122,10 +124,12 @@ def claim(
         # Of several processes that start at once, one writes the settings.
         with _exclusive(out, shared=shared):
             compare(out, settings)
-            if not (out / "config.yaml").exists():
+            if latest or not (out / "config.yaml").exists():
                 # `identity` is stored as it was compared, so a later default cannot change it.
                 record = {command: json.loads(config.model_dump_json()), "identity": settings}
-                atomic_write(out / "config.yaml", yaml.safe_dump(record, sort_keys=False))
+                text = yaml.safe_dump(record, sort_keys=False)
+                if not (out / "config.yaml").exists() or (out / "config.yaml").read_text() != text:
+                    atomic_write(out / "config.yaml", text)
         write_json(out / "environment.json", environment())
         try:
             yield RunDir(out, digest(settings), shared)

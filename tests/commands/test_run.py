@@ -150,10 +150,11 @@ def test_second_run_changes_nothing_and_is_quick(finished, capsys):
     assert "UNTRAINED" in printed
 
 
-def test_other_settings_in_the_same_folder_are_refused(finished):
+def test_other_settings_of_a_step_that_is_done_are_refused(finished):
     other = finished.model_copy(update={"seed": 5})
-    with pytest.raises(ConfigError, match="seed"):
+    with pytest.raises(ConfigError, match=r"stage1: .*seed: 0 there, 5 now"):
         run_job.run(other)
+    assert run_job.run(finished) == 0
 
 
 def test_sheet_has_a_row_per_test_image(finished):

@@ -1,0 +1,55 @@
+"""What can be known about training before anything runs: are the weights there, and trained?
+
+Importing this module loads no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from a2s.config.training import Stage1Config, Stage2Config, TrainOptions
+from a2s.errors import A2SError
+from a2s.storage import checkpoints
+
+UNTRAINED = (
+    "the encoder is UNTRAINED (no pretrained weights were given), so this shows that the "
+    "machinery works, not what the method can do"
+)
+HOW_TO_TRAIN = "a file or a name such as resnet50/moco_v2_800ep"
+
+
+def is_untrained(config: TrainOptions) -> bool:
+    """Whether training starts from an encoder without pretrained weights."""
+    return config.encoder.weights == "none"
+
+
+def untrained_lines(stage: str, config: TrainOptions) -> Iterator[str]:
+    """Say that the encoder is untrained, if it is."""
+    if is_untrained(config):
+        yield f"{stage}: {UNTRAINED}; give --encoder.weights {HOW_TO_TRAIN}"
+
+
+def check_encoders(configs: Iterable[Stage1Config | Stage2Config]) -> None:
+    """Build every encoder that training will need, with its weights; finished runs need none.
+
+    Raises:
+        ConfigError: there is no such encoder, or it takes no images of this size.
+        WeightsError: the weights are not available, are damaged, or do not fit the encoder.
+    """
+    from a2s.models.encoder_weights import load_encoder
+    from a2s.models.encoders import build_encoder
+
+    seen = set()
+    for config in configs:
+        commit = checkpoints.last_commit(config.out)
+        key = (config.encoder.name, config.encoder.weights, config.image_size)
+        if key in seen or (commit is not None and commit.state["finished"]):
+            continue
+        seen.add(key)
+        stage = "stage1" if isinstance(config, Stage1Config) else "stage2"
+        try:
+            untrained = is_untrained(config)
+            encoder = build_encoder(key[0]) if untrained else load_encoder(key[0], key[1])
+            encoder.check_side(config.image_size)
+        except A2SError as error:
+            raise type(error)(f"{stage}.encoder: {error}") from None
