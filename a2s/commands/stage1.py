@@ -7,7 +7,6 @@ import os
 from a2s.config.training import Stage1Config
 from a2s.data.index import Index
 from a2s.parallel import ranks
-from a2s.parallel.progress import say
 from a2s.storage import checkpoints, run_folder
 from a2s.training import pause
 from a2s.training.preflight import untrained_lines
@@ -18,14 +17,11 @@ def run(config: Stage1Config) -> int:
     ranks.check_launch(os.environ)
     is_main = ranks.launched_rank(os.environ) == 0
     label = f"a2s label --model {config.out} --data {config.data} --out labels/{config.out.name}"
-    untrained = list(untrained_lines("stage1", config))
     commit = checkpoints.last_commit(config.out)
     reached = pause.reached(commit, config.until_epoch)
     if commit is None or not (commit.state["finished"] or reached):
         from a2s.training.stage1 import train
 
-        for line in untrained if is_main else ():
-            say(line)
         finished = ranks.report_to_launcher(train)(config)
         if finished and is_main and (commit := checkpoints.last_commit(config.out)) is not None:
             print(f"stage1: wrote {commit.folder}. Next: {label}")
@@ -39,6 +35,6 @@ def run(config: Stage1Config) -> int:
                 print(f"stage1: {config.out} is done ({config.epochs} epochs). Next: {label}")
             else:
                 pause.pause(folder, "stage1", commit.state, epochs=config.epochs)
-    for line in untrained if is_main else ():
+    for line in untrained_lines("stage1", config) if is_main else ():
         print(line)
     return 0

@@ -7,7 +7,6 @@ import os
 from a2s.config.training import Stage2Config
 from a2s.data.index import Index
 from a2s.parallel import ranks
-from a2s.parallel.progress import say
 from a2s.storage import checkpoints, run_folder
 from a2s.storage.checkpoints import Commit
 from a2s.training import pause
@@ -19,13 +18,10 @@ def run(config: Stage2Config) -> int:
     ranks.check_launch(os.environ)
     is_main = ranks.launched_rank(os.environ) == 0
     predict = f"a2s predict --model {config.out} IMAGES --out preds/{config.out.name}"
-    untrained = list(untrained_lines("stage2", config))
     commit = checkpoints.last_commit(config.out)
     if commit is None or not _is_done(config, commit):
         from a2s.training.stage2 import train
 
-        for line in untrained if is_main else ():
-            say(line)
         finished = ranks.report_to_launcher(train)(config)
         if finished and is_main and (commit := checkpoints.last_commit(config.out)) is not None:
             wrote = f"{commit.folder} and {config.out}/rectified"
@@ -42,7 +38,7 @@ def run(config: Stage2Config) -> int:
             else:
                 then = then or pause.GO_ON
                 pause.pause(folder, "stage2", commit.state, epochs=config.epochs, then=then)
-    for line in untrained if is_main else ():
+    for line in untrained_lines("stage2", config) if is_main else ():
         print(line)
     return 0
 

@@ -30,6 +30,7 @@ from a2s.training import pause
 from a2s.training.async_checkpoint import AsyncCheckpointer
 from a2s.training.learning_rate import learning_rate
 from a2s.training.optimizer import GuardedSGD, pack_momentum
+from a2s.training.preflight import untrained_lines
 from a2s.training.throughput import Meter, peak_memory_mib
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ class TrainingRun:
         self._progress = self._stack.enter_context(bar)
         where = f"{ranks.world()} rank(s) on {self.device.type}"
         self.note(f"{where}, from epoch {epoch + 1}, step {step + 1}; {note}")
+        self.note("".join(untrained_lines(self.name, self.config)))
 
     def note(self, text: str) -> None:
         """Print a line above the progress bar, on the first rank."""

@@ -45,6 +45,8 @@ def reference(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.code == 0, done.stderr
     assert "(image, flip) pairs are recomputed" in done.stderr
     assert f"a2s label --model {out} --data {data}" in done.stdout
+    assert "the encoder is UNTRAINED" in done.stderr
+    assert done.stdout.splitlines()[-1].startswith("stage1: the encoder is UNTRAINED")
     return out
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from a2s.commands import ablate, stage1
+from a2s.commands import ablate
 from a2s.config.base import EncoderConfig
 from a2s.config.parse import parse
 from a2s.config.training import Stage1Config
@@ -40,19 +40,6 @@ def test_only_unfinished_runs_need_their_weights(
     state["finished"] = False
     with pytest.raises(WeightsError):
         check_encoders([wrong])
-
-
-def test_stage1_says_it_first_and_last(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("a2s.training.stage1.train", lambda config: print("trains") or False)
-    monkeypatch.setattr("a2s.parallel.ranks.report_to_launcher", lambda train: train)
-    assert stage1.run(config(tmp_path / "out")) == 0
-    printed = capsys.readouterr()
-    trains, last = printed.out.splitlines()
-    assert trains == "trains"
-    assert printed.err.splitlines() == [last]
-    assert "UNTRAINED" in last
 
 
 def test_ablate_says_it_first_and_last(
