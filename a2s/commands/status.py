@@ -29,6 +29,7 @@ from a2s.storage.status.pipeline import (
     StepStatus,
     pipeline_status,
 )
+from a2s.storage.status.stop import last_record, parse_stop, stop_in_log, with_stop
 from a2s.storage.status.text import counted, describe, few
 from a2s.storage.status.training import TrainingStatus, parse_log, parse_pause, training_status
 
@@ -79,6 +80,14 @@ def status_of(folder: Folder, *, now_sec: float) -> Status:
     Raises:
         ConfigError: nothing in it is of a2s, or a file cannot be read.
     """
+    status = _progress(folder, now_sec=now_sec)
+    stop = parse_stop(folder.read_one("stopped.json"))
+    if stop is None and status.command in ("run", "ablate"):
+        stop = stop_in_log(_log(folder), start_sec=folder.written_sec("environment.json"))
+    return with_stop(status, stop)
+
+
+def _progress(folder: Folder, *, now_sec: float) -> Status:
     if set(folder.entries) <= {".lock", ".lock-setup", ".lock-shards"}:
         return CommandStatus("", "empty")
     problems: list[str] = []
@@ -189,7 +198,7 @@ def _torn(folder: Folder, manifests: list[shards.Manifest]) -> list[str]:
 def _training(
     folder: Folder, command: str, settings: dict[str, Any], problems: list[str], *, now_sec: float
 ) -> TrainingStatus:
-    log = folder.read_one("metrics.jsonl") or b""
+    log = _log(folder)
     records, damaged = parse_log(log)
     if damaged:
         problems.append(f"metrics.jsonl: lines that cannot be read: {damaged}")
@@ -241,8 +250,7 @@ def _plain(folder: Folder, command: str, problems: list[str], *, now_sec: float)
     """
     start_sec = folder.written_sec("environment.json")
     if command == "ablate":
-        finished = _last_record(folder).get("event") == "written"
-        problems += _stop(folder)
+        finished = last_record(_log(folder)).get("event") == "written"
     else:
         last_sec = folder.written_sec(LAST_FILE[command])
         finished = LAST_FILE[command] in folder.entries
@@ -263,7 +271,6 @@ def _whole(
         if sub is None and not needs <= given:
             continue
         steps.append(Step(name, command, _step(sub, command, now_sec=now_sec) if sub else None))
-    problems += _stop(folder)
     return pipeline_status(steps, problems=problems)
 
 
@@ -277,24 +284,5 @@ def _step(folder: Folder, command: str, *, now_sec: float) -> StepStatus:
     return status
 
 
-def _stop(folder: Folder) -> list[str]:
-    """Why the last attempt ended early, unless it was started again since."""
-    last = _last_record(folder)
-    try:
-        code, job, stopped_sec = last["exit_code"], last["job"], float(last["time_unix_sec"])
-    except (ValueError, KeyError, TypeError):
-        return []
-    started_sec = folder.written_sec("environment.json")
-    if not code or (started_sec is not None and started_sec > stopped_sec):
-        return []
-    return [f"it stopped after {job} (exit code {code}); the same command continues with it"]
-
-
-def _last_record(folder: Folder) -> dict[str, Any]:
-    """Read the last line of a folder's log; {} if it is missing or unreadable."""
-    lines = (folder.read_one("metrics.jsonl") or b"").splitlines()
-    try:
-        record = json.loads(lines[-1])
-    except (IndexError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+def _log(folder: Folder) -> bytes:
+    return folder.read_one("metrics.jsonl") or b""

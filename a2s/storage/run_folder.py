@@ -19,7 +19,9 @@ from a2s.storage.environment import environment
 from a2s.storage.files import append_jsonl, atomic_write, read_json, write_json
 from a2s.storage.hashing import digest
 
-_RECORDS = {".lock", ".lock-setup", ".lock-shards", "config.yaml", "environment.json"}
+_STOPPED = "stopped.json"
+"""Why and when the last call ended early, for `a2s status`; the next call deletes it."""
+_RECORDS = {".lock", ".lock-setup", ".lock-shards", "config.yaml", "environment.json", _STOPPED}
 """Files that `claim` writes."""
 
 
@@ -130,15 +132,36 @@ def claim(
                 text = yaml.safe_dump(record, sort_keys=False)
                 if not (out / "config.yaml").exists() or (out / "config.yaml").read_text() != text:
                     atomic_write(out / "config.yaml", text)
+            (out / _STOPPED).unlink(missing_ok=True)
         write_json(out / "environment.json", environment())
         try:
             yield RunDir(out, digest(settings), shared)
-        except A2SError:
-            # A command that failed before it wrote anything must not block the corrected one.
-            if {path.name for path in out.iterdir()} <= _RECORDS and is_last():
-                (out / "config.yaml").unlink(missing_ok=True)
-                (out / "environment.json").unlink(missing_ok=True)
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
+            # While other processes share the folder, the job goes on.
+            if is_last():
+                _record_stop(out, error)
             raise
+
+
+def _record_stop(out: Path, error: BaseException) -> None:
+    """Leave word of what ended the job; of one that had written nothing, leave no trace."""
+    if isinstance(error, A2SError) and {path.name for path in out.iterdir()} <= _RECORDS:
+        # A command that failed before it wrote anything must not block the corrected one.
+        (out / "config.yaml").unlink(missing_ok=True)
+        (out / "environment.json").unlink(missing_ok=True)
+        return
+    if isinstance(error, A2SError):
+        why = str(error)
+    elif isinstance(error, KeyboardInterrupt):
+        why = "interrupted (Ctrl-C)"
+    elif isinstance(error, SystemExit):
+        why = f"terminated (exit code {error.code})"
+    else:
+        why = f"{type(error).__name__}: {error}".rstrip(": ")
+    record = {"time_unix_sec": round(time.time(), 3), "why": " ".join(why.split())}
+    # A full disk is often the very reason.
+    with contextlib.suppress(OSError):
+        write_json(out / _STOPPED, record)
 
 
 def compare(out: Path, settings: dict[str, Any]) -> None:

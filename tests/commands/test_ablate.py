@@ -171,7 +171,7 @@ def test_interrupted_table_resumes_and_keeps_its_time(flags, tmp_path, monkeypat
         ablated("tab5", out, *flags, *rows)
     assert not (out / "tab5.md").exists()
     found = ask(out, capfd)
-    assert (found["command"], found["state"]) == ("ablate", "running")
+    assert (found["command"], found["state"]) == ("ablate", "stopped")
     trained = (out / "rows/stage1-alpha-0.3/stage1/commits/00002.json").stat().st_mtime_ns
     assert ablated("tab5", out, *flags, *rows) == 0
     assert (out / "rows/stage1-alpha-0.3/stage1/commits/00002.json").stat().st_mtime_ns == trained
@@ -188,7 +188,8 @@ def test_interrupted_table_resumes_and_keeps_its_time(flags, tmp_path, monkeypat
     monkeypatch.setattr("a2s.commands.stage1.run", lambda config: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         ablated("tab5", out, *flags, *rows)
-    assert ask(out, capfd)["state"] == "running"
+    found = ask(out, capfd)
+    assert (found["state"], found["stopped"]["why"][:17]) == ("stopped", "ZeroDivisionError")
 
 
 def test_shards_are_used_in_place_unless_limited(finished, tmp_path):

@@ -222,13 +222,13 @@ def test_run_with_some_steps_done(tmp_path: Path, capsys: pytest.CaptureFixture[
     found = ask(out, capsys)
     states = [step["status"] and step["status"]["state"] for step in found["steps"]]
     assert states == ["finished", "running", None, None, None]
-    assert (found["state"], found["steps_done"]) == ("running", 1)
-    assert found["problems"] == [
-        "it stopped after stage1 (exit code 2); the same command continues with it"
-    ]
+    assert (found["state"], found["steps_done"]) == ("stopped", 1)
+    why = "after stage1 (exit code 2); the same command continues with it"
+    assert found["stopped"]["why"] == why
     assert status.run(StatusConfig(out=str(out))) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith("a2s run, running, 1 of 5 steps done")
+    assert "a2s run, stopped, 1 of 5 steps done; at 20" in lines[0]
+    assert lines[0].endswith(f" UTC: {why}")
     assert lines[1].split() == ["data", "shard", "finished", "5", "of", "5", "images", "(100.0%)"]
     assert lines[3].split() == ["labels", "label", "not", "yet"]
 

@@ -10,12 +10,20 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-State = Literal["empty", "started", "running", "paused", "stalled", "finished"]
+State = Literal["empty", "started", "running", "paused", "stalled", "stopped", "finished"]
 
 RECENT_SEC = 300.0
 PATIENCE = 3
 """A job has stalled after this many times its longest pause so far."""
 MIN_PATIENCE_SEC = 60.0
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The end of a job before it had done its work: when, and why."""
+
+    time_sec: float
+    why: str
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from a2s.storage.status.pace import State
+from a2s.storage.status.pace import State, Stop
 from a2s.storage.status.shards import ShardsStatus
 from a2s.storage.status.training import TrainingStatus
 
@@ -18,6 +18,7 @@ class CommandStatus:
     state: State
     silent_sec: float | None = None
     problems: list[str] = field(default_factory=list)
+    stopped: Stop | None = None
 
 
 StepStatus = ShardsStatus | TrainingStatus | CommandStatus
@@ -41,6 +42,7 @@ class PipelineStatus:
     steps_done: int
     steps: list[Step]
     problems: list[str] = field(default_factory=list)
+    stopped: Stop | None = None
 
 
 Status = StepStatus | PipelineStatus

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from a2s.storage.status.pace import Pace, State, left_sec, pace_of, rounded, state_of
+from a2s.storage.status.pace import Pace, State, Stop, left_sec, pace_of, rounded, state_of
 
 KEYS_SHOWN = 3
 _MASK_REASONS = ("mask_", "duplicate_mask")
@@ -65,6 +65,7 @@ class ShardsStatus:
     num_failed: int
     failures: list[Reason]
     problems: list[str] = field(default_factory=list)
+    stopped: Stop | None = None
 
 
 def parse_manifest(name: str, data: bytes, *, written_sec: float | None) -> Manifest:

@@ -73,8 +73,13 @@ def few(names: list[str]) -> str:
 
 def _state(status: Status, *, now_sec: float) -> str:
     state: State = status.state
+    done = ""
     if isinstance(status, PipelineStatus):
-        return f"{state}, {status.steps_done} of {len(status.steps)} steps done"
+        done = f", {status.steps_done} of {len(status.steps)} steps done"
+    if status.stopped is not None:
+        return f"stopped{done}; at {clock(status.stopped.time_sec)}: {status.stopped.why}"
+    if isinstance(status, PipelineStatus):
+        return f"{state}{done}"
     if state == "empty":
         return "empty, nothing has been written yet"
     silent = status.silent_sec

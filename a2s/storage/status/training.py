@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from a2s.storage.status.pace import State, left_sec, pace_of, rounded, state_of
+from a2s.storage.status.pace import State, Stop, left_sec, pace_of, rounded, state_of
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class TrainingStatus:
     problems: list[str] = field(default_factory=list)
     then: str | None = None
     """How to continue a paused run."""
+    stopped: Stop | None = None
 
 
 @dataclass(frozen=True)
