@@ -138,7 +138,13 @@ def _model(config: EstimateConfig) -> Iterator[SavedNetwork]:
     encoder.check_side(config.image_size)
     # All that `a2s run` trains with labels of RBD.
     with_labels = {name: values[True] for name, values in DEPENDS_ON_LABELS.items()}
-    network = ActivationNet(encoder, fusion_stride=4, **with_labels)
+    network = ActivationNet(
+        encoder,
+        fusion_stride=4,
+        heads=with_labels["heads"],
+        label_heads=with_labels["label_heads"],
+        frame=with_labels["frame"],
+    )
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     with tempfile.TemporaryDirectory(prefix="a2s-estimate-") as folder:
         path = Path(folder) / "model.safetensors"
