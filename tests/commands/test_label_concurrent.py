@@ -75,7 +75,7 @@ def test_an_estimate_stands_damaged_images_on_a_gpu() -> None:
     damaged = Labelled(0, 1, failures=[{"key": "b"}], device_seconds={"decode": 0.1})
     index = cast(Index, SimpleNamespace(size_N=np.array([10, 10])))
     sample = estimate.summarise(
-        [good, damaged], [damaged, good], index, workers=1, pool_sec=1.0, start_sec=0.0
+        [good, damaged], [damaged, good], index, workers=1, pool_sec=1.0, start_sec=0.0, network="x"
     )
     assert (sample.device_sec, sample.pool_images_per_sec) == (0.2, 1.0)
 
