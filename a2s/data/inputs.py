@@ -130,7 +130,7 @@ class _Collector:
             return False
         assert self.masks_folder is not None
         relative = os.path.relpath(path, self.masks_folder)
-        return self.mask_names.image_key(relative) is not None
+        return not relative.startswith("../") and self.mask_names.image_key(relative) is not None
 
     def named_mask(self, number: int, path: str, relative: str) -> None:
         """Add a mask under the key of its image; list a file of another name."""
@@ -225,7 +225,8 @@ def collect(
                     f"--masks {masks}: images and masks must be in different folders, or be told "
                     "apart by their names (--mask-pattern '{stem}_mask.png')"
                 )
-            collector.images_among_masks = bool(names and masks and path.is_relative_to(masks))
+            if masks and path.is_relative_to(masks):
+                collector.images_among_masks = True
             collector.folder(collector.images, number, path, leave_out=excluded)
         elif not path.exists():
             raise ConfigError(f"{source}: no such file or folder")
