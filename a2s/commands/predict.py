@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from a2s.config.commands import PredictConfig
-from a2s.data.inputs import collect, describe_lost, describe_skipped, over_limit
+from a2s.data.inputs import collect
 from a2s.data.isolation import isolated
+from a2s.data.left_out import describe_lost, describe_skipped, over_limit
 from a2s.errors import ConfigError, DataError
 from a2s.evaluation.pictures import files as pictures
 from a2s.evaluation.pictures.outputs import (

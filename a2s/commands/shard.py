@@ -22,8 +22,9 @@ from a2s.config.commands import ShardConfig
 from a2s.data import masks
 from a2s.data.added import added_since
 from a2s.data.index import Index
-from a2s.data.inputs import collect, describe_lost, describe_skipped, over_limit
+from a2s.data.inputs import collect
 from a2s.data.isolation import isolated
+from a2s.data.left_out import describe_lost, describe_skipped, over_limit
 from a2s.data.packing import MASK_TOLERANCE, PackingJob, pack
 from a2s.data.shards import shard_done, shard_name
 from a2s.errors import DataError

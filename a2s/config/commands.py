@@ -259,7 +259,8 @@ class EstimateConfig(PoolSettings, LabelOptions):
     data: Folder
     """Data shards written by `a2s shard`."""
     model: Path | None = None
-    """Stage-1 run folder; without one, an untrained network with `encoder` is timed instead."""
+    """Run folder; without one, an untrained network with `encoder` is timed, with all heads that
+    `a2s run` trains."""
     encoder: EncoderConfig = EncoderConfig()
     """Backbone of the network that is timed when there is no model."""
     image_size: int = Field(320, ge=32, multiple_of=32)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -48,29 +48,6 @@ class FoundImages:
     """Estimate of the images in unreadable parts of damaged tars, beyond one failure per tar."""
     lost_is_known: bool = True
     """Whether every damaged tar says how many of its bytes were not read."""
-
-
-def describe_lost(num_lost: int, *, lost_is_known: bool) -> Iterator[str]:
-    """What damaged tars have lost, in lines of text."""
-    if num_lost:
-        yield f"about {num_lost:,} more images are lost in unreadable parts of damaged tars"
-    if not lost_is_known:
-        yield "a tar ends without its end marker, so nothing tells how much of it is lost"
-
-
-def over_limit(rate: float, *, failed: int, total: int, num_lost: int, lost_is_known: bool) -> bool:
-    """Whether more than `rate` of the images failed, those included that damaged tars have lost.
-
-    A loss of unknown size is over every limit but 1.
-    """
-    return failed + num_lost > rate * (total + num_lost) or (not lost_is_known and rate < 1)
-
-
-def describe_skipped(skipped: Mapping[str, int]) -> Iterator[str]:
-    """Which files are no images, in a line of text; none without such files."""
-    if skipped:
-        listed = ", ".join(f"{count:,} {suffix}" for suffix, count in skipped.items())
-        yield f"left out {sum(skipped.values()):,} files that are no images: {listed}"
 
 
 def _with_suffix(entry: str) -> str | None:
@@ -131,7 +108,7 @@ class _Collector:
             return False
         assert self.masks_folder is not None
         relative = os.path.relpath(path, self.masks_folder)
-        return self.mask_names.image_key(relative) is not None
+        return not relative.startswith("../") and self.mask_names.image_key(relative) is not None
 
     def named_mask(self, number: int, path: str, relative: str) -> None:
         """Add a mask under the key of its image; list a file of another name."""
@@ -236,7 +213,8 @@ def collect(
                 )
             if not may_overlap:
                 refuse_overlap(path, out)
-            collector.images_among_masks = bool(names and masks and path.is_relative_to(masks))
+            if masks and path.is_relative_to(masks):
+                collector.images_among_masks = True
             collector.folder(collector.images, number, path, leave_out=excluded)
         elif not path.exists():
             raise ConfigError(f"{source}: no such file or folder")

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import resource
 import signal
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -66,9 +67,10 @@ def main() -> NoReturn:
         while True:
             header, data = receive(requests)
             signal.setitimer(signal.ITIMER_REAL, header["limit_sec"])
+            began = time.process_time()
             reply, payload = answer(header, bytes(data))
             signal.setitimer(signal.ITIMER_REAL, 0)
-            send(replies, reply, payload)
+            send(replies, {**reply, "cpu_sec": time.process_time() - began}, payload)
     except (EOFError, BrokenPipeError):
         os._exit(0)
 

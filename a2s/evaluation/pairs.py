@@ -19,6 +19,7 @@ from a2s.data.mask_names import MaskNames, last_part, suggestion
 from a2s.data.masks import decode_map, decode_truth
 from a2s.data.open_files import Address
 from a2s.errors import ConfigError, DataError
+from a2s.storage.failures import printable
 from a2s.storage.files import write_json
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 # Where `a.png` and `a.jpg` lie together, the lossless one is the mask, the other its photograph.
 _LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
+_RECORDS = (".yaml", ".json", ".jsonl", ".txt")
+"""Suffixes of what a command of a2s writes about itself in its output folder."""
 _COMPARED = 200
 """Names of each side among which a pattern is looked for that would pair them."""
 _ADDITIONS = (".cutout", ".overlay")
@@ -166,7 +169,7 @@ def unpaired(keys: Iterable[str], truths: PictureSet, *, folder: Path) -> str:
     some, of_truths = (sorted(side)[:_COMPARED] for side in (keys, truths.keys))
     files = [os.path.relpath(truths.locate(key).path, folder) for key in of_truths]
     example = f"for example {some[0]} and {of_truths[0]}"
-    return f"a truth in {folder} ({example}); {suggestion(some, files)}"
+    return f"a truth in {folder} ({example}); {printable(suggestion(some, files))}"
 
 
 def only(side: PictureSet, keys: frozenset[str]) -> PictureSet:
@@ -260,13 +263,15 @@ def _from_files(
     shadowed = []
     skipped: Counter[str] = Counter()
     state = hashlib.sha256()
+    is_output = (root / "config.yaml").exists() and (root / "environment.json").exists()
     for relative in sorted(
         (relative for _, relative in walk(root)),
         key=lambda text: (_is_lossless(text) != lossless_first, text),
     ):
         path = PurePosixPath(relative)
         if path.suffix.lower() not in SUFFIXES:
-            skipped[path.suffix.lower() or "without suffix"] += 1
+            if not (is_output and path.suffix in _RECORDS and path.parent == PurePosixPath()):
+                skipped[path.suffix.lower() or "without suffix"] += 1
             continue
         key = key_of(path)
         if key is None:

@@ -137,8 +137,9 @@ def claim(
                 # `identity` is stored as it was compared, so a later default cannot change it.
                 record = {command: json.loads(config.model_dump_json()), "identity": settings}
                 text = yaml.safe_dump(record, sort_keys=False)
-                if not (out / "config.yaml").exists() or (out / "config.yaml").read_text() != text:
-                    atomic_write(out / "config.yaml", text)
+                file = out / "config.yaml"
+                if not file.exists() or file.read_text(encoding="utf-8") != text:
+                    atomic_write(file, text)
             (out / _STOPPED).unlink(missing_ok=True)
         write_json(out / "environment.json", environment())
         try:
