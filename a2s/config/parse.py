@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-import yaml
 from pydantic import BaseModel, ValidationError, create_model
 
 from a2s.config.help import short_form
 from a2s.config.registry import COMMANDS
 from a2s.errors import ConfigError
+from a2s.storage.files import read_text
+from a2s.storage.parsing import parse_yaml
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -131,10 +132,12 @@ def _take_config_flag(command: str, arguments: list[str]) -> tuple[Path | None, 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        content = parse_yaml(read_text(file)) or {}
     except FileNotFoundError:
         raise ConfigError(f"config: {file} does not exist") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise ConfigError(f"config: {file} cannot be read ({error.strerror})") from None
+    except ValueError as error:
         raise ConfigError(f"config: {file} cannot be read as YAML ({error})") from None
     if not isinstance(content, dict):
         raise ConfigError(f"config: {file} must hold one section per command")

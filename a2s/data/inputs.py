@@ -20,7 +20,8 @@ from a2s.data.images import SUFFIXES
 from a2s.data.keys import encode_key
 from a2s.data.tar_inputs import is_tar, local_tar, tar_members
 from a2s.errors import ConfigError, DataError
-from a2s.storage.failures import Failure, failure, printable
+from a2s.storage.failures import Failure, as_text, failure
+from a2s.storage.files import read_text
 from a2s.storage.remote import is_remote
 
 SCHEMA = pa.schema(
@@ -143,10 +144,12 @@ class _Collector:
         the deepest common folder of all entries.
         """
         try:
-            lines = path.read_text("utf-8", "surrogateescape").splitlines()
+            lines = read_text(path, errors="surrogateescape").split("\n")
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-        entries = [os.path.normpath(path.parent / line) for line in lines if line.strip()]
+        # Only line breaks end a name; `splitlines` would also split at other control characters.
+        named = [line.removesuffix("\r") for line in lines if line.strip()]
+        entries = [os.path.normpath(path.parent / line) for line in named]
         if not entries:
             raise DataError(f"{path}: the list is empty; it needs one image path per line")
         root = str(path.parent)
@@ -163,7 +166,7 @@ class _Collector:
         path, damage = local_tar(source, staging=self.out / ".staging", number=number)
         before, num_images = self.images.count + len(self.failures), self.images.count
         for member in chain(tar_members(path, source=source), [damage] if damage else []):
-            shown = printable(f"{source}/{member.name}")
+            shown = as_text(f"{source}/{member.name}")
             if member.problem:
                 self.failures.append(failure("", shown, member.problem, member.detail))
                 self.count_lost(member.lost_share, self.images.count - num_images)

@@ -15,9 +15,6 @@ from a2s.data.open_files import Address
 from a2s.data.shards import MASK, ShardWriter, shard_name
 from a2s.storage.failures import Failure, failure
 
-MAX_FILE_BYTES = 2**30
-
-
 EXTENSIONS = {
     "JPEG": "jpg",
     "MPO": "jpg",
@@ -122,7 +119,7 @@ def _mask(row: dict[str, Any], *, before: tuple[int, int], after: tuple[int, int
 
 def _read(address: Address) -> bytes:
     try:
-        return address.read(max_bytes=MAX_FILE_BYTES)
+        return address.read()
     except OSError as error:
         reason = "too_large" if error.errno == errno.EFBIG else "unreadable"
         raise _Unusable(reason, error.strerror or str(error)) from error

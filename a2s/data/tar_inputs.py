@@ -20,7 +20,7 @@ from a2s.data.images import SUFFIXES
 from a2s.data.keys import decode_key, encode_key
 from a2s.data.shards import MASK, refuse_unsafe_member
 from a2s.errors import ConfigError, DataError
-from a2s.storage.files import atomic_path
+from a2s.storage.files import atomic_path, open_file
 from a2s.storage.remote import is_remote, open_source
 
 zstd: Any = None
@@ -195,7 +195,7 @@ def tar_members(path: Path, *, source: str) -> Iterator[Member]:
         tar = tarfile.open(path, "r:")  # noqa: SIM115
     except tarfile.TarError as error:
         raise DataError(f"{source}: not an uncompressed tar, or damaged ({error})") from error
-    with tar, path.open("rb") as file:
+    with tar, open_file(path) as file:
         try:
             while (entry := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # else it keeps all in memory

@@ -172,7 +172,11 @@ def _from_files(
             shadowed.append(relative)
             continue
         found[key] = relative
-        status = os.stat(root / relative)
+        try:
+            status = os.stat(root / relative)
+        except OSError:  # a link to nowhere, say: reading it will report that
+            state.update(f"{key} unreadable\n".encode())
+            continue
         state.update(f"{key} {status.st_size} {status.st_mtime_ns}\n".encode())
     if not found:
         raise DataError(f"{root}: no {what} here")
