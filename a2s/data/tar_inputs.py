@@ -29,7 +29,18 @@ with contextlib.suppress(ImportError):
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tzst")
 _PLAIN_FILE = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+_EXTENSIONS = (
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+)
+"""Types of headers that are read whole: a long name, or the attributes of the next member."""
+_MAX_EXTENSION_BYTES = 1 << 20
+_MAX_OFFSET = 1 << 43
+"""Larger than any file of ext4, and small enough to seek."""
 _BLOCK = 512
+_BadHeader = tarfile.InvalidHeaderError  # type: ignore[attr-defined]
+_NO_HEADER = (ValueError, TypeError, KeyError, IndexError, OverflowError, AttributeError)
+"""What `tarfile` raises besides its own errors when numbers in a header are none."""
 _END_MARKER = tarfile.EOFHeaderError  # type: ignore[attr-defined]
 _TAR_ERRORS: tuple[type[Exception], ...] = (
     *(tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError),
@@ -70,16 +81,33 @@ def is_tar(path: Path) -> bool:
 class _Header(tarfile.TarInfo):
     """A tar header that tells its archive why the last one could not be read.
 
-    `tarfile` itself ends at a damaged header as at the end marker, without an error.
+    `tarfile` itself ends at a damaged header as at the end marker, without an error. It believes
+    every size: a negative one would lead it back to where it was, for ever.
     """
 
     @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        header = super().frombuf(buf, encoding, errors)
+        if header.size < 0 or (header.type in _EXTENSIONS and header.size > _MAX_EXTENSION_BYTES):
+            raise _BadHeader(f"impossible size {header.size:,}")
+        return header
+
+    @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> _Header:
+        start = archive.offset
         try:
-            return super().fromtarfile(archive)
+            header = super().fromtarfile(archive)
+            if header.size < 0 or archive.offset <= start:
+                raise _BadHeader("impossible size in its extended header")
         except tarfile.HeaderError as error:
             archive.end = error  # type: ignore[attr-defined]
             raise
+        except (*_NO_HEADER, RecursionError) as error:
+            archive.end = _BadHeader(f"unreadable header, {type(error).__name__}")  # type: ignore[attr-defined]
+            raise archive.end from None  # type: ignore[attr-defined]
+        # Where a member of 2**62 bytes would end, no file can be sought.
+        archive.offset = min(archive.offset, _MAX_OFFSET)
+        return header
 
 
 def local_tar(source: str, *, staging: Path, number: int) -> tuple[Path, Member | None]:
@@ -148,14 +176,23 @@ def _copy_images(tar: tarfile.TarFile, path: Path) -> str:
     ):
         while True:
             complete = copy.offset
+            if _has_bad_header(tar):
+                return _why(getattr(tar, "end", None))
             try:
                 if (member := tar.next()) is None:
                     end = getattr(tar, "end", None)
                     return "" if isinstance(end, _END_MARKER) else _why(end)
                 tar.members = []  # type: ignore[attr-defined]  # else it keeps all in memory
-                if member.type in _PLAIN_FILE and _suffix(member.name) in SUFFIXES:
+                if member.isdir() or _suffix(member.name) not in SUFFIXES:
+                    continue
+                # Without its attributes, which say again what the header says.
+                member.pax_headers = {}
+                if member.type in _PLAIN_FILE and not member.issparse():
                     copy.addfile(member, tar.extractfile(member))
-                    copy.members = []  # type: ignore[attr-defined]
+                else:  # the list of members says that it is no file
+                    member.size, member.sparse = 0, None
+                    copy.addfile(member)
+                copy.members = []  # type: ignore[attr-defined]
             except _TAR_ERRORS as error:
                 _raise_if_of_the_system(error)
                 # Drop the member of which only a part came.
@@ -173,7 +210,8 @@ def _why(error: BaseException | None) -> str:
 
 def _damaged(why: str, *, position: int, num_bytes: int | None) -> Member:
     """A tar that cannot be read from a position on."""
-    lost_bytes = None if num_bytes is None else max(0, num_bytes - position)
+    position = position if num_bytes is None else min(position, num_bytes)
+    lost_bytes = None if num_bytes is None else num_bytes - position
     # Cut at the end of a member: nothing tells how much there was.
     share = lost_bytes / num_bytes if lost_bytes and num_bytes else None
     lost = f"{lost_bytes:,} bytes were not read" if lost_bytes else "what follows is lost"
@@ -188,26 +226,38 @@ def tar_members(path: Path, *, source: str) -> Iterator[Member]:
     A member with an unsafe name, and the position where the tar is damaged, have a `problem`.
 
     Raises:
-        DataError: the file is not a tar.
+        DataError: the file cannot be read, or is not a tar.
     """
-    num_bytes = path.stat().st_size
     try:
-        tar = tarfile.open(path, "r:")  # noqa: SIM115
-    except tarfile.TarError as error:
-        raise DataError(f"{source}: not an uncompressed tar, or damaged ({error})") from error
-    with tar, open_file(path) as file:
+        file = open_file(path)
+    except OSError as error:
+        raise DataError(f"{source}: cannot be read ({error.strerror})") from error
+    num_bytes = os.fstat(file.fileno()).st_size
+    with file:
         try:
-            while (entry := tar.next()) is not None:
+            tar = tarfile.open(fileobj=file, mode="r:", tarinfo=_Header)  # noqa: SIM115
+        except tarfile.TarError as error:
+            raise DataError(f"{source}: not an uncompressed tar, or damaged ({error})") from error
+        try:
+            # A first header that is damaged only in part is no error to `tarfile`.
+            while not _has_bad_header(tar) and (entry := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # else it keeps all in memory
-                if entry.type in _PLAIN_FILE:
+                if not entry.isdir():
                     yield _member(entry, source=source, num_bytes=num_bytes)
             file.seek(min(tar.offset, num_bytes))
             # tarfile may stop early without an error; a complete tar ends with a block of zeros.
             damage = "" if file.read(_BLOCK) == bytes(_BLOCK) else "no end marker"
+            if _has_bad_header(tar):
+                damage = _why(getattr(tar, "end", None))
         except tarfile.TarError as error:
             damage = str(error)
         if damage:
-            yield _damaged(damage, position=min(tar.offset, num_bytes), num_bytes=num_bytes)
+            yield _damaged(damage, position=tar.offset, num_bytes=num_bytes)
+
+
+def _has_bad_header(tar: tarfile.TarFile) -> bool:
+    end = getattr(tar, "end", None)
+    return end is not None and not isinstance(end, _END_MARKER | _END_OF_FILE)
 
 
 def _member(entry: tarfile.TarInfo, *, source: str, num_bytes: int) -> Member:
@@ -223,9 +273,17 @@ def _member(entry: tarfile.TarInfo, *, source: str, num_bytes: int) -> Member:
         key = _key(stem)
     except DataError as error:
         return Member(*where, problem="unsafe_name", detail=str(error))
+    if entry.type not in _PLAIN_FILE or entry.issparse():
+        return Member(*where, problem="not_a_file", detail=_what(entry))
     if entry.offset_data + entry.size > num_bytes:
         return Member(*where, problem="truncated", detail="the tar ends inside this member")
     return Member(*where, key=key, is_mask=is_mask)
+
+
+def _what(entry: tarfile.TarInfo) -> str:
+    if entry.islnk() or entry.issym():
+        return f"a link to {entry.linkname!r}; pack the image that it leads to"
+    return "a sparse file" if entry.issparse() else "a device or a named pipe"
 
 
 def _key(stem: str) -> str:
