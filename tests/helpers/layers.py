@@ -79,7 +79,10 @@ CALLERS_OF_COMMANDS = {"a2s.__main__", "a2s.pipeline"}
 PICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 # These read what the kernel shows as files. Everyone else reads with a2s.storage.files, which waits
 # for no named pipe.
-READ_KERNEL_FILES = {"a2s.parallel.pool", "a2s.parallel.ray_session", "a2s.commands.doctor"}
+READ_KERNEL_FILES = {
+    *("a2s.parallel.pool", "a2s.parallel.ray_session"),
+    *("a2s.commands.doctor", "a2s.data.isolated_decoder"),
+}
 READERS = {"a2s.storage.files", *READ_KERNEL_FILES}
 FORBIDDEN_CALLS = {
     "torch.save": "writes a pickle; use safetensors or JSON",
