@@ -22,7 +22,7 @@ ROOMS = {
         *("paper", "evaluation", "training", "labels", "pipeline", "models"),
         *("data", "parallel", "storage", "config", "errors"),
     },
-    "__main__": {"config", "errors"},
+    "__main__": {"config", "storage", "errors"},
 }
 # Mathematics: these import no rank, file, setting or engine, only each other.
 PURE = {
