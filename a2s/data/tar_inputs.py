@@ -98,6 +98,7 @@ class _Header(tarfile.TarInfo):
         try:
             header = super().fromtarfile(archive)
             if header.size < 0 or archive.offset <= start:
+                archive.offset = start
                 raise _BadHeader("impossible size in its extended header")
         except tarfile.HeaderError as error:
             archive.end = error  # type: ignore[attr-defined]
@@ -179,19 +180,23 @@ def _copy_images(tar: tarfile.TarFile, path: Path) -> str:
             if _has_bad_header(tar):
                 return _why(getattr(tar, "end", None))
             try:
+                _skip_to_next(tar)
                 if (member := tar.next()) is None:
                     end = getattr(tar, "end", None)
                     return "" if isinstance(end, _END_MARKER) else _why(end)
                 tar.members = []  # type: ignore[attr-defined]  # else it keeps all in memory
                 if member.isdir() or _suffix(member.name) not in SUFFIXES:
                     continue
-                # Without its attributes, which say again what the header says.
-                member.pax_headers = {}
+                # Only what is used: its other attributes may be impossible, such as its date.
+                plain = tarfile.TarInfo(member.name)
                 if member.type in _PLAIN_FILE and not member.issparse():
-                    copy.addfile(member, tar.extractfile(member))
+                    plain.size = member.size
+                    copy.addfile(plain, tar.extractfile(member))
                 else:  # the list of members says that it is no file
-                    member.size, member.sparse = 0, None
-                    copy.addfile(member)
+                    is_link = member.islnk() or member.issym()
+                    plain.type = tarfile.SYMTYPE if is_link else tarfile.FIFOTYPE
+                    plain.linkname = member.linkname
+                    copy.addfile(plain)
                 copy.members = []  # type: ignore[attr-defined]
             except _TAR_ERRORS as error:
                 _raise_if_of_the_system(error)
@@ -200,6 +205,20 @@ def _copy_images(tar: tarfile.TarFile, path: Path) -> str:
                 file.truncate()
                 copy.offset = complete
                 return _why(error)
+
+
+def _skip_to_next(tar: tarfile.TarFile) -> None:
+    """Read to the next header; `tarfile` itself would go on for hours after the stream's end.
+
+    Raises:
+        tarfile.ReadError: the stream ends before.
+    """
+    stream: Any = tar.fileobj
+    if tar.firstmember is not None:  # type: ignore[attr-defined]
+        return  # its header is read, but not its content
+    while (missing := tar.offset - 1 - stream.tell()) > 0:
+        if not stream.read(min(_DRAIN_BYTES, missing)):
+            raise tarfile.ReadError("unexpected end of data")
 
 
 def _why(error: BaseException | None) -> str:
