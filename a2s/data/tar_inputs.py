@@ -19,6 +19,7 @@ from typing import IO, Any
 from a2s.data.images import SUFFIXES
 from a2s.data.keys import decode_key, encode_key
 from a2s.data.shards import MASK, refuse_unsafe_member
+from a2s.data.tar_headers import END_MARKER, Header, has_bad_header, skip_to_next, why_it_ended
 from a2s.errors import ConfigError, DataError
 from a2s.storage.files import atomic_path, open_file
 from a2s.storage.remote import is_remote, open_source
@@ -29,19 +30,7 @@ with contextlib.suppress(ImportError):
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tzst")
 _PLAIN_FILE = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
-_EXTENSIONS = (
-    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
-    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
-)
-"""Types of headers that are read whole: a long name, or the attributes of the next member."""
-_MAX_EXTENSION_BYTES = 1 << 20
-_MAX_OFFSET = 1 << 43
-"""Larger than any file of ext4, and small enough to seek."""
 _BLOCK = 512
-_BadHeader = tarfile.InvalidHeaderError  # type: ignore[attr-defined]
-_NO_HEADER = (ValueError, TypeError, KeyError, IndexError, OverflowError, AttributeError)
-"""What `tarfile` raises besides its own errors when numbers in a header are none."""
-_END_MARKER = tarfile.EOFHeaderError  # type: ignore[attr-defined]
 _TAR_ERRORS: tuple[type[Exception], ...] = (
     *(tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError),
     *((zstd.ZstdError,) if zstd else ()),
@@ -49,7 +38,6 @@ _TAR_ERRORS: tuple[type[Exception], ...] = (
 _GZIP, _BZIP2, _XZ, _ZSTD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
 _BUFFER_BYTES = 1 << 20
 _DRAIN_BYTES = 1 << 20
-_END_OF_FILE = tarfile.EmptyHeaderError  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -78,39 +66,6 @@ def is_tar(path: Path) -> bool:
     return path.name.lower().endswith((".tar", *_COMPRESSED))
 
 
-class _Header(tarfile.TarInfo):
-    """A tar header that tells its archive why the last one could not be read.
-
-    `tarfile` itself ends at a damaged header as at the end marker, without an error. It believes
-    every size: a negative one would lead it back to where it was, for ever.
-    """
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
-        header = super().frombuf(buf, encoding, errors)
-        if header.size < 0 or (header.type in _EXTENSIONS and header.size > _MAX_EXTENSION_BYTES):
-            raise _BadHeader(f"impossible size {header.size:,}")
-        return header
-
-    @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> _Header:
-        start = archive.offset
-        try:
-            header = super().fromtarfile(archive)
-            if header.size < 0 or archive.offset <= start:
-                archive.offset = start
-                raise _BadHeader("impossible size in its extended header")
-        except tarfile.HeaderError as error:
-            archive.end = error  # type: ignore[attr-defined]
-            raise
-        except (*_NO_HEADER, RecursionError) as error:
-            archive.end = _BadHeader(f"unreadable header, {type(error).__name__}")  # type: ignore[attr-defined]
-            raise archive.end from None  # type: ignore[attr-defined]
-        # Where a member of 2**62 bytes would end, no file can be sought.
-        archive.offset = min(archive.offset, _MAX_OFFSET)
-        return header
-
-
 def local_tar(source: str, *, staging: Path, number: int) -> tuple[Path, Member | None]:
     """Return an uncompressed local tar; copy the images of a remote or compressed one to `staging`.
 
@@ -129,7 +84,7 @@ def local_tar(source: str, *, staging: Path, number: int) -> tuple[Path, Member 
     with open_source(source) as file, atomic_path(path) as temporary:
         try:
             stream = _decompress(file, source)
-            with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar:
+            with tarfile.open(fileobj=stream, mode="r|", tarinfo=Header) as tar:
                 damage, position = _copy_images(tar, temporary), tar.offset
         except _TAR_ERRORS as error:
             _raise_if_of_the_system(error)
@@ -141,7 +96,7 @@ def local_tar(source: str, *, staging: Path, number: int) -> tuple[Path, Member 
             num_bytes = stream.tell()
         except _TAR_ERRORS as error:
             _raise_if_of_the_system(error)
-            damage = damage or _why(error)
+            damage = damage or why_it_ended(error)
     if not damage:
         return path, None
     return path, _damaged(damage, position=position, num_bytes=num_bytes)
@@ -177,13 +132,13 @@ def _copy_images(tar: tarfile.TarFile, path: Path) -> str:
     ):
         while True:
             complete = copy.offset
-            if _has_bad_header(tar):
-                return _why(getattr(tar, "end", None))
+            if has_bad_header(tar):
+                return why_it_ended(getattr(tar, "end", None))
             try:
-                _skip_to_next(tar)
+                skip_to_next(tar)
                 if (member := tar.next()) is None:
                     end = getattr(tar, "end", None)
-                    return "" if isinstance(end, _END_MARKER) else _why(end)
+                    return "" if isinstance(end, END_MARKER) else why_it_ended(end)
                 tar.members = []  # type: ignore[attr-defined]  # else it keeps all in memory
                 if member.isdir() or _suffix(member.name) not in SUFFIXES:
                     continue
@@ -204,27 +159,7 @@ def _copy_images(tar: tarfile.TarFile, path: Path) -> str:
                 file.seek(complete)
                 file.truncate()
                 copy.offset = complete
-                return _why(error)
-
-
-def _skip_to_next(tar: tarfile.TarFile) -> None:
-    """Read to the next header; `tarfile` itself would go on for hours after the stream's end.
-
-    Raises:
-        tarfile.ReadError: the stream ends before.
-    """
-    stream: Any = tar.fileobj
-    if tar.firstmember is not None:  # type: ignore[attr-defined]
-        return  # its header is read, but not its content
-    while (missing := tar.offset - 1 - stream.tell()) > 0:
-        if not stream.read(min(_DRAIN_BYTES, missing)):
-            raise tarfile.ReadError("unexpected end of data")
-
-
-def _why(error: BaseException | None) -> str:
-    if error is None or isinstance(error, _END_OF_FILE):
-        return "no end marker"
-    return str(error) or type(error).__name__
+                return why_it_ended(error)
 
 
 def _damaged(why: str, *, position: int, num_bytes: int | None) -> Member:
@@ -254,29 +189,24 @@ def tar_members(path: Path, *, source: str) -> Iterator[Member]:
     num_bytes = os.fstat(file.fileno()).st_size
     with file:
         try:
-            tar = tarfile.open(fileobj=file, mode="r:", tarinfo=_Header)  # noqa: SIM115
+            tar = tarfile.open(fileobj=file, mode="r:", tarinfo=Header)  # noqa: SIM115
         except tarfile.TarError as error:
             raise DataError(f"{source}: not an uncompressed tar, or damaged ({error})") from error
         try:
             # A first header that is damaged only in part is no error to `tarfile`.
-            while not _has_bad_header(tar) and (entry := tar.next()) is not None:
+            while not has_bad_header(tar) and (entry := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # else it keeps all in memory
                 if not entry.isdir():
                     yield _member(entry, source=source, num_bytes=num_bytes)
             file.seek(min(tar.offset, num_bytes))
             # tarfile may stop early without an error; a complete tar ends with a block of zeros.
             damage = "" if file.read(_BLOCK) == bytes(_BLOCK) else "no end marker"
-            if _has_bad_header(tar):
-                damage = _why(getattr(tar, "end", None))
+            if has_bad_header(tar):
+                damage = why_it_ended(getattr(tar, "end", None))
         except tarfile.TarError as error:
             damage = str(error)
         if damage:
             yield _damaged(damage, position=tar.offset, num_bytes=num_bytes)
-
-
-def _has_bad_header(tar: tarfile.TarFile) -> bool:
-    end = getattr(tar, "end", None)
-    return end is not None and not isinstance(end, _END_MARKER | _END_OF_FILE)
 
 
 def _member(entry: tarfile.TarInfo, *, source: str, num_bytes: int) -> Member:
