@@ -30,8 +30,9 @@ from a2s.data.shards import shard_done, shard_name
 from a2s.errors import DataError
 from a2s.parallel import pool
 from a2s.parallel.progress import Progress
-from a2s.storage.failures import FILE_NAME, Failure, printable, write_failures
+from a2s.storage.failures import FILE_NAME, Failure, write_failures
 from a2s.storage.files import atomic_path, atomic_write, read_json, remove_temporary, write_json
+from a2s.storage.parsing import printable
 from a2s.storage.run_folder import RunDir, claim
 
 SECONDS_PER_IMAGE = 5.0

@@ -23,7 +23,8 @@ from a2s.data.keys import encode_key
 from a2s.data.mask_names import MaskNames, suggestion
 from a2s.data.tar_inputs import is_tar, local_tar, tar_members
 from a2s.errors import ConfigError, DataError
-from a2s.storage.failures import Failure, failure, printable
+from a2s.storage.failures import Failure, as_text, failure
+from a2s.storage.parsing import printable
 from a2s.storage.remote import is_remote
 
 _COMPARED = 200
@@ -153,7 +154,7 @@ class _Collector:
         path, damage = local_tar(source, staging=self.out / ".staging", number=number)
         before, num_images = self.images.count + len(self.failures), self.images.count
         for member in chain(tar_members(path, source=source), [damage] if damage else []):
-            shown = printable(f"{source}/{member.name}")
+            shown = as_text(f"{source}/{member.name}")
             if member.problem:
                 self.failures.append(failure("", shown, member.problem, member.detail))
                 self.count_lost(member.lost_share, self.images.count - num_images)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from a2s.evaluation.dataset_scores import DatasetScores
 from a2s.storage.files import atomic_write
+from a2s.storage.parsing import printable
 
 _BLUE, _ORANGE = "#1f5fa8", "#d9730d"
 
@@ -73,7 +74,7 @@ def panels(count: int, *, width: float = 5.6, height: float = 4.2) -> tuple[Any,
 
 def name_axes(axes: Any, x_name: str, y_name: str, title: str) -> None:
     """Set title and axis names, draw a grid behind the lines, and remove the frame."""
-    axes.set_title(title, fontsize=11, loc="left")
+    axes.set_title(printable(title), fontsize=11, loc="left", parse_math=False)
     axes.set_xlabel(x_name)
     axes.set_ylabel(y_name)
     axes.grid(color="#e4e4e4", linewidth=0.8)

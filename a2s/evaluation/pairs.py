@@ -19,8 +19,8 @@ from a2s.data.mask_names import MaskNames, last_part, suggestion
 from a2s.data.masks import decode_map, decode_truth
 from a2s.data.open_files import Address
 from a2s.errors import ConfigError, DataError
-from a2s.storage.failures import printable
 from a2s.storage.files import write_json
+from a2s.storage.parsing import printable
 
 if TYPE_CHECKING:
     from a2s.data.index import Index
@@ -264,10 +264,9 @@ def _from_files(
     skipped: Counter[str] = Counter()
     state = hashlib.sha256()
     is_output = (root / "config.yaml").exists() and (root / "environment.json").exists()
-    for relative in sorted(
-        (relative for _, relative in walk(root)),
-        key=lambda text: (_is_lossless(text) != lossless_first, text),
-    ):
+    names = sorted(relative for _, relative in walk(root))
+    names.sort(key=lambda name: _is_lossless(name) != lossless_first)
+    for relative in names:
         path = PurePosixPath(relative)
         if path.suffix.lower() not in SUFFIXES:
             if not (is_output and path.suffix in _RECORDS and path.parent == PurePosixPath()):
@@ -281,13 +280,15 @@ def _from_files(
             shadowed.append(relative)
             continue
         found[key] = relative
-        status = os.stat(root / relative)
-        state.update(f"{key} {status.st_size} {status.st_mtime_ns}\n".encode())
+        try:
+            status = os.stat(root / relative)
+            state.update(f"{key} {status.st_size} {status.st_mtime_ns}\n".encode())
+        except OSError:  # a link to nowhere, say: reading it will report that
+            state.update(f"{key} unreadable\n".encode())
     if not found:
         listed = ", ".join(f"{count:,} {kind}" for kind, count in sorted(skipped.items()))
-        raise DataError(
-            f"{root}: no {what} here ({', '.join(SUFFIXES)}); others: {listed or 'none'}"
-        )
+        known = ", ".join(SUFFIXES)
+        raise DataError(f"{root}: no {what} here ({known}); others: {listed or 'none'}")
 
     def locate(key: str) -> PictureFile:
         return PictureFile(Address(str(root / found[key])))

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from a2s.data.arrays import U8
-from a2s.data.images import MAX_PIXELS, BadImage, decode_mask, encode_png
+from a2s.data.images import MAX_PIXELS, BadImage, decode_mask, decoding, encode_png
 from a2s.data.keys import decode_key
 from a2s.data.photograph import colour_profile, decode_with_alpha, over_white
 from a2s.errors import DataError
@@ -114,7 +114,7 @@ def write_chunk(
 def _write(picture: Picture, answer: Logits | Probabilities | None, outputs: Outputs) -> None:
     map_path = outputs.path(picture.key, "map")
     map_path.parent.mkdir(parents=True, exist_ok=True)
-    known_HW = decode_mask(map_path.read_bytes()) if answer is None else to_map(answer)
+    known_HW = decode_mask(files.read_bytes(map_path)) if answer is None else to_map(answer)
     drawn = pictures_of(picture, known_HW, outputs.kinds, outputs.style, is_refined=answer is None)
     formats: dict[Kind, Format] = {"overlay": "jpg", "cutout": outputs.style.format}
     for drawing in drawn:
@@ -224,7 +224,11 @@ def is_ours(path: Path) -> bool:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=tuple(PILLOW_NAMES.values())) as image:
+        with (
+            files.open_file(path) as file,
+            decoding(),
+            Image.open(file, formats=tuple(PILLOW_NAMES.values())) as image,
+        ):
             return _SOFTWARE in (image.info.get("Software"), image.getexif().get(_SOFTWARE_TAG))
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, BadImage):
         return False
