@@ -11,6 +11,9 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13)))' \
 	2>/dev/null && echo $$p && break; done)
 
+# Seconds of make fuzz.
+BUDGET ?= 600
+
 # make demo IMAGES=photographs [TRUTH=masks] [ENCODER=weights.safetensors] [ENCODER_NAME=resnet50]
 IMAGES ?=
 TRUTH ?=
@@ -27,7 +30,7 @@ DEMO_FLAGS := --config configs/mobile-cpu.yaml --workers 0 --stage1.cache-dir $(
 	--stage2.image-size 256)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check pins clean
+.PHONY: help setup demo test fuzz check pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +65,10 @@ endif
 
 test: setup ## run the tests; one file or folder: make test T=tests/models/test_blocks.py
 	@$(BIN)/python -m pytest $(if $(T),$(T),--numprocesses $(TEST_PROCESSES) --dist loadfile)
+
+fuzz: setup ## try hostile inputs for BUDGET seconds (600), new ones each round
+	@end=$$((SECONDS + $(BUDGET))); while [ $$SECONDS -lt $$end ]; do \
+		A2S_FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest -q -x tests/hostile -k fuzz || exit 1; done
 
 check: setup ## lint, format, types, layers, shell scripts
 	$(BIN)/ruff check .

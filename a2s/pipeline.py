@@ -21,9 +21,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from a2s.config.commands import RunConfig
 from a2s.config.parse import problems
 from a2s.config.registry import COMMANDS
+from a2s.config.run import RunConfig
 from a2s.config.training import TrainOptions
 from a2s.errors import ConfigError
 from a2s.parallel.pool import num_cpus
@@ -205,7 +205,7 @@ def job_list(config: RunConfig) -> list[Job]:
     stage2 = {**chosen(config.stage2), **seed}
     predict = chosen(config.predict)
     # Raw activation maps are for scoring; cut-outs and overlays are made of the detector's masks.
-    maps = {**predict, "cutout": False, "overlay": False}
+    maps = {name: predict[name] for name in ("max_pixels", "batch_size")}
 
     def jobs() -> Iterator[Job]:
         yield Job("shard", {"images": config.images, "out": out / "data", **shard, **pooled})

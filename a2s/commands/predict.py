@@ -5,134 +5,185 @@ A map is written after its cut-out and overlay, so an image whose map is there i
 
 from __future__ import annotations
 
-import errno
+import contextlib
+import dataclasses
 import functools
 import os
+import shlex
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from a2s.config.commands import PredictConfig
-from a2s.data.images import BadImage, decode, encode_png
-from a2s.data.index import Index
-from a2s.data.inputs import collect, describe_lost, describe_skipped, over_limit
+from a2s.data.inputs import collect
 from a2s.data.isolation import isolated
-from a2s.data.keys import decode_key
-from a2s.data.open_files import Address
-from a2s.errors import DataError
+from a2s.data.left_out import describe_lost, describe_skipped, over_limit
+from a2s.errors import ConfigError, DataError
+from a2s.evaluation.pictures import files as pictures
+from a2s.evaluation.pictures.outputs import (
+    Format,
+    Kind,
+    Outputs,
+    Style,
+    Written,
+    draw_chunk,
+    predict_chunk,
+    write_chunk,
+)
+from a2s.evaluation.pictures.pending import (
+    missing,
+    open_shard_folders,
+    pictures_in,
+    refuse_foreign,
+    with_checksums,
+)
 from a2s.models.bundled import find_model
-from a2s.models.predict import Answer, Logits, Picture, Probabilities, load_step, to_map
+from a2s.models.predict import Picture, load_step
 from a2s.models.saved import Model
 from a2s.parallel import model_actors, pool
-from a2s.parallel.progress import Progress
+from a2s.parallel.progress import Progress, say, say_error
 from a2s.storage import files, run_folder
-from a2s.storage.failures import FILE_NAME, Failure, failure, write_failures
+from a2s.storage.failures import FILE_NAME, Failure, write_failures
 from a2s.storage.remote import is_remote
+from a2s.storage.written import WrittenFiles
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_COLUMNS = ["key", "path", "member", "offset", "size", "crc32"]
-_SCAN_ROWS = 4096
-
 
 def run(config: PredictConfig) -> int:
-    """Predict every image that has no map yet; return 0, or 3 when too many failed.
+    """Predict every image that lacks a file; return 0, or 3 when too many failed.
 
     Raises:
         CheckpointError: the model is missing or damaged.
-        DataError: an input holds no image.
-        ConfigError: an input does not exist, or the folder was made with other settings.
+        DataError: an input holds no image, or the only image cannot be used.
+        ConfigError: an input does not exist, the output overlaps with the inputs or holds files of
+            others, or the folder was made with other settings.
     """
-    model, inputs = find_model(config.model)
-    with run_folder.claim(config.out, command="predict", config=config, inputs=inputs) as folder:
-        files.remove_temporary(config.out)
-        outputs = Outputs(
-            config.out.resolve(), config.cutout, config.overlay, max_pixels=config.max_pixels
-        )
-        sources, indexes = _open_shard_folders(config.images)
-        found = collect(sources, masks=None, out=config.out)
-        images = _with_checksums(found.images, indexes)
-        failures = list(found.failures)
-        todo = []
-        for first in range(0, len(images), _SCAN_ROWS):
-            for offset, picture in enumerate(_pictures(images.slice(first, _SCAN_ROWS))):
-                if config.cutout and decode_key(picture.key).endswith(".cutout"):
-                    detail = "with --cutout this name is that of another image's cut-out"
-                    failures.append(failure(picture.key, picture.shown, "reserved_name", detail))
-                elif not _is_done(picture, outputs):
-                    todo.append(first + offset)
-        num_new = 0
-        if todo:
-            new_failures = _predict(config, folder, model, outputs, images, todo)
-            failures += new_failures
-            num_new = len(todo) - len(new_failures)
-        write_failures(config.out, failures)
-        num_images = len(images) + len(found.failures)
-        lost: dict[str, Any] = {"num_lost": found.num_lost, "lost_is_known": found.lost_is_known}
-        for line in (*describe_skipped(found.skipped), *describe_lost(**lost)):
-            print(f"predict: {line}")
-        _summarise(config, num_images=num_images, num_new=num_new, failed=len(failures))
-        rate, failed = config.max_failure_rate, len(failures)
-        return 3 if over_limit(rate, failed=failed, total=num_images, **lost) else 0
+    model, identity = find_model(config.model)
+    if config.out is None or str(config.out) == pictures.STANDARD or pictures.format_of(config.out):
+        return _to_files(config, model)
+    return _to_folder(config, config.out, model, identity)
 
 
-def _open_shard_folders(images: tuple[str, ...]) -> tuple[list[str], list[Index]]:
-    """Replace each shard folder by its tars, and return the indexes of these folders.
+def _kinds(config: PredictConfig) -> tuple[Kind, ...]:
+    """What is drawn, in the order in which it is written: the map is last and says it is done."""
+    asked: dict[Kind, bool] = {"overlay": config.overlay, "cutout": config.cuts_out, "map": True}
+    return tuple(kind for kind, is_asked in asked.items() if is_asked)
+
+
+def _to_files(config: PredictConfig, model: Model) -> int:
+    """Write pictures to a named file, to standard output, or beside the images."""
+    # Somebody who asks for a cut-out wants no mask beside it.
+    kinds = _kinds(config)[:-1] or ("map",)
+    sources = pictures.without_results(config.images)
+    if num_results := len(config.images) - len(sources):
+        say(f"predict: {num_results:,} inputs are left out, a2s wrote them beside images")
+    targets = pictures.plan(sources, config.out, kinds, config.format)
+    pictures.check(targets, is_opaque=config.background is not None)
+    style = _style(config, targets[0].format)
+    failures: list[Failure] = []
+    num_images = len(sources)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(isolated())
+        bar = None
+        if num_images > 1:
+            bar = stack.enter_context(Progress(num_images, unit="images", name="predict"))
+        for problem in pictures.write(targets, model, style):
+            failures += [problem] if problem else []
+            if bar is not None:
+                bar.update()
+    lines = [
+        f"{problem['path']}: {problem['reason']} ({problem['detail']})" for problem in failures
+    ]
+    if lines and num_images == 1:
+        raise DataError(f"predict: {lines[0]}")
+    for line in lines:
+        say_error(f"predict: {line}")
+    failed = {problem["path"] for problem in failures}
+    for target in targets:
+        if target.path is not None and target.source not in failed:
+            print(f"predict: wrote {target.path}")
+    return 3 if len(failures) > config.max_failure_rate * num_images else 0
+
+
+def _style(config: PredictConfig, picture_format: Format) -> Style:
+    return Style(
+        refine=config.refine,
+        crop=config.crop,
+        background=config.background,
+        format=picture_format,
+        max_pixels=config.max_pixels,
+    )
+
+
+def _to_folder(config: PredictConfig, out: Path, model: Model, identity: dict[str, str]) -> int:
+    """Write maps and pictures into a folder that remembers what it holds."""
+    if config.format and not config.cuts_out:
+        raise ConfigError("predict: --format is that of cut-outs; add --cutout, or leave it out")
+    outputs = Outputs(out.resolve(), _kinds(config), _style(config, config.format or "png"))
+    with tempfile.TemporaryDirectory() as downloads:
+        sources, indexes = open_shard_folders(_fetched(config.images, Path(downloads)))
+        refuse_foreign(out, sources, outputs)
+        with run_folder.claim(out, command="predict", config=config, inputs=identity) as folder:
+            files.remove_temporary(out)
+            found = collect(sources, masks=None, out=out, may_overlap=False)
+            images = with_checksums(found.images, indexes)
+            written = WrittenFiles(out)
+            failures = list(found.failures)
+            lacking, reserved = missing(images, outputs, written)
+            if "cutout" in outputs.kinds:
+                _same_cutouts(folder, outputs.style)
+            failures += reserved
+            num_new = 0
+            for kinds, rows in lacking.items():
+                wanted = dataclasses.replace(outputs, kinds=kinds)
+                new_failures = _predict(config, folder, model, wanted, images, rows, written)
+                failures += new_failures
+                num_new += len(rows) - len(new_failures)
+            write_failures(out, failures)
+    num_images = len(images) + len(found.failures)
+    lost: dict[str, Any] = {"num_lost": found.num_lost, "lost_is_known": found.lost_is_known}
+    for line in (*describe_skipped(found.skipped), *describe_lost(**lost)):
+        print(f"predict: {line}")
+    _summarise(out, outputs, num_images=num_images, num_new=num_new, failed=len(failures))
+    rate, failed = config.max_failure_rate, len(failures)
+    return 3 if over_limit(rate, failed=failed, total=num_images, **lost) else 0
+
+
+def _fetched(sources: tuple[str, ...], folder: Path) -> tuple[str, ...]:
+    """Replace URLs of images and standard input by files in a folder."""
+    local = []
+    for number, source in enumerate(sources):
+        if source == pictures.STANDARD or (is_remote(source) and pictures.is_image(source)):
+            file = folder / str(number) / pictures.name_of(source)
+            file.parent.mkdir()
+            file.write_bytes(pictures.read(source).read())
+            # A download is never newer than its map.
+            os.utime(file, (0, 0))
+            source = str(file)
+        local.append(source)
+    return tuple(local)
+
+
+def _same_cutouts(folder: run_folder.RunDir, style: Style) -> None:
+    """Check that the cut-outs of a folder are all of one kind.
 
     Raises:
-        DataError: a shard folder is unfinished or damaged.
+        ConfigError: earlier ones were made with other settings.
     """
-    sources: list[str] = []
-    indexes: list[Index] = []
-    for source in images:
-        if is_remote(source) or next(Path(source).glob("shard-*.json"), None) is None:
-            sources.append(source)
-            continue
-        indexes.append(Index.load(Path(source)))
-        sources += [str(shard.path) for shard in indexes[-1].shards]
-    return sources, indexes
-
-
-def _with_checksums(images: pa.Table, indexes: list[Index]) -> pa.Table:
-    """Add a column `crc32`: the checksum of an image in a shard folder, else null."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    crc32_N = np.full(len(images), -1, np.int64)
-    for index in indexes:
-        tars = [os.fsencode(os.path.abspath(shard.path)) for shard in index.shards]
-        is_here_N = pc.is_in(images["path"], value_set=pa.array(tars, pa.large_binary()))
-        row_N = index.rows_of(images["key"])
-        found_N = is_here_N.to_numpy() & (row_N >= 0)
-        crc32_N[found_N] = index.crc32_N[row_N[found_N]]
-    return images.append_column("crc32", pa.array(crc32_N, mask=crc32_N < 0))
-
-
-def _pictures(rows: pa.Table) -> list[Picture]:
-    return [
-        Picture(
-            row["key"],
-            Address(row["path"], row["offset"], row["size"]),
-            row["member"] or row["path"].decode("utf-8", "backslashreplace"),
-            row["crc32"],
-        )
-        for row in rows.select(_COLUMNS).to_pylist()
+    now = {"crop": style.crop, "background": style.background, "format": style.format}
+    there = folder.resolve_once("cutout", lambda: now)
+    differing = [
+        f"{name}: {there[name]} there, {now[name]} now" for name in now if there[name] != now[name]
     ]
-
-
-def _is_done(picture: Picture, outputs: Outputs) -> bool:
-    """Whether the map is there and not older than the image (a tar's members have no date)."""
-    try:
-        written = outputs.paths(picture.key)["map"].stat().st_mtime_ns
-        return not picture.address.is_file or Path(picture.shown).stat().st_mtime_ns <= written
-    except OSError:
-        return False
+    if differing:
+        raise ConfigError(
+            f"predict: the cut-outs in {folder.path} were made with other settings "
+            f"({'; '.join(differing)}); use another --out, or the old settings"
+        )
 
 
 def _predict(
@@ -142,12 +193,22 @@ def _predict(
     outputs: Outputs,
     images: pa.Table,
     todo: list[int],
+    written: WrittenFiles,
 ) -> list[Failure]:
-    """Predict the rows `todo`; return the failures."""
+    """Write what `outputs` asks for of the rows `todo`; return the failures."""
+    is_new = {kind: ~written.lists(kind, images["key"]) for kind in outputs.kinds}
 
     def chunks() -> Iterator[list[Picture]]:
         for first in range(0, len(todo), config.batch_size):
-            yield _pictures(images.take(todo[first : first + config.batch_size]))
+            rows = todo[first : first + config.batch_size]
+            pictures = pictures_in(images.take(rows))
+            written.add(
+                (kind, picture.key)
+                for row, picture in zip(rows, pictures, strict=True)
+                for kind in outputs.kinds
+                if is_new[kind][row]
+            )
+            yield pictures
 
     start = time.monotonic()
     workers = pool.resolve_workers(config.workers, len(todo), ray_address=config.ray_address)
@@ -158,7 +219,9 @@ def _predict(
         fn: Callable[..., Written] = predict_chunk
         common: tuple[object, ...] = (model, outputs)
         model_stage = None
-        if workers != 0 and model != "rbd" and pool.has_gpu():
+        if "map" not in outputs.kinds:
+            fn, common = draw_chunk, (outputs,)
+        elif workers != 0 and model != "rbd" and pool.has_gpu():
             # On CPUs every worker has its own network. With GPUs the networks are in actors on
             # the GPUs, and the workers enlarge, draw and compress.
             fn, common = write_chunk, (outputs,)
@@ -175,10 +238,10 @@ def _predict(
             name=lambda pictures: f"predict: images from {pictures[0].key}",
             note=progress.note,
         )
-        with closing(results):
-            for written in results:
-                failures += written.failures
-                progress.update(written.num_written + len(written.failures))
+        with contextlib.closing(results):
+            for done in results:
+                failures += done.failures
+                progress.update(done.num_written + len(done.failures))
     seconds = time.monotonic() - start
     folder.log(
         event="predicted",
@@ -191,98 +254,16 @@ def _predict(
     return failures
 
 
-def _summarise(config: PredictConfig, *, num_images: int, num_new: int, failed: int) -> None:
-    kinds = ["maps", *(["cut-outs"] if config.cutout else []), *(["overlays"] * config.overlay)]
+def _summarise(out: Path, outputs: Outputs, *, num_images: int, num_new: int, failed: int) -> None:
+    names: dict[Kind, str] = {"map": "maps", "cutout": "cut-outs", "overlay": "overlays"}
+    kinds = [names[kind] for kind in names if kind in outputs.kinds]
     done = num_images - failed
     state = f"{num_new:,} new" if num_new or failed else "done already, nothing new"
-    print(f"predict: {done:,} images in {config.out} ({', '.join(kinds)}; {state})")
+    print(f"predict: {done:,} images in {out} ({', '.join(kinds)}; {state})")
     if failed:
-        print(
+        say_error(
             f"predict: {failed:,} of {num_images:,} images failed ({failed / num_images:.2%}):"
-            f" {config.out}/{FILE_NAME}; the same command retries them"
+            f" {out}/{FILE_NAME}; the same command retries them"
         )
-    print(f"next: a2s evaluate --pred {config.out} --truth DIR --out scores/{config.out.name}")
-
-
-# Errors of a file system about one name; any other error ends the run.
-_NAME_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EILSEQ)
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Output folder, and what to write in addition to the map."""
-
-    folder: Path
-    cutout: bool
-    overlay: bool
-    max_pixels: int
-
-    def paths(self, key: str) -> dict[str, Path]:
-        """Output files of a key; the map is written last, so it means that all are there.
-
-        Raises:
-            DataError: the key is not a safe name.
-        """
-        name = decode_key(key)
-        kinds = {"overlay": ".overlay.jpg", "cutout": ".cutout.png", "map": ".png"}
-        wanted = {"overlay": self.overlay, "cutout": self.cutout, "map": True}
-        return {
-            kind: self.folder / f"{name}{suffix}" for kind, suffix in kinds.items() if wanted[kind]
-        }
-
-
-@dataclass
-class Written:
-    """Result of a chunk: number of images written, and failures."""
-
-    num_written: int = 0
-    failures: list[Failure] = field(default_factory=list)
-
-
-def predict_chunk(pictures: list[Picture], model: Model, outputs: Outputs) -> Written:
-    """Predict and write a chunk in one process, which keeps the network for the next one."""
-    step = load_step(model, outputs.max_pixels)
-    return write_chunk(pictures, step(pictures), outputs)
-
-
-def write_chunk(pictures: list[Picture], answers: list[Answer], outputs: Outputs) -> Written:
-    """Write the files of a chunk; failed images are listed, not raised."""
-    written = Written()
-    for picture, answer in zip(pictures, answers, strict=True):
-        reason = ""
-        try:
-            if isinstance(answer, BadImage):
-                raise answer
-            _write(picture, answer, outputs)
-            written.num_written += 1
-        except BadImage as error:
-            reason, detail = error.reason, error.detail
-        except DataError as error:
-            reason, detail = "unsafe_name", str(error)
-        except OSError as error:
-            if error.errno not in _NAME_ERRORS:
-                raise
-            reason, detail = "unwritable_name", f"{error.strerror}: {error.filename}"
-        if reason:
-            written.failures.append(failure(picture.key, picture.shown, reason, detail))
-    return written
-
-
-def _write(picture: Picture, answer: Logits | Probabilities, outputs: Outputs) -> None:
-    paths = outputs.paths(picture.key)
-    map_HW = to_map(answer)
-    paths["map"].parent.mkdir(parents=True, exist_ok=True)
-    if outputs.cutout or outputs.overlay:
-        from PIL import Image
-
-        from a2s.evaluation.pictures.overlay import cutout, overlay
-
-        # Decode again: keeping a batch of large photographs would fill the memory.
-        image_HW3 = decode(picture.read(), max_pixels=outputs.max_pixels)
-        if outputs.overlay:
-            with files.atomic_path(paths["overlay"]) as temporary:
-                Image.fromarray(overlay(image_HW3, map_HW)).save(temporary, "JPEG", quality=90)
-        if outputs.cutout:
-            with files.atomic_path(paths["cutout"]) as temporary:
-                Image.fromarray(cutout(image_HW3, map_HW)).save(temporary, "PNG", compress_level=3)
-    files.atomic_write(paths["map"], encode_png(map_HW))
+    words = ["--pred", str(out), "--truth", "DIR", "--out", f"scores/{out.name}"]
+    print(f"next: {shlex.join(['a2s', 'evaluate', *words])}")

@@ -20,7 +20,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from a2s.config.commands import RunConfig
+from a2s.config.run import RunConfig
 from a2s.config.training import Stage1Config, Stage2Config
 from a2s.data.index import Index
 from a2s.data.inputs import collect
@@ -110,6 +110,9 @@ def _check(config: RunConfig, jobs: Sequence[Job]) -> None:
     check_encoders([one for one in settings if isinstance(one, Stage1Config | Stage2Config)])
     if config.label.refine.backend == "pydensecrf":
         crf_of("pydensecrf")
+    if config.test is None and config.truth is None:
+        # The first step lists its images at once.
+        return
     keys = _test_keys(config)
     if config.truth is not None:
         check_truths(config.truth, config.mask_pattern, image_keys=keys)

@@ -14,12 +14,11 @@ import re
 import time
 from typing import Any
 
-import yaml
-
 from a2s.config.checks import StatusConfig
 from a2s.errors import ConfigError
 from a2s.storage.hashing import digest
 from a2s.storage.listing import Folder
+from a2s.storage.parsing import parse_json, parse_yaml
 from a2s.storage.status import shards
 from a2s.storage.status.pipeline import (
     CommandStatus,
@@ -120,11 +119,11 @@ def _record(folder: Folder, problems: list[str]) -> dict[str, Any]:
     if data is None:
         return {}
     try:
-        record = yaml.safe_load(data)
+        record = parse_yaml(data)
         command = record["identity"]["command"]
         if isinstance(record[command], dict):
             return dict(record)
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         pass
     problems.append("config.yaml is damaged, or not written by a2s")
     return {}
@@ -237,12 +236,12 @@ def _last_commit(folder: Folder, problems: list[str]) -> dict[str, Any] | None:
         if data is None:
             continue
         try:
-            record: dict[str, Any] = json.loads(data)
+            record: dict[str, Any] = parse_json(data)
             state = record["state"]
             bool(state["finished"])
             numbers = {name: int(state[name]) for name in ("epoch", "step")}
             return {"commit": int(record["commit"]), "state": {**state, **numbers}}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             problems.append(f"commits/{name} is damaged")
     return None
 

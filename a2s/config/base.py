@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+MAX_INT = 2**53
 NO_IDENTITY: dict[str, Any] = {"identity": False}
 
 Workers = Annotated[int | Literal["auto"], Field(json_schema_extra=NO_IDENTITY)]
@@ -62,6 +63,14 @@ class Settings(BaseModel):
     """Base class of all settings: frozen; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @field_validator("*")
+    @classmethod
+    def _countable(cls, value: Any) -> Any:
+        """Refuse a number that no counter of the libraries below takes."""
+        if isinstance(value, int) and abs(value) > MAX_INT:
+            raise ValueError(f"must not be over {MAX_INT:,} in size")
+        return value
 
     @field_validator("*")
     @classmethod

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, field_validator
 from tyro.conf import Positional, arg
 
 from a2s.config.base import (
@@ -14,7 +14,6 @@ from a2s.config.base import (
     BackendName,
     BenchmarkName,
     EncoderConfig,
-    FailureRate,
     Folder,
     PoolSettings,
     RayAddress,
@@ -24,7 +23,7 @@ from a2s.config.base import (
     Workers,
     shard_ranges,
 )
-from a2s.config.training import Stage1Options, Stage2Options
+from a2s.config.predict import PredictOptions
 
 
 class ShardOptions(Settings):
@@ -70,10 +69,6 @@ class LabelParity(Settings):
     crf_input: Literal["hard", "soft"] = "hard"
     """The CRF starts from `hard` labels (min-max, > 0.5, confidence 0.7: the authors' code), or
     from the `soft` map of Eqn 6."""
-
-
-BUNDLED_ENCODER = "mobilenet_v2"
-"""Encoder of the models inside the package."""
 
 
 class LabelOptions(Settings):
@@ -157,19 +152,6 @@ class HmaConfig(Settings):
     """Join this Ray cluster instead of starting a local one; its nodes must see the run folder."""
 
 
-class PredictOptions(Settings):
-    """Settings of prediction."""
-
-    cutout: bool = False
-    """Also write `<key>.cutout.png`: the image with the map as alpha channel."""
-    overlay: bool = False
-    """Also write `<key>.overlay.jpg`: the map drawn over the image."""
-    max_pixels: int = Field(178_956_970, ge=1)
-    """Refuse images with more pixels as `pixel_bomb`, without decoding them."""
-    batch_size: int = Field(8, ge=1, json_schema_extra=NO_IDENTITY)
-    """Images per task and, on a GPU, per forward pass."""
-
-
 class PredictConfig(PoolSettings, PredictOptions):
     """Write saliency maps, cut-outs, and overlays at the images' own size."""
 
@@ -181,9 +163,11 @@ class PredictConfig(PoolSettings, PredictOptions):
     inside the package, or `bundled-activation`, its network of stage 1; or `rbd`, a baseline
     without training. Write `./rbd` for a folder of that name."""
     images: Positional[tuple[str, ...]] = Field(min_length=1, json_schema_extra=NO_IDENTITY)
-    """Images to predict: files, folders, `.txt` lists, shard folders, or tars."""
-    out: Folder
-    """Output folder of the predictions."""
+    """Images to predict: files, folders, `.txt` lists, shard folders, tars, URLs of images or tars,
+    or `-` for standard input."""
+    out: Annotated[Path | None, Field(json_schema_extra=NO_IDENTITY), arg(aliases=("-o",))] = None
+    """Output folder; or for one image a file (.png, .jpg, .webp) or `-` (standard output). Default:
+    files beside the images."""
 
 
 class EvaluateParity(Settings):
@@ -235,75 +219,14 @@ class ExportWeightsConfig(Settings):
     """Checkpoint file to write."""
 
 
-class RunConfig(Settings):
-    """Run the whole pipeline: shard, stage1, label, stage2, predict, evaluate."""
-
-    # No field belongs to an identity: every step guards its own folder, so that settings of a step
-    # that has not begun may still change.
-
-    images: Positional[tuple[str, ...]] = Field(min_length=1, json_schema_extra=NO_IDENTITY)
-    """Images to learn from: folders, `.txt` lists, or tars."""
-    out: Folder
-    """Output folder of all steps."""
-    test: Path | None = Field(None, json_schema_extra=NO_IDENTITY)
-    """Images to predict after training; default: the images to learn from."""
-    truth: Path | None = Field(None, json_schema_extra=NO_IDENTITY)
-    """Folder of the test images' masks; if given, every stage is scored."""
-    mask_pattern: str | None = Field(None, json_schema_extra=NO_IDENTITY)
-    """How these masks are called after their images, such as `{stem}_mask.png` (`a2s shard`)."""
-    processes: int = Field(0, ge=0, json_schema_extra=NO_IDENTITY)
-    """Number of training processes; 0 means one per GPU, or one without a GPU."""
-    seed: int | None = Field(None, ge=0, json_schema_extra=NO_IDENTITY)
-    """Seed of both training stages; default: stage1.seed and stage2.seed."""
-    seeds: Literal["rbd", "none"] | None = Field(None, json_schema_extra=NO_IDENTITY)
-    """Labels that stage 1 learns from: those of RBD (default), a method without training; or
-    `none`, then it learns by the paper's loss without labels (Eqn 4)."""
-    shard: ShardOptions = Field(ShardOptions(), json_schema_extra=NO_IDENTITY)
-    """Packing into shards."""
-    stage1: Stage1Options = Field(Stage1Options(), json_schema_extra=NO_IDENTITY)
-    """Training of the activation network."""
-    label: LabelOptions = Field(LabelOptions(), json_schema_extra=NO_IDENTITY)
-    """Making of pseudo labels."""
-    stage2: Stage2Options = Field(Stage2Options(), json_schema_extra=NO_IDENTITY)
-    """Training of the detector."""
-    init: Literal["bundled", "none"] | None = Field(
-        None, validate_default=True, json_schema_extra=NO_IDENTITY
-    )
-    """`bundled` starts from the models inside the package: its activation network labels the
-    images, and its detector goes on learning from these labels. `none` trains both stages. Default:
-    `none` if the settings name weights, another encoder than MobileNetV2, or `seeds`; else
-    `bundled`."""
-    predict: PredictOptions = Field(PredictOptions(), json_schema_extra=NO_IDENTITY)
-    """Prediction of saliency maps."""
-    workers: Workers = "auto"
-    """Number of Ray workers of packing, labelling, prediction, and evaluation."""
-    max_failure_rate: FailureRate = 0.01
-    """Exit with code 3 if a larger share of the images fails."""
-
-    @field_validator("init")
-    @classmethod
-    def _resolved(
-        cls, init: Literal["bundled", "none"] | None, info: ValidationInfo
-    ) -> Literal["bundled", "none"] | None:
-        """Start from the bundled models unless the settings describe another start."""
-        given = info.data
-        # Where a section is wrong, pydantic complains about that.
-        if init is not None or not {"stage1", "stage2", "seeds"} <= given.keys():
-            return init
-        encoders = [given[stage].encoder for stage in ("stage1", "stage2")]
-        # The default encoder has no weights, so it stands for no wish.
-        ours = EncoderConfig(), EncoderConfig(name=BUNDLED_ENCODER)
-        another = given["stage2"].init is not None or given["seeds"] is not None
-        return "bundled" if set(encoders) <= set(ours) and not another else "none"
-
-
 class EstimateConfig(PoolSettings, LabelOptions):
     """Estimate what labelling a data folder takes: core and GPU hours, bytes, machines."""
 
     data: Folder
     """Data shards written by `a2s shard`."""
     model: Path | None = None
-    """Stage-1 run folder; without one, an untrained network with `encoder` is timed instead."""
+    """Run folder; without one, an untrained network with `encoder` is timed, with all heads that
+    `a2s run` trains."""
     encoder: EncoderConfig = EncoderConfig()
     """Backbone of the network that is timed when there is no model."""
     image_size: int = Field(320, ge=32, multiple_of=32)

@@ -1,4 +1,7 @@
-"""The files below a folder, and the lines of a list of files."""
+"""Files below a folder or in a list of files; folders that overlap with the output folder.
+
+Results among the images would be read as images by the next run, or replace them.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,13 @@ import codecs
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from a2s.errors import DataError
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from a2s.errors import ConfigError, DataError
+from a2s.storage.files import read_bytes
 
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -22,7 +30,7 @@ def read_lines(path: Path) -> list[str]:
         DataError: it cannot be read.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     if data.startswith(_UTF_16):
@@ -33,12 +41,15 @@ def read_lines(path: Path) -> list[str]:
     return [line for line in lines if line.strip()]
 
 
-def walk(root: Path, *, leave_out: Sequence[Path] = ()) -> Iterator[tuple[str, str]]:
+def walk(
+    root: Path, *, leave_out: Sequence[Path] = (), apart_from: Path | None = None
+) -> Iterator[tuple[str, str]]:
     """Yield (path, relative path) of all files below a folder, except hidden ones.
 
     Follows symbolic links, but not into a cycle.
 
     Raises:
+        ConfigError: a link leads to `apart_from`.
         DataError: a folder cannot be listed.
     """
     excluded = {_identity(str(folder)) for folder in leave_out if folder.exists()}
@@ -56,8 +67,56 @@ def walk(root: Path, *, leave_out: Sequence[Path] = ()) -> Iterator[tuple[str, s
                 yield entry.path, prefix + entry.name
                 continue
             identity = _identity(entry.path)
+            if apart_from is not None and identity == _identity(str(apart_from)):
+                _refuse(entry.path, apart_from)
             if identity not in parents and identity not in excluded:
                 pending.append((entry.path, f"{prefix}{entry.name}/", parents | {identity}))
+
+
+def refuse_overlap(source: Path, out: Path) -> None:
+    """Check that neither of two folders is, or lies in, the other, also through links or mounts.
+
+    Raises:
+        ConfigError: they overlap.
+    """
+    above_source, above_out = _identities(source), _identities(out)
+    if _identity(str(source)) in above_out or (
+        out.exists() and _identity(str(out)) in above_source
+    ):
+        _refuse(str(source), out)
+
+
+def refuse_linked(images: pa.Table, out: Path) -> None:
+    """Check that no image file of a table (`inputs.SCHEMA`) lies in the output folder.
+
+    Raises:
+        ConfigError: one does, perhaps through a link.
+    """
+    if not out.exists():
+        return
+    own = _identity(str(out))
+    is_below: dict[bytes, bool] = {}
+    files = images.filter(pc.less(images["offset"], 0))["path"]
+    for chunk in files.chunks:
+        for path in chunk.to_pylist():
+            folder = os.path.dirname(os.path.realpath(path) if os.path.islink(path) else path)
+            if folder not in is_below:
+                is_below[folder] = own in _identities(Path(os.fsdecode(folder)))
+            if is_below[folder]:
+                _refuse(os.fsdecode(path), out)
+
+
+def _refuse(source: str, out: Path) -> NoReturn:
+    raise ConfigError(
+        f"{source} and --out {out} overlap, so that results would be taken for images; give an "
+        "--out that is apart from the images"
+    )
+
+
+def _identities(path: Path) -> set[tuple[int, int]]:
+    """Identities of a folder and of the folders above it, links resolved, as far as they exist."""
+    real = Path(os.path.realpath(path))
+    return {_identity(str(folder)) for folder in (real, *real.parents) if folder.exists()}
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:

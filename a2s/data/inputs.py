@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -16,14 +16,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from a2s.data.file_tree import read_lines, walk
+from a2s.data.file_tree import read_lines, refuse_linked, refuse_overlap, walk
 from a2s.data.images import SUFFIXES
 from a2s.data.input_rows import Rows, first_of_each_key, rejected
 from a2s.data.keys import encode_key
 from a2s.data.mask_names import MaskNames, suggestion
 from a2s.data.tar_inputs import is_tar, local_tar, tar_members
 from a2s.errors import ConfigError, DataError
-from a2s.storage.failures import Failure, failure, printable
+from a2s.storage.failures import Failure, as_text, failure
+from a2s.storage.parsing import printable
 from a2s.storage.remote import is_remote
 
 _COMPARED = 200
@@ -50,29 +51,6 @@ class FoundImages:
     """Whether every damaged tar says how many of its bytes were not read."""
 
 
-def describe_lost(num_lost: int, *, lost_is_known: bool) -> Iterator[str]:
-    """What damaged tars have lost, in lines of text."""
-    if num_lost:
-        yield f"about {num_lost:,} more images are lost in unreadable parts of damaged tars"
-    if not lost_is_known:
-        yield "a tar ends without its end marker, so nothing tells how much of it is lost"
-
-
-def over_limit(rate: float, *, failed: int, total: int, num_lost: int, lost_is_known: bool) -> bool:
-    """Whether more than `rate` of the images failed, those included that damaged tars have lost.
-
-    A loss of unknown size is over every limit but 1.
-    """
-    return failed + num_lost > rate * (total + num_lost) or (not lost_is_known and rate < 1)
-
-
-def describe_skipped(skipped: Mapping[str, int]) -> Iterator[str]:
-    """Which files are no images, in a line of text; none without such files."""
-    if skipped:
-        listed = ", ".join(f"{count:,} {suffix}" for suffix, count in skipped.items())
-        yield f"left out {sum(skipped.values()):,} files that are no images: {listed}"
-
-
 def _with_suffix(entry: str) -> str | None:
     """The image file that a line of a list means, which may lack its suffix."""
     if os.path.splitext(entry)[1].lower() in SUFFIXES:
@@ -86,6 +64,7 @@ class _Collector:
     out: Path
     masks_folder: Path | None
     mask_names: MaskNames | None = None
+    apart_from: Path | None = None
     images_among_masks: bool = False
     """Whether an input lies in the masks' folder, so that files of other names are images."""
     images: Rows = field(default_factory=Rows)
@@ -107,7 +86,7 @@ class _Collector:
 
     def folder(self, rows: Rows, number: int, root: Path, *, leave_out: list[Path]) -> None:
         before = rows.count + len(self.failures)
-        for path, relative in walk(root, leave_out=leave_out):
+        for path, relative in walk(root, leave_out=leave_out, apart_from=self.apart_from):
             suffix = os.path.splitext(relative)[1].lower()
             if suffix not in SUFFIXES:
                 self.skipped[suffix or "without suffix"] += 1
@@ -130,7 +109,7 @@ class _Collector:
             return False
         assert self.masks_folder is not None
         relative = os.path.relpath(path, self.masks_folder)
-        return self.mask_names.image_key(relative) is not None
+        return not relative.startswith("../") and self.mask_names.image_key(relative) is not None
 
     def named_mask(self, number: int, path: str, relative: str) -> None:
         """Add a mask under the key of its image; list a file of another name."""
@@ -175,7 +154,7 @@ class _Collector:
         path, damage = local_tar(source, staging=self.out / ".staging", number=number)
         before, num_images = self.images.count + len(self.failures), self.images.count
         for member in chain(tar_members(path, source=source), [damage] if damage else []):
-            shown = printable(f"{source}/{member.name}")
+            shown = as_text(f"{source}/{member.name}")
             if member.problem:
                 self.failures.append(failure("", shown, member.problem, member.detail))
                 self.count_lost(member.lost_share, self.images.count - num_images)
@@ -197,12 +176,20 @@ class _Collector:
 
 
 def collect(
-    inputs: Sequence[str], *, masks: Path | None, out: Path, mask_pattern: str | None = None
+    inputs: Sequence[str],
+    *,
+    masks: Path | None,
+    out: Path,
+    mask_pattern: str | None = None,
+    may_overlap: bool = True,
 ) -> FoundImages:
     """List all images of the inputs with their masks, without decoding.
 
+    Folders in which `out` lies are listed without it, unless they may not overlap.
+
     Raises:
-        ConfigError: an input or the mask folder does not exist, or the pattern is wrong.
+        ConfigError: an input or the mask folder does not exist, the pattern is wrong, or `out` lies
+            where it may not.
         DataError: an input holds no image, cannot be read, or is a URL that is not allowed; or no
             mask belongs to an image.
     """
@@ -212,8 +199,8 @@ def collect(
     if masks and not masks.is_dir():
         raise ConfigError(f"--masks {masks}: no such folder")
     names = MaskNames.parse(mask_pattern) if mask_pattern else None
-    collector = _Collector(out, masks, names)
-    excluded = [out, *([masks] if masks else [])]
+    collector = _Collector(out, masks, names, None if may_overlap else out)
+    excluded = [*([out] if may_overlap else []), *([masks] if masks else [])]
     for number, source in enumerate(inputs):
         if is_remote(source):
             collector.tar(number, source)
@@ -225,7 +212,10 @@ def collect(
                     f"--masks {masks}: images and masks must be in different folders, or be told "
                     "apart by their names (--mask-pattern '{stem}_mask.png')"
                 )
-            collector.images_among_masks = bool(names and masks and path.is_relative_to(masks))
+            if not may_overlap:
+                refuse_overlap(path, out)
+            if masks and path.is_relative_to(masks):
+                collector.images_among_masks = True
             collector.folder(collector.images, number, path, leave_out=excluded)
         elif not path.exists():
             raise ConfigError(f"{source}: no such file or folder")
@@ -239,7 +229,10 @@ def collect(
             raise ConfigError(f"{source}: neither a folder, an image, a .txt list nor a .tar")
     if masks:
         collector.folder(collector.masks, len(inputs), masks, leave_out=[out])
-    return _join(collector)
+    found = _join(collector)
+    if not may_overlap:
+        refuse_linked(found.images, out)
+    return found
 
 
 def _join(collector: _Collector) -> FoundImages:

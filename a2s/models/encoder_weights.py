@@ -23,7 +23,7 @@ from a2s.models.bundled import bundled_encoder
 from a2s.models.encoder_base import Encoder
 from a2s.models.encoders import build_encoder, calibrate_batchnorm
 from a2s.models.timm_name import PRETRAINED, is_timm, require_timm
-from a2s.storage.files import atomic_path
+from a2s.storage.files import atomic_path, open_file
 
 DOWNLOAD_TIMEOUT_SEC = 30.0
 BUNDLED = "bundled"
@@ -163,7 +163,7 @@ def fetch(name: str, published: PublishedWeights) -> Path:
 
 
 def _verify(path: Path, published: PublishedWeights, *, advice: str) -> None:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         found = hashlib.file_digest(file, published.algorithm).hexdigest()
     if not found.startswith(published.digest_prefix):
         raise WeightsError(

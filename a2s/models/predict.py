@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from a2s.data.arrays import U8
 from a2s.data.images import BadImage, decode
-from a2s.data.open_files import Address
+from a2s.data.open_files import Address, Held
 from a2s.models.saved import Model, SavedNetwork
 from a2s.parallel.gpu_thread import PREFETCH_THREADS, device_thread
 from a2s.storage.failures import BAD_CHECKSUM
@@ -32,7 +32,7 @@ class Picture:
     """One input image: its key, the address of its bytes, and its path for messages."""
 
     key: str
-    address: Address
+    address: Address | Held
     shown: str
     crc32: int | None = None
     """Checksum of the bytes, where a shard's table has it."""

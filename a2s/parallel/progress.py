@@ -97,6 +97,11 @@ class Progress:
         )
 
 
+def say_error(text: str) -> None:
+    """Tell people what failed, also those who asked for quiet."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def say(text: str) -> None:
     """Tell people, on standard error, unless they asked for quiet."""
     if not _is_quiet():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from a2s.errors import DataError, StorageError
+from a2s.storage.files import open_file
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 SCHEMES = ("file", "http", "https", "s3", "gs")
 STALL_SEC = 120.0
 """A download over HTTP that brings no byte for this long has broken off."""
+_READ_BYTES = 2**20
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
@@ -37,6 +39,22 @@ def is_remote(path_or_url: str) -> bool:
     return scheme[1].lower() != "file"
 
 
+def download(url: str, *, max_bytes: int, max_sec: float) -> bytes:
+    """Return what a URL holds; the time limit is for HTTP.
+
+    Raises:
+        DataError: the scheme is not allowed, it cannot be opened, or holds more than `max_bytes`.
+        StorageError: the download broke off, or took longer than `max_sec`.
+    """
+    data = bytearray()
+    with _open_remote(url, max_sec=max_sec) as file:
+        while part := file.read_some(_READ_BYTES):
+            data += part
+            if len(data) > max_bytes:
+                raise DataError(f"{url}: more than {max_bytes:,} bytes; download it by other means")
+    return bytes(data)
+
+
 def open_source(path_or_url: str | Path) -> IO[bytes]:
     """Open a local file or an allowed URL, to read it once from its start.
 
@@ -48,25 +66,29 @@ def open_source(path_or_url: str | Path) -> IO[bytes]:
     text = str(path_or_url)
     if not is_remote(text):
         try:
-            return Path(text.removeprefix("file://")).open("rb")
+            return open_file(text.removeprefix("file://"))
         except OSError as error:
             raise DataError(f"{text}: cannot be opened ({error})") from error
+    return cast(IO[bytes], _open_remote(text, max_sec=None))
+
+
+def _open_remote(url: str, *, max_sec: float | None) -> _Download:
     try:
         import fsspec
 
-        return cast(IO[bytes], _Download(fsspec.open(text, "rb", **_options(text)).open(), text))
+        return _Download(fsspec.open(url, "rb", **_options(url, max_sec)).open(), url)
     except Exception as error:  # Each protocol has a library, and each library its own errors.
-        raise DataError(f"{text}: cannot be opened ({_named(error)})") from error
+        raise DataError(f"{url}: cannot be opened ({_named(error)})") from error
 
 
-def _options(url: str) -> dict[str, Any]:
+def _options(url: str, max_sec: float | None) -> dict[str, Any]:
     if not url.lower().startswith("http"):
         return {}
     import aiohttp
 
     # One request for everything: many servers answer no request for a part of a file. aiohttp would
     # end it after five minutes.
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=STALL_SEC, sock_read=STALL_SEC)
+    timeout = aiohttp.ClientTimeout(total=max_sec, sock_connect=STALL_SEC, sock_read=STALL_SEC)
     return {"block_size": 0, "client_kwargs": {"timeout": timeout}}
 
 
@@ -83,12 +105,13 @@ class _Download(io.RawIOBase):
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         view, filled = memoryview(buffer), 0
-        while filled < len(view) and (data := self._read(len(view) - filled)):
+        while filled < len(view) and (data := self.read_some(len(view) - filled)):
             view[filled : filled + len(data)] = data
             filled += len(data)
         return filled
 
-    def _read(self, num_bytes: int) -> bytes:
+    def read_some(self, num_bytes: int) -> bytes:
+        """Read what has arrived, at most `num_bytes`; nothing at the end."""
         try:
             data: bytes = self._file.read(num_bytes)
         except Exception as error:  # As in `open_source`.

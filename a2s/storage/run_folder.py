@@ -16,13 +16,24 @@ from pydantic import BaseModel
 from a2s.errors import A2SError, ConfigError
 from a2s.storage import lock
 from a2s.storage.environment import environment
-from a2s.storage.files import append_jsonl, atomic_write, read_json, write_json
+from a2s.storage.files import (
+    NotAFile,
+    append_jsonl,
+    atomic_write,
+    read_json,
+    read_text,
+    write_json,
+)
 from a2s.storage.hashing import digest
+from a2s.storage.parsing import parse_yaml
 
 _STOPPED = "stopped.json"
 """Why and when the last call ended early, for `a2s status`; the next call deletes it."""
-_RECORDS = {".lock", ".lock-setup", ".lock-shards", "config.yaml", "environment.json", _STOPPED}
-"""Files that `claim` writes."""
+_RECORDS = {
+    *(".lock", ".lock-setup", ".lock-shards", "config.yaml", "environment.json"),
+    *(_STOPPED, ".staging"),
+}
+"""Files that `claim` writes, and the folder of tars that are unpacked before work begins."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +98,10 @@ def settings_of(
 def recorded(out: Path, *keys: str) -> Any:
     """A recorded setting of a folder, by its nested names; None if it is not recorded."""
     try:
-        value = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))["identity"]
+        value = parse_yaml(read_text(out / "config.yaml"))["identity"]
         for key in keys:
             value = value[key]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return value
 
@@ -126,12 +137,17 @@ def claim(
         # Of several processes that start at once, one writes the settings.
         with _exclusive(out, shared=shared):
             compare(out, settings)
+            before: set[str] = set()
+            if not (out / "config.yaml").exists():
+                # Files that are there already are somebody else's.
+                before = {path.name for path in out.iterdir()}
             if latest or not (out / "config.yaml").exists():
                 # `identity` is stored as it was compared, so a later default cannot change it.
                 record = {command: json.loads(config.model_dump_json()), "identity": settings}
                 text = yaml.safe_dump(record, sort_keys=False)
-                if not (out / "config.yaml").exists() or (out / "config.yaml").read_text() != text:
-                    atomic_write(out / "config.yaml", text)
+                file = out / "config.yaml"
+                if not file.exists() or read_text(file) != text:
+                    atomic_write(file, text)
             (out / _STOPPED).unlink(missing_ok=True)
         write_json(out / "environment.json", environment())
         try:
@@ -139,13 +155,13 @@ def claim(
         except (Exception, KeyboardInterrupt, SystemExit) as error:
             # While other processes share the folder, the job goes on.
             if is_last():
-                _record_stop(out, error)
+                _record_stop(out, error, before)
             raise
 
 
-def _record_stop(out: Path, error: BaseException) -> None:
-    """Leave word of what ended the job; of one that had written nothing, leave no trace."""
-    if isinstance(error, A2SError) and {path.name for path in out.iterdir()} <= _RECORDS:
+def _record_stop(out: Path, error: BaseException, before: set[str]) -> None:
+    """Leave word of what ended the job; of one that has added nothing to `before`, no trace."""
+    if isinstance(error, A2SError) and {path.name for path in out.iterdir()} - before <= _RECORDS:
         # A command that failed before it wrote anything must not block the corrected one.
         (out / "config.yaml").unlink(missing_ok=True)
         (out / "environment.json").unlink(missing_ok=True)
@@ -174,10 +190,10 @@ def compare(out: Path, settings: dict[str, Any]) -> None:
     if not path.exists():
         return
     try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+        record = parse_yaml(read_text(path))
         old: dict[str, Any] = record["identity"]
         old_command = old["command"]
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, NotAFile):
         raise ConfigError(
             f"{path} is not a configuration written by a2s; use another --out"
         ) from None

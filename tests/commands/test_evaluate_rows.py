@@ -16,6 +16,7 @@ from a2s.config.parse import parse
 from a2s.data.images import decode_mask, encode_png
 from a2s.errors import DataError
 from a2s.evaluation.metrics import score
+from a2s.evaluation.pictures import outputs
 from a2s.models.centre import centre
 
 
@@ -118,15 +119,15 @@ def test_images_may_be_a_list_or_shards(folders: Path) -> None:
 def test_an_interrupted_call_computes_only_the_maps_that_are_missing(
     folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, calls = predict._write, []
+    write, calls = outputs._write, []
 
-    def interrupted(picture: Any, answer: Any, outputs: Any) -> None:
+    def interrupted(picture: Any, answer: Any, places: Any) -> None:
         calls.append(picture.key)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        write(picture, answer, outputs)
+        write(picture, answer, places)
 
-    monkeypatch.setattr(predict, "_write", interrupted)
+    monkeypatch.setattr(outputs, "_write", interrupted)
     settings = {"images": (str(folders / "images"),), "workers": 0}
     with pytest.raises(KeyboardInterrupt):
         run(folders, **settings)

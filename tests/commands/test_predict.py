@@ -21,6 +21,7 @@ from a2s.data.images import resize_rgb
 from a2s.data.shards import ShardWriter
 from a2s.data.transforms import normalise
 from a2s.errors import CheckpointError, ConfigError
+from a2s.evaluation.pictures.foreground import foreground_colours
 from a2s.models.activation_net import ActivationNet
 from a2s.models.blocks import upsample
 from a2s.models.boundary import sign
@@ -29,7 +30,15 @@ from a2s.models.encoders import build_encoder
 from a2s.models.predict import Logits, to_map
 
 SIDE = 64
-BOOK = {".lock", "config.yaml", "environment.json", "metrics.jsonl", "failures.jsonl"}
+BOOK = {
+    "written.txt",
+    "resolved.json",
+    ".lock",
+    "config.yaml",
+    "environment.json",
+    "metrics.jsonl",
+    "failures.jsonl",
+}
 
 
 def photograph(height: int, width: int, *, seed: int = 0) -> Image.Image:
@@ -150,7 +159,8 @@ def test_cutouts_and_overlays(model: Path, images: Path, tmp_path: Path) -> None
     rgba = np.array(Image.open(out / "plain.cutout.png"))
     assert rgba.shape == (40, 60, 4)
     np.testing.assert_array_equal(rgba[..., 3], saliency)
-    np.testing.assert_array_equal(rgba[saliency > 0][:, :3], source[saliency > 0])
+    expected = foreground_colours(source, saliency)
+    np.testing.assert_array_equal(rgba[saliency > 0][:, :3], expected[saliency > 0])
     with Image.open(out / "turned.overlay.jpg") as image:
         assert (image.mode, image.size) == ("RGB", (40, 60))
 
@@ -236,8 +246,8 @@ def test_other_settings_or_another_model_are_refused(
     model: Path, images: Path, tmp_path: Path
 ) -> None:
     run(model, images / "plain.png", out=tmp_path / "out")
-    with pytest.raises(ConfigError, match="overlay"):
-        run(model, images / "plain.png", out=tmp_path / "out", overlay=True)
+    with pytest.raises(ConfigError, match="refine"):
+        run(model, images / "plain.png", out=tmp_path / "out", refine=True)
     torch.manual_seed(5)
     other = save(Detector(build_encoder("mobilenet_v2"), width=32), tmp_path / "other.safetensors")
     with pytest.raises(ConfigError, match="model_sha256"):

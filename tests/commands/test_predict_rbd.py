@@ -20,7 +20,15 @@ from a2s.errors import CheckpointError, ConfigError
 from a2s.models.predict import Probabilities, to_map
 from a2s.models.rbd import rbd
 
-RECORDS = {".lock", "config.yaml", "environment.json", "metrics.jsonl", "failures.jsonl"}
+RECORDS = {
+    "written.txt",
+    "resolved.json",
+    ".lock",
+    "config.yaml",
+    "environment.json",
+    "metrics.jsonl",
+    "failures.jsonl",
+}
 
 
 def photograph(height: int, width: int, *, seed: int = 0) -> Image.Image:

@@ -7,7 +7,7 @@ from small_run import small
 from a2s.commands import run as run_job
 from a2s.commands.run import read_rows, score_table
 from a2s.config.base import EncoderConfig
-from a2s.config.commands import RunConfig
+from a2s.config.run import RunConfig
 from a2s.config.training import Stage1Config, Stage1Options, Stage2Options
 from a2s.errors import A2SError, ConfigError
 from a2s.pipeline import job_list

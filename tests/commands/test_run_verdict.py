@@ -15,7 +15,8 @@ from small_run import small
 
 from a2s.commands import evaluate, predict
 from a2s.commands import run as run_job
-from a2s.config.commands import EvaluateConfig, RunConfig
+from a2s.config.commands import EvaluateConfig
+from a2s.config.run import RunConfig
 from a2s.data.images import decode_mask, encode_png
 
 

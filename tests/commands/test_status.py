@@ -18,7 +18,8 @@ from status_folders import ask, write_shard, write_three_of_four, write_training
 
 from a2s.commands import shard, status
 from a2s.config.checks import StatusConfig
-from a2s.config.commands import RunConfig, ShardConfig
+from a2s.config.commands import ShardConfig
+from a2s.config.run import RunConfig
 from a2s.errors import ConfigError
 from a2s.pipeline import job_list
 

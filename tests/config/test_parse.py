@@ -118,7 +118,7 @@ def test_missing_config_file_is_named() -> None:
         ("predict", ["x.jpg", "--cutot"], "predict: no flag --cutot; did you mean --cutout?"),
         ("predict", ["x.jpg", "--qqqqq"], "predict: no flag --qqqqq; see a2s predict --help"),
         ("stage2", ["--parity.flip", "twice"], "stage2: invalid choice 'twice'"),
-        ("predict", ["images"], "predict: Missing from a2s predict: --out PATH"),
+        ("label", [], "label: Missing from a2s label: --data PATH"),
         ("shard", [], "config: shard.images: Tuple should have at least 1 item"),
     ],
 )

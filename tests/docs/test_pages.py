@@ -41,7 +41,13 @@ NOT_IN_THE_REPOSITORY = {
     *("base/encoder/resnet.py", "methods/mnet/model.py", "methods/cornet/model.py"),
     *("test.py", "deploy.py"),  # the authors' program
     *("config.yaml", "environment.json", "state.json", "labels/", "rectified/", "shared/"),
-    *("checkpoints/", "commits/", "averages/", "metrics.json"),  # what commands write
+    *(
+        "checkpoints/",
+        "commits/",
+        "averages/",
+        "metrics.json",
+        "written.txt",
+    ),  # what commands write
 }
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 # A room (folder or file of a2s/) and the rooms that it may import.
 ROOMS = {
     "errors": set(),
-    "config": {"errors"},
     "storage": {"errors"},
+    "config": {"storage", "errors"},
     "parallel": {"storage", "errors"},
     "data": {"storage", "errors"},
     "models": {"data", "parallel", "storage", "errors"},
@@ -22,7 +22,7 @@ ROOMS = {
         *("paper", "evaluation", "training", "labels", "pipeline", "models"),
         *("data", "parallel", "storage", "config", "errors"),
     },
-    "__main__": {"config", "errors"},
+    "__main__": {"config", "storage", "errors"},
 }
 # Mathematics: these import no rank, file, setting or engine, only each other.
 PURE = {
@@ -34,12 +34,15 @@ PURE = {
     "data.transforms",
     "evaluation.dataset_scores",
     "evaluation.metrics",
+    "evaluation.pictures.cutout",
+    "evaluation.pictures.foreground",
     "evaluation.pictures.overlay",
     "evaluation.table",
     "evaluation.verdict",
     "evaluation.weighted_f",
     "labels.correction",
     "labels.crf",
+    "labels.edges",
     "labels.making.forecast",
     "labels.quality",
     "labels.refine",
@@ -55,6 +58,7 @@ PURE = {
     "paper.tables.format",
     "paper.tables.hours",
     "parallel.bottleneck",
+    "storage.parsing",
     "storage.status",
     "training.learning_rate",
     "training.losses",
@@ -77,6 +81,13 @@ ONLY = {
 # The command line calls one command, the pipeline many; nobody else imports one by its name.
 CALLERS_OF_COMMANDS = {"a2s.__main__", "a2s.pipeline"}
 PICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+# These read what the kernel shows as files. Everyone else reads with a2s.storage.files, which waits
+# for no named pipe.
+READ_KERNEL_FILES = {
+    *("a2s.parallel.pool", "a2s.parallel.ray_session"),
+    *("a2s.commands.doctor", "a2s.data.isolated_decoder"),
+}
+READERS = {"a2s.storage.files", *READ_KERNEL_FILES}
 FORBIDDEN_CALLS = {
     "torch.save": "writes a pickle; use safetensors or JSON",
     "os.system": "goes through a shell",

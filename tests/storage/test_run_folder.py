@@ -61,18 +61,29 @@ def test_other_settings_name_the_differing_keys(tmp_path: Path) -> None:
         pass
 
 
+def _fail_half_way(folder: Path) -> None:
+    (folder / "work.json").touch()
+    raise DataError("half way")
+
+
 def test_a_failed_first_attempt_does_not_bar_the_corrected_command(tmp_path: Path) -> None:
     with (
         pytest.raises(DataError, match="no such folder"),
         run_folder.claim(tmp_path, command="stage1", config=_config(tmp_path, lr=7.0)),
     ):
         raise DataError("no such folder")
-    (tmp_path / "work.json").touch()
+    # Files of others are no work of the command.
+    (tmp_path / "theirs.txt").touch()
+    with (
+        pytest.raises(DataError, match="no such folder"),
+        run_folder.claim(tmp_path, command="stage1", config=_config(tmp_path, lr=7.0)),
+    ):
+        raise DataError("no such folder")
     with (
         pytest.raises(DataError, match="half way"),
-        run_folder.claim(tmp_path, command="stage1", config=_config(tmp_path)),
+        run_folder.claim(tmp_path, command="stage1", config=_config(tmp_path)) as folder,
     ):
-        raise DataError("half way")
+        _fail_half_way(folder.path)
     # Something was written with these settings, so others are refused.
     with (
         pytest.raises(ConfigError, match=r"lr: 1.0 there, 7.0 now"),
@@ -102,6 +113,7 @@ def test_identity_keeps_nested_settings_and_drops_free_ones() -> None:
     )
     assert run_folder.identity(config) == {
         "parity": {"network_size": "trained", "crf_input": "hard"},
+        "min_quality": 0.0,
         "limit": None,
         "refine": {
             "backend": "auto",

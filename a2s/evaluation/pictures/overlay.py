@@ -1,4 +1,4 @@
-"""Pictures of a saliency map: cut-out of the object, and overlay on the image."""
+"""Overlay of a saliency map on its image."""
 
 from __future__ import annotations
 
@@ -6,21 +6,12 @@ import cv2
 import numpy as np
 
 from a2s.data.arrays import U8
+from a2s.evaluation.pictures.cutout import blend
 
 CONTOUR_RGB = (255, 176, 32)
 BACKGROUND_RGB = (24, 34, 58)
 BACKGROUND_KEPT = 0.38
 """Factor of the grey background, to which the tint is added."""
-
-
-def cutout(image_HW3: U8, map_HW: U8) -> U8:
-    """Use the map as alpha channel; pixels with alpha 0 lose their colour too.
-
-    Shape: [H, W, 3], [H, W] -> [H, W, 4]
-    """
-    rgba_HW4 = np.dstack([image_HW3, map_HW])
-    rgba_HW4[map_HW == 0] = 0
-    return rgba_HW4
 
 
 def overlay(image_HW3: U8, map_HW: U8) -> U8:
@@ -33,20 +24,10 @@ def overlay(image_HW3: U8, map_HW: U8) -> U8:
         [cv2.addWeighted(grey_HW, BACKGROUND_KEPT, grey_HW, 0, tint) for tint in BACKGROUND_RGB],
         axis=-1,
     ).astype(np.uint8, copy=False)
-    picture_HW3 = _blend(image_HW3, dimmed_HW3, map_HW)
+    picture_HW3 = blend(image_HW3, dimmed_HW3, map_HW)
     contours, _ = cv2.findContours(
         (map_HW > 127).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
     )
     width_px = max(1, round(max(map_HW.shape) / 320))
     cv2.drawContours(picture_HW3, contours, -1, CONTOUR_RGB, width_px, cv2.LINE_AA)
     return picture_HW3
-
-
-def _blend(top: U8, bottom: U8, weight_HW: U8) -> U8:
-    # In strips, because a 12-megapixel picture would take half a gigabyte in floating point.
-    result = np.empty_like(top)
-    for first in range(0, len(top), 256):
-        rows = slice(first, first + 256)
-        weight = weight_HW[rows, :, None].astype(np.float32) / 255
-        result[rows] = np.rint(top[rows] * weight + bottom[rows] * (1 - weight))
-    return result
