@@ -163,8 +163,11 @@ class SavedNetwork:
             model = build_from_spec(self.metadata)
             model.load_state_dict({k: v for k, v in tensors.items() if not k.startswith(UNUSED)})
         except (CheckpointError, RuntimeError) as error:
+            # torch lists every tensor, a line each.
+            reason = " ".join(str(error).split())
+            reason = reason if len(reason) <= 200 else f"{reason[:200]}…"
             raise CheckpointError(
-                f"model: {self.file} is not a model that a2s wrote ({error})"
+                f"model: {self.file} is not a model that a2s wrote ({reason})"
             ) from None
         return model.eval()
 

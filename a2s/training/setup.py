@@ -178,9 +178,10 @@ def load_init(init: Literal["bundled"] | Path, config: Stage2Options) -> Detecto
         ConfigError: it is another network than the settings ask for.
     """
     found = _find_init(init)
-    model = found.load()
-    if not isinstance(model, Detector):
+    if found.kind != "detector":
         raise CheckpointError(f"stage2: --init {init} is of kind {found.kind}; give a detector")
+    model = found.load()
+    assert isinstance(model, Detector), found.kind
     name = found.metadata["encoder.name"]
     # The default stands for no wish.
     asked = name if config.encoder == EncoderConfig() else config.encoder.name

@@ -118,12 +118,12 @@ def test_missing_config_file_is_named() -> None:
         ("predict", ["x.jpg", "--cutot"], "predict: no flag --cutot; did you mean --cutout?"),
         ("predict", ["x.jpg", "--qqqqq"], "predict: no flag --qqqqq; see a2s predict --help"),
         ("stage2", ["--parity.flip", "twice"], "stage2: invalid choice 'twice'"),
-        ("label", [], "label: Missing from a2s label: --data PATH"),
+        ("hma", [], "hma: Missing from a2s hma: --run PATH"),
         ("shard", [], "config: shard.images: Tuple should have at least 1 item"),
     ],
 )
 def test_wrong_flags_are_one_line(command: str, flags: list[str], message: str) -> None:
-    paths = {"predict": [], "shard": PATHS[4:], "run": PATHS[4:], "stage2": PATHS}.get(
+    paths = {"predict": [], "hma": PATHS[:4], "shard": PATHS[4:], "run": PATHS[4:], "stage2": PATHS}.get(
         command, ["--data", "d", "--out", "o", "--model", "m"]
     )
     with pytest.raises(ConfigError) as caught:

@@ -128,5 +128,5 @@ def test_training_starts_from_a_detector_only() -> None:
 
 def test_the_card_names_what_users_must_know() -> None:
     card = (bundled.FOLDER / "CARD.md").read_text()
-    for words in ("Apache-2.0", "MSRA-B", "research", "adaptive F", "commit", "seed", "fail"):
+    for words in ("Apache-2.0", "MSRA-B", "research", "adaptive F", "Commit", "seed", "fail"):
         assert words in card, words
