@@ -123,9 +123,13 @@ def test_missing_config_file_is_named() -> None:
     ],
 )
 def test_wrong_flags_are_one_line(command: str, flags: list[str], message: str) -> None:
-    paths = {"predict": [], "hma": PATHS[:4], "shard": PATHS[4:], "run": PATHS[4:], "stage2": PATHS}.get(
-        command, ["--data", "d", "--out", "o", "--model", "m"]
-    )
+    paths = {
+        "predict": [],
+        "hma": PATHS[:4],
+        "shard": PATHS[4:],
+        "run": PATHS[4:],
+        "stage2": PATHS,
+    }.get(command, ["--data", "d", "--out", "o", "--model", "m"])
     with pytest.raises(ConfigError) as caught:
         parse(command, [*flags, *paths])
     assert message in str(caught.value)
