@@ -21,6 +21,7 @@ from a2s.data.images import SUFFIXES
 from a2s.data.input_rows import Rows, first_of_each_key, rejected
 from a2s.data.keys import encode_key
 from a2s.data.mask_names import MaskNames, suggestion
+from a2s.data.own_pictures import is_result
 from a2s.data.tar_inputs import is_tar, local_tar, tar_members
 from a2s.errors import ConfigError, DataError
 from a2s.storage.failures import Failure, as_text, failure
@@ -92,6 +93,8 @@ class _Collector:
                 self.skipped[suffix or "without suffix"] += 1
             elif rows is self.images and self.is_named_mask(path):
                 continue
+            elif rows is self.images and is_result(Path(path)):
+                self.skipped["written by a2s predict"] += 1
             elif rows is self.masks and self.mask_names is not None:
                 self.named_mask(number, path, relative)
             else:
