@@ -174,7 +174,9 @@ def _judged(config: RunConfig, rows: Mapping[str, Mapping[str, Any]] | None) -> 
     }
     # The bundled models have learned already.
     few = None if config.init == "bundled" else verdict.few_images(num_images, steps)
-    warned = [*verdict.warnings(rows), *([few] if few else [])]
+    flags = Index.load(out / "labels").column("no_object")
+    empty = verdict.nothing_stands_out(len(flags), int(flags.sum()))
+    warned = [*verdict.warnings(rows), *(text for text in (few, empty) if text)]
     return [
         f"verdict: {verdict.verdict(rows, found, expected_f)}",
         *(f"warning: {text}" for text in warned),

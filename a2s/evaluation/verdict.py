@@ -72,6 +72,16 @@ def warnings(rows: Rows | None) -> list[str]:
     ]
 
 
+def nothing_stands_out(num_labels: int, num_no_object: int) -> str | None:
+    """Warn if most images show no salient object, by the flag of their labels."""
+    if 2 * num_no_object <= num_labels:
+        return None
+    return (
+        f"{num_no_object:,} of {num_labels:,} images to learn from show no salient object (flag "
+        "no_object of their labels): look at sheet.png before you use any of this"
+    )
+
+
 def few_images(num_images: int, steps: Mapping[str, int]) -> str | None:
     """Warn of too few images to learn from; `steps` are the optimizer steps by stage."""
     if num_images >= FEW_IMAGES:

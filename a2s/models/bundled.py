@@ -64,6 +64,15 @@ def bundled(kind: Kind) -> SavedNetwork:
     return SavedNetwork(file, read_metadata(file), encoder)
 
 
+def find_start(init: Literal["bundled"] | Path) -> SavedNetwork:
+    """Find the network that training starts from.
+
+    Raises:
+        CheckpointError: as `SavedNetwork.find`.
+    """
+    return bundled("detector") if init == "bundled" else SavedNetwork.find(init)
+
+
 def find_model(
     model: ModelName | Path, *, for_labels: bool = False
 ) -> tuple[Model, dict[str, str]]:

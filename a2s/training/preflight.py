@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from a2s.config.training import Stage1Config, Stage2Config, Stage2Options, TrainOptions
+from a2s.data.index import Index
 from a2s.errors import A2SError
+from a2s.models.bundled import find_start
 from a2s.storage import checkpoints
 
 UNTRAINED = (
@@ -28,6 +30,18 @@ def untrained_lines(stage: str, config: TrainOptions) -> Iterator[str]:
     """Say that the encoder is untrained, if it is."""
     if is_untrained(config):
         yield f"{stage}: {UNTRAINED}; give --encoder.weights {HOW_TO_TRAIN}"
+
+
+def stage2_inputs(config: Stage2Config, index: Index, labels: Index) -> dict[str, str]:
+    """What identifies the inputs of stage 2: images, labels, and the detector it starts from.
+
+    Raises:
+        CheckpointError: the detector cannot be read.
+    """
+    inputs = {"data": index.fingerprint, "labels": labels.fingerprint}
+    if config.init is not None:
+        inputs["init"] = find_start(config.init).identity()["model_sha256"]
+    return inputs
 
 
 def check_encoders(configs: Iterable[Stage1Config | Stage2Config]) -> None:

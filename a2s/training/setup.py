@@ -16,7 +16,7 @@ from a2s.data.index import Index
 from a2s.errors import CheckpointError, ConfigError
 from a2s.models import saved
 from a2s.models.activation_net import ActivationNet, random_e5_scale
-from a2s.models.bundled import bundled
+from a2s.models.bundled import find_start
 from a2s.models.detector import Detector
 from a2s.models.encoder_weights import load_encoder
 from a2s.parallel import ranks
@@ -155,21 +155,6 @@ def batchnorm_mode(config: Stage2Options, *, images_per_rank: int) -> Literal["f
     return "train"
 
 
-def start_identity(config: Stage2Options) -> dict[str, str]:
-    """What identifies the detector that training starts from; nothing if it starts from none.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
-    if config.init is None:
-        return {}
-    return {"init": _find_init(config.init).identity()["model_sha256"]}
-
-
-def _find_init(init: Literal["bundled"] | Path) -> saved.SavedNetwork:
-    return bundled("detector") if init == "bundled" else saved.SavedNetwork.find(init)
-
-
 def load_init(init: Literal["bundled"] | Path, config: Stage2Options) -> Detector:
     """The detector that training starts from, on the CPU.
 
@@ -177,7 +162,7 @@ def load_init(init: Literal["bundled"] | Path, config: Stage2Options) -> Detecto
         CheckpointError: it cannot be read, or is no detector.
         ConfigError: it is another network than the settings ask for.
     """
-    found = _find_init(init)
+    found = find_start(init)
     if found.kind != "detector":
         raise CheckpointError(f"stage2: --init {init} is of kind {found.kind}; give a detector")
     model = found.load()

@@ -58,6 +58,9 @@ def test_stage_2_goes_on_from_a_detector(
     start = [str(first) if flag == "RUN" else flag for flag in flags]
     done = call(*arguments, "--out", str(again), *start)
     assert done.code == 0, done.stderr
+    same = call(*arguments, "--out", str(again), *start)
+    assert same.code == 0, same.stderr
+    assert f"stage2: {again} is done (1 epochs)" in same.stdout
     # Another start is another run.
     other = call(*arguments, "--out", str(again), "--encoder.name", "mobilenet_v2")
     assert other.code == 2

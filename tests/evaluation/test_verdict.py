@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from a2s.evaluation.verdict import FEW_IMAGES, Agreement, few_images, verdict, warnings
+from a2s.evaluation.verdict import (
+    FEW_IMAGES,
+    Agreement,
+    few_images,
+    nothing_stands_out,
+    verdict,
+    warnings,
+)
 
 
 def rows(**adaptive_f: float) -> dict[str, dict[str, Any]]:
@@ -66,6 +73,13 @@ def test_without_truth_nothing_is_ranked() -> None:
     ranked = verdict(None, None, {"labels": 0.79, "rbd": 0.74})
     assert ranked.startswith("best by the expected F (quality): labels 0.79, before RBD 0.74; ")
     assert "detector and labels" not in verdict(None, Agreement(48, 50, labels_rbd=0.5))
+
+
+def test_images_without_an_object_are_warned_of() -> None:
+    assert nothing_stands_out(10, 5) is None
+    found = nothing_stands_out(1_000, 501)
+    assert found is not None
+    assert found.startswith("501 of 1,000 images to learn from show no salient object")
 
 
 def test_few_images_are_warned_of_with_their_steps() -> None:
