@@ -85,8 +85,8 @@ ONLY = {
     "onnxscript": "a2s.models.export",
     "huggingface_hub": "a2s.api.detector",
 }
-# The command line and the Python API call one command, the pipeline many; nobody else imports one by
-# its name.
+# The command line and the Python API call one command, the pipeline many; nobody else imports one
+# by its name.
 CALLERS_OF_COMMANDS = {"a2s.__main__", "a2s.pipeline", "a2s.api.command"}
 # What the package itself names, to load it when it is asked for.
 FRONT = "api"
