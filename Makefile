@@ -11,21 +11,26 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13)))' \
 	2>/dev/null && echo $$p && break; done)
 
+# Seconds of make fuzz.
+BUDGET ?= 600
+
 # make demo IMAGES=photographs [TRUTH=masks] [ENCODER=weights.safetensors] [ENCODER_NAME=resnet50]
 IMAGES ?=
 TRUTH ?=
 ENCODER ?=
 ENCODER_NAME ?= mobilenet_v2
 DEMO := runs/demo
-DEMO_NAME := $(if $(IMAGES),yours,scenes)-$(if $(ENCODER),pretrained,untrained)
-# Heads over features of an untrained encoder need not agree.
+# Test files that run at once; each takes up to 4 GiB.
+TEST_PROCESSES ?= 2
+DEMO_NAME := $(if $(IMAGES),yours,scenes)-$(if $(ENCODER),encoder,bundled)
+# Without an encoder it starts from the models inside the package, at the size that they know.
 DEMO_FLAGS := --config configs/mobile-cpu.yaml --workers 0 --stage1.cache-dir $(DEMO)/cache \
 	$(if $(ENCODER),$(foreach stage,stage1 stage2,\
 	--$(stage).encoder.name $(ENCODER_NAME) --$(stage).encoder.weights "$(ENCODER)"),\
-	--stage1.min-agreement 0)
+	--stage2.image-size 256)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check pins clean
+.PHONY: help setup demo test fuzz check pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,7 +64,11 @@ else
 endif
 
 test: setup ## run the tests; one file or folder: make test T=tests/models/test_blocks.py
-	@$(BIN)/python -m pytest $(T)
+	@$(BIN)/python -m pytest $(if $(T),$(T),--numprocesses $(TEST_PROCESSES) --dist loadfile)
+
+fuzz: setup ## try hostile inputs for BUDGET seconds (600), new ones each round
+	@end=$$((SECONDS + $(BUDGET))); while [ $$SECONDS -lt $$end ]; do \
+		A2S_FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest -q -x tests/hostile -k fuzz || exit 1; done
 
 check: setup ## lint, format, types, layers, shell scripts
 	$(BIN)/ruff check .

@@ -10,12 +10,14 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
 
 from a2s import __version__
 from a2s.config.registry import COMMANDS
 from a2s.errors import A2SError
+from a2s.storage.parsing import printable
 
 _MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 """Storage that is full, read-only, or forbidden, or fails: no bug of a2s."""
@@ -24,6 +26,36 @@ _MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.
 QUIET_FLAG = "--quiet"
 QUIET = "A2S_QUIET"
 """Environment variable, so that the ranks and workers that a command starts are quiet too."""
+
+
+class PlainText:
+    """A text stream that escapes control characters, so that no file name commands a terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text; line breaks, returns and tabs stay."""
+        return self._stream.write(printable(text, keep_breaks=True))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def plain_output() -> Iterator[None]:
+    """Escape what the block prints."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(PlainText, streams)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
+
+
+def complain(text: str) -> None:
+    """Print one line of error."""
+    print(f"a2s: {printable(text)}", file=sys.stderr)
 
 
 def usage() -> str:
@@ -66,13 +98,13 @@ def run(arguments: list[str]) -> int:
     if command not in COMMANDS:
         from a2s.config.parse import nearest
 
-        print(f"a2s: no command {command!r}{nearest(command, COMMANDS)}", file=sys.stderr)
+        complain(f"no command {command!r}{nearest(command, COMMANDS)}")
         return 2
     from a2s.config.parse import parse
 
     config = parse(command, arguments[1:])
-    module = importlib.import_module(f"a2s.commands.{COMMANDS[command].module}")
-    with contextlib.ExitStack() as stack:
+    with plain_output(), contextlib.ExitStack() as stack:
+        module = importlib.import_module(f"a2s.commands.{COMMANDS[command].module}")
         if os.environ.get(QUIET):
             # Summaries; progress asks the variable itself. Errors are on standard error.
             stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
@@ -93,29 +125,23 @@ def main() -> None:
     try:
         code = run(sys.argv[1:])
     except A2SError as error:
-        print(f"a2s: {error}", file=sys.stderr)
+        complain(str(error))
         code = 2
     except KeyboardInterrupt:
-        print("a2s: interrupted; the same command again resumes", file=sys.stderr)
+        complain("interrupted; the same command again resumes")
         code = 130
     except BrokenPipeError:
         # Whoever read our output is gone; avoid a second error at interpreter exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except MemoryError:
-        print(
-            "a2s: out of memory; the same command resumes, with fewer --workers if it takes them",
-            file=sys.stderr,
-        )
+        complain("out of memory; the same command resumes, with fewer --workers if it takes them")
         code = 2
     except OSError as error:
         if error.errno not in _MACHINE_ERRORS:
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        print(
-            f"a2s: {where}{error.strerror}; nothing is half written, the same command resumes",
-            file=sys.stderr,
-        )
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        complain(f"{where}{error.strerror}; nothing is half written, the same command resumes")
         code = 2
     gc.freeze()
     sys.exit(code)

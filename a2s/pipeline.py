@@ -21,9 +21,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from a2s.config.commands import RunConfig
 from a2s.config.parse import problems
 from a2s.config.registry import COMMANDS
+from a2s.config.run import RunConfig
 from a2s.config.training import TrainOptions
 from a2s.errors import ConfigError
 from a2s.parallel.pool import num_cpus
@@ -212,12 +212,16 @@ def job_list(config: RunConfig) -> list[Job]:
         if config.test is not None:
             sources = {"images": (str(config.test),), "out": test_data}
             yield Job("shard", {**sources, **shard, **pooled})
-        if config.seeds == "rbd":
+        bundled = config.init == "bundled"
+        if config.seeds != "none" and not bundled:
             seeds = {"model": "rbd", "data": out / "data", "out": out / "seeds"}
             yield Job("label", {**seeds, **label, **pooled})
             stage1.update(labels=out / "seeds", **failures)
-        yield Job("stage1", {"data": out / "data", "out": out / "stage1", **stage1})
-        made_by = {"model": out / "stage1", **label, **pooled}
+        if bundled:
+            stage2["init"] = "bundled"
+        else:
+            yield Job("stage1", {"data": out / "data", "out": out / "stage1", **stage1})
+        made_by = {"model": "bundled" if bundled else out / "stage1", **label, **pooled}
         yield Job("label", {"data": out / "data", "out": out / "labels", **made_by})
         data = {"data": out / "data", "labels": out / "labels"}
         training = Job("stage2", {**data, "out": out / "stage2", **stage2, **failures})
@@ -227,12 +231,14 @@ def job_list(config: RunConfig) -> list[Job]:
         yield Job("predict", {**test_images, "out": out / "preds", **detector})
         if config.truth is None:
             return
-        activation = {"model": out / "stage1", **maps, **pooled}
+        network = "bundled-activation" if bundled else out / "stage1"
+        activation = {"model": network, **maps, **pooled}
         yield Job("predict", {**test_images, "out": out / "test-maps", **activation})
-        baseline = {"model": "rbd", **maps, **pooled}
-        yield Job("predict", {**test_images, "out": out / "test-rbd", **baseline})
         scored = {"maps": out / "test-maps", "labels": out / "labels", "detector": out / "preds"}
-        scored["rbd"] = out / "test-rbd"
+        for name in ("rbd", "bundled"):
+            scored[name] = out / f"test-{name}"
+            ready_made = {"model": name, **maps, **pooled}
+            yield Job("predict", {**test_images, "out": scored[name], **ready_made})
         if config.test is not None:
             scored["labels"] = out / "test-labels"
             yield Job("label", {"data": test_data, "out": out / "test-labels", **made_by})

@@ -66,7 +66,7 @@ def test_import_takes_no_time() -> None:
     assert float(done.stdout) < 0.2
 
 
-def test_a_wheel_brings_the_presets(tmp_path: Path) -> None:
+def test_a_wheel_brings_presets_and_models(tmp_path: Path) -> None:
     source = tmp_path / "source"
     for name in ("a2s", "configs"):
         ignore = shutil.ignore_patterns("__pycache__")
@@ -82,6 +82,8 @@ def test_a_wheel_brings_the_presets(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as files:
         for path in (REPO / "configs").glob("*.yaml"):
             assert files.read(f"a2s/config/presets/{path.name}") == path.read_bytes()
+        for path in (REPO / "a2s" / "models" / "weights").iterdir():
+            assert files.read(f"a2s/models/weights/{path.name}") == path.read_bytes()
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in PRESETS.glob("*.yaml")))

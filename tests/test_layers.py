@@ -16,6 +16,7 @@ from layers import (
     ONLY,
     PICKLERS,
     PURE,
+    READERS,
     ROOMS,
     ROOMS_WITH_SETTINGS,
     SEE_SETTINGS,
@@ -99,6 +100,8 @@ def violations(source: str, module: str, *, is_package: bool = False) -> list[st
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             found += [f"{module}:{node.lineno} {text}" for text in bad_call(node)]
+            if module not in READERS and may_wait(node):
+                found.append(f"{module}:{node.lineno} may wait for a named pipe; use storage.files")
             if module not in CALLERS_OF_COMMANDS and "a2s.commands." in imported_by_call(node):
                 found.append(f"{module}:{node.lineno} imports a command by its name")
         if isinstance(node, ast.ExceptHandler) and node.type is None:
@@ -125,6 +128,16 @@ def bad_call(node: ast.Call) -> Iterator[str]:
         yield "subprocess through a shell"
     if name.split(".")[-1] in {"xdecode", "save_state"}:
         yield f"{name} goes through pickle"
+
+
+def may_wait(node: ast.Call) -> bool:
+    """Whether a call opens a file to read it, without asking first whether it is one."""
+    name = ast.unparse(node.func)
+    if name.startswith("files.") or name == "fsspec.open":
+        return False
+    modes = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+    opens = name.split(".")[-1] == "open" and any(mode in {"r", "rb"} for mode in modes)
+    return opens or (name.split(".")[-1] in {"read_text", "read_bytes"} and "." in name)
 
 
 def imported_by_call(node: ast.Call) -> str:
@@ -241,6 +254,9 @@ def test_import_is_light(module: str) -> None:
         ("a2s.models.saved", "torch.load(path, weights_only=flag)", "weights_only"),
         ("a2s.models.saved", "np.load(path)", "allow_pickle"),
         ("a2s.commands.run", "subprocess.run(text, shell=True)", "shell"),
+        ("a2s.commands.run", "path.read_text()", "named pipe"),
+        ("a2s.data.shards", "open(path, 'rb')", "named pipe"),
+        ("a2s.data.shards", "path.open('rb')", "named pipe"),
         ("a2s.commands.run", "try:\n    f()\nexcept:\n    pass", "bare except"),
     ],
 )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, get_args, overload
 
 from huggingface_hub import ModelHubMixin, hf_hub_download
 
@@ -21,6 +21,7 @@ from a2s.api.sources import Source, named, to_picture
 from a2s.data.images import MAX_PIXELS, BadImage
 from a2s.errors import CheckpointError
 from a2s.evaluation.pictures.outputs import Style, pictures_of
+from a2s.models.bundled import ModelName, find_model
 from a2s.models.predict import Picture, new_step, to_map
 from a2s.models.saved import Model, SavedNetwork
 
@@ -178,11 +179,6 @@ class Detector(
 
 
 def _find(model: str | os.PathLike[str]) -> Model:
-    if model == "rbd":
-        return "rbd"
-    if model not in ("bundled", "bundled-activation"):
-        return SavedNetwork.find(Path(model))
-    from a2s.models.bundled import bundled  # type: ignore[import-not-found, unused-ignore]
-
-    network: SavedNetwork = bundled("detector" if model == "bundled" else "activation")
+    name = next((name for name in get_args(ModelName) if name == model), None)
+    network, _ = find_model(name or Path(model))
     return network

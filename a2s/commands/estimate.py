@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from a2s.config.commands import EstimateConfig
+from a2s.config.training import DEPENDS_ON_LABELS
 from a2s.data.chunks import Chunk
 from a2s.data.index import Index
 from a2s.data.isolation import isolated
@@ -107,7 +108,21 @@ def measure(config: EstimateConfig, index: Index, *, num_images: int) -> Sample:
         workers=count,
         pool_sec=pool_sec,
         start_sec=session_sec + max(0.0, warm_sec),
+        network=_in_words(model, given=config.model),
     )
+
+
+def _in_words(model: SavedNetwork, *, given: Path | None) -> str:
+    """Which network was timed."""
+    spec = model.metadata
+    parts = [spec.get("encoder.name", model.kind)]
+    if model.kind == "activation":
+        heads = spec.get("kept_heads", "0").count(",") + 1
+        parts.append(f"{heads} head{'s' * (heads > 1)}, frame {spec.get('frame', '0')} px")
+    parts.append(f"images of {model.image_size} px")
+    if given is None:
+        return f"{', '.join(parts)}; untrained, as a2s run builds it (--model times your own)"
+    return f"{', '.join(parts)}; {given}"
 
 
 @contextmanager
@@ -123,11 +138,20 @@ def _model(config: EstimateConfig) -> Iterator[SavedNetwork]:
 
     encoder = load_encoder(config.encoder.name, config.encoder.weights)
     encoder.check_side(config.image_size)
-    network = ActivationNet(encoder, fusion_stride=4)
+    # All that `a2s run` trains with labels of RBD.
+    with_labels = {name: values[True] for name, values in DEPENDS_ON_LABELS.items()}
+    network = ActivationNet(
+        encoder,
+        fusion_stride=4,
+        heads=with_labels["heads"],
+        label_heads=with_labels["label_heads"],
+        frame=with_labels["frame"],
+    )
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     with tempfile.TemporaryDirectory(prefix="a2s-estimate-") as folder:
         path = Path(folder) / "model.safetensors"
         input_spec = {"image_size": str(config.image_size), "resize_filter": "bilinear"}
+        input_spec["kept_heads"] = ",".join(map(str, network.kept))
         save_file(tensors, path, {**network.spec(), **input_spec})
         yield SavedNetwork.find_for_labels(path)
 
@@ -185,6 +209,7 @@ def summarise(
     workers: int,
     pool_sec: float,
     start_sec: float,
+    network: str,
 ) -> Sample:
     """Sum up what was measured: images alone, then those of the pool.
 
@@ -204,8 +229,12 @@ def summarise(
     # On a GPU a batch counts, not an image alone; a damaged chunk was only read.
     device_stages = {stage for part in [*results, *good] for stage in part.device_seconds}
     device_stages -= {"decode", "queue"}
+    # Waiting is spread over the stages as their time is.
+    alone = _busy(good)
     stage_sec = {
-        stage: sum(part.seconds[stage] + part.device_seconds.get(stage, 0.0) for part in good)
+        stage: sum(
+            alone * part.seconds[stage] + part.device_seconds.get(stage, 0.0) for part in good
+        )
         / num_good
         for stage in STAGES
     }
@@ -217,7 +246,10 @@ def summarise(
     labels = [label for part in good for label in part.labels.values()]
     sizes = [TAR_BLOCK + -(-len(label.png) // TAR_BLOCK) * TAR_BLOCK for label in labels]
     return Sample(
-        cpu_sec_N=[_seconds(part) + part.device_seconds.get("decode", 0.0) for part in good],
+        cpu_sec_N=[
+            min(part.cpu_sec, _seconds(part)) + part.device_seconds.get("decode", 0.0)
+            for part in good
+        ],
         stage_sec=stage_sec,
         device_sec=device_sec,
         read_bytes=float(index.size_N.mean()),
@@ -225,4 +257,13 @@ def summarise(
         workers=workers,
         pool_images_per_sec=num_pooled / pool_sec,
         start_sec=start_sec,
+        busy=_busy(results),
+        network=network,
     )
+
+
+def _busy(parts: list[Labelled]) -> float:
+    """Share of CPU time in the time that these chunks took. Range: (0, 1]."""
+    seconds = sum(map(_seconds, parts))
+    spent = sum(min(part.cpu_sec, _seconds(part)) for part in parts)
+    return max(spent / seconds, 0.01) if seconds else 1.0

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from a2s.config.export import ExportModelConfig
 from a2s.errors import CheckpointError, ConfigError
+from a2s.models.bundled import find_model
 from a2s.models.saved import SavedNetwork
 from a2s.storage.files import atomic_write
 
@@ -18,7 +17,8 @@ def run(config: ExportModelConfig) -> int:
         ConfigError: the output exists and was made from something else, or the network cannot be
             exported.
     """
-    saved, out = _find(config), config.out
+    (saved, _), out = find_model(config.model), config.out
+    assert saved != "rbd"
     metadata = _metadata(saved)
     if out.exists():
         _refuse_another(config, metadata)
@@ -38,15 +38,6 @@ def run(config: ExportModelConfig) -> int:
         f"[batch, 1, height, width] in 0..1; at most {difference:.0e} from the original"
     )
     return 0
-
-
-def _find(config: ExportModelConfig) -> SavedNetwork:
-    if isinstance(config.model, Path):
-        return SavedNetwork.find(config.model)
-    from a2s.models.bundled import bundled  # type: ignore[import-not-found, unused-ignore]
-
-    network: SavedNetwork = bundled("detector")
-    return network
 
 
 def _metadata(saved: SavedNetwork) -> dict[str, str]:

@@ -18,7 +18,7 @@ from a2s.errors import ConfigError
 from a2s.labels.making.all_shards import LabelJob, label_shards
 from a2s.labels.making.shards import is_done, summarise
 from a2s.labels.recipe import with_backend
-from a2s.models.saved import Model, SavedNetwork
+from a2s.models.bundled import find_model
 from a2s.parallel import pool
 from a2s.storage import files, hashing, run_folder
 from a2s.storage.failures import FILE_NAME, write_failures
@@ -40,7 +40,7 @@ def run(config: LabelConfig) -> int:
         # Everything runs in this process, so only its own devices count.
         config = config.model_copy(update={"ray_address": None})
     index = Index.load(config.data.resolve())
-    model, identity = _model(config)
+    model, identity = find_model(config.model, for_labels=True)
     inputs = {"data": index.fingerprint, **identity}
     if config.limit is not None:
         index = index.head(config.limit)
@@ -74,14 +74,6 @@ def run(config: LabelConfig) -> int:
             remove_leftovers(folder.path, {index.shards[number].name for number in work.todo})
             label_shards(work, folder)
         return _conclude(config, folder, index, num_new=len(work.todo))
-
-
-def _model(config: LabelConfig) -> tuple[Model, dict[str, str]]:
-    """Find the model, and what identifies it as an input."""
-    if config.model == "rbd":
-        return "rbd", {"baseline": "rbd"}
-    model = SavedNetwork.find_for_labels(config.model)
-    return model, model.identity()
 
 
 def _parts(config: LabelConfig, index: Index) -> list[range] | None:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from a2s.config.commands import PredictConfig
-from a2s.data.inputs import collect, describe_lost, describe_skipped, over_limit
+from a2s.data.inputs import collect
 from a2s.data.isolation import isolated
+from a2s.data.left_out import describe_lost, describe_skipped, over_limit
 from a2s.errors import ConfigError, DataError
 from a2s.evaluation.pictures import files as pictures
 from a2s.evaluation.pictures.outputs import (
@@ -38,8 +39,9 @@ from a2s.evaluation.pictures.pending import (
     refuse_foreign,
     with_checksums,
 )
+from a2s.models.bundled import find_model
 from a2s.models.predict import Picture, load_step
-from a2s.models.saved import Model, SavedNetwork
+from a2s.models.saved import Model
 from a2s.parallel import model_actors, pool
 from a2s.parallel.progress import Progress, say, say_error
 from a2s.storage import files, run_folder
@@ -60,7 +62,7 @@ def run(config: PredictConfig) -> int:
         ConfigError: an input does not exist, the output overlaps with the inputs or holds files of
             others, or the folder was made with other settings.
     """
-    model, identity = _model(config)
+    model, identity = find_model(config.model)
     if config.out is None or str(config.out) == pictures.STANDARD or pictures.format_of(config.out):
         return _to_files(config, model)
     return _to_folder(config, config.out, model, identity)
@@ -182,14 +184,6 @@ def _same_cutouts(folder: run_folder.RunDir, style: Style) -> None:
             f"predict: the cut-outs in {folder.path} were made with other settings "
             f"({'; '.join(differing)}); use another --out, or the old settings"
         )
-
-
-def _model(config: PredictConfig) -> tuple[Model, dict[str, str]]:
-    """Find the model, and what identifies it as an input."""
-    if config.model == "rbd":
-        return "rbd", {"baseline": "rbd"}
-    model = SavedNetwork.find(config.model)
-    return model, model.identity()
 
 
 def _predict(

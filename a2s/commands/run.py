@@ -4,7 +4,10 @@
     a2s run train/ --out runs/scored --test test/images --truth test/masks
 
 OUT/ data  seeds  stage1  labels  stage2  preds  sheet.png, and where masks are known also
-     test-data  test-maps  test-rbd  test-labels  scores/{maps,labels,detector,rbd}  table.md
+     test-data  test-maps  test-rbd  test-bundled  test-labels  table.md
+     scores/{maps,labels,detector,rbd,bundled}
+
+With `--init bundled` there are no seeds and no stage 1.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from a2s.config.commands import RunConfig
+from a2s.config.run import RunConfig
 from a2s.config.training import Stage1Config, Stage2Config
 from a2s.data.index import Index
 from a2s.data.inputs import collect
@@ -39,10 +42,12 @@ from a2s.storage.remote import is_remote
 from a2s.storage.run_folder import claim
 from a2s.training.preflight import HOW_TO_TRAIN, UNTRAINED, check_encoders, is_untrained
 
+BUNDLED = "labels by the activation network inside a2s, and its detector learns from them"
 TITLES = {
     "maps": "activation maps (stage 1)",
     "labels": "pseudo labels (CRF, median)",
     "detector": "detector (stage 2)",
+    "bundled": "bundled detector",
     **BASELINES,
 }
 """Rows of the table."""
@@ -74,6 +79,8 @@ def run(config: RunConfig) -> int:
                 f"run: {UNTRAINED}. Give --stage1.encoder.weights and --stage2.encoder.weights "
                 f"{HOW_TO_TRAIN}."
             )
+        if config.init == "bundled":
+            say(f"run: {BUNDLED}; --init none trains both stages from pretrained encoders")
         code = run_jobs(jobs, processes=processes, log=folder.log)
         if code:
             return code
@@ -103,6 +110,9 @@ def _check(config: RunConfig, jobs: Sequence[Job]) -> None:
     check_encoders([one for one in settings if isinstance(one, Stage1Config | Stage2Config)])
     if config.label.refine.backend == "pydensecrf":
         crf_of("pydensecrf")
+    if config.test is None and config.truth is None:
+        # The first step lists its images at once.
+        return
     keys = _test_keys(config)
     if config.truth is not None:
         check_truths(config.truth, config.mask_pattern, image_keys=keys)
@@ -162,7 +172,8 @@ def _judged(config: RunConfig, rows: Mapping[str, Mapping[str, Any]] | None) -> 
         "stage 1": config.stage1.epochs * -(-num_images // config.stage1.batch_size),
         "stage 2": config.stage2.epochs * -(-num_images // config.stage2.batch_size),
     }
-    few = verdict.few_images(num_images, steps)
+    # The bundled models have learned already.
+    few = None if config.init == "bundled" else verdict.few_images(num_images, steps)
     warned = [*verdict.warnings(rows), *([few] if few else [])]
     return [
         f"verdict: {verdict.verdict(rows, found, expected_f)}",
@@ -171,6 +182,8 @@ def _judged(config: RunConfig, rows: Mapping[str, Mapping[str, Any]] | None) -> 
 
 
 def _is_untrained(config: RunConfig) -> bool:
+    if config.init == "bundled":
+        return False
     return is_untrained(config.stage1) or is_untrained(config.stage2)
 
 

@@ -22,15 +22,17 @@ from a2s.config.commands import ShardConfig
 from a2s.data import masks
 from a2s.data.added import added_since
 from a2s.data.index import Index
-from a2s.data.inputs import collect, describe_lost, describe_skipped, over_limit
+from a2s.data.inputs import collect
 from a2s.data.isolation import isolated
+from a2s.data.left_out import describe_lost, describe_skipped, over_limit
 from a2s.data.packing import MASK_TOLERANCE, PackingJob, pack
 from a2s.data.shards import shard_done, shard_name
 from a2s.errors import DataError
 from a2s.parallel import pool
 from a2s.parallel.progress import Progress
-from a2s.storage.failures import FILE_NAME, Failure, printable, write_failures
+from a2s.storage.failures import FILE_NAME, Failure, write_failures
 from a2s.storage.files import atomic_path, atomic_write, read_json, remove_temporary, write_json
+from a2s.storage.parsing import printable
 from a2s.storage.run_folder import RunDir, claim
 
 SECONDS_PER_IMAGE = 5.0

@@ -14,12 +14,11 @@ import re
 import time
 from typing import Any
 
-import yaml
-
 from a2s.config.checks import StatusConfig
 from a2s.errors import ConfigError
 from a2s.storage.hashing import digest
 from a2s.storage.listing import Folder
+from a2s.storage.parsing import parse_json, parse_yaml
 from a2s.storage.status import shards
 from a2s.storage.status.pipeline import (
     CommandStatus,
@@ -36,15 +35,19 @@ from a2s.storage.status.training import TrainingStatus, parse_log, parse_pause, 
 RUN_STEPS: tuple[tuple[str, str, set[str]], ...] = (
     ("data", "shard", set()),
     ("test-data", "shard", {"test"}),
-    ("seeds", "label", {"seeds"}),
-    ("stage1", "stage1", set()),
+    ("seeds", "label", {"seeds", "stage1"}),
+    ("stage1", "stage1", {"stage1"}),
     ("labels", "label", set()),
     ("stage2", "stage2", set()),
     ("preds", "predict", set()),
     ("test-maps", "predict", {"truth"}),
     ("test-rbd", "predict", {"truth"}),
+    ("test-bundled", "predict", {"truth"}),
     ("test-labels", "label", {"test", "truth"}),
-    *((f"scores/{name}", "evaluate", {"truth"}) for name in ("maps", "labels", "detector", "rbd")),
+    *(
+        (f"scores/{name}", "evaluate", {"truth"})
+        for name in ("maps", "labels", "detector", "rbd", "bundled")
+    ),
 )
 """Folders of `a2s run` in order: name, command, and the settings without which it is absent."""
 LAST_FILE = {
@@ -116,11 +119,11 @@ def _record(folder: Folder, problems: list[str]) -> dict[str, Any]:
     if data is None:
         return {}
     try:
-        record = yaml.safe_load(data)
+        record = parse_yaml(data)
         command = record["identity"]["command"]
         if isinstance(record[command], dict):
             return dict(record)
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         pass
     problems.append("config.yaml is damaged, or not written by a2s")
     return {}
@@ -233,12 +236,12 @@ def _last_commit(folder: Folder, problems: list[str]) -> dict[str, Any] | None:
         if data is None:
             continue
         try:
-            record: dict[str, Any] = json.loads(data)
+            record: dict[str, Any] = parse_json(data)
             state = record["state"]
             bool(state["finished"])
             numbers = {name: int(state[name]) for name in ("epoch", "step")}
             return {"commit": int(record["commit"]), "state": {**state, **numbers}}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             problems.append(f"commits/{name} is damaged")
     return None
 
@@ -264,7 +267,9 @@ def _whole(
     folder: Folder, settings: dict[str, Any], problems: list[str], *, now_sec: float
 ) -> Status:
     names = {name for _, _, needs in RUN_STEPS for name in needs}
-    given = {name for name in names if settings.get(name) not in (None, "none")}
+    given = {name for name in names if settings.get(name) not in (None, "none")} - {"stage1"}
+    if settings.get("init") != "bundled":
+        given |= {"stage1"} if settings.get("seeds") == "none" else {"stage1", "seeds"}
     steps = []
     for name, command, needs in RUN_STEPS:
         sub = folder.subfolder(name)

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from a2s.config.checks import VerifyConfig
+from a2s.data.shards import read_manifest
 from a2s.errors import CheckpointError, ConfigError, LabelError
 from a2s.labels.store.generations import check_part, check_whole
 from a2s.parallel import pool
 from a2s.parallel.progress import Progress
 from a2s.storage import checkpoints, lock, run_folder
-from a2s.storage.files import read_json
 from a2s.storage.hashing import sha256_file
 
 STORES = ("labels", "averages")
@@ -120,14 +120,11 @@ def _problems(part: Part) -> Damage:
 def _shard_problems(path: Path) -> Iterator[str]:
     """Compare the tar and the Parquet file of a shard with its manifest."""
     try:
-        manifest = read_json(path)
-        expected = {
-            ".tar": str(manifest["tar_sha256"]),
-            ".parquet": str(manifest["parquet_sha256"]),
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        yield f"{path}: not the manifest of a shard ({error!r})"
+        manifest = read_manifest(path)
+    except (OSError, ValueError) as error:
+        yield f"{path}: not the manifest of a shard ({error})"
         return
+    expected = {".tar": manifest["tar_sha256"], ".parquet": manifest["parquet_sha256"]}
     for suffix, sha256 in expected.items():
         file = path.with_suffix(suffix)
         if not file.is_file():

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+MAX_INT = 2**53
 NO_IDENTITY: dict[str, Any] = {"identity": False}
 
 Workers = Annotated[int | Literal["auto"], Field(json_schema_extra=NO_IDENTITY)]
@@ -65,6 +66,14 @@ class Settings(BaseModel):
 
     @field_validator("*")
     @classmethod
+    def _countable(cls, value: Any) -> Any:
+        """Refuse a number that no counter of the libraries below takes."""
+        if isinstance(value, int) and abs(value) > MAX_INT:
+            raise ValueError(f"must not be over {MAX_INT:,} in size")
+        return value
+
+    @field_validator("*")
+    @classmethod
     def _local(cls, value: Any) -> Any:
         """Refuse a URL where a path of this machine is wanted; it would make a folder `s3:`."""
         for path in value if isinstance(value, tuple) else (value,):
@@ -99,7 +108,8 @@ class EncoderConfig(Settings):
     E1..E5 at strides 2, 4, 8, 16, 32."""
     weights: str = "none"
     """Pretrained weights: a file (.safetensors, .pth), a name such as `resnet50/moco_v2_800ep`,
-    `pretrained` for those that timm publishes as `timm:NAME`, or `none`."""
+    `bundled` for those of MobileNetV2 inside the package, `pretrained` for those that timm
+    publishes as `timm:NAME`, or `none`."""
 
     @field_validator("name")
     @classmethod

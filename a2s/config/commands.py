@@ -14,7 +14,6 @@ from a2s.config.base import (
     BackendName,
     BenchmarkName,
     EncoderConfig,
-    FailureRate,
     Folder,
     PoolSettings,
     RayAddress,
@@ -25,7 +24,6 @@ from a2s.config.base import (
     shard_ranges,
 )
 from a2s.config.predict import PredictOptions
-from a2s.config.training import Stage1Options, Stage2Options
 
 
 class ShardOptions(Settings):
@@ -92,9 +90,12 @@ class LabelOptions(Settings):
 class LabelConfig(PoolSettings, LabelOptions):
     """Turn activation maps into pseudo labels with dense CRF and a median filter (Eqn 6)."""
 
-    model: Annotated[Literal["rbd"] | Path, Field(json_schema_extra=NO_IDENTITY)]
-    """Run folder (its last commit) or `.safetensors` file of stage 1 or 2, or `rbd`, a baseline
-    without training, whose labels can seed stage 1; write `./rbd` for a folder of that name."""
+    model: Annotated[Literal["bundled", "rbd"] | Path, Field(json_schema_extra=NO_IDENTITY)] = (
+        "bundled"
+    )
+    """Run folder (its last commit) or `.safetensors` file of stage 1 or 2; `bundled`, the
+    activation network inside the package; or `rbd`, a baseline without training, whose labels can
+    seed stage 1. Write `./rbd` for a folder of that name."""
     data: Folder
     """Data shards written by `a2s shard`."""
     out: Folder
@@ -154,9 +155,13 @@ class HmaConfig(Settings):
 class PredictConfig(PoolSettings, PredictOptions):
     """Write saliency maps, cut-outs, and overlays at the images' own size."""
 
-    model: Annotated[Literal["rbd"] | Path, Field(json_schema_extra=NO_IDENTITY)]
-    """Run folder (its last commit) or `.safetensors` file of stage 1 or 2, or `rbd`, a baseline
-    without training; write `./rbd` for a folder of that name."""
+    model: Annotated[
+        Literal["bundled", "bundled-activation", "rbd"] | Path,
+        Field(json_schema_extra=NO_IDENTITY),
+    ] = "bundled"
+    """Run folder (its last commit) or `.safetensors` file of stage 1 or 2; `bundled`, the detector
+    inside the package, or `bundled-activation`, its network of stage 1; or `rbd`, a baseline
+    without training. Write `./rbd` for a folder of that name."""
     images: Positional[tuple[str, ...]] = Field(min_length=1, json_schema_extra=NO_IDENTITY)
     """Images to predict: files, folders, `.txt` lists, shard folders, tars, URLs of images or tars,
     or `-` for standard input."""
@@ -214,52 +219,14 @@ class ExportWeightsConfig(Settings):
     """Checkpoint file to write."""
 
 
-class RunConfig(Settings):
-    """Run the whole pipeline: shard, stage1, label, stage2, predict, evaluate."""
-
-    # No field belongs to an identity: every step guards its own folder, so that settings of a step
-    # that has not begun may still change.
-
-    images: Positional[tuple[str, ...]] = Field(min_length=1, json_schema_extra=NO_IDENTITY)
-    """Images to learn from: folders, `.txt` lists, or tars."""
-    out: Folder
-    """Output folder of all steps."""
-    test: Path | None = Field(None, json_schema_extra=NO_IDENTITY)
-    """Images to predict after training; default: the images to learn from."""
-    truth: Path | None = Field(None, json_schema_extra=NO_IDENTITY)
-    """Folder of the test images' masks; if given, every stage is scored."""
-    mask_pattern: str | None = Field(None, json_schema_extra=NO_IDENTITY)
-    """How these masks are called after their images, such as `{stem}_mask.png` (`a2s shard`)."""
-    processes: int = Field(0, ge=0, json_schema_extra=NO_IDENTITY)
-    """Number of training processes; 0 means one per GPU, or one without a GPU."""
-    seed: int | None = Field(None, ge=0, json_schema_extra=NO_IDENTITY)
-    """Seed of both training stages; default: stage1.seed and stage2.seed."""
-    seeds: Annotated[Literal["rbd", "none"], Field(json_schema_extra=NO_IDENTITY)] = "rbd"
-    """Labels that stage 1 learns from: those of RBD, a method without training; or `none`, then it
-    learns by the paper's loss without labels (Eqn 4)."""
-    shard: ShardOptions = Field(ShardOptions(), json_schema_extra=NO_IDENTITY)
-    """Packing into shards."""
-    stage1: Stage1Options = Field(Stage1Options(), json_schema_extra=NO_IDENTITY)
-    """Training of the activation network."""
-    label: LabelOptions = Field(LabelOptions(), json_schema_extra=NO_IDENTITY)
-    """Making of pseudo labels."""
-    stage2: Stage2Options = Field(Stage2Options(), json_schema_extra=NO_IDENTITY)
-    """Training of the detector."""
-    predict: PredictOptions = Field(PredictOptions(), json_schema_extra=NO_IDENTITY)
-    """Prediction of saliency maps."""
-    workers: Workers = "auto"
-    """Number of Ray workers of packing, labelling, prediction, and evaluation."""
-    max_failure_rate: FailureRate = 0.01
-    """Exit with code 3 if a larger share of the images fails."""
-
-
 class EstimateConfig(PoolSettings, LabelOptions):
     """Estimate what labelling a data folder takes: core and GPU hours, bytes, machines."""
 
     data: Folder
     """Data shards written by `a2s shard`."""
     model: Path | None = None
-    """Stage-1 run folder; without one, an untrained network with `encoder` is timed instead."""
+    """Run folder; without one, an untrained network with `encoder` is timed, with all heads that
+    `a2s run` trains."""
     encoder: EncoderConfig = EncoderConfig()
     """Backbone of the network that is timed when there is no model."""
     image_size: int = Field(320, ge=32, multiple_of=32)

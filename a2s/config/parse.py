@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-import yaml
 from pydantic import BaseModel, ValidationError, create_model
 from tyro.conf import Positional
 
 from a2s.config.help import short_form
 from a2s.config.registry import COMMANDS
 from a2s.errors import ConfigError
+from a2s.storage.files import read_text
+from a2s.storage.parsing import parse_yaml
 
 PRESETS = Path(__file__).parent / "presets"
 """Files that come with a2s: `--config paper` reads paper.yaml."""
@@ -200,13 +201,15 @@ def _preset(file: Path) -> Path:
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        content = parse_yaml(read_text(file)) or {}
     except FileNotFoundError:
         presets = ", ".join(sorted(path.stem for path in PRESETS.glob("*.yaml")))
         raise ConfigError(
             f"config: {file} does not exist; give a file, or the name of a preset ({presets})"
         ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise ConfigError(f"config: {file} cannot be read ({error.strerror})") from None
+    except ValueError as error:
         raise ConfigError(f"config: {file} cannot be read as YAML ({error})") from None
     if not isinstance(content, dict):
         raise ConfigError(f"config: {file} must hold one section per command")

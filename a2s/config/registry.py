@@ -73,7 +73,7 @@ COMMANDS = {
     ),
     "run": Command(
         "run shard to evaluate on one machine, resumable at every step",
-        "commands.RunConfig",
+        "run.RunConfig",
         "run",
     ),
     "ablate": Command(

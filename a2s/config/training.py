@@ -203,9 +203,20 @@ class Stage2Options(TrainOptions):
     batchnorm: Literal["frozen", "train"] = "frozen"
     """`frozen` keeps the encoder's running statistics, so that N ranks compute what one does;
     `train` updates them from each rank's images."""
+    init: Annotated[Literal["bundled"] | Path | None, Field(json_schema_extra=NO_IDENTITY)] = None
+    """Detector to start from, instead of a pretrained encoder and a new decoder: a stage-2 run or
+    its `.safetensors` file, or `bundled`, the one inside the package."""
+    init_lr_scale: float = Field(0.1, ge=0)
+    """Share of `lr` at which training goes on from `init`."""
     detector: DetectorName = "ram"
     """The paper's network, the same with a convolution for RAM, or MINet (Table VII). MINet has its
     own loss (BCE, consistency), and its BatchNorm always trains, on each rank's images."""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Stage2Options:
+        if self.init is not None and self.encoder.weights != "none":
+            raise ValueError("init: brings an encoder; leave encoder.weights out")
+        return self
 
 
 class Stage1Config(Stage1Options):

@@ -5,50 +5,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
-from a2s.data import isolation
+from a2s.data import isolation, pixels
 from a2s.data.arrays import U8
 from a2s.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 178_956_970
-WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"II*\0", b"MM\0*")
-_ORIENTATION_TAG = 0x0112
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_ORIENTATION_TAG, _NO_MEMORY = 0x0112, "decoder error -9"
 # Exceptions that Pillow's decoders raise on damaged bytes.
 _DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    struct.error,
-    zlib.error,
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError),
+    *(struct.error, zlib.error),
 )
 
 
@@ -124,9 +108,11 @@ def probe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     Raises:
         BadImage: as `decode`.
     """
-    image, orientation, image_format = load(data, max_pixels=max_pixels)
-    rgb = to_rgb(image)
-    return ImageInfo(rgb.width, rgb.height, orientation, image_format)
+    # An eighth of the size is enough of a JPEG: all its bytes are decoded for that.
+    with decoding(data):
+        opened = load(data, max_pixels=max_pixels, least_side=1)
+        pixels.to_rgb(opened.image.crop((0, 0, 1, 1)))
+    return opened.info
 
 
 @isolable
@@ -142,8 +128,9 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> U8:
     Raises:
         BadImage: empty, damaged, truncated, above max_pixels, or not a supported image.
     """
-    image, _, _ = load(data, max_pixels=max_pixels)
-    return np.array(to_rgb(image))
+    with decoding(data):
+        opened = load(data, max_pixels=max_pixels)
+        return pixels.rgb(opened.image, opened.turn)
 
 
 @isolable
@@ -158,14 +145,17 @@ def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> U8:
     Raises:
         BadImage: as `decode`.
     """
-    image, _, _ = load(data, max_pixels=max_pixels)
-    if image.mode in ("LA", "La"):
-        return np.array(image.convert("LA").getchannel("L"))
-    if image.mode in ("1", "L"):
-        return np.array(image.convert("L"))
-    if image.mode in ("RGBA", "RGBa", "P", "PA"):
-        return np.array(image.convert("RGB").convert("L"))
-    return np.array(to_rgb(image).convert("L"))
+    with decoding(data):
+        opened = load(data, max_pixels=max_pixels)
+        return pixels.grey(opened.image, opened.turn)
+
+
+def num_pixels(data: bytes) -> int:
+    """Number of pixels that the header of an image announces; 0 if it cannot be read."""
+    with contextlib.suppress(BadImage), decoding(data):
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        return image.width * image.height
+    return 0
 
 
 def resize_rgb(image_HW3: U8, *, height: int, width: int, resize_filter: str = "bilinear") -> U8:
@@ -201,11 +191,15 @@ def shrink(data: bytes, *, max_side: int, max_pixels: int = MAX_PIXELS) -> tuple
     Raises:
         BadImage: as `decode`.
     """
-    image, _, image_format = load(data, max_pixels=max_pixels)
-    rgb = to_rgb(image)
-    scale = min(1.0, max_side / max(rgb.size))
-    size = tuple(max(1, round(side * scale)) for side in rgb.size)
-    pixels_HW3 = resize_rgb(np.asarray(rgb), height=size[1], width=size[0])
+    with decoding(data):
+        # At least twice the wanted size, so that the filter still has pixels to average.
+        opened = load(data, max_pixels=max_pixels, least_side=2 * max_side)
+        pixels_HW3 = pixels.rgb(opened.image, opened.turn)
+        image_format, full = opened.info.format, (opened.info.width, opened.info.height)
+        del opened
+        scale = min(1.0, max_side / max(full))
+        width, height = (max(1, round(side * scale)) for side in full)
+        pixels_HW3 = resize_rgb(pixels_HW3, height=height, width=width)
     if image_format in ("PNG", "BMP", "TIFF"):
         return _save(Image.fromarray(pixels_HW3), "PNG"), "png"
     return _save(Image.fromarray(pixels_HW3), "JPEG"), "jpg"
@@ -218,33 +212,53 @@ def _save(image: Image.Image, image_format: str) -> bytes:
     return buffer.getvalue()
 
 
-def load(data: bytes, *, max_pixels: int) -> tuple[Image.Image, int, str]:
-    """Decode to an upright image in the file's own mode, its EXIF orientation and format.
+@dataclass(frozen=True)
+class Opened:
+    """A decoded image, not yet upright; `turn` is the EXIF orientation that is still to apply."""
 
-    Raises:
-        BadImage: as `decode`.
+    image: Image.Image
+    info: ImageInfo
+    turn: int
+
+
+def load(data: bytes, *, max_pixels: int, least_side: int = 0) -> Opened:
+    """Open, check the pixel count in the header, decode; inside a `decoding` block.
+
+    With `least_side` the pixels of a JPEG may be fewer, with neither side under that.
     """
     if not data:
         raise BadImage("empty", "the file holds no bytes")
+    image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.width * image.height > max_pixels:
+        raise BadImage("pixel_bomb", f"{image.width} x {image.height} is over {max_pixels} pixels")
+    if image.width == 0 or image.height == 0:
+        raise BadImage("damaged", f"its size is {image.width} x {image.height}")
+    image_format, stored_size = image.format or "", image.size
+    orientation = _orientation(image)
+    if least_side and isinstance(image, JpegImageFile):
+        image.draft(None, (least_side, least_side))
+    image.load()
+    if image_format == "PNG":
+        # `load` does not verify the checksums of the pixel data.
+        Image.open(io.BytesIO(data), formats=("PNG",)).verify()
+    if image_format == "TIFF":  # Pillow applies the orientation itself while loading.
+        return Opened(image, ImageInfo(*image.size, orientation, image_format), 1)
+    size = pixels.upright_size(*stored_size, orientation)
+    return Opened(image, ImageInfo(*size, orientation, image_format), orientation)
+
+
+@contextlib.contextmanager
+def decoding(data: bytes = b"") -> Iterator[None]:
+    """Turn whatever Pillow raises into BadImage; `data` tells damaged images from other files."""
     try:
         with warnings.catch_warnings():
-            # The exact pixel limit is checked below; metadata warnings do not mean damage.
+            # The exact pixel limit is checked; metadata warnings do not mean damage.
             warnings.simplefilter("ignore")
-            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-            if image.width * image.height > max_pixels:
-                raise BadImage(
-                    "pixel_bomb", f"{image.width} x {image.height} is over {max_pixels} pixels"
-                )
-            if image.width == 0 or image.height == 0:
-                raise BadImage("damaged", f"its size is {image.width} x {image.height}")
-            image_format = image.format or ""
-            orientation = _orientation(image)
-            image.load()
-            if image_format == "PNG":
-                # `load` does not verify the checksums of the pixel data.
-                Image.open(io.BytesIO(data), formats=("PNG",)).verify()
+            yield
     except BadImage:
         raise
+    except pixels.UnknownColours as error:
+        raise BadImage("unsupported", str(error)) from error
     except Image.DecompressionBombError as error:
         raise BadImage("pixel_bomb", str(error)) from error
     except UnidentifiedImageError as error:
@@ -254,12 +268,10 @@ def load(data: bytes, *, max_pixels: int) -> tuple[Image.Image, int, str]:
     except MemoryError as error:
         raise BadImage("memory", "out of memory while decoding; try fewer workers") from error
     except _DAMAGE as error:
+        if str(error) == _NO_MEMORY:
+            raise BadImage("memory", "its codec is out of memory") from error
         reason = "truncated" if "truncated" in str(error).lower() else "damaged"
         raise BadImage(reason, str(error) or type(error).__name__) from error
-    # Pillow applies the orientation of TIFF files itself while loading.
-    if image_format != "TIFF" and orientation in _TRANSPOSE:
-        image = image.transpose(_TRANSPOSE[orientation])
-    return image, orientation, image_format
 
 
 def _orientation(image: Image.Image) -> int:
@@ -269,25 +281,3 @@ def _orientation(image: Image.Image) -> int:
     except (*_DAMAGE, MemoryError):
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert to 8-bit RGB; transparent pixels over white.
-
-    Raises:
-        BadImage: pixels without an agreed range.
-    """
-    if image.mode.startswith("I"):
-        # Pillow clips 16-bit values at 255 when it converts them; scale instead.
-        values_HW = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        return Image.fromarray(((values_HW + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise BadImage("unsupported", "floating-point pixels have no agreed range")
-    try:
-        if image.mode in WITH_ALPHA or "transparency" in image.info:
-            rgba = image.convert("RGBA")
-            white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-            return Image.alpha_composite(white, rgba).convert("RGB")
-        return image.convert("RGB")
-    except ValueError as error:
-        raise BadImage("unsupported", f"colour mode {image.mode}: {error}") from error

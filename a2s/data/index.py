@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import socket
 import zlib
 from collections.abc import Sequence
@@ -18,24 +17,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from a2s.data.open_files import Descriptors
+from a2s.data.tables import COLUMNS, ShardInfo, column, read_manifests, read_tables
 from a2s.errors import DataError, StorageError
-from a2s.storage.files import read_json
-from a2s.storage.hashing import sha256_file
-
-_INT64 = ("offset", "size", "mask_offset", "mask_size")
-_INT32 = ("width", "height")
-_UINT32 = ("crc32", "mask_crc32")
-
-
-@dataclass(frozen=True)
-class ShardInfo:
-    """One shard: path of its tar, number of samples, first row in the index, hash of the tar."""
-
-    name: str
-    path: Path
-    count: int
-    start: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -67,14 +50,13 @@ class Index:
         """Read the manifests and tables of a folder of data or label shards.
 
         Raises:
-            DataError: no shards, unfinished shards, or tables that do not match the manifests.
+            DataError: no shards, unfinished shards, or tables that do not match the manifests, or
+                name keys and bytes that no shard of a2s has.
         """
-        shards, fingerprint = _read_manifests(folder)
-        table = _read_tables(folder, shards)
+        shards, fingerprint = read_manifests(folder)
+        table = read_tables(folder, shards)
         counts = np.array([shard.count for shard in shards], dtype=np.int64)
-        columns = {f"{name}_N": _column(table, name, np.int64) for name in _INT64}
-        columns |= {f"{name}_N": _column(table, name, np.int32) for name in _INT32}
-        columns |= {f"{name}_N": _column(table, name, np.uint32) for name in _UINT32}
+        columns = {f"{name}_N": column(table, name) for name in COLUMNS}
         return Index(
             folder=folder,
             shards=shards,
@@ -188,84 +170,3 @@ class Index:
                 " damaged: delete this shard's .json and rerun the command that made it"
             )
         return data
-
-
-def _read_manifests(folder: Path) -> tuple[list[ShardInfo], str]:
-    paths = sorted(folder.glob("shard-*.json"))
-    if not paths:
-        raise DataError(f"{folder}: no finished shards (shard-000000.json …); make them first")
-    shards: list[ShardInfo] = []
-    start = 0
-    expected_counts, settings = set(), set()
-    fingerprint = hashlib.sha256()
-    for path in paths:
-        try:
-            manifest = read_json(path)
-            count, sha256 = int(manifest["count"]), str(manifest["tar_sha256"])
-            expected_counts.add(manifest["num_shards"])
-            settings.add(manifest["settings"])
-            expected_bytes = int(manifest["tar_bytes"])
-            table_sha256 = str(manifest["parquet_sha256"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{path}: not a shard manifest ({error!r}); delete it and rerun the command that "
-                "made it"
-            ) from error
-        tar = path.with_suffix(".tar")
-        actual = tar.stat().st_size if tar.exists() else -1
-        if actual != expected_bytes:
-            state = "is missing" if actual < 0 else f"has {actual} bytes, not {expected_bytes}"
-            raise DataError(
-                f"{tar}: {state}; delete {path.name} and rerun the command that made it"
-            )
-        table = path.with_suffix(".parquet")
-        if not table.exists() or sha256_file(table) != table_sha256:
-            # Its offsets and keys decide which bytes are read under which name.
-            state = "does not match its checksum" if table.exists() else "is missing"
-            raise DataError(
-                f"{table}: {state}; delete {path.name} and rerun the command that made it"
-            )
-        shards.append(ShardInfo(path.stem, tar, count, start, sha256))
-        start += count
-        fingerprint.update(f"{path.stem} {count} {sha256}\n".encode())
-    if len(settings) > 1:
-        raise DataError(f"{folder}: its shards were made with different settings; make them again")
-    for number in expected_counts - {None}:
-        if number != len(paths):
-            raise DataError(
-                f"{folder}: {len(paths)} of {number} shards are finished; rerun the command that"
-                " makes them, it resumes"
-            )
-    return shards, fingerprint.hexdigest()
-
-
-def _read_tables(folder: Path, shards: list[ShardInfo]) -> pa.Table:
-    """Read all tables in shard order, and compare their row counts with the manifests."""
-    paths = [str(folder / f"{shard.name}.parquet") for shard in shards]
-    try:
-        known = {"key", *_INT64, *_INT32, *_UINT32}
-        dataset = ds.dataset(paths, format="parquet", schema=pq.read_schema(paths[0]))
-        names = [name for name in dataset.schema.names if name in known]
-        table = dataset.to_table(columns=[*names, "__filename"], use_threads=True)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{folder}: a table of its shards cannot be read ({error}); delete the shard-*.json of "
-            "the damaged .parquet and rerun the command that made it"
-        ) from error
-    ordinals = pc.index_in(table["__filename"], pa.array(paths)).to_numpy()
-    counts = np.bincount(ordinals.astype(np.int64), minlength=len(shards))
-    for shard, count in zip(shards, counts, strict=True):
-        if count != shard.count:
-            raise DataError(
-                f"{folder / shard.name}.parquet holds {count} rows, its manifest says"
-                f" {shard.count}; delete {shard.name}.json and rerun the command that made it"
-            )
-    return table.drop_columns("__filename").set_column(
-        names.index("key"), "key", table["key"].cast(pa.large_string())
-    )
-
-
-def _column(table: pa.Table, name: str, kind: Any) -> npt.NDArray[Any]:
-    if name not in table.column_names:
-        return np.full(len(table), -1 if kind is not np.uint32 else 0, dtype=kind)
-    return np.ascontiguousarray(table[name].to_numpy(), dtype=kind)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -21,9 +21,11 @@ from a2s.data.images import SUFFIXES
 from a2s.data.input_rows import Rows, first_of_each_key, rejected
 from a2s.data.keys import encode_key
 from a2s.data.mask_names import MaskNames, suggestion
+from a2s.data.own_pictures import is_result
 from a2s.data.tar_inputs import is_tar, local_tar, tar_members
 from a2s.errors import ConfigError, DataError
-from a2s.storage.failures import Failure, failure, printable
+from a2s.storage.failures import Failure, as_text, failure
+from a2s.storage.parsing import printable
 from a2s.storage.remote import is_remote
 
 _COMPARED = 200
@@ -48,29 +50,6 @@ class FoundImages:
     """Estimate of the images in unreadable parts of damaged tars, beyond one failure per tar."""
     lost_is_known: bool = True
     """Whether every damaged tar says how many of its bytes were not read."""
-
-
-def describe_lost(num_lost: int, *, lost_is_known: bool) -> Iterator[str]:
-    """What damaged tars have lost, in lines of text."""
-    if num_lost:
-        yield f"about {num_lost:,} more images are lost in unreadable parts of damaged tars"
-    if not lost_is_known:
-        yield "a tar ends without its end marker, so nothing tells how much of it is lost"
-
-
-def over_limit(rate: float, *, failed: int, total: int, num_lost: int, lost_is_known: bool) -> bool:
-    """Whether more than `rate` of the images failed, those included that damaged tars have lost.
-
-    A loss of unknown size is over every limit but 1.
-    """
-    return failed + num_lost > rate * (total + num_lost) or (not lost_is_known and rate < 1)
-
-
-def describe_skipped(skipped: Mapping[str, int]) -> Iterator[str]:
-    """Which files are no images, in a line of text; none without such files."""
-    if skipped:
-        listed = ", ".join(f"{count:,} {suffix}" for suffix, count in skipped.items())
-        yield f"left out {sum(skipped.values()):,} files that are no images: {listed}"
 
 
 def _with_suffix(entry: str) -> str | None:
@@ -114,6 +93,8 @@ class _Collector:
                 self.skipped[suffix or "without suffix"] += 1
             elif rows is self.images and self.is_named_mask(path):
                 continue
+            elif rows is self.images and is_result(Path(path)):
+                self.skipped["written by a2s predict"] += 1
             elif rows is self.masks and self.mask_names is not None:
                 self.named_mask(number, path, relative)
             else:
@@ -131,7 +112,7 @@ class _Collector:
             return False
         assert self.masks_folder is not None
         relative = os.path.relpath(path, self.masks_folder)
-        return self.mask_names.image_key(relative) is not None
+        return not relative.startswith("../") and self.mask_names.image_key(relative) is not None
 
     def named_mask(self, number: int, path: str, relative: str) -> None:
         """Add a mask under the key of its image; list a file of another name."""
@@ -176,7 +157,7 @@ class _Collector:
         path, damage = local_tar(source, staging=self.out / ".staging", number=number)
         before, num_images = self.images.count + len(self.failures), self.images.count
         for member in chain(tar_members(path, source=source), [damage] if damage else []):
-            shown = printable(f"{source}/{member.name}")
+            shown = as_text(f"{source}/{member.name}")
             if member.problem:
                 self.failures.append(failure("", shown, member.problem, member.detail))
                 self.count_lost(member.lost_share, self.images.count - num_images)
@@ -236,7 +217,8 @@ def collect(
                 )
             if not may_overlap:
                 refuse_overlap(path, out)
-            collector.images_among_masks = bool(names and masks and path.is_relative_to(masks))
+            if masks and path.is_relative_to(masks):
+                collector.images_among_masks = True
             collector.folder(collector.images, number, path, leave_out=excluded)
         elif not path.exists():
             raise ConfigError(f"{source}: no such file or folder")

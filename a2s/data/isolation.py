@@ -178,6 +178,7 @@ class _Decoders:
 
 _decoders = _Decoders()
 _inherited: list[_Decoders] = []
+_spent = threading.local()
 
 
 def _forget() -> None:
@@ -207,6 +208,12 @@ def is_on() -> bool:
     return _decoders.blocks > 0
 
 
+def decoder_cpu_sec() -> float:
+    """CPU seconds that decoders have worked for this thread."""
+    seconds: float = getattr(_spent, "cpu_sec", 0.0)
+    return seconds
+
+
 def ask(function: str, data: bytes, limits: Mapping[str, int]) -> tuple[Header, bytearray]:
     """Call a function of `images.py` in a decoder; return its reply (`isolated_decoder.answer`).
 
@@ -214,6 +221,7 @@ def ask(function: str, data: bytes, limits: Mapping[str, int]) -> tuple[Header, 
         DecoderDied: the codec crashed, or took longer than `LIMIT_SEC`.
     """
     reply, payload = _decoders.ask({"function": function, "limits": dict(limits)}, data)
+    _spent.cpu_sec = decoder_cpu_sec() + reply.pop("cpu_sec")
     if "bug" in reply:
         raise RuntimeError(f"in the decoder process:\n{reply['bug']}")
     if "memory" in reply:

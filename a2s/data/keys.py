@@ -8,6 +8,12 @@ from a2s.errors import DataError
 
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-/")
 _KEY = re.compile(r"(?:[A-Za-z0-9_/-]|%[0-9A-F]{2})+")
+# Of all texts, the keys match the first and not the second. Arrow's regular expressions know them.
+IS_KEY = r"^(?:[A-Za-z0-9_-]|%[0-9A-F]{2})+(?:/(?:[A-Za-z0-9_-]|%[0-9A-F]{2})+)*\z"
+IS_NO_KEY = (
+    r"(?:^|/)(?:%2E){1,2}(?:/|\z)|%00"
+    r"|%2[DF]|%3[0-9]|%4[1-9A-F]|%5[0-9AF]|%6[1-9A-F]|%7[0-9A]"  # need no escape
+)
 _ESCAPE = re.compile(rb"%([0-9A-F]{2})")
 
 

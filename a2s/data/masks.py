@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from a2s.data.arrays import U8, Bool
-from a2s.data.images import MAX_PIXELS, isolable, load, to_rgb
+from a2s.data.images import MAX_PIXELS, decoding, isolable, load
+from a2s.data.pixels import is_transparent, to_rgb, upright
 
 GREY = "grey"
 MEANINGS: Mapping[str, str] = {
@@ -46,8 +47,14 @@ def decode_truth(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[U8, str]
     Raises:
         BadImage: as `images.decode`.
     """
-    image, _, image_format = load(data, max_pixels=max_pixels)
-    is_lossless = image_format not in ("JPEG", "MPO", "WEBP")
+    with decoding(data):
+        opened = load(data, max_pixels=max_pixels)
+        is_lossless = opened.info.format not in ("JPEG", "MPO", "WEBP")
+        mask_HW, meaning = _read(opened.image, is_lossless=is_lossless)
+        return upright(mask_HW, opened.turn), meaning
+
+
+def _read(image: Image.Image, *, is_lossless: bool) -> tuple[U8, str]:
     found = _opacity(image)
     if found is not None:
         return found, "alpha"
@@ -76,13 +83,14 @@ def decode_map(data: bytes, *, max_pixels: int = MAX_PIXELS) -> U8:
     Raises:
         BadImage: as `images.decode`.
     """
-    image, _, _ = load(data, max_pixels=max_pixels)
-    found = _opacity(image)
-    if found is not None:
-        return found
-    if image.mode.startswith("I"):
-        return _from_16_bits(image)
-    return _grey(image, _colours(image))
+    with decoding(data):
+        opened = load(data, max_pixels=max_pixels)
+        image = opened.image
+        map_HW = _opacity(image)
+        if map_HW is None:
+            is_deep = image.mode.startswith("I")
+            map_HW = _from_16_bits(image) if is_deep else _grey(image, _colours(image))
+        return upright(map_HW, opened.turn)
 
 
 def resize_mask(mask_HW: U8, *, height: int, width: int) -> U8:
@@ -123,11 +131,10 @@ def useless(*, num_masks: int, num_empty: int, num_full: int) -> str:
 
 def _opacity(image: Image.Image) -> U8 | None:
     """The alpha channel where it is the mask: what it shows has one colour, or is a cut-out."""
-    has_alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
-    if not has_alpha and "transparency" not in image.info:
+    if not is_transparent(image):
         return None
-    rgba_HW4 = np.array(image.convert("RGBA"))
-    alpha_HW, colours_HW3 = rgba_HW4[..., 3], rgba_HW4[..., :3]
+    rgba_HW4 = np.asarray(image if image.mode == "RGBA" else image.convert("RGBA"))
+    alpha_HW, colours_HW3 = np.ascontiguousarray(rgba_HW4[..., 3]), rgba_HW4[..., :3]
     if alpha_HW.min() == alpha_HW.max():
         # An empty mask leaves nothing to see; an opaque file shows its mask in colour or grey.
         is_flat = _spread(colours_HW3.reshape(-1, 3)) == 0
@@ -169,20 +176,24 @@ def _is_coloured(image: Image.Image, colours_HW3: U8, *, is_lossless: bool) -> b
 
 def _has_object_colour(colours_HW3: U8, *, noise: int) -> Bool:
     """Pixels that are neither black nor VOC's border, by more than the noise of the format."""
-    off_HW3 = np.abs(colours_HW3.astype(np.int16) - np.array(VOC_BORDER, np.int16))
-    is_object_HW: Bool = (colours_HW3.max(2) > noise) & (off_HW3.max(2) > noise)
+    off_HW = np.zeros(colours_HW3.shape[:2], np.int16)
+    for channel, value in enumerate(VOC_BORDER):
+        # One after the other: `isolated_decoder.py` limits the bytes per pixel.
+        difference_HW = colours_HW3[..., channel].astype(np.int16) - np.int16(value)
+        np.maximum(off_HW, np.abs(difference_HW), out=off_HW)
+    is_object_HW: Bool = (colours_HW3.max(2) > noise) & (off_HW > noise)
     return is_object_HW
 
 
 def _from_16_bits(image: Image.Image) -> U8:
-    values_HW = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+    values_HW = np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
     largest = int(values_HW.max())
     if largest <= 255:
         return values_HW.astype(np.uint8)
     if ((values_HW == 0) | (values_HW == largest)).all():
         # 12 bits in 16, for example.
         return _binary(values_HW > 0)
-    return ((values_HW + 128) // 257).astype(np.uint8)
+    return ((values_HW.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _holds_numbers(grey_HW: U8) -> bool:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from a2s.storage.files import open_file
+
 OPEN_FILES = 32
+MAX_FILE_BYTES = 2**30
+"""Size of the largest image file that is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,28 +30,20 @@ class Address:
         """Whether the address is a whole file."""
         return self.offset < 0
 
-    def read(self, *, max_bytes: int | None = None) -> bytes:
+    def read(self, *, max_bytes: int = MAX_FILE_BYTES) -> bytes:
         """Read the bytes; fewer if the file ends earlier.
 
         Raises:
             OSError: reading fails, or the path is not a regular file; `errno.EFBIG` if there are
                 more than `max_bytes`.
         """
-        # Without O_NONBLOCK, opening a named pipe would block forever.
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise OSError(errno.EINVAL, "not a regular file")
-            num_bytes = status.st_size if self.is_file else self.size
-            if max_bytes is not None and num_bytes > max_bytes:
-                detail = f"{num_bytes} bytes are over the limit of {max_bytes}"
+        with open_file(self.path) as file:
+            num_bytes = os.fstat(file.fileno()).st_size if self.is_file else self.size
+            if num_bytes > max_bytes:
+                detail = f"{num_bytes:,} bytes are over the limit of {max_bytes:,}"
                 raise OSError(errno.EFBIG, detail)
-            with open(descriptor, "rb", closefd=False) as file:
-                file.seek(max(self.offset, 0))
-                return file.read(num_bytes)
-        finally:
-            os.close(descriptor)
+            file.seek(max(self.offset, 0))
+            return file.read(num_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +88,8 @@ class _File:
     """A file descriptor that is closed when the object is freed."""
 
     def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with open_file(path) as file:
+            self.descriptor = os.dup(file.fileno())
 
     def __del__(self, close: Any = os.close) -> None:
         if hasattr(self, "descriptor"):

@@ -17,7 +17,6 @@ from a2s.data.shards import MASK, ShardWriter, shard_name
 from a2s.storage.failures import Failure, failure
 from a2s.storage.hashing import short_hash
 
-MAX_FILE_BYTES = 2**30
 MASK_TOLERANCE = 0.02
 """A mask whose sides differ from those of its image by at most this share is resized to it."""
 
@@ -152,7 +151,7 @@ def _mask(
 
 def _read(address: Address) -> bytes:
     try:
-        return address.read(max_bytes=MAX_FILE_BYTES)
+        return address.read()
     except OSError as error:
         reason = "too_large" if error.errno == errno.EFBIG else "unreadable"
         raise _Unusable(reason, error.strerror or str(error)) from error

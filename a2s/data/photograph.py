@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from a2s.data.arrays import U8
-from a2s.data.images import FORMATS, MAX_PIXELS, WITH_ALPHA, BadImage, isolable, load, to_rgb
+from a2s.data.images import FORMATS, MAX_PIXELS, decoding, isolable, load
+from a2s.data.pixels import is_transparent, rgb, rgba
 
 _RGB = b"RGB "
 """Colour space in an ICC profile (ICC.1:2010, 7.2.8), at bytes 16 to 19 of its header."""
@@ -25,14 +26,11 @@ def decode_with_alpha(data: bytes, *, max_pixels: int = MAX_PIXELS) -> U8:
     Raises:
         BadImage: as `images.decode`.
     """
-    image, _, _ = load(data, max_pixels=max_pixels)
-    is_transparent = image.mode in WITH_ALPHA or "transparency" in image.info
-    if not is_transparent or image.mode.startswith("I"):
-        return np.array(to_rgb(image))
-    try:
-        return np.array(image.convert("RGBA"))
-    except ValueError as error:
-        raise BadImage("unsupported", f"colour mode {image.mode}: {error}") from error
+    with decoding(data):
+        opened = load(data, max_pixels=max_pixels)
+        # Pillow clips 16-bit values when it converts them to RGBA.
+        has_alpha = is_transparent(opened.image) and not opened.image.mode.startswith("I")
+        return (rgba if has_alpha else rgb)(opened.image, opened.turn)
 
 
 @isolable
@@ -41,7 +39,7 @@ def colour_profile(data: bytes) -> bytes:
 
     Pixels of grey and CMYK images are converted to RGB, and their profile holds no longer.
     """
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with decoding(data), Image.open(io.BytesIO(data), formats=FORMATS) as image:
         profile: bytes = image.info.get("icc_profile") or b""
     return profile if profile[16:20] == _RGB else b""
 

@@ -17,10 +17,13 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from a2s.errors import DataError
+from a2s.storage.failures import Failure
 from a2s.storage.files import atomic_path, read_json, write_json
 from a2s.storage.hashing import sha256_file
+from a2s.storage.parsing import first_problem
 
 MASK = "mask.png"
 
@@ -32,15 +35,49 @@ def shard_name(number: int) -> str:
     return f"shard-{number:06d}"
 
 
+class _Manifest(BaseModel):
+    """What every manifest of a shard has; label shards need the rest, too."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: str
+    count: int = Field(ge=0)
+    tar_bytes: int = Field(ge=0, lt=2**63)
+    tar_sha256: str
+    parquet_sha256: str
+    settings: str
+    num_shards: int | None = Field(ge=1)
+    failures: list[Failure] = []
+    num_images: int = Field(0, ge=0)
+    num_images_total: int = Field(0, ge=0)
+    num_empty: int = Field(0, ge=0)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read a shard's manifest; what every manifest has is there, and of the right kind.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not the manifest of the shard with this name.
+    """
+    values: dict[str, Any] = read_json(path)
+    try:
+        manifest = _Manifest.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(first_problem(error)) from None
+    if manifest.name != path.stem:
+        raise ValueError(f"it is of the shard {manifest.name!r}")
+    return values
+
+
 def shard_done(out: Path, name: str, *, settings: str) -> dict[str, Any] | None:
     """Return the manifest of a shard if it is finished and was made with `settings`, else None."""
-    path = out / f"{name}.json"
     try:
-        manifest: dict[str, Any] = read_json(path)
+        manifest = read_manifest(out / f"{name}.json")
         tar_bytes = (out / f"{name}.tar").stat().st_size
         complete = manifest["settings"] == settings and manifest["tar_bytes"] == tar_bytes
         intact = sha256_file(out / f"{name}.parquet") == manifest["parquet_sha256"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError):
         return None
     return manifest if complete and intact else None
 

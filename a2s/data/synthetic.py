@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from a2s.data.arrays import F32, U8
-from a2s.storage.files import atomic_write, read_json, write_json
+from a2s.storage.files import atomic_write, read_json, read_text, write_json
 from a2s.storage.hashing import digest
 
 MANIFEST = "scenes.json"
@@ -90,7 +90,7 @@ def render_folder(out: Path, *, num_train: int, num_test: int, side_px: int, see
     """
     request = {"num_train": num_train, "num_test": num_test, "side_px": side_px, "seed": seed}
     # The hash of this file is part of the request, because changed code may draw other scenes.
-    request["drawing"] = int(digest(Path(__file__).read_text("utf-8"))[:12], 16)
+    request["drawing"] = int(digest(read_text(Path(__file__)))[:12], 16)
     manifest = out / MANIFEST
     if manifest.is_file() and read_json(manifest) == request:
         return False

@@ -19,8 +19,9 @@ from typing import IO, Any
 from a2s.data.images import SUFFIXES
 from a2s.data.keys import decode_key, encode_key
 from a2s.data.shards import MASK, refuse_unsafe_member
+from a2s.data.tar_headers import END_MARKER, Header, has_bad_header, skip_to_next, why_it_ended
 from a2s.errors import ConfigError, DataError
-from a2s.storage.files import atomic_path
+from a2s.storage.files import atomic_path, open_file
 from a2s.storage.remote import is_remote, open_source
 
 zstd: Any = None
@@ -30,7 +31,6 @@ with contextlib.suppress(ImportError):
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tzst")
 _PLAIN_FILE = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _BLOCK = 512
-_END_MARKER = tarfile.EOFHeaderError  # type: ignore[attr-defined]
 _TAR_ERRORS: tuple[type[Exception], ...] = (
     *(tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError),
     *((zstd.ZstdError,) if zstd else ()),
@@ -38,7 +38,6 @@ _TAR_ERRORS: tuple[type[Exception], ...] = (
 _GZIP, _BZIP2, _XZ, _ZSTD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
 _BUFFER_BYTES = 1 << 20
 _DRAIN_BYTES = 1 << 20
-_END_OF_FILE = tarfile.EmptyHeaderError  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -67,21 +66,6 @@ def is_tar(path: Path) -> bool:
     return path.name.lower().endswith((".tar", *_COMPRESSED))
 
 
-class _Header(tarfile.TarInfo):
-    """A tar header that tells its archive why the last one could not be read.
-
-    `tarfile` itself ends at a damaged header as at the end marker, without an error.
-    """
-
-    @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> _Header:
-        try:
-            return super().fromtarfile(archive)
-        except tarfile.HeaderError as error:
-            archive.end = error  # type: ignore[attr-defined]
-            raise
-
-
 def local_tar(source: str, *, staging: Path, number: int) -> tuple[Path, Member | None]:
     """Return an uncompressed local tar; copy the images of a remote or compressed one to `staging`.
 
@@ -100,7 +84,7 @@ def local_tar(source: str, *, staging: Path, number: int) -> tuple[Path, Member 
     with open_source(source) as file, atomic_path(path) as temporary:
         try:
             stream = _decompress(file, source)
-            with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar:
+            with tarfile.open(fileobj=stream, mode="r|", tarinfo=Header) as tar:
                 damage, position = _copy_images(tar, temporary), tar.offset
         except _TAR_ERRORS as error:
             _raise_if_of_the_system(error)
@@ -112,7 +96,7 @@ def local_tar(source: str, *, staging: Path, number: int) -> tuple[Path, Member 
             num_bytes = stream.tell()
         except _TAR_ERRORS as error:
             _raise_if_of_the_system(error)
-            damage = damage or _why(error)
+            damage = damage or why_it_ended(error)
     if not damage:
         return path, None
     return path, _damaged(damage, position=position, num_bytes=num_bytes)
@@ -148,32 +132,40 @@ def _copy_images(tar: tarfile.TarFile, path: Path) -> str:
     ):
         while True:
             complete = copy.offset
+            if has_bad_header(tar):
+                return why_it_ended(getattr(tar, "end", None))
             try:
+                skip_to_next(tar)
                 if (member := tar.next()) is None:
                     end = getattr(tar, "end", None)
-                    return "" if isinstance(end, _END_MARKER) else _why(end)
+                    return "" if isinstance(end, END_MARKER) else why_it_ended(end)
                 tar.members = []  # type: ignore[attr-defined]  # else it keeps all in memory
-                if member.type in _PLAIN_FILE and _suffix(member.name) in SUFFIXES:
-                    copy.addfile(member, tar.extractfile(member))
-                    copy.members = []  # type: ignore[attr-defined]
+                if member.isdir() or _suffix(member.name) not in SUFFIXES:
+                    continue
+                # Only what is used: its other attributes may be impossible, such as its date.
+                plain = tarfile.TarInfo(member.name)
+                if member.type in _PLAIN_FILE and not member.issparse():
+                    plain.size = member.size
+                    copy.addfile(plain, tar.extractfile(member))
+                else:  # the list of members says that it is no file
+                    is_link = member.islnk() or member.issym()
+                    plain.type = tarfile.SYMTYPE if is_link else tarfile.FIFOTYPE
+                    plain.linkname = member.linkname
+                    copy.addfile(plain)
+                copy.members = []  # type: ignore[attr-defined]
             except _TAR_ERRORS as error:
                 _raise_if_of_the_system(error)
                 # Drop the member of which only a part came.
                 file.seek(complete)
                 file.truncate()
                 copy.offset = complete
-                return _why(error)
-
-
-def _why(error: BaseException | None) -> str:
-    if error is None or isinstance(error, _END_OF_FILE):
-        return "no end marker"
-    return str(error) or type(error).__name__
+                return why_it_ended(error)
 
 
 def _damaged(why: str, *, position: int, num_bytes: int | None) -> Member:
     """A tar that cannot be read from a position on."""
-    lost_bytes = None if num_bytes is None else max(0, num_bytes - position)
+    position = position if num_bytes is None else min(position, num_bytes)
+    lost_bytes = None if num_bytes is None else num_bytes - position
     # Cut at the end of a member: nothing tells how much there was.
     share = lost_bytes / num_bytes if lost_bytes and num_bytes else None
     lost = f"{lost_bytes:,} bytes were not read" if lost_bytes else "what follows is lost"
@@ -188,26 +180,33 @@ def tar_members(path: Path, *, source: str) -> Iterator[Member]:
     A member with an unsafe name, and the position where the tar is damaged, have a `problem`.
 
     Raises:
-        DataError: the file is not a tar.
+        DataError: the file cannot be read, or is not a tar.
     """
-    num_bytes = path.stat().st_size
     try:
-        tar = tarfile.open(path, "r:")  # noqa: SIM115
-    except tarfile.TarError as error:
-        raise DataError(f"{source}: not an uncompressed tar, or damaged ({error})") from error
-    with tar, path.open("rb") as file:
+        file = open_file(path)
+    except OSError as error:
+        raise DataError(f"{source}: cannot be read ({error.strerror})") from error
+    num_bytes = os.fstat(file.fileno()).st_size
+    with file:
         try:
-            while (entry := tar.next()) is not None:
+            tar = tarfile.open(fileobj=file, mode="r:", tarinfo=Header)  # noqa: SIM115
+        except tarfile.TarError as error:
+            raise DataError(f"{source}: not an uncompressed tar, or damaged ({error})") from error
+        try:
+            # A first header that is damaged only in part is no error to `tarfile`.
+            while not has_bad_header(tar) and (entry := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # else it keeps all in memory
-                if entry.type in _PLAIN_FILE:
+                if not entry.isdir():
                     yield _member(entry, source=source, num_bytes=num_bytes)
             file.seek(min(tar.offset, num_bytes))
             # tarfile may stop early without an error; a complete tar ends with a block of zeros.
             damage = "" if file.read(_BLOCK) == bytes(_BLOCK) else "no end marker"
+            if has_bad_header(tar):
+                damage = why_it_ended(getattr(tar, "end", None))
         except tarfile.TarError as error:
             damage = str(error)
         if damage:
-            yield _damaged(damage, position=min(tar.offset, num_bytes), num_bytes=num_bytes)
+            yield _damaged(damage, position=tar.offset, num_bytes=num_bytes)
 
 
 def _member(entry: tarfile.TarInfo, *, source: str, num_bytes: int) -> Member:
@@ -223,9 +222,17 @@ def _member(entry: tarfile.TarInfo, *, source: str, num_bytes: int) -> Member:
         key = _key(stem)
     except DataError as error:
         return Member(*where, problem="unsafe_name", detail=str(error))
+    if entry.type not in _PLAIN_FILE or entry.issparse():
+        return Member(*where, problem="not_a_file", detail=_what(entry))
     if entry.offset_data + entry.size > num_bytes:
         return Member(*where, problem="truncated", detail="the tar ends inside this member")
     return Member(*where, key=key, is_mask=is_mask)
+
+
+def _what(entry: tarfile.TarInfo) -> str:
+    if entry.islnk() or entry.issym():
+        return f"a link to {entry.linkname!r}; pack the image that it leads to"
+    return "a sparse file" if entry.issparse() else "a device or a named pipe"
 
 
 def _key(stem: str) -> str:

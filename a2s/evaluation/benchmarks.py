@@ -6,6 +6,7 @@ add levels (`ECSSD/ECSSD/images`).
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -14,6 +15,7 @@ from pathlib import Path
 from a2s.data.file_tree import read_lines
 from a2s.data.keys import encode_key
 from a2s.errors import DataError
+from a2s.storage.files import read_bytes
 
 MAX_DEPTH = 4
 
@@ -161,20 +163,38 @@ def _split(benchmark: Benchmark, root: Path, folders: dict[str, Path]) -> frozen
 
 def _listed(file: Path) -> frozenset[str]:
     """Read the keys of the pictures in a list: one per line or cell, with or without suffix."""
-    if file.suffix == ".mat":
-        from scipy.io import loadmat
-
-        try:
-            content = loadmat(str(file), simplify_cells=True, variable_names=[file.stem])
-        except (ValueError, TypeError, NotImplementedError, OSError) as error:
-            raise DataError(f"{file}: is not a MATLAB file that can be read ({error})") from error
-        if file.stem not in content:
-            raise DataError(f"{file}: holds no variable {file.stem}")
-        names = [str(name) for name in content[file.stem].ravel()]
-    else:
-        names = [line.split()[0] for line in read_lines(file)]
+    try:
+        names = _cells(file) if file.suffix == ".mat" else _words(file)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror})") from error
     if not names:
         raise DataError(f"{file}: names no picture")
-    return frozenset(
-        encode_key(Path(name.replace("\\", "/")).with_suffix("").name) for name in names
-    )
+    keys = set()
+    for name in names:
+        last = name.replace("\\", "/").rpartition("/")[2]
+        stem, dot, _ = last.rpartition(".")
+        try:
+            keys.add(encode_key(stem if dot else last))
+        except DataError as error:
+            raise DataError(f"{file}: {error}") from None
+    return frozenset(keys)
+
+
+def _words(file: Path) -> list[str]:
+    return [line.split()[0] for line in read_lines(file)]
+
+
+def _cells(file: Path) -> list[str]:
+    from scipy.io import loadmat
+
+    data = read_bytes(file)
+    try:
+        content = loadmat(io.BytesIO(data), simplify_cells=True, variable_names=[file.stem])
+        if file.stem not in content:
+            raise DataError(f"{file}: holds no variable {file.stem}")
+        return [str(name) for name in content[file.stem].ravel()]
+    except DataError:
+        raise
+    except Exception as error:  # on arbitrary bytes this parser raises any exception
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{file}: is not a MATLAB file that can be read ({why})") from error

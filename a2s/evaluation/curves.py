@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from a2s.evaluation.dataset_scores import DatasetScores
 from a2s.storage.files import atomic_write
+from a2s.storage.parsing import printable
 
-_BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9730d", "#6b6b6b"
+_BLUE, _ORANGE = "#1f5fa8", "#d9730d"
 
 
 def write_curves(out: Path, scores: DatasetScores, *, title: str) -> None:
@@ -29,18 +30,12 @@ def pr_curve(precision_T: NDArray[Any], recall_T: NDArray[Any], *, title: str) -
     """
     figure, axes = _axes("recall", "precision", title)
     axes.plot(recall_T, precision_T, color=_BLUE, linewidth=1.8)
-    for threshold in (64, 128, 192):
+    # Names at the points would cover each other: maps with few grey values have them in one place.
+    for threshold, marker in ((64, "^"), (128, "o"), (192, "s")):
         x, y = recall_T[255 - threshold], precision_T[255 - threshold]
-        axes.plot(x, y, "o", color=_BLUE, markersize=4)
-        axes.annotate(
-            f"threshold {threshold}",
-            (x, y),
-            xytext=(-6, -11),
-            textcoords="offset points",
-            ha="right",
-            fontsize=8,
-            color=_GREY,
-        )
+        name = f"threshold {threshold}: precision {y:.3f}, recall {x:.3f}"
+        axes.plot(x, y, marker, color=_BLUE, fillstyle="none", markersize=7, label=name)
+    axes.legend(loc="best", fontsize=9, frameon=False)
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     return to_svg(figure)
 
@@ -63,7 +58,7 @@ def f_curve(f_T: NDArray[Any], *, adaptive_f: float, title: str) -> str:
         label=f"adaptive {adaptive_f:.3f} (the paper's ave-F)",
     )
     axes.set(xlim=(0, 255), ylim=(0, 1.02), xticks=[0, 64, 128, 192, 255])
-    axes.legend(loc="lower center", fontsize=9, frameon=False)
+    axes.legend(loc="best", fontsize=9, frameon=False)
     return to_svg(figure)
 
 
@@ -79,7 +74,7 @@ def panels(count: int, *, width: float = 5.6, height: float = 4.2) -> tuple[Any,
 
 def name_axes(axes: Any, x_name: str, y_name: str, title: str) -> None:
     """Set title and axis names, draw a grid behind the lines, and remove the frame."""
-    axes.set_title(title, fontsize=11, loc="left")
+    axes.set_title(printable(title), fontsize=11, loc="left", parse_math=False)
     axes.set_xlabel(x_name)
     axes.set_ylabel(y_name)
     axes.grid(color="#e4e4e4", linewidth=0.8)

@@ -20,12 +20,15 @@ from a2s.data.masks import decode_map, decode_truth
 from a2s.data.open_files import Address
 from a2s.errors import ConfigError, DataError
 from a2s.storage.files import write_json
+from a2s.storage.parsing import printable
 
 if TYPE_CHECKING:
     from a2s.data.index import Index
 
 # Where `a.png` and `a.jpg` lie together, the lossless one is the mask, the other its photograph.
 _LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
+_RECORDS = (".yaml", ".json", ".jsonl", ".txt")
+"""Suffixes of what a command of a2s writes about itself in its output folder."""
 _COMPARED = 200
 """Names of each side among which a pattern is looked for that would pair them."""
 _ADDITIONS = (".cutout", ".overlay")
@@ -166,7 +169,7 @@ def unpaired(keys: Iterable[str], truths: PictureSet, *, folder: Path) -> str:
     some, of_truths = (sorted(side)[:_COMPARED] for side in (keys, truths.keys))
     files = [os.path.relpath(truths.locate(key).path, folder) for key in of_truths]
     example = f"for example {some[0]} and {of_truths[0]}"
-    return f"a truth in {folder} ({example}); {suggestion(some, files)}"
+    return f"a truth in {folder} ({example}); {printable(suggestion(some, files))}"
 
 
 def only(side: PictureSet, keys: frozenset[str]) -> PictureSet:
@@ -260,13 +263,14 @@ def _from_files(
     shadowed = []
     skipped: Counter[str] = Counter()
     state = hashlib.sha256()
-    for relative in sorted(
-        (relative for _, relative in walk(root)),
-        key=lambda text: (_is_lossless(text) != lossless_first, text),
-    ):
+    is_output = (root / "config.yaml").exists() and (root / "environment.json").exists()
+    names = sorted(relative for _, relative in walk(root))
+    names.sort(key=lambda name: _is_lossless(name) != lossless_first)
+    for relative in names:
         path = PurePosixPath(relative)
         if path.suffix.lower() not in SUFFIXES:
-            skipped[path.suffix.lower() or "without suffix"] += 1
+            if not (is_output and path.suffix in _RECORDS and path.parent == PurePosixPath()):
+                skipped[path.suffix.lower() or "without suffix"] += 1
             continue
         key = key_of(path)
         if key is None:
@@ -276,13 +280,15 @@ def _from_files(
             shadowed.append(relative)
             continue
         found[key] = relative
-        status = os.stat(root / relative)
-        state.update(f"{key} {status.st_size} {status.st_mtime_ns}\n".encode())
+        try:
+            status = os.stat(root / relative)
+            state.update(f"{key} {status.st_size} {status.st_mtime_ns}\n".encode())
+        except OSError:  # a link to nowhere, say: reading it will report that
+            state.update(f"{key} unreadable\n".encode())
     if not found:
         listed = ", ".join(f"{count:,} {kind}" for kind, count in sorted(skipped.items()))
-        raise DataError(
-            f"{root}: no {what} here ({', '.join(SUFFIXES)}); others: {listed or 'none'}"
-        )
+        known = ", ".join(SUFFIXES)
+        raise DataError(f"{root}: no {what} here ({known}); others: {listed or 'none'}")
 
     def locate(key: str) -> PictureFile:
         return PictureFile(Address(str(root / found[key])))

@@ -1,6 +1,7 @@
 """What the scores of a run are worth: one sentence, and warnings. Pure.
 
-Rows are `centre`, `rbd` (two baselines that learn nothing), `maps`, `labels` and `detector`; each
+Rows are `centre`, `rbd` (two baselines that learn nothing), `bundled` (the detector inside the
+package, as it is), `maps`, `labels` and `detector`; each
 is the content of a scores.json.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 NAMES = {
     "centre": "the Gaussian in the middle",
     "rbd": "RBD",
+    "bundled": "the bundled detector",
     "maps": "activation maps",
     "labels": "labels",
     "detector": "detector",
@@ -59,6 +61,7 @@ def warnings(rows: Rows | None) -> list[str]:
     others = {
         "labels": "its own labels ({:.3f})",
         "rbd": "RBD ({:.3f}), which learns nothing",
+        "bundled": "the bundled detector ({:.3f}), which has not seen these images",
         "centre": "one Gaussian in the middle of every image ({:.3f})",
     }
     return [

@@ -19,12 +19,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from a2s.errors import WeightsError
+from a2s.models.bundled import bundled_encoder
 from a2s.models.encoder_base import Encoder
 from a2s.models.encoders import build_encoder, calibrate_batchnorm
 from a2s.models.timm_name import PRETRAINED, is_timm, require_timm
-from a2s.storage.files import atomic_path
+from a2s.storage.files import atomic_path, open_file
 
 DOWNLOAD_TIMEOUT_SEC = 30.0
+BUNDLED = "bundled"
+"""Weights inside the package, those of MobileNetV2."""
 
 
 @dataclass(frozen=True)
@@ -107,10 +110,12 @@ def load_encoder(name: str, weights: str | None) -> Encoder:
         calibrate_batchnorm(encoder)
         return encoder
     published = REGISTRY.get(weights)
-    if published is None:
+    if weights == BUNDLED:
+        path = bundled_encoder()
+    elif published is None:
         path = Path(weights).expanduser()
         if not path.is_file():
-            known = f"a registered name ({', '.join(REGISTRY)})"
+            known = f"{BUNDLED} or a registered name ({', '.join(REGISTRY)})"
             if is_timm(name):
                 known = f"`{PRETRAINED}`, which means those that timm publishes as {name}"
             raise WeightsError(f"weights: {weights} is neither a file nor {known}")
@@ -158,7 +163,7 @@ def fetch(name: str, published: PublishedWeights) -> Path:
 
 
 def _verify(path: Path, published: PublishedWeights, *, advice: str) -> None:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         found = hashlib.file_digest(file, published.algorithm).hexdigest()
     if not found.startswith(published.digest_prefix):
         raise WeightsError(

@@ -44,6 +44,8 @@ class SavedNetwork:
 
     file: Path
     metadata: Mapping[str, str] = field(compare=False, repr=False)
+    encoder_file: Path | None = None
+    """Weights of the encoder, where the file itself has none."""
 
     @staticmethod
     def find(path: Path) -> SavedNetwork:
@@ -141,7 +143,9 @@ class SavedNetwork:
         The checksum alone would do; the other entries let the message say what differs.
         """
         described = {f"model.{key}": value for key, value in self.metadata.items()}
-        return {"model_sha256": hashing.sha256_file(self.file), **described}
+        files = {"model_sha256": self.file, "encoder_sha256": self.encoder_file}
+        sums = {name: hashing.sha256_file(file) for name, file in files.items() if file}
+        return {**sums, **described}
 
     def load(self) -> nn.Module:
         """Build the network, weights loaded, on the CPU.
@@ -152,12 +156,18 @@ class SavedNetwork:
         from a2s.models.build import build_from_spec
 
         tensors = read(self.file)
+        if self.encoder_file is not None:
+            encoder = read(self.encoder_file)
+            tensors |= {f"encoder.{name}": tensor for name, tensor in encoder.items()}
         try:
             model = build_from_spec(self.metadata)
             model.load_state_dict({k: v for k, v in tensors.items() if not k.startswith(UNUSED)})
         except (CheckpointError, RuntimeError) as error:
+            # torch lists every tensor, a line each.
+            reason = " ".join(str(error).split())
+            reason = reason if len(reason) <= 200 else f"{reason[:200]}…"
             raise CheckpointError(
-                f"model: {self.file} is not a model that a2s wrote ({error})"
+                f"model: {self.file} is not a model that a2s wrote ({reason})"
             ) from None
         return model.eval()
 

@@ -16,8 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from a2s.errors import CheckpointError
 from a2s.storage import files, hashing, tensors
+from a2s.storage.parsing import first_problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +37,27 @@ class Commit:
     number: int
     folder: Path
     path: Path
+    sha256: dict[str, str]
+    state: dict[str, Any]
+
+
+class _State(BaseModel):
+    """What every commit's state has; each command adds its own."""
+
+    model_config = ConfigDict(strict=True)
+
+    epoch: int = Field(ge=0)
+    step: int = Field(ge=0)
+    finished: bool
+    generation: int = Field(0, ge=0)
+    part: str | None = None
+
+
+class _Record(BaseModel):
+    """Content of a commit file."""
+
+    model_config = ConfigDict(strict=True)
+
     sha256: dict[str, str]
     state: dict[str, Any]
 
@@ -66,7 +90,7 @@ def save_again(run: Path, commit: Commit, *, state: dict[str, Any]) -> Commit:
         CheckpointError: the weights are missing or damaged.
     """
     verify(commit)
-    contents = {name: (commit.folder / name).read_bytes() for name in FILES[:2]}
+    contents = {name: files.read_bytes(commit.folder / name) for name in FILES[:2]}
     return _write(run, commit.number + 1, contents, state)
 
 
@@ -88,13 +112,15 @@ def read_commit(path: Path) -> Commit:
     """
     try:
         number = int(path.stem)
-        record = json.loads(path.read_bytes())
-        sha256, state = dict(record["sha256"]), dict(record["state"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        record = _Record.model_validate(files.read_json(path))
+        _State.model_validate(record.state)
+    except (OSError, ValueError) as error:
+        why = first_problem(error) if isinstance(error, ValidationError) else error
         raise CheckpointError(
-            f"checkpoint: {path} is damaged ({error}). {_recovery_hint(path)}"
+            f"checkpoint: {path} is damaged ({why}). {_recovery_hint(path)}"
         ) from None
-    return Commit(number, _checkpoint_folder(path.parents[1], number), path, sha256, state)
+    folder = _checkpoint_folder(path.parents[1], number)
+    return Commit(number, folder, path, record.sha256, record.state)
 
 
 def load(commit: Commit) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from a2s.storage.files import atomic_path
+from a2s.storage.parsing import json_line
 
 Failure = dict[str, str]
 FILE_NAME = "failures.jsonl"
@@ -17,11 +18,11 @@ BAD_CHECKSUM = "bad_checksum"
 
 def failure(key: str, path: str, reason: str, detail: str) -> Failure:
     """Make a record: key, path, one-word reason, detail."""
-    return {"key": key, "path": printable(path), "reason": reason, "detail": detail}
+    return {"key": key, "path": as_text(path), "reason": reason, "detail": detail}
 
 
-def printable(path: str) -> str:
-    """Escape the bytes of a path that are not UTF-8."""
+def as_text(path: str) -> str:
+    """A path as JSON can hold it: the bytes that are not UTF-8 are escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -35,4 +36,4 @@ def write_failures(
     ):
         for record in failures:
             line = json.dumps(record, ensure_ascii=sorted_ascii, sort_keys=sorted_ascii)
-            file.write(line + "\n")
+            file.write(json_line(line) + "\n")

@@ -1,19 +1,80 @@
-"""Atomic file writes, JSON and JSON lines."""
+"""Reads that nothing but a regular file can answer, atomic writes, JSON and JSON lines."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import os
 import re
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from a2s.errors import StorageError
+from a2s.storage.parsing import json_line, parse_json
+
 _umask_lock = threading.Lock()
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
+
+
+class NotAFile(StorageError, OSError):
+    """A path leads to a folder, named pipe, socket or device, where a file is wanted."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(errno.EINVAL, "not a regular file", os.fsdecode(path))  # type: ignore[arg-type]
+
+    def __reduce__(self) -> tuple[type[NotAFile], tuple[str]]:
+        return NotAFile, (self.filename,)
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
+
+
+def open_file(path: str | bytes | Path) -> io.BufferedReader:
+    """Open a file to read it, without waiting for whoever may write to a named pipe.
+
+    Raises:
+        NotAFile: it is no regular file.
+        OSError: it cannot be opened.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or a device that is not there
+            raise NotAFile(path) from None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise NotAFile(path)
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file.
+
+    Raises:
+        OSError: as `open_file`, or reading fails.
+    """
+    with open_file(path) as file:
+        return file.read()
+
+
+def read_text(path: Path, *, errors: str = "strict") -> str:
+    """Read a file as UTF-8.
+
+    Raises:
+        OSError: as `read_bytes`.
+        UnicodeDecodeError: it holds other bytes.
+    """
+    return read_bytes(path).decode("utf-8", errors)
 
 
 def fsync_dir(path: Path) -> None:
@@ -64,12 +125,18 @@ def atomic_write(path: Path, data: bytes | str) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON atomically; keys are sorted, so equal values give equal bytes."""
-    atomic_write(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
+    atomic_write(path, json_line(text) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read JSON.
+
+    Raises:
+        OSError: as `read_bytes`.
+        ValueError: as `parse_json`.
+    """
+    return parse_json(read_bytes(path))
 
 
 def append_jsonl(path: Path, value: Mapping[str, object]) -> None:
@@ -77,7 +144,7 @@ def append_jsonl(path: Path, value: Mapping[str, object]) -> None:
 
     After a truncated line, start a new line.
     """
-    line = json.dumps(value, ensure_ascii=False) + "\n"
+    line = json_line(json.dumps(value, ensure_ascii=False)) + "\n"
     with path.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)

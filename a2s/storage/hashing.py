@@ -6,6 +6,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from a2s.storage.files import open_file
+
 
 def key_hash(key: str) -> int:
     """Hash a key to the integer that seeds its random draws; the same on every machine.
@@ -17,8 +19,12 @@ def key_hash(key: str) -> int:
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
-    with path.open("rb") as file:
+    """SHA-256 of a file's bytes, hexadecimal.
+
+    Raises:
+        OSError: as `files.open_file`, or reading fails.
+    """
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

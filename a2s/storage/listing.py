@@ -20,6 +20,8 @@ class Entry:
     name: str
     path: str
     is_folder: bool
+    is_file: bool
+    """Whether it can be read: no folder, named pipe, socket or device."""
     size_bytes: int | None
     written_sec: float | None
 
@@ -88,6 +90,9 @@ class Folder:
             ConfigError: an existing file cannot be read.
         """
         wanted = [name for name in names if name in self.entries]
+        for name in wanted:
+            if not self.entries[name].is_file:
+                raise ConfigError(f"{self.url.rstrip('/')}/{name}: not a regular file")
         paths = [self.entries[name].path for name in wanted]
         # `cat` would treat brackets in a path as a glob pattern.
         contents = self._file_system.cat_ranges(paths, None, None, on_error="return")
@@ -138,6 +143,7 @@ def _entry(info: Mapping[str, Any]) -> Entry:
         name=path.rstrip("/").rpartition("/")[2],
         path=path,
         is_folder=info.get("type") == "directory",
+        is_file=info.get("type") == "file",
         size_bytes=None if size is None else int(size),
         written_sec=next((_seconds(info[key]) for key in _TIMES if info.get(key)), None),
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from a2s.errors import DataError, StorageError
+from a2s.storage.files import open_file
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -65,7 +66,7 @@ def open_source(path_or_url: str | Path) -> IO[bytes]:
     text = str(path_or_url)
     if not is_remote(text):
         try:
-            return Path(text.removeprefix("file://")).open("rb")
+            return open_file(text.removeprefix("file://"))
         except OSError as error:
             raise DataError(f"{text}: cannot be opened ({error})") from error
     return cast(IO[bytes], _open_remote(text, max_sec=None))

@@ -16,8 +16,16 @@ from pydantic import BaseModel
 from a2s.errors import A2SError, ConfigError
 from a2s.storage import lock
 from a2s.storage.environment import environment
-from a2s.storage.files import append_jsonl, atomic_write, read_json, write_json
+from a2s.storage.files import (
+    NotAFile,
+    append_jsonl,
+    atomic_write,
+    read_json,
+    read_text,
+    write_json,
+)
 from a2s.storage.hashing import digest
+from a2s.storage.parsing import parse_yaml
 
 _STOPPED = "stopped.json"
 """Why and when the last call ended early, for `a2s status`; the next call deletes it."""
@@ -90,10 +98,10 @@ def settings_of(
 def recorded(out: Path, *keys: str) -> Any:
     """A recorded setting of a folder, by its nested names; None if it is not recorded."""
     try:
-        value = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))["identity"]
+        value = parse_yaml(read_text(out / "config.yaml"))["identity"]
         for key in keys:
             value = value[key]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return value
 
@@ -137,8 +145,9 @@ def claim(
                 # `identity` is stored as it was compared, so a later default cannot change it.
                 record = {command: json.loads(config.model_dump_json()), "identity": settings}
                 text = yaml.safe_dump(record, sort_keys=False)
-                if not (out / "config.yaml").exists() or (out / "config.yaml").read_text() != text:
-                    atomic_write(out / "config.yaml", text)
+                file = out / "config.yaml"
+                if not file.exists() or read_text(file) != text:
+                    atomic_write(file, text)
             (out / _STOPPED).unlink(missing_ok=True)
         write_json(out / "environment.json", environment())
         try:
@@ -181,10 +190,10 @@ def compare(out: Path, settings: dict[str, Any]) -> None:
     if not path.exists():
         return
     try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+        record = parse_yaml(read_text(path))
         old: dict[str, Any] = record["identity"]
         old_command = old["command"]
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, NotAFile):
         raise ConfigError(
             f"{path} is not a configuration written by a2s; use another --out"
         ) from None

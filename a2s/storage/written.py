@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from a2s.errors import DataError
+from a2s.storage.files import read_bytes
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -22,7 +25,12 @@ _BLOCK_BYTES = 4096
 
 
 class WrittenFiles:
-    """The list of one output folder, which this process has locked."""
+    """The list of one output folder, which this process has locked.
+
+    Raises:
+        DataError: the list is damaged.
+        NotAFile: it is no file.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE_NAME
@@ -52,7 +60,7 @@ class WrittenFiles:
 
     def _drop_half_line(self) -> None:
         """Remove what a crash has left of a line; its file was not written yet."""
-        if not self._path.exists():
+        if not self._path.is_file():
             return
         with self._path.open("rb+") as file:
             size = end = file.seek(0, os.SEEK_END)
@@ -70,13 +78,18 @@ class WrittenFiles:
         from pyarrow import csv
 
         types = {"kind": pa.string(), "key": pa.large_string()}
-        if not self._path.exists() or not self._path.stat().st_size:
+        data = read_bytes(self._path) if self._path.exists() else b""
+        if not data:
             return tuple(pa.chunked_array([], kind) for kind in types.values())
         # Keys hold neither spaces nor quotes nor line ends (data/keys.py).
-        table = csv.read_csv(
-            self._path,
-            csv.ReadOptions(column_names=list(types)),
-            csv.ParseOptions(delimiter=" ", quote_char=False),
-            csv.ConvertOptions(column_types=types, strings_can_be_null=False),
-        )
+        try:
+            table = csv.read_csv(
+                pa.BufferReader(data),
+                csv.ReadOptions(column_names=list(types)),
+                csv.ParseOptions(delimiter=" ", quote_char=False),
+                csv.ConvertOptions(column_types=types, strings_can_be_null=False),
+            )
+        except pa.ArrowInvalid as error:
+            why = " ".join(str(error).split())
+            raise DataError(f"{self._path} is damaged ({why}); use another --out") from None
         return table["kind"], table["key"]

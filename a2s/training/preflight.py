@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from a2s.config.training import Stage1Config, Stage2Config, TrainOptions
+from a2s.config.training import Stage1Config, Stage2Config, Stage2Options, TrainOptions
 from a2s.errors import A2SError
 from a2s.storage import checkpoints
 
@@ -20,7 +20,8 @@ HOW_TO_TRAIN = "a file or a name such as resnet50/moco_v2_800ep"
 
 def is_untrained(config: TrainOptions) -> bool:
     """Whether training starts from an encoder without pretrained weights."""
-    return config.encoder.weights == "none"
+    starts_trained = isinstance(config, Stage2Options) and config.init is not None
+    return config.encoder.weights == "none" and not starts_trained
 
 
 def untrained_lines(stage: str, config: TrainOptions) -> Iterator[str]:
@@ -38,10 +39,14 @@ def check_encoders(configs: Iterable[Stage1Config | Stage2Config]) -> None:
     """
     from a2s.models.encoder_weights import load_encoder
     from a2s.models.encoders import build_encoder
+    from a2s.training.setup import load_init
 
     seen = set()
     for config in configs:
         commit = checkpoints.last_commit(config.out)
+        if isinstance(config, Stage2Config) and config.init is not None and commit is None:
+            load_init(config.init, config).encoder.check_side(config.image_size)
+            continue
         key = (config.encoder.name, config.encoder.weights, config.image_size)
         if key in seen or (commit is not None and commit.state["finished"]):
             continue

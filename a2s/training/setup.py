@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from a2s.config.base import EncoderConfig
 from a2s.config.training import Stage1Config, Stage2Config, Stage2Options
 from a2s.data.index import Index
-from a2s.errors import ConfigError
+from a2s.errors import CheckpointError, ConfigError
 from a2s.models import saved
 from a2s.models.activation_net import ActivationNet, random_e5_scale
+from a2s.models.bundled import bundled
 from a2s.models.detector import Detector
 from a2s.models.encoder_weights import load_encoder
 from a2s.parallel import ranks
@@ -152,14 +155,56 @@ def batchnorm_mode(config: Stage2Options, *, images_per_rank: int) -> Literal["f
     return "train"
 
 
+def start_identity(config: Stage2Options) -> dict[str, str]:
+    """What identifies the detector that training starts from; nothing if it starts from none.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    if config.init is None:
+        return {}
+    return {"init": _find_init(config.init).identity()["model_sha256"]}
+
+
+def _find_init(init: Literal["bundled"] | Path) -> saved.SavedNetwork:
+    return bundled("detector") if init == "bundled" else saved.SavedNetwork.find(init)
+
+
+def load_init(init: Literal["bundled"] | Path, config: Stage2Options) -> Detector:
+    """The detector that training starts from, on the CPU.
+
+    Raises:
+        CheckpointError: it cannot be read, or is no detector.
+        ConfigError: it is another network than the settings ask for.
+    """
+    found = _find_init(init)
+    if found.kind != "detector":
+        raise CheckpointError(f"stage2: --init {init} is of kind {found.kind}; give a detector")
+    model = found.load()
+    assert isinstance(model, Detector), found.kind
+    name = found.metadata["encoder.name"]
+    # The default stands for no wish.
+    asked = name if config.encoder == EncoderConfig() else config.encoder.name
+    if (name, model.detector) != (asked, config.detector):
+        raise ConfigError(
+            f"stage2: --init {init} is a detector {model.detector} with the encoder {name}; "
+            f"{config.detector} with {asked} was asked for"
+        )
+    return model
+
+
 def start_stage2(
     config: Stage2Options, commit: Commit | None, *, device: torch.device
 ) -> tuple[Detector, dict[str, nn.Parameter], GuardedSGD]:
     """Network and optimizer, as the seed or the commit has them; equal on every rank."""
     torch.manual_seed(config.seed)
-    encoder = load_encoder(config.encoder.name, config.encoder.weights)
-    encoder.check_side(config.image_size)
-    model = Detector(encoder, detector=config.detector)
+    scale = 1.0 if config.init is None else config.init_lr_scale
+    if config.init is None:
+        encoder = load_encoder(config.encoder.name, config.encoder.weights)
+        model = Detector(encoder, detector=config.detector)
+    else:
+        model = load_init(config.init, config)
+    model.encoder.check_side(config.image_size)
     tensors, buffers, _ = checkpoints.load(commit) if commit else (model.state_dict(), {}, {})
     if commit:
         saved.check_network(commit, model.spec())
@@ -167,8 +212,8 @@ def start_stage2(
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = GuardedSGD(
         [
-            {"params": list(model.encoder.parameters()), "scale": config.encoder_lr_scale},
-            {"params": list(model.decoder.parameters()), "scale": 1.0},
+            {"params": list(model.encoder.parameters()), "scale": scale * config.encoder_lr_scale},
+            {"params": list(model.decoder.parameters()), "scale": scale},
         ],
         lr=config.lr,
         momentum=config.momentum,

@@ -29,7 +29,7 @@ from a2s.parallel import ranks
 from a2s.training import pause
 from a2s.training.labelled import labelled_images
 from a2s.training.loop import Step, TrainingRun, open_run
-from a2s.training.setup import batchnorm_mode, start_accelerator, start_stage2
+from a2s.training.setup import batchnorm_mode, start_accelerator, start_identity, start_stage2
 from a2s.training.stage2_loss import LOSS_OF, Outcome, loss_and_labels, means, micro_batches
 from a2s.training.step import (
     DeferredMetrics,
@@ -50,7 +50,8 @@ def train(config: Stage2Config) -> bool:
         index, labels = Index.load(config.data), Index.load(config.labels)
         images_per_rank = lanes_per_rank(config.batch_size, ranks.world())
         batchnorm = batchnorm_mode(config, images_per_rank=images_per_rank)
-    inputs = {"data": index.fingerprint, "labels": labels.fingerprint}
+        started = start_identity(config)
+    inputs = {"data": index.fingerprint, "labels": labels.fingerprint, **started}
     with open_run(config, "stage2", accelerator, index, inputs=inputs) as run:
         pending_label_command = _train(config, run, labels, batchnorm)
         finished = bool(run.state["finished"]) and pending_label_command is None

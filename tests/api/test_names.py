@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 
@@ -38,9 +37,6 @@ def test_the_api_loads_torch_only_to_predict() -> None:
     assert done.stdout.strip() == "False"
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("a2s.models.bundled") is None, reason="no models in this package"
-)
 @pytest.mark.parametrize("model", ["bundled", "bundled-activation"])
 def test_the_bundled_networks(model: str, scenes, tmp_path) -> None:
     photo = sorted(scenes.images.iterdir())[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from a2s.config.base import EncoderConfig, RefineConfig
 from a2s.config.commands import EstimateConfig
 from a2s.data.chunks import Chunk
 from a2s.errors import DataError
+from a2s.labels.making import chunk
 from a2s.parallel import pool
 
 
@@ -55,7 +57,7 @@ def test_a_gpu_is_timed_with_as_many_images_as_a_large_job_gives_it(
     real, lengths = estimate.time_chunks, []
 
     def noted(chunks: list[Chunk], *rest: Any, **settings: Any) -> Any:
-        lengths.append([len(chunk.part) for chunk in chunks])
+        lengths.append([len(one.part) for one in chunks])
         return real(chunks, *rest, **settings)
 
     monkeypatch.setattr(pool, "has_gpu", lambda address: True)
@@ -81,7 +83,43 @@ def test_without_a_model_an_untrained_network_is_timed(
         sample=4,
     )
     assert estimate.run(settings) == 0
-    assert "16 images like those of" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "16 images like those of" in out
+    # What `a2s run` trains has three heads.
+    assert "network    mobilenet_v2, 3 heads, frame 64 px, images of 64 px; untrained" in out
+
+
+def test_the_model_that_was_timed_is_named(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_model(tmp_path / "model.safetensors")
+    assert estimate.run(EstimateConfig(data=data, model=model, workers=0, sample=2)) == 0
+    named = f"network    mobilenet_v2, 1 head, frame 0 px, images of 64 px; {model}"
+    assert named in capsys.readouterr().out
+
+
+def test_waiting_is_no_core_time(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Asleep as a process is that other work keeps from its core."""
+    real = chunk.refine
+
+    def late(*args: Any, **options: Any) -> Any:
+        time.sleep(1.0)
+        return real(*args, **options)
+
+    monkeypatch.setattr(chunk, "refine", late)
+    model = write_model(tmp_path / "model.safetensors")
+    settings = EstimateConfig(data=data, model=model, workers=0, sample=3, images=3600)
+    assert estimate.run(settings) == 0
+    out = capsys.readouterr().out
+    match = re.search(r"core-hours ([\d.,]+) \(±", out)
+    assert match is not None
+    assert 0 < float(match[1]) < 0.7
+    assert re.search(r"waiting    \d\d% of the workers' time", out)
 
 
 def test_images_that_cannot_be_read_are_said(tmp_path: Path) -> None:

@@ -159,6 +159,8 @@ def test_what_is_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixtu
     (root / "truth/9.gif").write_bytes(b"GIF89a")
     (root / "pred/notes.md").write_text("x")
     (root / "pred/0.overlay.jpg").write_bytes(b"x")
+    for record in ("config.yaml", "environment.json", "written.txt"):
+        (root / "pred" / record).touch()
     Image.new("L", (4, 4)).save(root / "pred/1.jpg")
     scores(root)
     printed = capsys.readouterr().out

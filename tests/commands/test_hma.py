@@ -25,7 +25,7 @@ from processes import call, pack
 
 from a2s.commands import status
 from a2s.config.checks import StatusConfig
-from a2s.config.commands import RunConfig
+from a2s.config.run import RunConfig
 from a2s.config.training import Stage2Options
 from a2s.data.images import decode, decode_mask, resize_rgb
 from a2s.data.index import Index

@@ -142,7 +142,7 @@ def test_a_run_is_exported_to_their_layout(temporary: Path) -> None:
         model=network.state_dict(),
         metadata={**network.spec(), "image_size": "320", "resize_filter": "bilinear"},
         optimizer={},
-        state={},
+        state={"epoch": 1, "step": 0, "finished": True},
     )
     config = ExportWeightsConfig(model=temporary / "run", out=temporary / "back.safetensors")
     assert export_weights.run(config) == 0

@@ -65,7 +65,21 @@ def test_a_part_that_fails_leaves_the_settings_that_another_goes_by(tmp_path: Pa
 
 
 def test_an_estimate_stands_damaged_images_on_a_gpu() -> None:
-    quality = Quality(0.5, 0.0, 0.5, 0.1, 1.0, 1, inverted=False)
+    quality = Quality(
+        quality=0.9,
+        no_object=False,
+        area_share=0.5,
+        border_contact=0.0,
+        decision_margin=0.5,
+        sign_margin=0.1,
+        crf_agreement=1.0,
+        num_components=1,
+        map_overlap=1.0,
+        map_inside=1.0,
+        map_peak=1.0,
+        colour_contrast=0.5,
+        inverted=False,
+    )
     good = Labelled(
         0,
         0,
@@ -75,7 +89,7 @@ def test_an_estimate_stands_damaged_images_on_a_gpu() -> None:
     damaged = Labelled(0, 1, failures=[{"key": "b"}], device_seconds={"decode": 0.1})
     index = cast(Index, SimpleNamespace(size_N=np.array([10, 10])))
     sample = estimate.summarise(
-        [good, damaged], [damaged, good], index, workers=1, pool_sec=1.0, start_sec=0.0
+        [good, damaged], [damaged, good], index, workers=1, pool_sec=1.0, start_sec=0.0, network="x"
     )
     assert (sample.device_sec, sample.pool_images_per_sec) == (0.2, 1.0)
 

@@ -6,7 +6,9 @@ from small_run import small
 
 from a2s.commands import run as run_job
 from a2s.commands.run import read_rows, score_table
-from a2s.config.training import Stage1Config
+from a2s.config.base import EncoderConfig
+from a2s.config.run import RunConfig
+from a2s.config.training import Stage1Config, Stage1Options, Stage2Options
 from a2s.errors import A2SError, ConfigError
 from a2s.pipeline import job_list
 
@@ -37,19 +39,49 @@ def test_job_list_with_truth_scores_every_stage(tmp_path, scenes):
         ("predict", "preds"),
         ("predict", "test-maps"),
         ("predict", "test-rbd"),
+        ("predict", "test-bundled"),
         ("label", "test-labels"),
         ("evaluate", "scores/maps"),
         ("evaluate", "scores/labels"),
         ("evaluate", "scores/detector"),
         ("evaluate", "scores/rbd"),
+        ("evaluate", "scores/bundled"),
     ]
+
+
+def test_from_the_bundled_models_no_stage_1_is_trained(tmp_path, scenes):
+    config = small(scenes, tmp_path, init="bundled")
+    jobs = job_list(config)
+    assert [path for _, path in commands(config)[:5]] == [
+        *("data", "test-data", "labels", "stage2", "preds")
+    ]
+    by_folder = {job.out.name: job.settings for job in jobs if job.command != "evaluate"}
+    assert by_folder["labels"]["model"] == by_folder["test-labels"]["model"] == "bundled"
+    assert by_folder["test-maps"]["model"] == "bundled-activation"
+    assert by_folder["stage2"]["init"] == "bundled"
+
+
+@pytest.mark.parametrize(
+    ("changes", "init"),
+    [
+        ({}, "bundled"),
+        ({"init": "none"}, "none"),
+        ({"seeds": "rbd"}, "none"),
+        ({"stage1": Stage1Options(encoder=EncoderConfig(name="mobilenet_v2"))}, "bundled"),
+        ({"stage1": Stage1Options(encoder=EncoderConfig(weights="resnet50/imagenet"))}, "none"),
+        ({"stage2": Stage2Options(encoder=EncoderConfig(name="timm:resnet18"))}, "none"),
+        ({"stage2": Stage2Options(init="bundled")}, "none"),
+    ],
+)
+def test_another_start_switches_the_bundled_models_off(tmp_path, changes, init):
+    assert RunConfig(images=("photos",), out=tmp_path, **changes).init == init
 
 
 def test_truth_without_test_images_scores_the_images_themselves(tmp_path, scenes):
     jobs = job_list(small(scenes, tmp_path, test=None))
     scored = {job.out.name: job.settings["pred"].name for job in jobs if job.command == "evaluate"}
     ours = {"maps": "test-maps", "labels": "labels", "detector": "preds"}
-    assert scored == {**ours, "rbd": "test-rbd"}
+    assert scored == {**ours, "rbd": "test-rbd", "bundled": "test-bundled"}
 
 
 def test_without_seeds_stage1_learns_without_labels(tmp_path, scenes):
@@ -86,7 +118,7 @@ def test_missing_images_are_an_error_that_names_them(tmp_path, scenes):
 def test_score_table(tmp_path):
     counts = {"num_images": 5, "num_touching": 2, "truth_ring_share": 0.25}
     columns = [column for _, column in run_job.COLUMNS]
-    for number, name in enumerate(["maps", "labels", "detector", "rbd"]):
+    for number, name in enumerate(["maps", "labels", "detector", "rbd", "bundled"]):
         (tmp_path / name).mkdir()
         values = dict.fromkeys(columns, 0.25 * number)
         centre = {f"centre_{column}": 0.1 for column in columns}
@@ -97,10 +129,11 @@ def test_score_table(tmp_path):
         "| maps | adaptive F | F touching | F others | ring share | mean F |"
     )
     assert lines[4] == "| detector (stage 2) |" + " 0.500 |" * 9
-    assert lines[5].startswith("| centre: one Gaussian in the middle of every image | 0.100 |")
-    assert lines[6] == "| RBD, without training |" + " 0.750 |" * 9
-    assert "the 2 of 5 images" in lines[8]
-    assert lines[9:] == ["", "Which F: the best."]
+    assert lines[5] == "| bundled detector |" + " 1.000 |" * 9
+    assert lines[6].startswith("| centre: one Gaussian in the middle of every image | 0.100 |")
+    assert lines[7] == "| RBD, without training |" + " 0.750 |" * 9
+    assert "the 2 of 5 images" in lines[9]
+    assert lines[10:] == ["", "Which F: the best."]
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +148,7 @@ def test_whole_run_writes_what_it_says(finished, scenes):
     assert {path.name for path in out.iterdir()} == {
         *(".lock", "config.yaml", "environment.json", "metrics.jsonl", "sheet.png", "table.md"),
         *("data", "labels", "preds", "scores", "seeds", "stage1", "stage2"),
-        *("test-data", "test-labels", "test-maps", "test-rbd"),
+        *("test-data", "test-labels", "test-maps", "test-rbd", "test-bundled"),
     }
     tests = sorted(path.stem for path in scenes.images.iterdir())
     assert sorted(path.name for path in (out / "preds").glob("*.png")) == sorted(
@@ -123,14 +156,14 @@ def test_whole_run_writes_what_it_says(finished, scenes):
     )
     assert sorted(p.name for p in (out / "test-maps").glob("*.png")) == [f"{n}.png" for n in tests]
     assert sorted(p.name for p in (out / "test-rbd").glob("*.png")) == [f"{n}.png" for n in tests]
-    for name in ("maps", "labels", "detector", "rbd"):
+    for name in ("maps", "labels", "detector", "rbd", "bundled"):
         scores = json.loads((out / "scores" / name / "scores.json").read_text())
         assert 0 <= scores["mae"] <= 1
         assert scores["num_images"] == len(tests)
     assert (out / "table.md").read_text().startswith(score_table(read_rows(out / "scores")))
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     done = [line["job"] for line in lines if line.get("exit_code") == 0]
-    assert done[:14] == [job.command for job in job_list(finished)]
+    assert done[:16] == [job.command for job in job_list(finished)]
 
 
 def test_second_run_changes_nothing_and_is_quick(finished, capsys):

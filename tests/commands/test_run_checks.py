@@ -13,7 +13,8 @@ from small_run import SMALL, small
 
 from a2s.commands import run as run_job
 from a2s.config.base import EncoderConfig, RefineConfig
-from a2s.config.commands import LabelOptions, RunConfig
+from a2s.config.commands import LabelOptions
+from a2s.config.run import RunConfig
 from a2s.config.training import Stage1Options, Stage1Parity, Stage2Options
 from a2s.errors import ConfigError, DataError, WeightsError
 from a2s.pipeline import Job

@@ -15,7 +15,8 @@ from small_run import small
 
 from a2s.commands import evaluate, predict
 from a2s.commands import run as run_job
-from a2s.config.commands import EvaluateConfig, RunConfig
+from a2s.config.commands import EvaluateConfig
+from a2s.config.run import RunConfig
 from a2s.data.images import decode_mask, encode_png
 
 
@@ -108,7 +109,8 @@ def test_without_truth_the_verdict_says_what_agrees(
     config = small(scenes, tmp_path / "out", test=None, truth=None)
     assert run_job.run(config) == 0
     first, *warned = ending(capfd.readouterr().out)
-    assert first.startswith("verdict: without --truth nobody can rank")
+    assert first.startswith("verdict: best by the expected F (quality): ")
+    assert "; without --truth nobody can rank the detector; " in first
     assert "on 8 of 8 sampled images" in first
     assert len(warned) == 1
     assert not (config.out / "table.md").exists()

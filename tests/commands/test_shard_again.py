@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from packing_run import fill, made, photo, shard
 from PIL import Image
+from processes import call
 
 from a2s.data.index import Index
+from a2s.data.keys import encode_key
 from a2s.errors import DataError
 
 
@@ -84,3 +86,23 @@ def test_what_a2s_writes_among_the_photographs_is_not_added(tmp_path: Path) -> N
         (source / "run" / name).touch()
     add(source, "run/preds/000.png")
     assert shard(source, out) == 0
+
+
+def test_pictures_that_predict_wrote_beside_photographs_are_not_photographs(
+    tmp_path: Path,
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(3):
+        Image.new("RGB", (40, 30), (50 * number, 90, 20)).save(photos / f"{number}.png")
+    # Somebody's own file of such a name stays an image.
+    Image.new("RGB", (40, 30)).save(photos / "own.mask.png")
+    arguments = ["--model", "rbd", "--cutout", "--workers", "0"]
+    done = call("predict", str(photos / "0.png"), str(photos / "1.png"), *arguments)
+    assert done.code == 0, done.stderr
+    assert (photos / "0.cutout.png").exists()
+    done = call("shard", str(photos), "--out", str(tmp_path / "data"), "--workers", "0")
+    assert done.code == 0, done.stderr
+    keys = Index.load(tmp_path / "data").keys.to_pylist()
+    assert keys == ["0", "1", "2", encode_key("own.mask")]
+    assert "2 written by a2s predict" in done.stdout

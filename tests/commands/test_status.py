@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from forkserver import Process
@@ -17,7 +18,8 @@ from status_folders import ask, write_shard, write_three_of_four, write_training
 
 from a2s.commands import shard, status
 from a2s.config.checks import StatusConfig
-from a2s.config.commands import RunConfig, ShardConfig
+from a2s.config.commands import ShardConfig
+from a2s.config.run import RunConfig
 from a2s.errors import ConfigError
 from a2s.pipeline import job_list
 
@@ -197,11 +199,19 @@ def test_stage2_is_finished_with_its_rectified_labels(
 
 @pytest.mark.parametrize("truth", [None, "truth"])
 @pytest.mark.parametrize("test", [None, "test"])
+@pytest.mark.parametrize(
+    ("init", "seeds"), [(None, None), ("none", None), ("none", "none"), (None, "rbd")]
+)
 def test_steps_of_a_run_are_those_of_its_job_list(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], test: str | None, truth: str | None
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    test: str | None,
+    truth: str | None,
+    init: Any,
+    seeds: Any,
 ) -> None:
     out = tmp_path / "run"
-    config = RunConfig(images=("photos",), out=out, test=test, truth=truth)
+    config = RunConfig(images=("photos",), out=out, test=test, truth=truth, init=init, seeds=seeds)
     jobs = [(job.out.relative_to(out).as_posix(), job.command) for job in job_list(config)]
     out.mkdir()
     record = {"run": config.model_dump(mode="json"), "identity": {"command": "run"}}
@@ -215,7 +225,8 @@ def test_run_with_some_steps_done(tmp_path: Path, capsys: pytest.CaptureFixture[
     out = tmp_path / "run"
     pack(photos(tmp_path / "in", 5), out / "data")
     write_training(out / "stage1")
-    record = {"run": {"test": None, "truth": None}, "identity": {"command": "run"}}
+    settings = {"test": None, "truth": None, "seeds": "none", "init": "none"}
+    record = {"run": settings, "identity": {"command": "run"}}
     (out / "config.yaml").write_text(json.dumps(record))
     stop = {"time_unix_sec": time.time(), "job": "stage1", "exit_code": 2}
     (out / "metrics.jsonl").write_text(json.dumps(stop) + "\n")

@@ -11,7 +11,7 @@ from processes import call, pack, run_ranks
 
 from a2s.commands import run, status
 from a2s.config.checks import StatusConfig
-from a2s.config.commands import RunConfig
+from a2s.config.run import RunConfig
 from a2s.config.training import Stage1Options
 from a2s.errors import ConfigError
 from a2s.storage import checkpoints

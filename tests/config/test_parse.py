@@ -118,14 +118,18 @@ def test_missing_config_file_is_named() -> None:
         ("predict", ["x.jpg", "--cutot"], "predict: no flag --cutot; did you mean --cutout?"),
         ("predict", ["x.jpg", "--qqqqq"], "predict: no flag --qqqqq; see a2s predict --help"),
         ("stage2", ["--parity.flip", "twice"], "stage2: invalid choice 'twice'"),
-        ("predict", ["images"], "predict: Missing from a2s predict: --model {rbd}|PATH"),
+        ("hma", [], "hma: Missing from a2s hma: --run PATH"),
         ("shard", [], "config: shard.images: Tuple should have at least 1 item"),
     ],
 )
 def test_wrong_flags_are_one_line(command: str, flags: list[str], message: str) -> None:
-    paths = {"predict": [], "shard": PATHS[4:], "run": PATHS[4:], "stage2": PATHS}.get(
-        command, ["--data", "d", "--out", "o", "--model", "m"]
-    )
+    paths = {
+        "predict": [],
+        "hma": PATHS[:4],
+        "shard": PATHS[4:],
+        "run": PATHS[4:],
+        "stage2": PATHS,
+    }.get(command, ["--data", "d", "--out", "o", "--model", "m"])
     with pytest.raises(ConfigError) as caught:
         parse(command, [*flags, *paths])
     assert message in str(caught.value)

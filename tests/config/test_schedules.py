@@ -11,8 +11,8 @@ import yaml
 from torch.optim.lr_scheduler import MultiStepLR
 
 from a2s.config.base import Settings
-from a2s.config.commands import RunConfig
 from a2s.config.parse import parse
+from a2s.config.run import RunConfig
 from a2s.config.schedules import STAGE1, STAGE2, Schedule, scaled_milestones
 from a2s.config.training import Stage1Config
 from a2s.errors import ConfigError

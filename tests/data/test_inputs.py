@@ -128,6 +128,18 @@ def test_masks_beside_their_images_are_told_apart_by_a_pattern(tmp_path: Path) -
     }
 
 
+def test_an_input_elsewhere_keeps_files_that_are_named_like_masks(tmp_path: Path) -> None:
+    touch(tmp_path / "in", "a.jpg", "a-gt.png")
+    touch(tmp_path / "more", "b.jpg", "b-gt.png")
+    inputs = [str(tmp_path / "in"), str(tmp_path / "more")]
+    out, pattern = tmp_path / "out", "{stem}-gt.png"
+    out.mkdir()
+    result = collect(inputs, masks=tmp_path / "in", out=out, mask_pattern=pattern)
+    assert keys(result) == ["a", "b", "b-gt"]
+    assert result.images["mask_path"].is_null().to_pylist() == [False, True, True]
+    assert result.stray_masks == []
+
+
 def test_masks_that_belong_to_no_image_are_refused_with_an_example(tmp_path: Path) -> None:
     touch(tmp_path / "in", "a.jpg")
     touch(tmp_path / "masks", "a_mask.png")

@@ -5,8 +5,8 @@ from __future__ import annotations
 # A room (folder or file of a2s/) and the rooms that it may import.
 ROOMS = {
     "errors": set(),
-    "config": {"errors"},
     "storage": {"errors"},
+    "config": {"storage", "errors"},
     "parallel": {"storage", "errors"},
     "data": {"storage", "errors"},
     "models": {"data", "parallel", "storage", "errors"},
@@ -26,7 +26,7 @@ ROOMS = {
         *("evaluation", "labels", "pipeline", "models"),
         *("data", "storage", "config", "errors"),
     },
-    "__main__": {"config", "errors"},
+    "__main__": {"config", "storage", "errors"},
 }
 # Mathematics: these import no rank, file, setting or engine, only each other.
 PURE = {
@@ -62,6 +62,7 @@ PURE = {
     "paper.tables.format",
     "paper.tables.hours",
     "parallel.bottleneck",
+    "storage.parsing",
     "storage.status",
     "training.learning_rate",
     "training.losses",
@@ -91,6 +92,13 @@ CALLERS_OF_COMMANDS = {"a2s.__main__", "a2s.pipeline", "a2s.api.command"}
 # What the package itself names, to load it when it is asked for.
 FRONT = "api"
 PICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+# These read what the kernel shows as files. Everyone else reads with a2s.storage.files, which waits
+# for no named pipe.
+READ_KERNEL_FILES = {
+    *("a2s.parallel.pool", "a2s.parallel.ray_session"),
+    *("a2s.commands.doctor", "a2s.data.isolated_decoder"),
+}
+READERS = {"a2s.storage.files", *READ_KERNEL_FILES}
 FORBIDDEN_CALLS = {
     "torch.save": "writes a pickle; use safetensors or JSON",
     "os.system": "goes through a shell",

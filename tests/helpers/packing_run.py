@@ -11,7 +11,7 @@ from a2s.commands.shard import run
 from a2s.config.commands import ShardConfig
 
 # What a run records about itself differs between two runs; what it makes must not.
-RECORDS = {"config.yaml", "environment.json", "metrics.jsonl", ".lock"}
+RECORDS = {"config.yaml", "environment.json", "metrics.jsonl", "stopped.json", ".lock"}
 
 
 def photo(number: int, *, side: int = 24) -> np.ndarray:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from a2s.config.base import EncoderConfig
-from a2s.config.commands import LabelOptions, PredictOptions, RunConfig, ShardOptions
+from a2s.config.commands import LabelOptions, PredictOptions, ShardOptions
+from a2s.config.run import RunConfig
 from a2s.config.training import Stage1Options, Stage2Options
 
 SMALL: dict[str, Any] = {
@@ -35,5 +36,6 @@ def small(scenes: Any, out: Path, **changes: Any) -> RunConfig:
         "predict": PredictOptions(cutout=True),
         "workers": 0,
         "processes": 1,
+        "init": "none",
     }
     return RunConfig(**{**settings, **changes})

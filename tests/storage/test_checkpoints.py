@@ -156,7 +156,7 @@ def test_a_network_is_built_from_its_file(tmp_path: Path, kind: str) -> None:
         else Detector(encoder, detector=kind)
     )
     metadata = {**net.spec(), "image_size": "64"}
-    state = {"epoch": 1}
+    state = {"epoch": 1, "step": 0, "finished": False}
     commit = checkpoints.save(
         tmp_path, 1, model=net.state_dict(), metadata=metadata, optimizer={}, state=state
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pyarrow as pa
 import pytest
 
 from a2s.data.keys import encode_key
+from a2s.errors import DataError
+from a2s.storage.files import NotAFile
 from a2s.storage.written import FILE_NAME, WrittenFiles
 
 
@@ -31,6 +34,20 @@ def test_a_file_is_listed_by_kind_and_key(tmp_path: Path) -> None:
 def test_nothing_to_add_makes_no_file(tmp_path: Path) -> None:
     WrittenFiles(tmp_path).add([])
     assert not (tmp_path / FILE_NAME).exists()
+
+
+@pytest.mark.parametrize("content", [b"map a b\n", b"map\n", b"\xff \xfe\n", b"map a\nb\n"])
+def test_a_damaged_list_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / FILE_NAME).write_bytes(content)
+    with pytest.raises(DataError, match=r"written\.txt is damaged") as caught:
+        WrittenFiles(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_list_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / FILE_NAME)
+    with pytest.raises(NotAFile):
+        WrittenFiles(tmp_path)
 
 
 @pytest.mark.parametrize("half", ["m", "map", "map ", "map a/ca", "map " + "x" * 10_000])

@@ -20,6 +20,7 @@ from a2s.data.keys import decode_key
 from a2s.errors import DataError
 from a2s.evaluation.pairs import PictureSet
 from a2s.evaluation.pictures.grid import Cell, grid, write_png
+from a2s.storage.files import read_bytes
 
 NUM_IMAGES = 8
 _NAMED_CELLS = 10
@@ -89,7 +90,7 @@ def file_cell(folder: Path, key: str, *, suffix: str) -> Cell:
     if not path.is_file():
         return Cell(None, "missing")
     try:
-        return Cell(decode_mask(path.read_bytes()))
+        return Cell(decode_mask(read_bytes(path)))
     except DataError as error:
         return Cell(None, _reason(error))
 

@@ -16,9 +16,10 @@ from urllib.parse import unquote, urlsplit
 
 from a2s.data.images import SUFFIXES, BadImage
 from a2s.data.open_files import Address, Held
+from a2s.data.own_pictures import WORDS, is_ours, is_result
 from a2s.data.tar_inputs import is_tar
 from a2s.errors import ConfigError, DataError
-from a2s.evaluation.pictures.outputs import Format, Kind, Style, encode, is_ours, pictures_of
+from a2s.evaluation.pictures.outputs import Format, Kind, Style, encode, pictures_of
 from a2s.models.predict import Picture, load_step, to_map
 from a2s.models.saved import Model
 from a2s.storage.failures import Failure, failure
@@ -31,8 +32,8 @@ MAX_BYTES = 256 * 2**20
 MAX_SEC = 300.0
 """Limits of an image that is downloaded or read from standard input."""
 _FORMATS: dict[str, Format] = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
-_WORDS: dict[Kind, str] = {"map": "mask", "cutout": "cutout", "overlay": "overlay"}
-"""What stands before the suffix of a picture beside its image."""
+_KINDS: tuple[Kind, ...] = ("map", "cutout", "overlay")
+_WORD_OF: dict[Kind, str] = dict(zip(_KINDS, WORDS, strict=True))
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,7 @@ def without_results(sources: Sequence[str]) -> list[str]:
 
     If nothing else is left, they are what is meant.
     """
-    endings = tuple(f".{word}" for word in _WORDS.values())
-    others = [s for s in sources if not Path(s).stem.endswith(endings) or not is_ours(Path(s))]
-    return others or list(sources)
+    return [source for source in sources if not is_result(Path(source))] or list(sources)
 
 
 def plan(
@@ -106,7 +105,7 @@ def _beside(sources: Sequence[str], kinds: Sequence[Kind], cut_outs: Format) -> 
         if is_remote(source):
             path = Path(name_of(source))
         for kind in kinds:
-            file = path.with_name(f"{path.stem}.{_WORDS[kind]}.{formats[kind]}")
+            file = path.with_name(f"{path.stem}.{_WORD_OF[kind]}.{formats[kind]}")
             if file in targets:
                 raise ConfigError(
                     f"predict: {targets[file].source} and {source} would both become {file}; give "

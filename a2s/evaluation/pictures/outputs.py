@@ -18,6 +18,7 @@ import numpy as np
 from a2s.data.arrays import U8
 from a2s.data.images import MAX_PIXELS, BadImage, decode_mask, encode_png
 from a2s.data.keys import decode_key
+from a2s.data.own_pictures import SOFTWARE, SOFTWARE_TAG
 from a2s.data.photograph import colour_profile, decode_with_alpha, over_white
 from a2s.errors import DataError
 from a2s.models.predict import Answer, Logits, Picture, Probabilities, load_step, to_map
@@ -29,8 +30,6 @@ Kind = Literal["overlay", "cutout", "map"]
 Format = Literal["png", "jpg", "webp"]
 PILLOW_NAMES: dict[Format, str] = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
 _OPTIONS = {"PNG": {"compress_level": 3}, "JPEG": {"quality": 90}, "WEBP": {"quality": 90}}
-_SOFTWARE_TAG = 0x0131
-_SOFTWARE = "a2s"
 # Errors of a file system about one name; any other error ends the run.
 _NAME_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EILSEQ)
 
@@ -114,7 +113,7 @@ def write_chunk(
 def _write(picture: Picture, answer: Logits | Probabilities | None, outputs: Outputs) -> None:
     map_path = outputs.path(picture.key, "map")
     map_path.parent.mkdir(parents=True, exist_ok=True)
-    known_HW = decode_mask(map_path.read_bytes()) if answer is None else to_map(answer)
+    known_HW = decode_mask(files.read_bytes(map_path)) if answer is None else to_map(answer)
     drawn = pictures_of(picture, known_HW, outputs.kinds, outputs.style, is_refined=answer is None)
     formats: dict[Kind, Format] = {"overlay": "jpg", "cutout": outputs.style.format}
     for drawing in drawn:
@@ -200,7 +199,7 @@ def colour_of(text: str) -> tuple[int, ...]:
 
 
 def encode(drawing: Drawing, file_format: Format, *, is_marked: bool = False) -> bytes:
-    """Encode a picture; a marked one says that a2s wrote it (`is_ours`)."""
+    """Encode a picture; a marked one says that a2s wrote it (`data.own_pictures`)."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -210,21 +209,10 @@ def encode(drawing: Drawing, file_format: Format, *, is_marked: bool = False) ->
         options["icc_profile"] = drawing.profile
     if is_marked and name == "PNG":
         options["pnginfo"] = info = PngInfo()
-        info.add_text("Software", _SOFTWARE)
+        info.add_text("Software", SOFTWARE)
     elif is_marked:
         options["exif"] = exif = Image.Exif()
-        exif[_SOFTWARE_TAG] = _SOFTWARE
+        exif[SOFTWARE_TAG] = SOFTWARE
     buffer = io.BytesIO()
     Image.fromarray(drawing.pixels).save(buffer, name, **options)
     return buffer.getvalue()
-
-
-def is_ours(path: Path) -> bool:
-    """Whether a file is a marked picture."""
-    from PIL import Image
-
-    try:
-        with Image.open(path, formats=tuple(PILLOW_NAMES.values())) as image:
-            return _SOFTWARE in (image.info.get("Software"), image.getexif().get(_SOFTWARE_TAG))
-    except (OSError, SyntaxError, ValueError):
-        return False

@@ -8,6 +8,7 @@ finished labels are sent. Shapes: B images, S the network's input size, h w a ma
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from a2s.data import images
 from a2s.data.arrays import F32, U8, Bool
 from a2s.data.chunks import Chunk
+from a2s.data.isolation import decoder_cpu_sec
 from a2s.errors import DataError
 from a2s.labels.quality import Quality
 from a2s.labels.refine import Recipe, Refined, median_and_quality, probability, refine
@@ -83,6 +85,8 @@ class Labelled:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     device_seconds: dict[str, float] = field(default_factory=dict)
     """Of what the process with the GPU did, when there is one."""
+    cpu_sec: float = 0.0
+    """CPU time of this thread and its decoder, without waiting for a core or for storage."""
 
 
 def label_chunk(
@@ -90,6 +94,7 @@ def label_chunk(
 ) -> Labelled:
     """Label the images of a chunk, one after the other, on one CPU core."""
     theta_of = _theta_of(model, network_input)
+    began_sec = _cpu_clock()
     done = Labelled(chunk.shard, chunk.number)
     timer = StageTimer(done.seconds)
     for row in range(len(chunk.part)):
@@ -104,7 +109,12 @@ def label_chunk(
         with timer.stage("refine"):
             refined = refine(image_HW3, theta_hw, recipe=recipe)
         _add(done, chunk, row, refined, timer)
+    done.cpu_sec = _cpu_clock() - began_sec
     return done
+
+
+def _cpu_clock() -> float:
+    return time.thread_time() + decoder_cpu_sec()
 
 
 def _theta_of(model: Model, network_input: NetworkInput) -> Callable[[U8], F32]:
@@ -124,6 +134,7 @@ def refine_chunk(chunk: Chunk, activated: Activated, recipe: Recipe) -> Labelled
 
     Images are read again unless the CRF was computed on the GPU.
     """
+    began_sec = _cpu_clock()
     done = Labelled(chunk.shard, chunk.number, device_seconds=activated.seconds)
     failures, timer = dict(activated.failures), StageTimer(done.seconds)
     for row, theta_hw in activated.thetas.items():
@@ -154,6 +165,7 @@ def refine_chunk(chunk: Chunk, activated: Activated, recipe: Recipe) -> Labelled
             refined = refine(image_HW3, theta_hw, recipe=recipe)
         _add(done, chunk, row, refined, timer)
     done.failures = [failures[row] for row in sorted(failures)]
+    done.cpu_sec = _cpu_clock() - began_sec
     return done
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 WITHIN_HOURS = (1.0, 24.0)
+MOSTLY_BUSY = 0.9
+"""Below this share of CPU time something else had the cores, or storage is slow."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,7 @@ class Sample:
     """Measurements of a sample; seconds of one process on one core, or on one GPU."""
 
     cpu_sec_N: Sequence[float]
-    """Core-seconds of every image of the sample."""
+    """CPU seconds of every image of the sample; waiting for a core does not count."""
     stage_sec: Mapping[str, float]
     """Mean seconds per image by stage, device stages included."""
     device_sec: float
@@ -29,6 +31,10 @@ class Sample:
     """What they managed together, once they ran."""
     start_sec: float
     """Until the first result of the pool was there, less the work in it."""
+    busy: float = 1.0
+    """CPU time of the pool's workers as a share of their time; the rest they waited."""
+    network: str = ""
+    """What was timed, in words."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,8 @@ class Forecast:
     best_pool: int
     """Workers per GPU that keep it busy; without a GPU all that were measured."""
     efficiency: float
-    """What the pool managed / its workers times what one does alone. Range: about 0..1."""
+    """What the pool managed while it had the cores / its workers times what one does alone. Range:
+    about 0..1."""
 
 
 def forecast(sample: Sample, num_images: int) -> Forecast:
@@ -71,7 +78,7 @@ def forecast(sample: Sample, num_images: int) -> Forecast:
         write_gib=num_images * sample.label_bytes / 2**30,
         wall_hours=(sample.start_sec + num_images / sample.pool_images_per_sec) / 3600,
         best_pool=pool,
-        efficiency=sample.pool_images_per_sec / (sample.workers * alone),
+        efficiency=sample.pool_images_per_sec / (sample.workers * alone * sample.busy),
     )
 
 
@@ -79,17 +86,18 @@ def describe(sample: Sample, found: Forecast, *, device: str) -> list[str]:
     """Describe the forecast in lines of text."""
     total_sec = sum(sample.stage_sec.values())
     lines = [
+        f"network    {sample.network}",
         f"{'stage':<10}{'ms/image':>10}{'share':>8}",
         *(
             f"{stage:<10}{1000 * sec:>10.2f}{sec / total_sec:>8.0%}"
             for stage, sec in sample.stage_sec.items()
         ),
-        f"core-hours {found.core_hours:,.2f} (±{found.core_hours_error:,.2f}), "
+        f"core-hours {found.core_hours:,.2f} (±{found.core_hours_error:,.2f}) of CPU time, "
         f"GPU-hours {found.gpu_hours:,.2f}",
         f"bytes      reads {found.read_gib:,.2f} GiB, writes {found.write_gib:,.2f} GiB of labels",
         f"here       {_duration(found.wall_hours)} with {sample.workers} workers "
-        f"({sample.pool_images_per_sec:.1f} images/s, {found.efficiency:.0%} of "
-        f"{sample.workers} times one; {sample.start_sec:.0f} s to start)",
+        f"({sample.pool_images_per_sec:.1f} images/s; with the cores to themselves "
+        f"{found.efficiency:.0%} of {sample.workers} times one; {sample.start_sec:.0f} s to start)",
     ]
     if sample.device_sec > 0:
         lines.append(
@@ -97,6 +105,11 @@ def describe(sample: Sample, found: Forecast, *, device: str) -> list[str]:
         )
     else:
         lines.append(f"best pool  {found.best_pool} workers, one per core; no GPU was found here")
+    if sample.busy < MOSTLY_BUSY:
+        lines.append(
+            f"waiting    {1 - sample.busy:.0%} of the workers' time went by without a core, or for "
+            "storage; `here` includes that, core-hours and mix do not"
+        )
     per_core = found.core_hours / max(found.efficiency, 1e-9)
     for hours in WITHIN_HOURS:
         cores = max(1, math.ceil(per_core / hours))

@@ -16,10 +16,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from a2s.errors import LabelError
 from a2s.labels.store.fixed_point import from_u16
@@ -32,9 +33,13 @@ from a2s.labels.store.rows import (
 )
 from a2s.storage.files import atomic_write, read_json, write_json
 from a2s.storage.hashing import sha256_file
+from a2s.storage.parsing import first_problem
 
 VERSION = 1
+_MAX_SIDE = 65_535
 _NAME = r"generation-\d{5}(-s\d{8})?\.(json|table)|s\d{8}-r\d{4}-\d{5}\.rows"
+_PART = re.compile(r"generation-\d{5,}-s\d{8,}\.json")
+_ROW_FILE = re.compile(r"\d{5,}/[\w-]+\.rows", re.ASCII)
 _FOLDER = re.compile(r"\d{5}")
 _STORE_FILE = re.compile(rf"({_NAME})|\.({_NAME})\..*\.tmp")
 Table = npt.NDArray[np.int32]
@@ -63,21 +68,23 @@ class Generation:
         """
         path = folder / generation_name(number)
         manifest = _read_manifest(path)
-        try:
-            files = tuple(RowFile(**file) for file in manifest["files"])
-            name, sha256 = manifest["table"]["name"], manifest["table"]["sha256"]
-            shape = (2, int(manifest["num_rows"]))
-            height, width = int(manifest["height"]), int(manifest["width"])
-        except (KeyError, TypeError) as error:
-            raise LabelError(f"{path} is not a manifest of labels: {error!r}") from error
-        table_path = folder / name
+        files = tuple(manifest.files)
+        if manifest.table is None or manifest.table.name != f"{path.stem}.table":
+            raise LabelError(f"{path} is not the manifest of a whole generation")
+        shape = (2, manifest.num_rows)
+        height, width = manifest.height, manifest.width
+        table_path, sha256 = folder / manifest.table.name, manifest.table.sha256
         try:
             found = sha256_file(table_path)
         except OSError as error:
             raise LabelError(f"{table_path}, named by {path.name}, cannot be read") from error
         if found != sha256:
             raise LabelError(f"{table_path} is damaged (sha256 differs from {path.name})")
+        if table_path.stat().st_size != 8 * manifest.num_rows:
+            raise LabelError(f"{table_path} has not the size that {path.name} says")
         table_2N = np.memmap(table_path, dtype="<i4", mode="r", shape=shape)
+        if int(table_2N[0].max()) >= len(files):
+            raise LabelError(f"{table_path} names files that {path.name} does not")
         return cls(folder, number, height, width, files, table_2N)
 
     @property
@@ -165,7 +172,9 @@ def load_part(folder: Path, name: str) -> list[RowFile]:
 
     Raises: LabelError if it is missing or damaged.
     """
-    return [RowFile(**file) for file in _read_manifest(folder / name)["files"]]
+    if not _PART.fullmatch(name):
+        raise LabelError(f"{folder}: {name!r} is not the name of a partial manifest")
+    return _read_manifest(folder / name).files
 
 
 def publish(
@@ -232,9 +241,9 @@ def clean(folder: Path, *, keep: Iterable[str], found: Sequence[Path] | None = N
     for name in keep:
         manifest = _read_manifest(folder / name)
         kept.add(name)
-        kept.update(file["name"] for file in manifest["files"])
-        if "table" in manifest:
-            kept.add(manifest["table"]["name"])
+        kept.update(file.name for file in manifest.files)
+        if manifest.table is not None:
+            kept.add(manifest.table.name)
     num_removed = 0
     for path in found:
         name = path.relative_to(folder).as_posix()
@@ -250,11 +259,36 @@ def clean(folder: Path, *, keep: Iterable[str], found: Sequence[Path] | None = N
     return num_removed
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def _of_the_store(file: RowFile) -> RowFile:
+    if not _ROW_FILE.fullmatch(file.name):
+        raise ValueError(f"{file.name!r} is not the name of a row file")
+    return file
+
+
+class _Table(BaseModel):
+    """Manifest entry of a table."""
+
+    name: str
+    sha256: str
+
+
+class _Manifest(BaseModel):
+    """A manifest, whole or partial; all names are of files of the store."""
+
+    version: Literal[1]
+    files: list[Annotated[RowFile, AfterValidator(_of_the_store)]]
+    table: _Table | None = None
+    num_rows: int = Field(0, ge=0)
+    height: int = Field(0, ge=0, le=_MAX_SIDE)
+    width: int = Field(0, ge=0, le=_MAX_SIDE)
+
+
+def _read_manifest(path: Path) -> _Manifest:
     try:
-        manifest = read_json(path)
+        return _Manifest.model_validate(read_json(path))
+    except ValidationError as error:
+        raise LabelError(
+            f"{path} is not a manifest of labels of version {VERSION} ({first_problem(error)})"
+        ) from None
     except (OSError, ValueError) as error:
         raise LabelError(f"{path}: a manifest of labels cannot be read: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
-        raise LabelError(f"{path} is not a manifest of labels of version {VERSION}")
-    return manifest

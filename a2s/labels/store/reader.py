@@ -135,7 +135,7 @@ def _list_unlabelled(
         files.atomic_write(parts[rank], text)
     with ranks.fail_together():
         if ranks.is_main():
-            joined = b"".join(part.read_bytes() for part in parts)
+            joined = b"".join(map(files.read_bytes, parts))
             files.atomic_write(folder / UNLABELLED, joined)
             for part in parts:
                 part.unlink()
@@ -147,7 +147,7 @@ def read_unlabelled(folder: Path, index: Index) -> Bools:
     Shape: bool[N].
     Raises: LabelError when none has.
     """
-    lines = (folder / UNLABELLED).read_text(encoding="utf-8").splitlines()
+    lines = files.read_text(folder / UNLABELLED).split("\n")[:-1]
     keep_N = np.ones(len(index), bool)
     if lines:
         keep_N[index.rows_of([json.loads(line)["key"] for line in lines])] = False
@@ -161,7 +161,7 @@ def read_unlabelled(folder: Path, index: Index) -> Bools:
 
 def unreadable_labels(folder: Path) -> list[str]:
     """Keys of images whose label is damaged, from the list in the run folder."""
-    lines = (folder / UNLABELLED).read_text(encoding="utf-8").splitlines()
+    lines = files.read_text(folder / UNLABELLED).split("\n")[:-1]
     listed = [json.loads(line) for line in lines]
     return [line["key"] for line in listed if line["reason"] == UNREADABLE]
 

@@ -24,7 +24,8 @@ import numpy.typing as npt
 
 from a2s.errors import LabelError
 from a2s.labels.store.fixed_point import U16_STEPS, to_u16
-from a2s.storage.files import atomic_path
+from a2s.storage.files import atomic_path, open_file
+from a2s.storage.parsing import parse_json
 
 ROWS_PER_FILE = 256
 MAGIC = b"A2SROWS\x00"
@@ -185,7 +186,8 @@ def _head(rows_N: I64, labels_NHW: U16) -> bytes:
 
 def _open(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with open_file(path) as file:
+            return os.dup(file.fileno())
     except OSError as error:
         raise LabelError(f"{path}: a row file of the labels cannot be read: {error}") from error
 
@@ -204,7 +206,7 @@ def _read_header(descriptor: int, *, path: Path, name: str) -> RowHeader:
     if version != VERSION:
         raise LabelError(f"{path}: row file of version {version}; this a2s reads version {VERSION}")
     try:
-        shape = json.loads(os.pread(descriptor, num_text, _PREFIX.size))
+        shape = parse_json(os.pread(descriptor, num_text, _PREFIX.size))
         count, height, width = (int(shape[field]) for field in ("count", "height", "width"))
         dtype = shape["dtype"]
     except (ValueError, KeyError, TypeError) as error:

@@ -23,7 +23,7 @@ from a2s.labels.store.generations import Generation
 from a2s.labels.store.reader import Bools, LabelSource, resize
 from a2s.labels.store.rows import RowFile, RowWriter
 from a2s.parallel import ranks
-from a2s.storage import files, hashing
+from a2s.storage import checkpoints, hashing
 
 AVERAGES = "averages"
 """Subfolder of a run with the moving averages from which `a2s hma` makes labels."""
@@ -136,10 +136,10 @@ def kept_manifests(run: Path) -> set[str]:
     """Names of the label manifests that the commits of a run refer to."""
     names = set()
     for path in (run / "commits").glob("*.json"):
-        state = files.read_json(path)["state"]
-        if state["generation"]:
+        state = checkpoints.read_commit(path).state
+        if state.get("generation"):
             names.add(generations.generation_name(state["generation"]))
-        if state["part"]:
+        if state.get("part"):
             names.add(state["part"])
     return names
 

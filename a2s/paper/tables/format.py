@@ -11,6 +11,7 @@ from typing import Any
 
 from a2s.paper import numbers
 from a2s.paper.numbers import Score
+from a2s.storage.parsing import printable
 
 METRICS = (
     "adaptive_f",
@@ -110,8 +111,14 @@ def markdown(table: Table) -> str:
 
 def page(title: str, rows: Iterable[Sequence[str]], notes: Iterable[str]) -> str:
     """Format a title, a table (header, rule, rows) and a list of notes as Markdown."""
-    lines = [f"# {title}", "", *("| " + " | ".join(row) + " |" for row in rows), ""]
+    table = ("| " + " | ".join(map(_as_text, row)) + " |" for row in rows)
+    lines = [f"# {title}", "", *table, ""]
     return "\n".join([*lines, *(f"- {note}" for note in notes)]) + "\n"
+
+
+def _as_text(text: str) -> str:
+    """A cell of a Markdown table; a name in it is text, and neither markup nor another cell."""
+    return printable(text).replace("|", "\\|").replace("<", "&lt;")
 
 
 def csv_text(table: Table) -> str:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from a2s.data.index import Index
 from a2s.evaluation.table import baseline, border_note
@@ -18,7 +15,8 @@ from a2s.paper.tables.format import Line, Table, csv_text, differences, markdown
 from a2s.paper.tables.hours import wall_sec
 from a2s.paper.tables.rows import Material, Row
 from a2s.storage.checkpoints import last_commit
-from a2s.storage.files import atomic_write, read_json
+from a2s.storage.files import atomic_write, open_file, read_json, read_text
+from a2s.storage.parsing import parse_json, parse_yaml
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "e5_scale_C")
 _WITH_PARAMETERS = ("tab7",)
@@ -93,8 +91,8 @@ def scores_of(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
 def read_settings(run: Path, command: str) -> dict[str, Any] | None:
     """Read the resolved settings of a run; None: the folder holds no run of this command."""
     try:
-        record = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    except (FileNotFoundError, UnicodeDecodeError, yaml.YAMLError):
+        record = parse_yaml(read_text(run / "config.yaml"))
+    except (OSError, ValueError):
         return None
     settings = record.get(command) if isinstance(record, dict) and "identity" in record else None
     return settings if isinstance(settings, dict) else None
@@ -104,9 +102,9 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     """Read `metrics.jsonl`, without a last line that a kill has truncated."""
     records = []
     path = folder / "metrics.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in read_text(path).splitlines() if path.is_file() else []:
         try:
-            records.append(json.loads(line))
+            records.append(parse_json(line))
         except ValueError:
             continue
     return records
@@ -129,8 +127,8 @@ def num_parameters(run: Path) -> int | None:
     commit = last_commit(run)
     if commit is None:
         return None
-    with (commit.folder / "model.safetensors").open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    with open_file(commit.folder / "model.safetensors") as file:
+        header = parse_json(file.read(int.from_bytes(file.read(8), "little")))
     header.pop("__metadata__", None)
     return sum(
         int(math.prod(entry["shape"]))
@@ -141,7 +139,7 @@ def num_parameters(run: Path) -> int | None:
 
 def write_if_new(path: Path, text: str) -> None:
     """Write a file unless it already has this content."""
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    if not path.is_file() or read_text(path) != text:
         atomic_write(path, text)
 
 

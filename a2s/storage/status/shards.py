@@ -6,12 +6,12 @@ equal input gives equal bytes.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from a2s.storage.parsing import parse_json
 from a2s.storage.status import quality
 from a2s.storage.status.pace import Pace, State, Stop, left_sec, pace_of, rounded, state_of
 
@@ -84,7 +84,7 @@ def parse_manifest(name: str, data: bytes, *, written_sec: float | None) -> Mani
         ValueError: it is not a manifest.
     """
     try:
-        values: dict[str, Any] = json.loads(data)
+        values: dict[str, Any] = parse_json(data)
         failures = [_failure(row) for row in values.get("failures", [])]
         count = int(values["count"])
         return Manifest(
@@ -102,7 +102,7 @@ def parse_manifest(name: str, data: bytes, *, written_sec: float | None) -> Mani
             tar_bytes=int(values["tar_bytes"]),
             written_sec=written_sec,
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{name}: not a manifest ({error!r})") from None
 
 
@@ -113,9 +113,9 @@ def parse_work(data: bytes) -> tuple[int, list[dict[str, str]]]:
         ValueError: it is damaged.
     """
     try:
-        work = json.loads(data)
+        work = parse_json(data)
         return int(work["num_images"]), [_failure(row) for row in work["failures"]]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"not a list of work ({error!r})") from None
 
 
@@ -126,7 +126,7 @@ def failures_elsewhere(lines: bytes, manifests: Sequence[Manifest]) -> list[dict
         ValueError: it is damaged.
     """
     try:
-        rows = [_failure(json.loads(line)) for line in lines.splitlines()]
+        rows = [_failure(parse_json(line)) for line in lines.splitlines()]
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a list of failures ({error!r})") from None
     known = Counter((row["key"], row["reason"]) for one in manifests for row in one.failures)

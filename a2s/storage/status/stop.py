@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
+from a2s.storage.parsing import parse_json
 from a2s.storage.status.pace import Stop
 from a2s.storage.status.pipeline import Status
 from a2s.storage.status.shards import ShardsStatus
@@ -16,9 +16,9 @@ from a2s.storage.status.training import TrainingStatus
 def parse_stop(data: bytes | None) -> Stop | None:
     """Parse `stopped.json`, which an error or a signal leaves; None without it, or if damaged."""
     try:
-        values = json.loads(data or b"")
+        values = parse_json(data or b"")
         return Stop(float(values["time_unix_sec"]), str(values["why"]))
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         return None
 
 
@@ -30,7 +30,7 @@ def stop_in_log(log: bytes, *, start_sec: float | None) -> Stop | None:
     last = last_record(log)
     try:
         code, job, stopped_sec = last["exit_code"], last["job"], float(last["time_unix_sec"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
     if not code or (start_sec is not None and start_sec > stopped_sec):
         return None
@@ -40,7 +40,7 @@ def stop_in_log(log: bytes, *, start_sec: float | None) -> Stop | None:
 def last_record(log: bytes) -> dict[str, Any]:
     """Parse the last line of a log; {} if it is missing or unreadable."""
     try:
-        record = json.loads(log.splitlines()[-1])
+        record = parse_json(log.splitlines()[-1])
     except (IndexError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}

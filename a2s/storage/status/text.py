@@ -59,7 +59,10 @@ def duration(seconds: float) -> str:
 
 def clock(seconds: float) -> str:
     """Format date and time in UTC, like the logs of a cluster."""
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+    except (ValueError, OverflowError, OSError):
+        return f"an impossible date ({seconds:g})"
 
 
 def counted(names: list[str], what: str) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from a2s.storage.parsing import parse_json
 from a2s.storage.status.pace import State, Stop, left_sec, pace_of, rounded, state_of
 
 
@@ -54,7 +54,7 @@ def parse_log(data: bytes) -> tuple[list[dict[str, Any]], int]:
     damaged = 0
     for line in data.split(b"\n")[:-1]:
         try:
-            values = json.loads(line)
+            values = parse_json(line)
             if "event" in values:
                 continue
             records.append(
@@ -65,7 +65,7 @@ def parse_log(data: bytes) -> tuple[list[dict[str, Any]], int]:
                     "loss": float(values["loss"]),
                 }
             )
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError):
             damaged += 1
     return records, damaged
 
@@ -73,7 +73,7 @@ def parse_log(data: bytes) -> tuple[list[dict[str, Any]], int]:
 def parse_pause(data: bytes) -> Pause | None:
     """Parse the pause at the end of `metrics.jsonl`; None: it ends otherwise."""
     try:
-        values = json.loads(data.split(b"\n")[:-1][-1])
+        values = parse_json(data.split(b"\n")[:-1][-1])
         return Pause(float(values["time_unix_sec"]), str(values["then"]))
     except (IndexError, ValueError, TypeError, KeyError):
         return None

@@ -49,7 +49,22 @@ def test_the_mix_is_what_an_hour_and_a_day_need() -> None:
     # 8.33 core-hours at 75 % efficiency.
     assert "mix        12 such cores for 1.0 h" in lines
     assert "mix        1 such cores for 24.0 h" in lines
-    assert lines[1].split() == ["decode", "5.00", "17%"]
+    assert lines[2].split() == ["decode", "5.00", "17%"]
+
+
+def test_waiting_for_cores_is_no_core_time() -> None:
+    # Other work had half of the cores, so the pool managed half.
+    sample = dataclasses.replace(CPU, busy=0.5, pool_images_per_sec=50.0, network="resnet50")
+    found, alone = forecast(sample, 1_000_000), forecast(CPU, 1_000_000)
+    assert found.core_hours == alone.core_hours
+    assert found.efficiency == pytest.approx(alone.efficiency)
+    assert found.wall_hours > 1.9 * alone.wall_hours
+    lines = describe_forecast(sample, found, device="CPU")
+    assert lines[0] == "network    resnet50"
+    assert "mix        12 such cores for 1.0 h" in lines
+    (waiting,) = (line for line in lines if line.startswith("waiting"))
+    assert "50% of the workers' time" in waiting
+    assert not [line for line in describe_forecast(CPU, alone, device="CPU") if "waiting" in line]
 
 
 def test_the_busiest_side_and_its_longest_stage_is_the_bottleneck() -> None:
