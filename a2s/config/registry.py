@@ -106,6 +106,11 @@ COMMANDS = {
         "commands.ExportWeightsConfig",
         "export_weights",
     ),
+    "export-model": Command(
+        "write a detector as ONNX or as a graph of torch.export",
+        "export.ExportModelConfig",
+        "export_model",
+    ),
     "doctor": Command(
         "check what works on this machine and what does not",
         "checks.DoctorConfig",

@@ -22,7 +22,8 @@ def upsample(x_BChw: Tensor, size: Size) -> Tensor:
 
     Shape: [B, C, h, w] -> [B, C, *size]
     """
-    if x_BChw.shape[-2:] == torch.Size(size):
+    # An exported graph may not depend on whether the sizes are equal.
+    if not torch.compiler.is_exporting() and x_BChw.shape[-2:] == torch.Size(size):
         return x_BChw
     return F.interpolate(x_BChw, size=size, mode="bilinear", align_corners=False)
 

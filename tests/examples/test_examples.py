@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shutil
@@ -16,7 +17,7 @@ from a2s.commands.predict import run as run_predict
 from a2s.config.commands import PredictConfig
 from a2s.data.index import Index
 
-EXAMPLES = sorted((REPO / "examples").glob("*.py"))
+EXAMPLES = sorted(path for path in (REPO / "examples").iterdir() if path.suffix != ".md")
 
 
 @pytest.fixture
@@ -88,6 +89,33 @@ def test_predict_one_answers_like_the_command(
     )
     # BatchNorm is folded there: equal but for rounding.
     assert np.abs(ours - theirs).max() <= 1
+
+
+def test_cut_out_writes_a_picture_per_photo(
+    folder: Path, scenes, tmp_path: Path, run_example
+) -> None:
+    photos = sorted(scenes.images.iterdir())[:2]
+    printed = run_example("cut_out.py", tmp_path, *photos, "--model", folder / "stage1")
+    assert re.findall(r": \d+% of (\S+) is foreground", printed) == list(map(str, photos))
+    for photo in photos:
+        with Image.open(tmp_path / f"{photo.stem}.png") as cut, Image.open(photo) as image:
+            assert cut.mode == "RGBA"
+            assert cut.width <= image.width
+            assert cut.height <= image.height
+
+
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = json.loads((REPO / "examples" / "first_steps.ipynb").read_text("utf-8"))
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    # Committed without results, which would be those of one machine.
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in cells)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for cell in cells:
+        exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
+    assert len(names["predictions"]) == 4
+    assert 0 <= names["scores"]["mae"] <= 1
 
 
 def test_every_example_is_described_and_tested() -> None:

@@ -22,6 +22,10 @@ ROOMS = {
         *("paper", "evaluation", "training", "labels", "pipeline", "models"),
         *("data", "parallel", "storage", "config", "errors"),
     },
+    "api": {
+        *("evaluation", "labels", "pipeline", "models"),
+        *("data", "storage", "config", "errors"),
+    },
     "__main__": {"config", "storage", "errors"},
 }
 # Mathematics: these import no rank, file, setting or engine, only each other.
@@ -66,7 +70,7 @@ PURE = {
 }
 # In a room that may import settings, only these do; the others take plain values.
 SEE_SETTINGS = {"labels.recipe", "labels.making.all_shards"}
-ROOMS_WITH_SETTINGS = {"commands", "paper", "pipeline", "training", "__main__", "config"}
+ROOMS_WITH_SETTINGS = {"commands", "paper", "pipeline", "training", "api", "__main__", "config"}
 # Each engine has one importer.
 ONLY = {
     "ray": "a2s.parallel.pool",
@@ -77,9 +81,16 @@ ONLY = {
     "triton": "a2s.labels.crf.torch_backend.filter_triton",
     "numba": "a2s.labels.crf.numba_backend.jit",
     "llvmlite": "a2s.labels.crf.numba_backend.jit",
+    "onnx": "a2s.models.export",
+    "onnxruntime": "a2s.models.export",
+    "onnxscript": "a2s.models.export",
+    "huggingface_hub": "a2s.api.detector",
 }
-# The command line calls one command, the pipeline many; nobody else imports one by its name.
-CALLERS_OF_COMMANDS = {"a2s.__main__", "a2s.pipeline"}
+# The command line and the Python API call one command, the pipeline many; nobody else imports one
+# by its name.
+CALLERS_OF_COMMANDS = {"a2s.__main__", "a2s.pipeline", "a2s.api.command"}
+# What the package itself names, to load it when it is asked for.
+FRONT = "api"
 PICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 # These read what the kernel shows as files. Everyone else reads with a2s.storage.files, which waits
 # for no named pipe.
