@@ -1,7 +1,7 @@
 """`a2s report`: one HTML page about a run, or about several side by side.
 
-    a2s report runs/mine
-    a2s report runs/a runs/b --out comparison.html
+a2s report runs/mine
+a2s report runs/a runs/b --out comparison.html
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def run(config: ReportConfig) -> int:
         raise ConfigError(f"report: {len(config.runs)} runs; give at most {len(LETTERS)}")
     out = config.out or config.runs[0] / "report.html"
     if out.is_dir():
-        raise ConfigError(f"report: --out {out} is a folder; give a file, such as {out}/report.html")
+        raise ConfigError(
+            f"report: --out {out} is a folder; give a file, such as {out}/report.html"
+        )
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"report: there is no folder {out.parent}; make it first")
     start_sec = time.monotonic()

@@ -112,7 +112,9 @@ def _test_keys(config: RunConfig) -> list[str] | None:
 
 def read_rows(scores: Path) -> dict[str, dict[str, Any]]:
     """Read the scores of every row; the Gaussian is scored with any other row."""
-    rows = {name: read_json(scores / name / "scores.json") for name in RUN_TITLES if name != "centre"}
+    rows = {
+        name: read_json(scores / name / "scores.json") for name in RUN_TITLES if name != "centre"
+    }
     centre = baseline(rows["detector"], "centre")
     assert centre is not None, "evaluate always scores it"
     return {**rows, "centre": centre}

@@ -22,7 +22,7 @@ SERIES = ("#a10001", "#a10002", "#a10003", "#a10004", "#a10005", "#a10006")
 _INK = "#a10008"
 _GRID_OF_CURVES = "#e4e4e4"
 _DASHES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 10,
     "font.family": "sans-serif",
@@ -93,7 +93,7 @@ def histogram(
             axes.legend(fontsize=9, frameon=False)
         axes.set_xlim(low, high)
 
-    return _chart(title, draw, x_name=x_name, y_name=y_name, alt=alt, small=True)
+    return _chart(title, draw, x_name=x_name, y_name=y_name, alt=alt)
 
 
 def heat_map(
@@ -107,7 +107,7 @@ def heat_map(
     alt: str,
 ) -> Markup:
     """Draw a matrix as colours; cells that are 0 stay empty."""
-    shown_YX = np.ma.masked_equal(values_YX, 0)
+    shown_YX = np.where(values_YX == 0, np.nan, values_YX)
 
     def draw(axes: Any) -> None:
         x, y = (
@@ -120,22 +120,17 @@ def heat_map(
     return _chart(title, draw, x_name=x_name, y_name=y_name, alt=alt)
 
 
-def _chart(
-    title: str, draw: Any, *, x_name: str, y_name: str, alt: str, small: bool = False
-) -> Markup:
+def _chart(title: str, draw: Any, *, x_name: str, y_name: str, alt: str) -> Markup:
     import matplotlib
 
     with matplotlib.rc_context(_STYLE):
-        figure, (axes,) = panels(1, **({"width": 3.7, "height": 2.7} if small else _SIZE))
+        figure, (axes,) = panels(1, width=4.1, height=2.9)
         figure.patch.set_alpha(0)
         axes.patch.set_alpha(0)
         name_axes(axes, x_name, y_name, title)
         draw(axes)
         axes.title.set_fontsize(11)
         return themed(to_svg(figure), alt=alt)
-
-
-_SIZE = {"width": 4.6, "height": 3.3}
 
 
 def themed(svg: str, *, alt: str) -> Markup:

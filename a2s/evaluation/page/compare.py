@@ -156,11 +156,13 @@ def _strips(views: Sequence[RunView]) -> list[Strip]:
     per_run = [view.sources.strips(wanted) if view.sources else [] for view in with_labels]
     found = []
     for strips in zip(*per_run, strict=True):
-        cells = [cell for cell in strips[0].cells if cell.title in ("image", "truth")]
+        cells = [one for one in strips[0].cells if one.title in ("image", "truth")]
         for view, strip in zip(with_labels, strips, strict=True):
-            for cell in strip.cells:
-                if cell.title in ("label", "corrected label", "prediction"):
-                    cells.append(cell.renamed(f"{view.letter}: {cell.title}"))
+            cells += [
+                one.renamed(f"{view.letter}: {one.title}")
+                for one in strip.cells
+                if one.title in ("label", "corrected label", "prediction")
+            ]
         found.append(Strip(strips[0].name, "", cells))
     return found
 
@@ -169,8 +171,10 @@ def _other(views: Sequence[RunView]) -> str:
     """Scores of other images, or by another convention, must not be compared."""
     ours = [view.ours for view in views if view.ours]
     for name, what in (("num_images", "numbers of images"), ("convention", "conventions")):
-        values = {cell(row.scores, name, 0) if name == "num_images" else str(row.scores.get(name))
-                  for row in ours}
+        values = {
+            cell(row.scores, name, 0) if name == "num_images" else str(row.scores.get(name))
+            for row in ours
+        }
         if len(values) > 1:
             return f"The scores are of different {what}: {', '.join(sorted(values))}."
     return ""

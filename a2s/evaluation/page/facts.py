@@ -74,6 +74,6 @@ def _training(section: Mapping[str, Any]) -> str:
     pretrained = "starts from the bundled detector" if init == "bundled" else f"weights {weights}"
     return (
         f"{encoder.get('name')}, {pretrained}; {section.get('epochs')} epochs, batch "
-        f"{section.get('batch_size')}, {section.get('image_size')} px, lr {section.get('lr')}, seed "
-        f"{section.get('seed')}"
+        f"{section.get('batch_size')}, {section.get('image_size')} px, lr {section.get('lr')}, "
+        f"seed {section.get('seed')}"
     )

@@ -22,6 +22,14 @@ TITLES = {
     "colour_contrast": ("Contrast of colours", "0 none, 1 full"),
 }
 
+RANKS = {
+    "quality": "expected F",
+    "crf_agreement": "overlap before and after the CRF",
+    "decision_margin": "decision margin",
+    "changed_share": "share of moved pixels",
+}
+"""What the columns that rank labels are called in a sentence."""
+
 
 def of_labels(table: LabelTable) -> list[Markup]:
     """Draw the distribution of every quality number, and area against rank."""
@@ -35,16 +43,17 @@ def of_labels(table: LabelTable) -> list[Markup]:
         at = np.unravel_index(int(table.area_by_rank_AQ.argmax()), table.area_by_rank_AQ.shape)
         area, best = (int(place) / len(table.area_by_rank_AQ) for place in at)
         low, high = RANGES[rank]
+        said = RANKS[rank]
         charts.append(
             heat_map(
-                f"Area and {rank}",
+                f"Area and {said}",
                 table.area_by_rank_AQ.T,
                 x_range=(0, 1),
                 y_range=(low, high),
                 x_name="area share",
-                y_name=rank,
-                alt=f"Labels by area and {rank}; most have an area share near {area:.2f} and a "
-                f"{rank} near {low + best * (high - low):.2f}.",
+                y_name=said,
+                alt=f"Labels by area and {said}; most have an area share near {area:.2f} and "
+                f"{said} near {low + best * (high - low):.2f}.",
             )
         )
     return charts
@@ -77,7 +86,7 @@ def caption(row: Row, table: LabelTable) -> str:
     numbers = row.numbers
     said = []
     if table.ranked_by is not None:
-        said.append(f"{table.ranked_by.replace('_', ' ')} {numbers[table.ranked_by]:.2f}")
+        said.append(f"{RANKS[table.ranked_by]} {numbers[table.ranked_by]:.2f}")
     if "area_share" in numbers:
         said.append(f"area {numbers['area_share']:.0%}")
     if numbers.get("num_components", 1) > 1:

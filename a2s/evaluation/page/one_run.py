@@ -34,6 +34,7 @@ SHOWN = 4
 """Strips of the best, the worst and of random images."""
 PER_DECILE = 2
 POSITION_SAMPLE = 300
+POSITIONS = ("labels", "corrected labels", "predictions", "truths")
 
 
 @dataclass
@@ -100,6 +101,7 @@ def gather(parts: Parts, letter: str) -> RunView:
     _gather_scores(view)
     _gather_labels(view)
     _gather_training(view)
+    view.positions.sort(key=lambda one: POSITIONS.index(one[0]))
     view.facts = facts.of_run(parts, recorded, view.labels)
     view.left_out = list(_left_out(parts))
     view.verdict = _judged(view)
@@ -123,9 +125,7 @@ def _gather_scores(view: RunView) -> None:
     scored = per_image(parts.scores[ours.name])
     view.score_charts.append(label_charts.f_histogram(scored.f_N))
     if parts.test_labels is not None and "labels" in parts.scores:
-        chart = calibration(
-            view.labels or read_labels(parts.test_labels), per_image(parts.scores["labels"])
-        )
+        chart = calibration(read_labels(parts.test_labels), per_image(parts.scores["labels"]))
         view.score_charts += [chart] if chart else []
     sources = Sources(
         parts.test_data,
@@ -187,16 +187,17 @@ def _gather_labels(view: RunView) -> None:
         wanted = [Wanted(row.key, label_charts.caption(row, table), row.shard) for row in rows]
         return sources.strips(wanted)
 
-    if table.ranked_by is not None:
+    rank = label_charts.RANKS.get(str(table.ranked_by), "")
+    if rank:
         view.label_groups += [
-            Group(f"Lowest {table.ranked_by}", strips(table.worst[:SHOWN])),
-            Group(f"Highest {table.ranked_by}", strips(table.best[:SHOWN])),
+            Group(f"Lowest {rank}", strips(table.worst[:SHOWN])),
+            Group(f"Highest {rank}", strips(table.best[:SHOWN])),
         ]
     view.label_groups.append(Group("Random labels", strips(table.sample[:SHOWN])))
     for number, rows in enumerate(table.deciles(PER_DECILE), start=1):
         if rows:
             low, high = (table.quantile(str(table.ranked_by), n / 10) for n in (number - 1, number))
-            title = f"Tenth {number} of 10: {table.ranked_by} {low:.2f} to {high:.2f}"
+            title = f"Tenth {number} of 10: {rank} {low:.2f} to {high:.2f}"
             view.label_groups.append(Group(title, strips(rows)))
 
 
@@ -223,7 +224,7 @@ def _gather_training(view: RunView) -> None:
     if view.sources is not None:
         view.moved_strips = view.sources.strips(
             [
-                Wanted(row.key, f"{row.numbers['changed_share']:.1%} of the pixels moved", row.shard)
+                Wanted(row.key, f"{row.numbers['changed_share']:.1%} of it moved", row.shard)
                 for row in moved.best
                 if row.numbers["changed_share"] > 0
             ]

@@ -27,8 +27,10 @@ class Parts:
     settings: Mapping[str, Any]
     data: Path | None = None
     labels: Path | None = None
+    """Labels that were made, or learned from."""
     label_model: Path | None = None
-    """Network whose maps became the labels, or `RBD`."""
+    """Network whose maps are shown beside the labels, which were made of them, or `RBD`. Of stage 1
+    it is the run itself, which learned from the labels."""
     stage1: Path | None = None
     stage2: Path | None = None
     test_data: Path | None = None
@@ -65,7 +67,9 @@ def find_parts(folder: Path) -> Parts:
     settings, command = settings_of(folder)
     gone: list[str] = []
 
-    def other(value: object, *, of: Path = folder, out: object = settings.get("out")) -> Path | None:
+    def other(
+        value: object, *, of: Path = folder, out: object = settings.get("out")
+    ) -> Path | None:
         """Find an input, whose path counts from where the command was started."""
         if value is None:
             return None
@@ -90,6 +94,8 @@ def find_parts(folder: Path) -> Parts:
     if model is not None and model != str(RBD):
         assert labels is not None
         model = other(model, of=labels, out=made.get("out"))
+    if command == "stage1":
+        model = folder
     return Parts(
         folder,
         command,

@@ -46,8 +46,9 @@ class Position:
         """Picture of it: dark is 0, yellow is the largest value."""
         top = max(float(self.mean_GG.max()), 1e-9)
         grey_GG = np.rint(self.mean_GG / top * 255).astype(np.uint8)
-        large = cv2.resize(grey_GG, (224, 224), interpolation=cv2.INTER_NEAREST)
-        return _uri(cv2.applyColorMap(large, cv2.COLORMAP_VIRIDIS), ".png")
+        large = cv2.resize(grey_GG, (224, 224), interpolation=cv2.INTER_NEAREST).astype(np.uint8)
+        colours = np.asarray(cv2.applyColorMap(large, cv2.COLORMAP_VIRIDIS), np.uint8)
+        return _uri(colours, ".png")
 
 
 def position(maps_HW: Iterable[U8]) -> Position | None:

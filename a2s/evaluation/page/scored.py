@@ -131,9 +131,7 @@ def calibration(table: LabelTable, scored: PerImage) -> Markup | None:
     if table.ranked_by != "quality":
         return None
     true_f = dict(zip(scored.keys, scored.f_N.tolist(), strict=True))
-    pairs = [
-        (row.numbers["quality"], true_f[row.key]) for row in table.sample if row.key in true_f
-    ]
+    pairs = [(row.numbers["quality"], true_f[row.key]) for row in table.sample if row.key in true_f]
     if len(pairs) < 20:
         return None
     tenths = [part.mean(axis=0) for part in np.array_split(np.array(sorted(pairs)), 10)]
