@@ -50,9 +50,13 @@ def compare(views: Sequence[RunView]) -> Comparison:
 
 def _scores(views: Sequence[RunView]) -> Table:
     table = Table("Scores", [title for title, _ in RUN_COLUMNS])
-    for view in views:
-        for row in view.scores:
-            table.rows.append((f"{view.letter}: {row.title}", row.cells))
+    for title in dict.fromkeys(row.title for view in views for row in view.scores):
+        for view in views:
+            table.rows += [
+                (f"{view.letter}: {title}", row.cells)
+                for row in view.scores
+                if row.title == title
+            ]
     return table
 
 
