@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from a2s.evaluation.curves import name_axes, panels, to_svg
 SERIES = ("#a10001", "#a10002", "#a10003", "#a10004", "#a10005", "#a10006")
 """Stand-ins that become the page's colours; no other colour of a chart begins like them."""
 _INK = "#a10008"
+_PREFIX = "chart-0-"
 _GRID_OF_CURVES = "#e4e4e4"
 _DASHES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
 _STYLE: dict[Any, Any] = {
@@ -134,14 +134,18 @@ def _chart(title: str, draw: Any, *, x_name: str, y_name: str, alt: str) -> Mark
 
 
 def themed(svg: str, *, alt: str) -> Markup:
-    """Make a figure part of the page: its colours, a text, and names that are unique there."""
-    number = zlib.crc32(svg.encode())
+    """Make a figure part of the page: its colours, a text, and names that `placed` can number."""
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     for place, colour in enumerate(SERIES, start=1):
         body = body.replace(colour, f"var(--c{place})")
     body = body.replace(_INK, "var(--ink)").replace(_GRID_OF_CURVES, "var(--grid)")
-    body = re.sub(r'\bid="', f'id="s{number}-', body)
-    body = body.replace("url(#", f"url(#s{number}-").replace('href="#', f'href="#s{number}-')
+    body = re.sub(r'\bid="', f'id="{_PREFIX}', body)
+    body = body.replace("url(#", f"url(#{_PREFIX}").replace('href="#', f'href="#{_PREFIX}')
     opening = Markup('<svg class="chart" role="img" aria-label="{}"').format(alt)
     return Markup(opening + Markup(body.removeprefix("<svg")))
+
+
+def placed(chart: Markup, number: int) -> Markup:
+    """Give the names in a chart a number, so that no two charts of a page share one."""
+    return Markup(chart.replace(_PREFIX, f"chart-{number}-"))

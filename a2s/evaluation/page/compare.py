@@ -53,9 +53,7 @@ def _scores(views: Sequence[RunView]) -> Table:
     for title in dict.fromkeys(row.title for view in views for row in view.scores):
         for view in views:
             table.rows += [
-                (f"{view.letter}: {title}", row.cells)
-                for row in view.scores
-                if row.title == title
+                (f"{view.letter}: {title}", row.cells) for row in view.scores if row.title == title
             ]
     return table
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from a2s.evaluation.page.charts import placed
 from a2s.evaluation.page.compare import compare
 from a2s.evaluation.page.one_run import gather
 from a2s.evaluation.page.parts import find_parts
 from a2s.evaluation.table import RUN_COLUMNS, border_note
-from a2s.storage.status.text import duration
 
 _HERE = Path(__file__).parent
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -33,7 +34,8 @@ def page(folders: Sequence[Path]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["duration"] = duration
+    numbers = itertools.count(1)
+    environment.filters["placed"] = lambda chart: placed(chart, next(numbers))
     return environment.get_template("page.html").render(
         views=views,
         comparison=compare(views) if len(views) > 1 else None,

@@ -8,34 +8,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 
 from a2s.evaluation.page import charts
 
 CSS = (Path(charts.__file__).parent / "page.css").read_text("utf-8")
 
 
-def two_charts() -> list[str]:
+def two_charts() -> list[Markup]:
     alt = 'Loss "of" <b>1</b> & 2'
     lines = [charts.Line("A", [1, 2], [3, 4]), charts.Line("B", [1, 2], [4, 3])]
     return [
-        str(charts.line_chart("Loss", lines, x_name="epoch", y_name="loss", alt=alt)),
-        str(
-            charts.heat_map(
-                "Map",
-                np.eye(4),
-                x_range=(0, 1),
-                y_range=(0, 1),
-                x_name="x",
-                y_name="y",
-                alt=alt,
-            )
+        charts.line_chart("Loss", lines, x_name="epoch", y_name="loss", alt=alt),
+        charts.heat_map(
+            "Map", np.eye(4), x_range=(0, 1), y_range=(0, 1), x_name="x", y_name="y", alt=alt
         ),
     ]
 
 
 def test_charts_are_well_formed_with_a_text_and_unique_names() -> None:
     names: list[str] = []
-    for svg in two_charts():
+    for number, chart in enumerate(two_charts() + two_charts()):
+        svg = charts.placed(chart, number)
         root = ElementTree.fromstring(svg)
         assert root.get("role") == "img"
         assert root.get("aria-label") == 'Loss "of" <b>1</b> & 2'
