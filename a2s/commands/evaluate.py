@@ -250,7 +250,7 @@ def _report(config: EvaluateConfig, scores: dict[str, Any]) -> int:
         scores, COLUMNS, convention=config.parity.convention, with_rbd=bool(config.images)
     )
     print("\n".join(lines))
-    print(f"written: {config.out}/scores.json, images.parquet, pr_curve.svg, f_curve.svg")
+    print(f"written: {config.out}/scores.json, images.parquet, curves.json, *.svg")
     without_rbd = scores["num_images"] - scores.get("rbd_num_images", 0) if config.images else 0
     code = 0
     for lost, what, lists in (

@@ -27,8 +27,8 @@ from a2s.data.inputs import collect
 from a2s.data.tar_inputs import is_tar
 from a2s.evaluation import verdict
 from a2s.evaluation.table import (
-    BASELINES,
-    BORDER_COLUMNS,
+    RUN_COLUMNS,
+    RUN_TITLES,
     baseline,
     border_note,
     markdown_lines,
@@ -43,23 +43,6 @@ from a2s.storage.run_folder import claim
 from a2s.training.preflight import HOW_TO_TRAIN, UNTRAINED, check_encoders, is_untrained
 
 BUNDLED = "labels by the activation network inside a2s, and its detector learns from them"
-TITLES = {
-    "maps": "activation maps (stage 1)",
-    "labels": "pseudo labels (CRF, median)",
-    "detector": "detector (stage 2)",
-    "bundled": "bundled detector",
-    **BASELINES,
-}
-"""Rows of the table."""
-COLUMNS = (
-    ("adaptive F", "adaptive_f"),
-    *BORDER_COLUMNS,
-    ("mean F", "mean_f"),
-    ("max F", "max_f"),
-    ("weighted F", "weighted_f"),
-    ("S", "s_measure"),
-    ("MAE", "mae"),
-)
 
 
 def run(config: RunConfig) -> int:
@@ -86,6 +69,7 @@ def run(config: RunConfig) -> int:
             return code
         rows = None if config.truth is None else read_rows(out / "scores")
         judged = _judged(config, rows)
+        folder.log(event="judged", lines=judged)
         if rows is not None:
             table = score_table(rows)
             judged_md = "".join(f"\n- {line}" for line in judged)
@@ -138,7 +122,9 @@ def _test_keys(config: RunConfig) -> list[str] | None:
 
 def read_rows(scores: Path) -> dict[str, dict[str, Any]]:
     """Read the scores of every row; the Gaussian is scored with any other row."""
-    rows = {name: read_json(scores / name / "scores.json") for name in TITLES if name != "centre"}
+    rows = {
+        name: read_json(scores / name / "scores.json") for name in RUN_TITLES if name != "centre"
+    }
     centre = baseline(rows["detector"], "centre")
     assert centre is not None, "evaluate always scores it"
     return {**rows, "centre": centre}
@@ -146,8 +132,8 @@ def read_rows(scores: Path) -> dict[str, dict[str, Any]]:
 
 def score_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """A Markdown table of the scores of every stage and baseline."""
-    titled = {title: rows[name] for name, title in TITLES.items()}
-    lines = markdown_lines(titled, COLUMNS, first="maps")
+    titled = {title: rows[name] for name, title in RUN_TITLES.items()}
+    lines = markdown_lines(titled, RUN_COLUMNS, first="maps")
     which_f = rows["detector"]["which_f"]
     notes = [f"{border_note(rows['detector'])}.", "", f"Which F: {which_f}."]
     return "\n".join([*lines, "", *notes]) + "\n"

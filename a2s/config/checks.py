@@ -29,6 +29,15 @@ class StatusConfig(Settings):
     as_json: Annotated[bool, arg(name="json")] = Field(False, description="Print one JSON object.")
 
 
+class ReportConfig(Settings):
+    """Write one HTML page about a run: verdict, pictures, histograms, curves, settings."""
+
+    runs: Positional[tuple[Path, ...]] = Field(min_length=1)
+    """Output folders of run, label, stage1, stage2 or evaluate; several are compared."""
+    out: Path | None = None
+    """File of the page; default: report.html in the first folder."""
+
+
 class VerifyConfig(Settings):
     """Compare every byte of a folder with its checksums; repair what a command can make again."""
 

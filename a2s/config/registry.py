@@ -91,6 +91,11 @@ COMMANDS = {
         "checks.StatusConfig",
         "status",
     ),
+    "report": Command(
+        "write an HTML page about runs: verdict, pictures, curves",
+        "checks.ReportConfig",
+        "report",
+    ),
     "verify": Command(
         "compare every byte of a folder with its checksums, repair it",
         "checks.VerifyConfig",

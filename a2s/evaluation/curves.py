@@ -9,15 +9,16 @@ from typing import Any
 from numpy.typing import NDArray
 
 from a2s.evaluation.dataset_scores import DatasetScores
-from a2s.storage.files import atomic_write
+from a2s.storage.files import atomic_write, write_json
 from a2s.storage.parsing import printable
 
 _BLUE, _ORANGE = "#1f5fa8", "#d9730d"
 
 
 def write_curves(out: Path, scores: DatasetScores, *, title: str) -> None:
-    """Write pr_curve.svg and f_curve.svg of a data set."""
+    """Write pr_curve.svg, f_curve.svg and, their numbers, curves.json of a data set."""
     mean = scores.curves()
+    write_json(out / "curves.json", {name: values_T.tolist() for name, values_T in mean.items()})
     adaptive_f = scores.summary()["adaptive_f"]
     atomic_write(out / "pr_curve.svg", pr_curve(mean["precision"], mean["recall"], title=title))
     atomic_write(out / "f_curve.svg", f_curve(mean["f"], adaptive_f=adaptive_f, title=title))

@@ -18,6 +18,23 @@ BORDER_COLUMNS = (
     ("F others", "adaptive_f_not_touching"),
     ("ring share", "ring_share"),
 )
+RUN_TITLES = {
+    "maps": "activation maps (stage 1)",
+    "labels": "pseudo labels (CRF, median)",
+    "detector": "detector (stage 2)",
+    "bundled": "bundled detector",
+    **BASELINES,
+}
+"""Rows of the table of `a2s run`."""
+RUN_COLUMNS = (
+    ("adaptive F", "adaptive_f"),
+    *BORDER_COLUMNS,
+    ("mean F", "mean_f"),
+    ("max F", "max_f"),
+    ("weighted F", "weighted_f"),
+    ("S", "s_measure"),
+    ("MAE", "mae"),
+)
 NONE = "–"
 
 Columns = Sequence[tuple[str, str]]

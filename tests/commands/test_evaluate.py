@@ -78,6 +78,7 @@ def test_scores_are_the_means_over_the_pairs(
         "missing.json",
         "failures.jsonl",
         "pr_curve.svg",
+        "curves.json",
         "f_curve.svg",
     }
 
@@ -96,7 +97,7 @@ def test_a_second_call_does_nothing_and_another_folder_gets_the_same_bytes(
     run(folders)
     assert "done already" in capsys.readouterr().out
     run(folders, out="other")
-    for name in ("scores.json", "images.parquet", "pr_curve.svg", "f_curve.svg"):
+    for name in ("scores.json", "images.parquet", "curves.json", "pr_curve.svg", "f_curve.svg"):
         assert (folders / "other" / name).read_bytes() == first[name], name
 
 

@@ -10,6 +10,7 @@ from a2s.config.base import EncoderConfig
 from a2s.config.run import RunConfig
 from a2s.config.training import Stage1Config, Stage1Options, Stage2Options
 from a2s.errors import A2SError, ConfigError
+from a2s.evaluation.table import RUN_COLUMNS
 from a2s.pipeline import job_list
 
 
@@ -117,7 +118,7 @@ def test_missing_images_are_an_error_that_names_them(tmp_path, scenes):
 
 def test_score_table(tmp_path):
     counts = {"num_images": 5, "num_touching": 2, "truth_ring_share": 0.25}
-    columns = [column for _, column in run_job.COLUMNS]
+    columns = [column for _, column in RUN_COLUMNS]
     for number, name in enumerate(["maps", "labels", "detector", "rbd", "bundled"]):
         (tmp_path / name).mkdir()
         values = dict.fromkeys(columns, 0.25 * number)

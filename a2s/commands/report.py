@@ -1,0 +1,41 @@
+"""`a2s report`: one HTML page about a run, or about several side by side.
+
+a2s report runs/mine
+a2s report runs/a runs/b --out comparison.html
+"""
+
+from __future__ import annotations
+
+import time
+
+from a2s.config.checks import ReportConfig
+from a2s.errors import ConfigError
+from a2s.parallel.progress import say
+from a2s.storage.files import atomic_write
+
+
+def run(config: ReportConfig) -> int:
+    """Write the page; it needs no other file and no network.
+
+    Raises:
+        ConfigError: a folder is not of a command that can be shown, or the page has no place.
+        DataError: what a folder holds cannot be read.
+    """
+    from a2s.evaluation.page.render import LETTERS, page
+
+    if len(config.runs) > len(LETTERS):
+        raise ConfigError(f"report: {len(config.runs)} runs; give at most {len(LETTERS)}")
+    out = config.out or config.runs[0] / "report.html"
+    if out.is_dir():
+        raise ConfigError(
+            f"report: --out {out} is a folder; give a file, such as {out}/report.html"
+        )
+    if not out.absolute().parent.is_dir():
+        raise ConfigError(f"report: there is no folder {out.parent}; make it first")
+    start_sec = time.monotonic()
+    say(f"report: reading {', '.join(str(folder) for folder in config.runs)}")
+    text = page(config.runs)
+    atomic_write(out, text)
+    size_mib, elapsed_sec = len(text.encode()) / 2**20, time.monotonic() - start_sec
+    print(f"report: {out}, {size_mib:.1f} MiB, in {elapsed_sec:.0f} s; open it in a browser")
+    return 0

@@ -1,0 +1,1 @@
+"""The page that `a2s report` writes about runs."""
