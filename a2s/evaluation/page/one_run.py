@@ -101,6 +101,9 @@ def gather(parts: Parts, letter: str) -> RunView:
     _gather_scores(view)
     _gather_labels(view)
     _gather_training(view)
+    for log, name in ((view.stage1, "stage 1"), (view.stage2, "stage 2")):
+        if log is not None and log.damaged:
+            view.notes.append(f"{name}: {log.damaged} lines of metrics.jsonl cannot be read")
     view.positions.sort(key=lambda one: POSITIONS.index(one[0]))
     view.facts = facts.of_run(parts, recorded, view.labels)
     view.left_out = list(_left_out(parts))
@@ -230,9 +233,6 @@ def _gather_training(view: RunView) -> None:
             ]
         )
         view.notes += view.sources.problems
-    for log, name in ((view.stage1, "stage 1"), (view.stage2, "stage 2")):
-        if log is not None and log.damaged:
-            view.notes.append(f"{name}: {log.damaged} lines of metrics.jsonl cannot be read")
 
 
 def _left_out(parts: Parts) -> Iterator[tuple[str, logs.LeftOut]]:
