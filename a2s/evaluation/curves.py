@@ -16,7 +16,7 @@ _BLUE, _ORANGE = "#1f5fa8", "#d9730d"
 
 
 def write_curves(out: Path, scores: DatasetScores, *, title: str) -> None:
-    """Write pr_curve.svg, f_curve.svg and, their numbers, curves.json of a data set."""
+    """Write pr_curve.svg, f_curve.svg and their numbers, curves.json, of a data set."""
     mean = scores.curves()
     write_json(out / "curves.json", {name: values_T.tolist() for name, values_T in mean.items()})
     adaptive_f = scores.summary()["adaptive_f"]

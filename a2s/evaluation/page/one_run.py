@@ -101,6 +101,7 @@ def gather(parts: Parts, letter: str) -> RunView:
     _gather_scores(view)
     _gather_labels(view)
     _gather_training(view)
+    view.notes += view.sources.problems if view.sources is not None else []
     for log, name in ((view.stage1, "stage 1"), (view.stage2, "stage 2")):
         if log is not None and log.damaged:
             view.notes.append(f"{name}: {log.damaged} lines of metrics.jsonl cannot be read")
@@ -232,7 +233,6 @@ def _gather_training(view: RunView) -> None:
                 if row.numbers["changed_share"] > 0
             ]
         )
-        view.notes += view.sources.problems
 
 
 def _left_out(parts: Parts) -> Iterator[tuple[str, logs.LeftOut]]:
