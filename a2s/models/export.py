@@ -75,9 +75,8 @@ def require_onnx() -> None:
 def export(detector: Detector, suffix: str, *, metadata: Mapping[str, str]) -> tuple[bytes, float]:
     """Bytes of a file with one of `SUFFIXES`, and the largest difference in saliency.
 
-    BatchNorm of the encoder is folded in place: fewer steps to trace, run and store.
-
-    The exported network is run, and compared with the original.
+    BatchNorm of the encoder is folded in place: fewer steps to trace, run and store. The exported
+    network is run and compared with the original.
 
     Raises:
         ConfigError: the network cannot be exported for images of any size, ONNX is not installed,
@@ -94,7 +93,8 @@ def export(detector: Detector, suffix: str, *, metadata: Mapping[str, str]) -> t
         encode = _as_onnx if suffix == ".onnx" else _as_program
         data, run = encode(program, json.dumps(dict(metadata), sort_keys=True))
     difference = _largest_difference(network, run)
-    if difference > TOLERANCE:
+    # Also where it is no number.
+    if not difference <= TOLERANCE:
         raise ConfigError(
             f"export-model: the exported network differs by {difference:.1e} from its original, "
             f"more than {TOLERANCE:.0e}; nothing was written. Please report the model's encoder "
