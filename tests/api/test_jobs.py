@@ -69,12 +69,13 @@ def test_a_loader_stacks_squares(data, labels) -> None:
 
 def test_poor_labels_are_left_out(data, labels) -> None:
     qualities = sorted(label.quality for label in labels)
-    bound = math.nextafter(qualities[2], 1)
+    bound = (qualities[2] + qualities[3]) / 2
+    assert qualities[2] < bound < qualities[3]
     dataset = labels.dataset(data, min_quality=bound)
     assert len(dataset) == sum(quality >= bound for quality in qualities)
     assert all(float(dataset[number][2]) >= bound for number in range(len(dataset)))
     with pytest.raises(LabelError, match=r"no label of .* has a quality"):
-        labels.dataset(data, min_quality=math.nextafter(qualities[-1], 2))
+        labels.dataset(data, min_quality=qualities[-1] + 0.001)
 
 
 def test_images_of_other_labels_are_refused(labels, tmp_path) -> None:

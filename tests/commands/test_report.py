@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -100,7 +101,10 @@ def made(tmp_path_factory: pytest.TempPathFactory, scenes: Any) -> Run:
     out = root / f"run {HOSTILE}"
     config = small(scenes, out, images=(str(root / "train"),), max_failure_rate=0.5)
     config = config.model_copy(update={"test": root / "images", "truth": root / "masks"})
-    assert run_job.run(config) == 0
+    # The arguments are recorded as they were given; those of the test runner are not the command's.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["a2s", "run", str(root / "train"), "--out", str(out)])
+        assert run_job.run(config) == 0
     page = root / "page.html"
     write(page, out)
     return Run(out, page, page.read_text("utf-8"))
