@@ -113,7 +113,7 @@ class LabelSet:
                 raise LabelError(
                     f"labels: {self.folder} has no quality numbers; leave min_quality out"
                 )
-            usable_N &= self._columns["quality"] >= min_quality
+            usable_N &= self._columns["quality"].astype(np.float64) >= min_quality
             if not usable_N.any():
                 raise LabelError(
                     f"labels: no label of {self.folder} has a quality of {min_quality:g} or more"
