@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from a2s.errors import ConfigError
 from a2s.storage.files import read_text
@@ -14,8 +14,8 @@ from a2s.storage.parsing import parse_yaml
 from a2s.storage.run_folder import recorded
 
 REPORTED = ("run", "label", "stage1", "stage2", "evaluate")
-RBD = Path("rbd")
-"""What `label --model rbd` records as its model."""
+NAMED: dict[str, Literal["rbd", "bundled"]] = {"rbd": "rbd", "bundled": "bundled"}
+"""Models that `label --model` takes by name, and records so; others are paths from the root."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Parts:
     labels: Path | None = None
     """Labels that were made, or learned from."""
     label_model: Path | None = None
-    """Network whose maps are shown beside the labels, which were made of them, or `RBD`. Of stage 1
-    it is the run itself, which learned from the labels."""
+    """Network whose maps are shown beside the labels, which were made of them, or its name. Of
+    stage 1 it is the run itself, which learned from the labels."""
     stage1: Path | None = None
     stage2: Path | None = None
     test_data: Path | None = None
@@ -91,7 +91,7 @@ def find_parts(folder: Path) -> Parts:
     labels = folder if command == "label" else other(settings.get("labels"))
     made = settings_of(labels)[0] if labels and recorded(labels, "command") == "label" else {}
     model = made.get("model")
-    if model is not None and model != str(RBD):
+    if model is not None and model not in NAMED:
         assert labels is not None
         model = other(model, of=labels, out=made.get("out"))
     if command == "stage1":
@@ -142,7 +142,7 @@ def _labels_model(folder: Path) -> Path | None:
         return None
     settings = settings_of(labels)[0]
     model = str(settings.get("model"))
-    return RBD if model == str(RBD) else _resolved(labels, str(settings.get("out")), model)
+    return Path(model) if model in NAMED else _resolved(labels, str(settings.get("out")), model)
 
 
 def _score_files(folder: Path) -> list[Path]:

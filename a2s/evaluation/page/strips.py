@@ -19,10 +19,10 @@ from a2s.data.open_files import Address
 from a2s.errors import A2SError, DataError
 from a2s.evaluation.page import pictures
 from a2s.evaluation.page.label_table import Row, find_rows
-from a2s.evaluation.page.parts import RBD
+from a2s.evaluation.page.parts import NAMED
 from a2s.evaluation.pairs import PictureFile, PictureSet
+from a2s.models.bundled import find_model
 from a2s.models.predict import Picture, Step, new_step, to_map
-from a2s.models.saved import Model, SavedNetwork
 from a2s.storage.parsing import printable
 
 
@@ -75,8 +75,9 @@ class Network:
             raise DataError(self.problem)
         try:
             if self._step is None:
-                model: Model = "rbd" if self.path == RBD else SavedNetwork.find(self.path)
-                self._step = new_step(model, MAX_PIXELS)
+                named = NAMED.get(str(self.path))
+                model = find_model(named, for_labels=True) if named else find_model(self.path)
+                self._step = new_step(model[0], MAX_PIXELS)
         except A2SError as error:
             # Many images ask; the answer stays the same.
             self.problem = f"no network: {error}"
