@@ -75,7 +75,7 @@ def test_object_storage(three_of_four: Path, s3: Any, capsys: pytest.CaptureFixt
 
 def test_run_in_object_storage(tmp_path: Path, s3: Any, capsys: pytest.CaptureFixture[str]) -> None:
     write_training(tmp_path / "stage1", finished=True)
-    record = {"run": {}, "identity": {"command": "run"}}
+    record = {"run": {"init": "none", "seeds": "none"}, "identity": {"command": "run"}}
     (tmp_path / "config.yaml").write_text(json.dumps(record))
     upload(s3, tmp_path, "runs/mine")
     found = ask("s3://bucket/runs/mine", capsys)

@@ -97,7 +97,7 @@ def test_a_finished_job_keeps_its_state_and_says_what_its_last_call_met(
 def test_signals_to_a_real_process(
     number: int, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source, out = fill(tmp_path / "in", 400, side=400), tmp_path / "out"
+    source, out = fill(tmp_path / "in", 800, side=400), tmp_path / "out"
     flags = ["--out", str(out), "--shard-size", "10", "--workers", "0"]
     process = subprocess.Popen(
         [sys.executable, "-m", "a2s", "shard", str(source), *flags],
@@ -116,4 +116,4 @@ def test_signals_to_a_real_process(
     assert record["why"].startswith(why)
     found = ask(out, capsys)
     assert found["state"] == "stopped"
-    assert 0 < found["shards_done"] < 40
+    assert 0 < found["shards_done"] < 80

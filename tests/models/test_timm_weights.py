@@ -72,7 +72,7 @@ def test_a_missing_tensor_is_named_and_the_classifier_is_not(tmp_path: Path) -> 
 def test_neither_file_nor_published() -> None:
     with pytest.raises(WeightsError, match="x is neither a file nor `pretrained`, which means"):
         load_encoder("timm:resnet10t", "x")
-    with pytest.raises(WeightsError, match="pretrained is neither a file nor a registered name"):
+    with pytest.raises(WeightsError, match="pretrained is neither a file nor bundled"):
         load_encoder("resnet50", "pretrained")
     with pytest.raises(WeightsError, match="are weights of resnet50, not of timm:resnet50"):
         load_encoder("timm:resnet50", "resnet50/imagenet")

@@ -150,11 +150,11 @@ def test_a_task_that_times_out_is_retried_once(ray_session_of_two: None, tmp_pat
     tally = tasks.Tally()
     started = time.monotonic()
     results = pool.map_items(
-        sleeps_once, range(4), workers=2, common=(tmp_path,), deadline_sec=6, tally=tally
+        sleeps_once, range(4), workers=2, common=(tmp_path,), deadline_sec=15, tally=tally
     )
     assert sorted(results) == list(range(4))
     assert tally.timed_out == 1
-    assert time.monotonic() - started < 50
+    assert time.monotonic() - started < 75
 
 
 def test_a_second_timeout_is_an_error_naming_the_item(ray_session_of_two: None) -> None:
