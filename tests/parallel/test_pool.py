@@ -150,7 +150,7 @@ def test_a_task_that_times_out_is_retried_once(ray_session_of_two: None, tmp_pat
     tally = tasks.Tally()
     started = time.monotonic()
     results = pool.map_items(
-        sleeps_once, range(4), workers=2, common=(tmp_path,), deadline_sec=15, tally=tally
+        sleeps_once, range(4), workers=2, common=(tmp_path,), deadline_sec=8, tally=tally
     )
     assert sorted(results) == list(range(4))
     assert tally.timed_out == 1
