@@ -97,13 +97,15 @@ def test_a_finished_job_keeps_its_state_and_says_what_its_last_call_met(
 def test_signals_to_a_real_process(
     number: int, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source, out = fill(tmp_path / "in", 800, side=400), tmp_path / "out"
+    source, out = fill(tmp_path / "in", 400, side=400), tmp_path / "out"
     flags = ["--out", str(out), "--shard-size", "10", "--workers", "0"]
     process = subprocess.Popen(
         [sys.executable, "-m", "a2s", "shard", str(source), *flags],
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        # Whoever runs the tests in the background lets their processes ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not (out / "shard-000000.json").exists():
@@ -116,4 +118,4 @@ def test_signals_to_a_real_process(
     assert record["why"].startswith(why)
     found = ask(out, capsys)
     assert found["state"] == "stopped"
-    assert 0 < found["shards_done"] < 80
+    assert 0 < found["shards_done"] < 40

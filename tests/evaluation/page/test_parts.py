@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from a2s.errors import ConfigError
-from a2s.evaluation.page.parts import RBD, find_parts
+from a2s.evaluation.page.parts import find_parts
 
 
 def record(folder: Path, command: str, **settings: Any) -> Path:
@@ -40,7 +40,7 @@ def test_inputs_that_are_gone_are_named(tmp_path: Path) -> None:
     parts = find_parts(labels)
     assert parts.data is None
     assert parts.gone == ("no/data",)
-    assert parts.label_model == RBD
+    assert parts.label_model == Path("rbd")
 
 
 def test_a_whole_run_has_its_folders(tmp_path: Path) -> None:
