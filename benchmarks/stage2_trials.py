@@ -26,6 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from machine import describe_machine
+from safetensors.torch import save_file
 from stage1_prior import labels_of, scores_of
 from torch import Tensor, nn
 
@@ -52,6 +53,13 @@ class Way:
     cosine: bool = False
     average: float = 0.0
     """Factor of an exponential moving average of the weights."""
+    lr: float = LR
+    padding: str = "zeros"
+    """Of the decoder's convolutions."""
+    frame: int = 0
+    """Reflected pixels around an image, in training and use."""
+    consistency: float = 0.0
+    """Weight of the squared difference to the map of the same image at another size."""
 
 
 WAYS = {
@@ -64,6 +72,14 @@ WAYS = {
         Way("cosine", cosine=True),
         Way("average", cosine=True, average=0.99),
         Way("average, no olr", cosine=True, average=0.99, lam=1),
+        Way("twice the rate", cosine=True, average=0.99, lr=2 * LR),
+        Way("4 times the rate", cosine=True, average=0.99, lr=4 * LR),
+        Way("twice the rate, no olr", cosine=True, average=0.99, lam=1, lr=2 * LR),
+        Way("replicate", cosine=True, average=0.99, padding="replicate"),
+        Way("reflect", cosine=True, average=0.99, padding="reflect"),
+        Way("frame", cosine=True, average=0.99, frame=32),
+        Way("consistency", cosine=True, average=0.99, consistency=1),
+        Way("iou", weights=(0, 0, 1), cosine=True, average=0.99),
     )
 }
 
@@ -80,20 +96,47 @@ def read_labels(labels: Path, names: Sequence[str], side: int) -> Tensor:
     return torch.stack(masks)
 
 
-def train(way: Way, seed: int, images: Tensor, labels: Tensor, encoder: str, epochs: int) -> Any:
-    """Train one detector; uint8 [N, 3, S, S] and [N, S, S]."""
-    torch.manual_seed(seed)
-    draws, size = np.random.default_rng(seed), images.shape[-1]
+def build(way: Way, encoder: str) -> Any:
+    """Build an untrained detector."""
     network = Detector(load_encoder("mobilenet_v2", encoder)).train()
     for module in network.encoder.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for module in network.decoder.modules():
+        if isinstance(module, nn.Conv2d):
+            module.padding_mode = way.padding  # type: ignore[assignment]
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def logits_in_frame(network: Any, images: Tensor, frame: int) -> Tensor:
+    """Logits of normalised images that stand inside a reflected frame meanwhile."""
+    framed = F.pad(images, (frame,) * 4, mode="reflect") if frame else images
+    logits: Tensor = network(framed.contiguous(memory_format=torch.channels_last))
+    return logits[..., frame : logits.shape[2] - frame, frame : logits.shape[3] - frame].float()
+
+
+def window_of(draws: np.random.Generator, size: int) -> tuple[slice, slice]:
+    """Draw a window of a square."""
+    high, wide = (int(size * s) for s in draws.uniform(SMALLEST, 1, 2))
+    top, left = draws.integers(0, size - high + 1), draws.integers(0, size - wide + 1)
+    return slice(top, top + high), slice(left, left + wide)
+
+
+def scaled(x: Tensor, size: int) -> Tensor:
+    """Scale a batch to a square of another size."""
+    return F.interpolate(x, size=(size, size), mode="bilinear")
+
+
+def train(way: Way, seed: int, images: Tensor, labels: Tensor, encoder: str, epochs: int) -> Any:
+    """Train one detector; uint8 [N, 3, S, S] and [N, S, S]."""
+    torch.manual_seed(seed)
+    draws, size = np.random.default_rng(seed), images.shape[-1]
+    network = build(way, encoder)
     groups = [
         {"params": network.encoder.parameters(), "scale": 0.1},
         {"params": network.decoder.parameters(), "scale": 1.0},
     ]
-    optimizer = torch.optim.SGD(groups, lr=LR, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    optimizer = torch.optim.SGD(groups, lr=way.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
     averaged = copy.deepcopy(network)
     current, step = labels.clone(), 0
     steps = epochs * -(-len(images) // BATCH)
@@ -106,38 +149,36 @@ def train(way: Way, seed: int, images: Tensor, labels: Tensor, encoder: str, epo
                 warm = min(1, (step + 1) / 20)
                 factor = warm * (1 + math.cos(math.pi * step / steps)) / 2
             for group in optimizer.param_groups:
-                group["lr"] = LR * group["scale"] * factor
+                group["lr"] = way.lr * group["scale"] * factor
             step += 1
             optimizer.zero_grad()
-            for row in order[first : first + BATCH]:
-                flipped, whole = bool(draws.integers(2)), True
-                image = normalise(images[row : row + 1])
-                target = (current[row][None, None] > 0.5).float()
-                if way.windows and draws.random() < way.windows:
-                    whole = False
-                    high, wide = (int(size * s) for s in draws.uniform(SMALLEST, 1, 2))
-                    top = draws.integers(0, size - high + 1)
-                    left = draws.integers(0, size - wide + 1)
-                    image, target = (
-                        F.interpolate(
-                            x[..., top : top + high, left : left + wide],
-                            size=(size, size),
-                            mode="bilinear",
-                        )
-                        for x in (image, target)
-                    )
-                    target = (target > 0.5).float()
-                if flipped:
-                    image, target = image.flip(-1), target.flip(-1)
+            rows = torch.from_numpy(order[first : first + BATCH])
+            x_B3SS, target_B1SS = normalise(images[rows]), current[rows][:, None].clone()
+            whole_B = torch.ones(len(rows), dtype=torch.bool)
+            for i in range(len(rows)):
+                if draws.random() < way.windows:
+                    whole_B[i], window = False, window_of(draws, size)
+                    x_B3SS[i] = scaled(x_B3SS[i : i + 1, :, *window], size)[0]
+                    target_B1SS[i] = scaled(target_B1SS[i : i + 1, :, *window], size)[0]
+            flipped_B = torch.from_numpy(draws.random(len(rows)) < 0.5)[:, None, None, None]
+            x_B3SS = torch.where(flipped_B, x_B3SS.flip(-1), x_B3SS)
+            target_B1SS = torch.where(flipped_B, target_B1SS.flip(-1), target_B1SS)
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = logits_in_frame(network, x_B3SS, way.frame)
+            terms = detection_loss_per_image(logits, (target_B1SS > 0.5).float())
+            loss = sum(w * term.mean() for w, term in zip(way.weights, terms, strict=True))
+            if way.consistency:
+                other = int(draws.choice([size - 96, size - 64, size + 64]))
                 with torch.autocast("cpu", torch.bfloat16):
-                    logits = network(image.contiguous(memory_format=torch.channels_last))
-                terms = detection_loss_per_image(logits, target)
-                loss = sum(w * term for w, term in zip(way.weights, terms, strict=True))
-                (loss.sum() / BATCH).backward()
-                if epoch >= 1 and whole and way.lam < 1:
-                    probability = logits.detach().float().sigmoid()[0, 0]
-                    probability = probability.flip(-1) if flipped else probability
-                    current[row] = way.lam * current[row] + (1 - way.lam) * probability
+                    again = logits_in_frame(network, scaled(x_B3SS, other), way.frame)
+                again = scaled(again, size).sigmoid()
+                loss = loss + way.consistency * F.mse_loss(again, logits.sigmoid())
+            loss.backward()  # type: ignore[union-attr]
+            if epoch >= 1 and way.lam < 1:
+                found_BSS = logits.detach().sigmoid()
+                found_BSS = torch.where(flipped_B, found_BSS.flip(-1), found_BSS)[:, 0]
+                whole = rows[whole_B]
+                current[whole] = way.lam * current[whole] + (1 - way.lam) * found_BSS[whole_B]
             optimizer.step()
             if way.average:
                 share = 1 - min(way.average, (1 + step) / (10 + step))
@@ -149,12 +190,12 @@ def train(way: Way, seed: int, images: Tensor, labels: Tensor, encoder: str, epo
 
 
 @torch.inference_mode()
-def logits_of(network: Any, images: Tensor) -> list[Any]:
+def logits_of(network: Any, images: Tensor, frame: int) -> list[Any]:
     """Logits of every image, at the network's size."""
     found = []
     for row in range(len(images)):
-        image = normalise(images[row : row + 1]).contiguous(memory_format=torch.channels_last)
-        found.append(network(image)[0, 0].float().numpy())
+        image = normalise(images[row : row + 1])
+        found.append(logits_in_frame(network, image, frame)[0, 0].numpy())
     return found
 
 
@@ -200,6 +241,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--keep", type=Path, help="folder for the trained weights")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -214,8 +256,13 @@ def main() -> None:
         for seed in args.seeds:
             begun = time.process_time()
             network = train(WAYS[name], seed, learn.squares, labels, str(args.encoder), args.epochs)
+            if args.keep:
+                weights = {key: x.contiguous() for key, x in network.state_dict().items()}
+                save_file(weights, args.keep / f"{name}_{seed}.safetensors")
             row = {"way": name, "seed": seed, "cpu_sec": round(time.process_time() - begun)}
-            rows.append(row | scored(logits_of(network, test.squares), test, truths))
+            rows.append(
+                row | scored(logits_of(network, test.squares, WAYS[name].frame), test, truths)
+            )
             print(rows[-1], flush=True)
             settings = {k: getattr(args, k) for k in ("num_images", "epochs", "side")}
             text = json.dumps({**describe_machine(), **settings, "rows": rows}, indent=1)
