@@ -71,8 +71,8 @@ def usage() -> str:
             "Flags win over --config FILE (YAML, one section per command), the file over defaults.",
             "--quiet prints errors only. -V, --version prints the version.",
             "Training on several devices: accelerate launch -m a2s stage1 …",
-            "Exit codes: 0 done, 1 bug, 2 your input or settings, 3 done but too many failures,",
-            "130 interrupted, 143 terminated.",
+            "Exit codes: 0 done, 1 bug, 2 your input, settings or machine, 3 done but too many",
+            "failures, 130 interrupted, 143 terminated, 138 ended by SIGUSR1.",
         ]
     )
 
@@ -118,7 +118,8 @@ def main() -> None:
         # Threads of libgomp spin while they wait for each other, so that two jobs on the same cores
         # take several times as long as one. libgomp reads this when torch is imported.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, _terminated)
     # Objects that modules create on import live to the end. Collecting garbage among them, again
     # and again and once more at exit, takes a third of the time that a command starts and stops.
     gc.set_threshold(5_000)

@@ -6,6 +6,7 @@ A2SError
 ├── StorageError     files that should be there cannot be reached, damaged or not
 ├── LabelError       a label shard or a label generation is wrong
 ├── CheckpointError  a run folder or checkpoint is wrong
+├── RankError        another training rank has died, hangs or failed
 └── WeightsError     encoder weights are missing, damaged, or do not fit
 """
 
@@ -32,6 +33,10 @@ class LabelError(A2SError):
 
 class CheckpointError(A2SError):
     """A run folder or checkpoint is wrong."""
+
+
+class RankError(A2SError):
+    """Another training rank has died, hangs or failed."""
 
 
 class WeightsError(A2SError):

@@ -26,9 +26,9 @@ from a2s.config.registry import COMMANDS
 from a2s.config.run import RunConfig
 from a2s.config.training import TrainOptions
 from a2s.errors import ConfigError
+from a2s.parallel.launch import cpu_requested
 from a2s.parallel.pool import num_cpus
 from a2s.parallel.progress import say
-from a2s.parallel.ranks import cpu_requested
 from a2s.storage.files import atomic_write
 from a2s.storage.hashing import digest
 

@@ -233,7 +233,7 @@ def ray() -> Finding:
 
 def launch(environ: Mapping[str, str]) -> Finding:
     """The environment variables of a launcher are complete or absent."""
-    from a2s.parallel.ranks import check_launch
+    from a2s.parallel.launch import check_launch
 
     try:
         check_launch(environ)

@@ -7,7 +7,7 @@ import shlex
 
 from a2s.config.training import Stage1Config
 from a2s.data.index import Index
-from a2s.parallel import ranks
+from a2s.parallel import launch, rank_main
 from a2s.storage import checkpoints, run_folder
 from a2s.training import pause
 from a2s.training.preflight import untrained_lines
@@ -15,8 +15,8 @@ from a2s.training.preflight import untrained_lines
 
 def run(config: Stage1Config) -> int:
     """Train on the ranks that the launcher started; return 0 when done or paused."""
-    ranks.check_launch(os.environ)
-    is_main = ranks.launched_rank(os.environ) == 0
+    launch.check_launch(os.environ)
+    is_main = launch.launched_rank(os.environ) == 0
     words = ["--model", config.out, "--data", config.data, "--out", f"labels/{config.out.name}"]
     label = shlex.join(["a2s", "label", *map(str, words)])
     commit = checkpoints.last_commit(config.out)
@@ -24,7 +24,7 @@ def run(config: Stage1Config) -> int:
     if commit is None or not (commit.state["finished"] or reached):
         from a2s.training.stage1 import train
 
-        finished = ranks.report_to_launcher(train)(config)
+        finished = rank_main.report_to_launcher(train)(config)
         if finished and is_main and (commit := checkpoints.last_commit(config.out)) is not None:
             print(f"stage1: wrote {commit.folder}. Next: {label}")
     elif is_main:

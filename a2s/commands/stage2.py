@@ -7,7 +7,7 @@ import shlex
 
 from a2s.config.training import Stage2Config
 from a2s.data.index import Index
-from a2s.parallel import ranks
+from a2s.parallel import launch, rank_main
 from a2s.storage import checkpoints, run_folder
 from a2s.storage.checkpoints import Commit
 from a2s.training import pause
@@ -16,15 +16,15 @@ from a2s.training.preflight import stage2_inputs, untrained_lines
 
 def run(config: Stage2Config) -> int:
     """Train on the ranks that the launcher started; return 0 when done or paused."""
-    ranks.check_launch(os.environ)
-    is_main = ranks.launched_rank(os.environ) == 0
+    launch.check_launch(os.environ)
+    is_main = launch.launched_rank(os.environ) == 0
     words = ["--model", str(config.out), "IMAGES", "--out", f"preds/{config.out.name}"]
     predict = shlex.join(["a2s", "predict", *words])
     commit = checkpoints.last_commit(config.out)
     if commit is None or not _is_done(config, commit):
         from a2s.training.stage2 import train
 
-        finished = ranks.report_to_launcher(train)(config)
+        finished = rank_main.report_to_launcher(train)(config)
         if finished and is_main and (commit := checkpoints.last_commit(config.out)) is not None:
             wrote = f"{commit.folder} and {config.out}/rectified"
             generation = commit.state["generation"]

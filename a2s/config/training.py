@@ -100,6 +100,8 @@ class TrainOptions(Settings):
     """Write a line to the log after this many steps."""
     loader_workers: int = Field(2, ge=0, json_schema_extra=NO_IDENTITY)
     """Number of processes per rank that read and decode images."""
+    rank_timeout_sec: int = Field(600, ge=5, json_schema_extra=NO_IDENTITY)
+    """End all ranks when one has made no step for this long while the others wait for it."""
     tracker: Literal["none", "tensorboard"] = Field("none", json_schema_extra=NO_IDENTITY)
     """Also log to this tracker of Accelerate."""
 

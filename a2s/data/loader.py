@@ -257,6 +257,13 @@ def batches(loader: DataLoader[Batch]) -> Iterator[Batch]:
         yield batch
 
 
+def end_workers(loader: DataLoader[Batch]) -> None:
+    """End the worker processes, which live from epoch to epoch and ignore signals."""
+    # torch ends them when it frees the iterator, which the loader or a traceback may keep.
+    if loader._iterator is not None:
+        loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
+
+
 def _as_is(batch: Batch) -> Batch:
     return batch
 
@@ -264,6 +271,12 @@ def _as_is(batch: Batch) -> Batch:
 def _die_with_parent(worker: int) -> None:
     """Make a worker die with its parent: as a fork it holds the parent's lock on the run folder."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # A terminal or scheduler signals the whole job; the parent needs its workers for the step that
+    # it commits.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    # Else its signals arrive in the parent's pipe too.
+    signal.set_wakeup_fd(-1)
     report = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -1,4 +1,4 @@
-"""Training ranks: launch checks, start, collectives, joint failure. Only importer of accelerate.
+"""Training ranks: start, collectives, joint failure. Only importer of accelerate.
 
 Training runs the same code on one rank and on many. This module holds the differences: which rank
 writes output, sums over ranks, and how a failure on one rank ends all ranks with one message.
@@ -6,62 +6,37 @@ writes output, sums over ranks, and how a failure on one rank ends all ranks wit
 
 from __future__ import annotations
 
-import functools
 import gc
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 from a2s.errors import A2SError, ConfigError
+from a2s.parallel import stop
+from a2s.parallel.launch import (
+    CPU_COMMAND,
+    GPU_COMMAND,
+    TORCHRUN_COMMAND,
+    check_launch,
+    cpu_requested,
+)
+from a2s.parallel.peers import PeerWatch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator as Accelerator
     from torch import Tensor
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-TIMEOUT_SEC = 1800
+TIMEOUT_SEC = 600
+STORE_SEC = 10
+"""How long to wait for an answer of the store of heartbeats."""
+LATER_SEC = 120
+"""Collectives time out this much later than the watch, which says more."""
+_peers: PeerWatch | None = None
 before_exit: list[Callable[[], None]] = []
 """Callbacks that block until this rank's pending writes finish; they must not raise."""
-CPU_COMMAND = (
-    "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N --num_machines 1 "
-    "--mixed_precision no --dynamo_backend no -m a2s …"
-)
-GPU_COMMAND = "accelerate launch --multi_gpu --num_processes N -m a2s …"
-TORCHRUN_COMMAND = "torchrun --nproc_per_node N -m a2s …"
-
-
-def check_launch(environ: Mapping[str, str]) -> None:
-    """Refuse a launch that would silently train independent single processes.
-
-    Raises:
-        ConfigError: MASTER_ADDR is set but WORLD_SIZE is not, as after
-            `accelerate launch --cpu --num_processes 2`; or RANK does not fit WORLD_SIZE.
-    """
-    if "MASTER_ADDR" in environ and "WORLD_SIZE" not in environ:
-        raise ConfigError(
-            "launch: MASTER_ADDR is set but WORLD_SIZE is not, so this would be one process on its "
-            "own (`accelerate launch --cpu --num_processes N` starts only one). On CPU use\n"
-            f"  {CPU_COMMAND}\nor\n  {TORCHRUN_COMMAND}\n"
-            "For one process, unset MASTER_ADDR."
-        )
-    world, rank = environ.get("WORLD_SIZE", "1"), environ.get("RANK", "0")
-    if not world.isdigit() or not rank.isdigit() or not 0 <= int(rank) < int(world):
-        raise ConfigError(f"launch: RANK={rank} does not fit WORLD_SIZE={world}")
-
-
-def launched_rank(environ: Mapping[str, str]) -> int:
-    """This process's rank as set by the launcher; needs no torch."""
-    return int(environ.get("RANK", "0"))
-
-
-def cpu_requested(environ: Mapping[str, str]) -> bool:
-    """Whether Accelerate's variable ACCELERATE_USE_CPU forces training on the CPU."""
-    return environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes", "y", "on"}
 
 
 def start(
@@ -88,6 +63,7 @@ def start(
 
     # Accelerate keeps the precision of a stage that ran earlier in this process.
     AcceleratorState._reset_state()
+    timeout = timedelta(seconds=timeout_sec + LATER_SEC)
     cpu = cpu_requested(os.environ) or not torch.cuda.is_available()
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     if cpu and expected > 1 and "OMP_NUM_THREADS" not in os.environ:
@@ -106,14 +82,87 @@ def start(
         mixed_precision="bf16" if precision == "bf16" else "no",
         log_with=list(trackers) or None,
         project_dir=str(tracker_dir) if tracker_dir else None,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_sec))],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
     )
     if accelerator.num_processes != expected:
         raise ConfigError(
             f"launch: WORLD_SIZE is {expected} but {accelerator.num_processes} process(es) joined. "
             f"On GPUs use\n  {GPU_COMMAND}\non CPU\n  {CPU_COMMAND}\nor\n  {TORCHRUN_COMMAND}"
         )
+    if expected > 1:
+        _watch_peers(timeout_sec)
     return accelerator
+
+
+def _watch_peers(timeout_sec: float) -> None:
+    """Start this rank's watch over the others; rank 0 serves the store that it needs."""
+    global _peers
+    import torch
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    address, wait, store = os.environ["MASTER_ADDR"], timedelta(seconds=STORE_SEC), None
+    if is_main():
+        # On any free port, which the others hear of.
+        store = TCPStore(address, 0, is_master=True, wait_for_workers=False, timeout=wait)
+    port = int(all_gather(torch.tensor([store.port if store else 0]))[0])
+    if store is None:
+        store = TCPStore(address, port, wait_for_workers=False, timeout=wait)
+    watch = PeerWatch(
+        store, rank=rank(), world=world(), timeout_sec=timeout_sec, before_exit=before_exit
+    )
+    # Heartbeats are read by key, so all must be there.
+    all_gather(torch.tensor([0]))
+    watch.begin()
+    _peers = watch
+
+
+def peers() -> PeerWatch | None:
+    """The watch over the other ranks; None before `start`, and with one rank."""
+    return _peers
+
+
+def close_watch() -> None:
+    """End the watch, if there is one."""
+    global _peers
+    if _peers is not None:
+        _peers.close()
+        _peers = None
+
+
+def is_collective_error(error: Exception) -> bool:
+    """Whether a collective has failed, which may be another rank's fault."""
+    words = ("gloo", "nccl", "connection", "socket", "broken pipe", "timed out", "unreachable")
+    # torch.distributed.DistError is a RuntimeError too.
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+
+
+def record_bug(error: Exception) -> None:
+    """Report the traceback of a bug to torchrun, if that started this rank."""
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        get_error_handler().record_exception(error)
+
+
+def waiting() -> AbstractContextManager[None]:
+    """A block in which this rank waits for the others, such as one that sums gradients."""
+    return _peers.waiting() if _peers is not None else nullcontext()
+
+
+def stop_signal(*, host_waits: bool) -> int:
+    """The signal that asks the ranks to stop after the next step, the same on all; 0: none.
+
+    `host_waits`: whether this step waits for the device anyway; on GPUs, other steps do not ask.
+    """
+    import torch
+    import torch.distributed as dist
+
+    number = stop.current().number
+    if world() == 1:
+        return number
+    if dist.get_backend() == "nccl" and not host_waits:
+        return 0
+    return int(all_gather(torch.tensor([number])).max())
 
 
 def _check_trackers(trackers: tuple[str, ...]) -> None:
@@ -170,7 +219,8 @@ def all_gather(tensor: Tensor) -> Tensor:
     if dist.get_backend() == "nccl":
         local = local.cuda()
     parts = [torch.empty_like(local) for _ in range(world())]
-    dist.all_gather(parts, local)
+    with waiting():
+        dist.all_gather(parts, local)
     return torch.stack(parts).to(tensor.device)
 
 
@@ -237,33 +287,7 @@ def fail_together() -> Iterator[None]:
     raise SystemExit(int(codes[first])) from None
 
 
-def report_to_launcher(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorator for a rank's main function.
-
-    Reports the traceback of a bug to the launcher; destroys the process group on success.
-    """
-    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-
-    @functools.wraps(function)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        handler = get_error_handler()
-        handler.initialize()
-        try:
-            result = function(*args, **kwargs)
-            _destroy_process_group()
-            return result
-        except A2SError:
-            # The caller prints these as one line, without a traceback.
-            raise
-        except Exception as error:
-            if "TORCHELASTIC_ERROR_FILE" in os.environ:
-                handler.record_exception(error)
-            raise
-
-    return wrapped
-
-
-def _destroy_process_group() -> None:
+def destroy_process_group() -> None:
     """Free the wrapped network, then destroy the process group that it uses.
 
     In the other order, freeing the network joins the group's threads while holding the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -171,13 +172,21 @@ def _record_stop(out: Path, error: BaseException, before: set[str]) -> None:
     elif isinstance(error, KeyboardInterrupt):
         why = "interrupted (Ctrl-C)"
     elif isinstance(error, SystemExit):
-        why = f"terminated (exit code {error.code})"
+        why = _ended_by(error.code)
     else:
         why = f"{type(error).__name__}: {error}".rstrip(": ")
     record = {"time_unix_sec": round(time.time(), 3), "why": " ".join(why.split())}
     # A full disk is often the very reason.
     with contextlib.suppress(OSError):
         write_json(out / _STOPPED, record)
+
+
+def _ended_by(code: object) -> str:
+    """Words for an exit code; above 128 it is a signal's."""
+    with contextlib.suppress(ValueError):
+        if isinstance(code, int) and code > 128:
+            return f"ended by {signal.Signals(code - 128).name}"
+    return f"ended (exit code {code})"
 
 
 def compare(out: Path, settings: dict[str, Any]) -> None:

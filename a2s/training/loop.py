@@ -6,23 +6,22 @@ and update stand in the stage's own file.
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 from torch import nn
 from torch.utils.data import DataLoader
 
 from a2s.config.training import Stage1Config, Stage2Config
 from a2s.data.epoch_plan import Plan, make_plan
 from a2s.data.index import Index
-from a2s.data.loader import Batch, Images, PlanSampler, batches, make_loader
+from a2s.data.loader import Batch, Images, PlanSampler, batches, end_workers, make_loader
 from a2s.models.activation_net import ActivationNet
 from a2s.models.detector import Detector
-from a2s.parallel import ranks
+from a2s.parallel import ranks, stop
 from a2s.parallel.progress import Progress
 from a2s.storage import checkpoints, run_folder
 from a2s.storage.checkpoints import Commit
@@ -31,6 +30,7 @@ from a2s.training.async_checkpoint import AsyncCheckpointer
 from a2s.training.learning_rate import learning_rate
 from a2s.training.optimizer import GuardedSGD, pack_momentum
 from a2s.training.preflight import untrained_lines
+from a2s.training.step import Step
 from a2s.training.throughput import Meter, peak_memory_mib
 
 if TYPE_CHECKING:
@@ -39,35 +39,6 @@ if TYPE_CHECKING:
 
 NOTHING_DONE: dict[str, Any] = {"epoch": 0, "step": 0, "finished": False}
 """State of a run before its first commit."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One optimizer step of an epoch, and what is due after it."""
-
-    epoch: int
-    number: int
-    """Position in the epoch, from 1."""
-    batch: Batch
-    """This rank's images, on the CPU."""
-    rows_G: npt.NDArray[np.int64]
-    """Index rows of the global batch; -1 is padding."""
-    is_last: bool
-    """Whether the epoch ends with it."""
-    logs: bool
-    """Whether a log line is due."""
-    commits: bool
-    """Whether a commit is due."""
-
-    @property
-    def num_images(self) -> int:
-        """Images of the global batch."""
-        return int((self.rows_G >= 0).sum())
-
-    @property
-    def reads_losses(self) -> bool:
-        """Whether the host reads the losses that the device holds."""
-        return self.logs or self.commits
 
 
 class TrainingRun:
@@ -139,7 +110,9 @@ class TrainingRun:
         """Batches of this rank; `steps` says which."""
         on_gpu = self.device.type == "cuda"
         workers = self.config.loader_workers
-        return make_loader(dataset, self._sampler, workers=workers, pin_memory=on_gpu)
+        loader = make_loader(dataset, self._sampler, workers=workers, pin_memory=on_gpu)
+        self._stack.callback(end_workers, loader)
+        return loader
 
     def set_learning_rate(self, optimizer: GuardedSGD, *, epoch: int) -> None:
         """Give every parameter group the epoch's rate times its own `scale`."""
@@ -167,23 +140,41 @@ class TrainingRun:
         done = self.state["step"]
         self._sampler.set(self.plan, epoch=epoch, start_step=done)
         self.meter = Meter()
+        stop.current().is_deferred = True
         for number, batch in enumerate(batches(loader), start=done + 1):
             self.meter.data_arrived()
             is_last = number == self.plan.num_steps
-            commits = bool(config.commit_every and number % config.commit_every == 0)
+            commits = is_last or bool(config.commit_every and number % config.commit_every == 0)
+            logs = is_last or number % config.log_every == 0
+            stopping = ranks.stop_signal(host_waits=logs or commits)
             step = Step(
                 epoch,
                 number,
                 batch,
                 self.plan.batch(number - 1),
                 is_last=is_last,
-                logs=is_last or number % config.log_every == 0,
-                commits=is_last or commits,
+                logs=logs,
+                commits=commits or bool(stopping),
             )
             yield step
             if self._progress:
                 self._progress.update(step.num_images)
+            if stopping:
+                self._stop(step, stopping)
             self.meter.wait_for_data()
+
+    def _stop(self, step: Step, number: int) -> None:
+        """End all ranks with the exit code of a signal, once the step's commit is durable."""
+        stop.current().is_agreed = True
+        self.wait_for_commits()
+        if ranks.is_main():
+            where = f"epoch {step.epoch}, step {step.number}"
+            print(
+                f"a2s: {self.name}: interrupted by {signal.Signals(number).name}; {where} is "
+                "committed, the same command resumes",
+                file=sys.stderr,
+            )
+        raise SystemExit(stop.exit_code(number))
 
     def check(self, *checks: Callable[[], None]) -> None:
         """Raise on all ranks what an asynchronous commit, or one of `checks`, found wrong."""
@@ -252,6 +243,11 @@ class TrainingRun:
         """Return when the last commit is durable."""
         with ranks.fail_together():
             self._checkpointer.wait()
+
+    def end_steps(self) -> None:
+        """Return when the last step's commit is durable; a signal no longer waits for a step."""
+        self.wait_for_commits()
+        stop.current().end_deferral()
 
 
 @contextmanager

@@ -34,6 +34,7 @@ def start_accelerator(config: Stage1Config | Stage2Config) -> ranks.Accelerator:
         precision=config.precision,
         trackers=() if config.tracker == "none" else (config.tracker,),
         tracker_dir=config.out / "tracker",
+        timeout_sec=config.rank_timeout_sec,
     )
 
 

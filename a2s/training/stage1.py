@@ -31,11 +31,11 @@ from a2s.parallel import ranks
 from a2s.training import pause
 from a2s.training.features.file_cache import STRIDES
 from a2s.training.labelled import labelled_images
-from a2s.training.loop import Step, TrainingRun, open_run
+from a2s.training.loop import TrainingRun, open_run
 from a2s.training.losses import map_terms
 from a2s.training.setup import start_accelerator, start_features, start_stage1
 from a2s.training.stage1_loss import boundary_loss, label_loss, total
-from a2s.training.step import DeferredMetrics, compiled, stop_not_finite
+from a2s.training.step import DeferredMetrics, Step, compiled, stop_not_finite
 
 
 def train(config: Stage1Config) -> bool:
@@ -119,7 +119,8 @@ def _train(config: Stage1Config, run: TrainingRun, labels: Index | None) -> None
                 )
             loss = reduce(total, losses_of)
             optimizer.zero_grad(set_to_none=True)
-            run.accelerator.backward(loss.backward)
+            with ranks.waiting():
+                run.accelerator.backward(loss.backward)
 
             # Nothing is updated, on any rank, from the first step on whose loss or gradient is
             # not finite. (A gradient may overflow where the loss does not.)
@@ -147,7 +148,7 @@ def _train(config: Stage1Config, run: TrainingRun, labels: Index | None) -> None
                 _keep_majority(config, run, model)
             if step.commits:
                 run.commit(step, model, parameters, optimizer, loss=last_loss)
-    run.wait_for_commits()
+    run.end_steps()
     # The cache of a paused run stays for the call that continues it.
     run.note(features.close(keep=run.last_epoch < config.epochs))
     if run.folder and run.last_epoch < config.epochs:

@@ -28,12 +28,13 @@ from a2s.models.encoders import set_batchnorm
 from a2s.parallel import ranks
 from a2s.training import pause
 from a2s.training.labelled import labelled_images
-from a2s.training.loop import Step, TrainingRun, open_run
+from a2s.training.loop import TrainingRun, open_run
 from a2s.training.preflight import stage2_inputs
 from a2s.training.setup import batchnorm_mode, start_accelerator, start_stage2
 from a2s.training.stage2_loss import LOSS_OF, Outcome, loss_and_labels, means, micro_batches
 from a2s.training.step import (
     DeferredMetrics,
+    Step,
     accumulate_gradients,
     compiled,
     copy_to_host,
@@ -142,7 +143,8 @@ def _train(
                     lam=lam,
                     hard=config.binarise,
                 )
-                run.accelerator.backward((outcome.loss_M * share_B[part]).sum())
+                with ranks.waiting():
+                    run.accelerator.backward((outcome.loss_M * share_B[part]).sum())
                 outcomes.append(outcome)
 
             # Nothing is updated, on any rank, from the first step on with a loss of an image or a
@@ -179,7 +181,7 @@ def _train(
                     labels=_commit_labels(rectified, step, schedule.generation_by_epoch),
                     list_stale=partial(list_stale_labels, config.out),
                 )
-    run.wait_for_commits()
+    run.end_steps()
 
     # The final labels leave as ordinary label shards, at the images' own size.
     pending_label_command = pause.pending_label_command(config, run.state)

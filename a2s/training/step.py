@@ -10,18 +10,51 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from a2s.data.loader import Batch
 from a2s.errors import A2SError, ConfigError
 from a2s.parallel import ranks
 from a2s.storage import files
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step of an epoch, and what is due after it."""
+
+    epoch: int
+    number: int
+    """Position in the epoch, from 1."""
+    batch: Batch
+    """This rank's images, on the CPU."""
+    rows_G: npt.NDArray[np.int64]
+    """Index rows of the global batch; -1 is padding."""
+    is_last: bool
+    """Whether the epoch ends with it."""
+    logs: bool
+    """Whether a log line is due."""
+    commits: bool
+    """Whether a commit is due."""
+
+    @property
+    def num_images(self) -> int:
+        """Images of the global batch."""
+        return int((self.rows_G >= 0).sum())
+
+    @property
+    def reads_losses(self) -> bool:
+        """Whether the host reads the losses that the device holds."""
+        return self.logs or self.commits
 
 
 class DeferredMetrics:

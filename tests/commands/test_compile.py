@@ -13,7 +13,7 @@ from label_shards import write_labels
 from processes import pack, run_ranks
 
 from a2s.__main__ import run
-from a2s.parallel import ranks
+from a2s.parallel import rank_main
 from a2s.storage import checkpoints
 from a2s.training import stage2
 
@@ -66,7 +66,7 @@ def test_compiled_training_is_the_same_training(
         return plain(function, backend="aot_eager", fullgraph=True, **settings)
 
     monkeypatch.setattr(torch, "compile", without_code)
-    monkeypatch.setattr(ranks, "report_to_launcher", lambda function: function)
+    monkeypatch.setattr(rank_main, "report_to_launcher", lambda function: function)
     command = [stage, "--data", str(data), "--precision", precision, "--epochs", "2"]
     command += ["--encoder.name", "mobilenet_v2", "--image-size", "32", "--batch-size", "4"]
     command += ["--loader-workers", "0", "--log-every", "1", *flags]
@@ -107,7 +107,7 @@ def test_nobody_keeps_what_a_compiled_function_returned(
         return call
 
     monkeypatch.setattr(torch, "compile", overwriting)
-    monkeypatch.setattr(ranks, "report_to_launcher", lambda function: function)
+    monkeypatch.setattr(rank_main, "report_to_launcher", lambda function: function)
     # As on a GPU: a step is one call.
     monkeypatch.setattr(stage2, "micro_batches", lambda count, **_: [slice(0, count)])
     command = [stage, "--data", str(data), "--epochs", "3", "--encoder.name", "mobilenet_v2"]

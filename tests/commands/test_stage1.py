@@ -13,7 +13,7 @@ import pytest
 from processes import environment, pack, run_ranks, start_ranks
 
 from a2s.__main__ import run
-from a2s.parallel import ranks
+from a2s.parallel import rank_main
 from a2s.storage import checkpoints
 from a2s.training import setup
 from a2s.training.features.gpu_cache import GpuFeatureCache
@@ -135,7 +135,7 @@ def test_features_in_device_memory_train_the_same_network(
         return caches[-1]
 
     monkeypatch.setattr(setup, "open_cache", open_cache)
-    monkeypatch.setattr(ranks, "report_to_launcher", lambda function: function)
+    monkeypatch.setattr(rank_main, "report_to_launcher", lambda function: function)
     weights = []
     for gib in ("1", "0"):
         out = tmp_path / gib

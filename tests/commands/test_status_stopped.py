@@ -35,7 +35,7 @@ def raising(error: BaseException) -> Callable[..., NoReturn]:
     [
         (DataError("the disk\nwent away"), "the disk went away"),
         (KeyboardInterrupt(), "interrupted (Ctrl-C)"),
-        (SystemExit(143), "terminated (exit code 143)"),
+        (SystemExit(143), "ended by SIGTERM"),
         (MemoryError(), "MemoryError"),
         (OSError(errno.ENOSPC, "No space left on device"), "OSError: [Errno 28] No space left"),
     ],
@@ -92,7 +92,7 @@ def test_a_finished_job_keeps_its_state_and_says_what_its_last_call_met(
 
 
 @pytest.mark.parametrize(
-    ("number", "why"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
+    ("number", "why"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM")]
 )
 def test_signals_to_a_real_process(
     number: int, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

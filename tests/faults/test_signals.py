@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import time
@@ -14,6 +15,8 @@ from processes import environment, pack, run_ranks
 from a2s.data.synthetic import render_folder
 
 WAIT_SEC = 120
+STEPS = 3
+"""Of an epoch."""
 
 
 def _start(*arguments: str) -> Process:
@@ -54,11 +57,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pack(root / "train", root / "data", shard_size=4)
 
 
+def _weights(out: Path) -> bytes:
+    last = max((out / "checkpoints").iterdir())
+    return (last / "model.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize(
-    ("number", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "")]
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)]
 )
-def test_training_exits_with_the_signals_code_and_resumes(
-    tmp_path: Path, data: Path, number: signal.Signals, code: int, said: str
+def test_training_commits_exits_with_the_signals_code_and_resumes(
+    tmp_path: Path, data: Path, number: signal.Signals, code: int
 ) -> None:
     out = tmp_path / "s1"
     command = [
@@ -71,16 +79,21 @@ def test_training_exits_with_the_signals_code_and_resumes(
     process.send_signal(number)
     _, errors = process.communicate(timeout=WAIT_SEC)
     assert process.returncode == code, errors
-    assert said in errors
+    found = re.search(rf"interrupted by {number.name}; epoch (\d+), step (\d) is committed", errors)
+    assert found, errors
     assert "Traceback" not in errors
     assert not list(out.rglob("*.tmp"))
 
-    epochs = int(max(path.stem for path in (out / "commits").iterdir()))
+    epoch, step = map(int, found.groups())
+    after = f"epoch {epoch}, step {step + 1}" if step < STEPS else f"epoch {epoch + 1}, step 1"
     process = _start(*command)
-    _wait_for(out / "commits" / "00012.json", process)
     _, errors = process.communicate(timeout=WAIT_SEC)
     assert process.returncode == 0, errors
-    assert f"from epoch {epochs + 1}, step 1;" in errors
+    assert f"from {after};" in errors
+    reference = tmp_path / "reference"
+    (done,) = run_ranks([*command[:4], str(reference), *command[5:]], world=1)
+    assert done.code == 0, done.stderr
+    assert _weights(out) == _weights(reference)
 
 
 def test_ctrl_c_while_ray_runs_leaves_no_process(tmp_path: Path, data: Path) -> None:

@@ -10,7 +10,7 @@ from labelling_run import write_model
 from processes import pack
 
 from a2s.__main__ import run
-from a2s.parallel import ranks
+from a2s.parallel import rank_main
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +38,6 @@ def stage2(packed: Path, labels: Path) -> Path:
     folders = ["--data", str(packed), "--labels", str(labels), "--out", str(out)]
     with pytest.MonkeyPatch.context() as patch:
         # It is for launched processes, and points the fault handler at their stderr.
-        patch.setattr(ranks, "report_to_launcher", lambda function: function)
+        patch.setattr(rank_main, "report_to_launcher", lambda function: function)
         assert run(["stage2", *folders, *flags.split()]) == 0
     return out

@@ -90,7 +90,7 @@ def call(*arguments: object) -> Finished:
     """Run `a2s ARGUMENTS` in this process, which has imported torch already."""
     from a2s.__main__ import run
     from a2s.errors import A2SError
-    from a2s.parallel import ranks
+    from a2s.parallel import rank_main
 
     stdout, stderr, code = io.StringIO(), io.StringIO(), 2
     with (
@@ -99,7 +99,7 @@ def call(*arguments: object) -> Finished:
         # It is for launched processes, and points the fault handler at their stderr.
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr(ranks, "report_to_launcher", lambda function: function)
+        patch.setattr(rank_main, "report_to_launcher", lambda function: function)
         try:
             code = run([str(argument) for argument in arguments])
         except A2SError as error:

@@ -11,30 +11,7 @@ import torch
 from processes import environment
 
 from a2s.errors import ConfigError
-from a2s.parallel import ranks
-
-
-def test_a_launch_that_starts_independent_processes_is_refused() -> None:
-    with pytest.raises(ConfigError) as caught:
-        ranks.check_launch({"MASTER_ADDR": "127.0.0.1"})
-    assert "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu" in str(caught.value)
-    assert "torchrun" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "environ", [{"WORLD_SIZE": "2", "RANK": "2"}, {"WORLD_SIZE": "x"}, {"RANK": "1"}]
-)
-def test_an_impossible_rank_is_refused(environ: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match="WORLD_SIZE"):
-        ranks.check_launch(environ)
-
-
-def test_valid_launches_are_accepted() -> None:
-    ranks.check_launch({})
-    torchrun = {"MASTER_ADDR": "a", "WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "3"}
-    ranks.check_launch(torchrun)
-    assert ranks.launched_rank(torchrun) == 3
-    assert ranks.launched_rank({}) == 0
+from a2s.parallel import rank_main, ranks
 
 
 def test_stages_of_one_process_may_differ_in_precision() -> None:
@@ -105,8 +82,8 @@ def test_bugs_are_reported_to_the_launcher_and_raised(
         raise ConfigError("a mistake")
 
     with pytest.raises(ConfigError):
-        ranks.report_to_launcher(mistake)()
+        rank_main.report_to_launcher(mistake)()
     assert not file.exists()
     with pytest.raises(ValueError, match="a bug"):
-        ranks.report_to_launcher(bug)()
+        rank_main.report_to_launcher(bug)()
     assert "a bug on this rank" in file.read_text()

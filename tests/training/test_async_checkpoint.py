@@ -14,7 +14,7 @@ from processes import pack
 
 from a2s.__main__ import run
 from a2s.errors import DataError
-from a2s.parallel import ranks
+from a2s.parallel import rank_main, ranks
 from a2s.storage import checkpoints
 from a2s.training.async_checkpoint import AsyncCheckpointer
 
@@ -187,7 +187,7 @@ def test_training_ends_soon_after_a_commit_failed(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoints, "save", full)
-    monkeypatch.setattr(ranks, "report_to_launcher", lambda function: function)
+    monkeypatch.setattr(rank_main, "report_to_launcher", lambda function: function)
     with pytest.raises(OSError, match="No space left"):
         run(command)
     steps = (out / "metrics.jsonl").read_text().splitlines()
@@ -204,7 +204,7 @@ def test_labels_written_meanwhile_stay(
     command = ["stage2", "--data", str(data), "--labels", str(labels), "--epochs", "4"]
     command += ["--encoder.name", "mobilenet_v2", "--image-size", "32", "--batch-size", "2"]
     command += ["--loader-workers", "0", "--warm-epochs", "1", "--commit-every", every]
-    monkeypatch.setattr(ranks, "report_to_launcher", lambda function: function)
+    monkeypatch.setattr(rank_main, "report_to_launcher", lambda function: function)
     assert run([*command, "--out", str(tmp_path / "plain")]) == 0
     save, waited = checkpoints.save, []
 

@@ -11,7 +11,7 @@ from label_shards import write_labels
 from processes import pack
 
 from a2s.__main__ import run
-from a2s.parallel import ranks
+from a2s.parallel import rank_main
 from a2s.training import setup, stage1, stage2
 from a2s.training.features.gpu_cache import GpuFeatureCache
 from a2s.training.throughput import Meter
@@ -97,7 +97,7 @@ def test_a_step_reads_nothing_of_the_device(
     monkeypatch.setattr(stages[stage], f"start_{stage}", start)
     monkeypatch.setattr(Meter, "data_arrived", enter)
     monkeypatch.setattr(Meter, "step_done", leave)
-    monkeypatch.setattr(ranks, "report_to_launcher", lambda function: function)
+    monkeypatch.setattr(rank_main, "report_to_launcher", lambda function: function)
     # The features of a GPU, which also take the weights' place where they are kept.
     monkeypatch.setattr(
         setup, "open_cache", lambda device, *_, made_from, **shape: kept(waits, device, shape)

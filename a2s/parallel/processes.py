@@ -1,0 +1,51 @@
+"""What the kernel tells of processes: which run, on which machine, killed for lack of memory."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+from a2s.storage.files import read_text
+
+
+def machine_id() -> str:
+    """Name of the space of process numbers: kernel and PID namespace."""
+    try:
+        boot = read_text(Path("/proc/sys/kernel/random/boot_id")).strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return f"{socket.gethostname()} {os.getpid()}"
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine exists and is no zombie."""
+    try:
+        state = read_text(Path(f"/proc/{pid}/stat")).rsplit(") ", 1)[1][0]
+    except (OSError, IndexError):
+        return False
+    return state not in "ZX"
+
+
+def oom_kills() -> int:
+    """Number of processes that the kernel has killed for lack of memory since it started."""
+    try:
+        text = read_text(Path("/proc/vmstat"))
+    except OSError:
+        return 0
+    values = dict(line.split() for line in text.splitlines())
+    return int(values.get("oom_kill", 0))
+
+
+def line_of(thread: int | None) -> str:
+    """Source line that a thread is at: the innermost one of this package."""
+    frame = sys._current_frames().get(thread or 0)
+    package = str(Path(__file__).parents[1])
+    while frame is not None:
+        code = frame.f_code
+        if code.co_filename.startswith(package):
+            path = Path(code.co_filename).relative_to(Path(package).parent)
+            return f"{path}:{frame.f_lineno} ({code.co_name})"
+        frame = frame.f_back
+    return "an unknown line"

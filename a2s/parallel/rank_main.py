@@ -1,0 +1,71 @@
+"""What surrounds a training rank's work: signals, failures of other ranks, and its own."""
+
+from __future__ import annotations
+
+import faulthandler
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from a2s.errors import A2SError, RankError
+from a2s.parallel import ranks, stop
+
+P = ParamSpec("P")
+R = TypeVar("R")
+MAX_CHARS = 300
+"""Of a rank's own error, as the others hear it."""
+
+
+def report_to_launcher(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorator for a rank's main function.
+
+    Reports the traceback of a bug to the launcher; destroys the process group on success.
+
+    Raises:
+        RankError: another rank has died, hangs or failed; on the rank that says so for all.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        faulthandler.enable()
+        with stop.handled(ranks.before_exit) as request:
+            try:
+                result = function(*args, **kwargs)
+                ranks.destroy_process_group()
+                return result
+            except A2SError:
+                # The caller prints these as one line, without a traceback.
+                raise
+            except Exception as error:
+                if ranks.is_collective_error(error):
+                    _end_for_peer()
+                _tell_others(f"{type(error).__name__}: {error}")
+                ranks.record_bug(error)
+                raise
+            except (SystemExit, KeyboardInterrupt):
+                if request.number and not request.is_agreed:
+                    _tell_others(f"was ended by {request.name}")
+                raise
+            finally:
+                ranks.close_watch()
+
+    return wrapped
+
+
+def _tell_others(why: str) -> None:
+    if (watch := ranks.peers()) is not None:
+        watch.fail(" ".join(why.split())[:MAX_CHARS])
+
+
+def _end_for_peer() -> None:
+    """End this rank if the failure of a collective is another rank's fault."""
+    watch = ranks.peers()
+    message = watch.explain() if watch is not None else None
+    if watch is None or message is None:
+        return None
+    watch.leave()
+    for finish in ranks.before_exit:
+        finish()
+    if watch.speaks:
+        raise RankError(message) from None
+    raise SystemExit(2) from None
