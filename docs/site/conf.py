@@ -40,7 +40,6 @@ suppress_warnings = ["epub.unknown_project_files"]
 # Docstrings mark code with single backticks.
 default_role = "literal"
 autodoc_typehints = "signature"
-python_maximum_signature_line_length = 80
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
