@@ -13,21 +13,19 @@ from error_messages import messages
 INTRODUCTION = """\
 # Error messages
 
-Every error that ends a command with exit code 2, one line each, and what to do about it. The
-messages come from the code (`make pages`, and a test compares them). Names in capitals, and `…`,
-stand for what differs from case to case. Search the page for a few words of your message.
+Every line with which a command ends early, its cause and what to do about it; the exit code is 2
+(130 after Ctrl-C). The messages come from the code (`make pages`, and a test compares
+them). Names in capitals, and `…`, stand for what differs from case to case. Search the page for a
+few words of your message.
 
 [troubleshooting.md](troubleshooting.md) explains exit codes, the reasons in `failures.jsonl`, and
 situations that have no message of their own. An error with a traceback and exit code 1 is a bug of
 a2s: please report it with the command and the traceback.
 """
-# Titles, and how the paths below a2s/ begin whose messages a section has; the first one counts.
+# Titles, and how the paths below a2s/ begin whose messages a section has; the longest one counts.
 SECTIONS = {
     "Command line and settings": ("__main__", "config/"),
-    "Output folders": (
-        *("storage/run_folder", "storage/lock", "storage/written", "storage/tensors"),
-        "storage/checkpoints",
-    ),
+    "Output folders": ("storage/",),
     "Images, lists and tars": (
         *("data/inputs", "data/tar_inputs", "data/file_tree", "data/keys", "data/mask_names"),
         *("storage/remote", "storage/listing", "commands/shard"),
@@ -38,31 +36,24 @@ SECTIONS = {
         "commands/export_weights",
     ),
     "Labels": ("labels/", "commands/label", "commands/estimate"),
-    "Training": ("training/",),
+    "Training": ("training/", "commands/stage"),
     "Prediction and pictures": ("commands/predict", "evaluation/pictures/"),
-    "Scores": (
-        *("commands/evaluate", "evaluation/pairs", "evaluation/benchmarks"),
-        "evaluation/truth_check",
-    ),
+    "Scores": ("commands/evaluate", "evaluation/"),
     "Python": ("api/",),
     "Processes, Ray and GPUs": ("parallel/", "pipeline"),
     "Status, verify and report": ("commands/", "evaluation/page/"),
-    "Tables and figures of the paper": ("paper/",),
-}
-MOVED = {
-    "commands/hma": "Tables and figures of the paper",
-    "evaluation/pictures/snapshot": "Tables and figures of the paper",
-    "evaluation/pictures/cells": "Tables and figures of the paper",
+    "Tables and figures of the paper": (
+        *("paper/", "commands/ablate", "commands/hma", "commands/snapshot"),
+        *("evaluation/pictures/snapshot", "evaluation/pictures/cells"),
+    ),
 }
 _ROW = re.compile(r"^\| (`+)(?P<message>.+?)\1 \| (?P<cure>.*?) ?\|$", re.MULTILINE)
 
 
 def section_of(file: str) -> str:
     """Title of the section with the messages of a file below a2s/."""
-    for start, title in MOVED.items():
-        if file.startswith(start):
-            return title
-    return next(title for title, starts in SECTIONS.items() if file.startswith(starts))
+    titles = {start: title for title, starts in SECTIONS.items() for start in starts}
+    return titles[max((start for start in titles if file.startswith(start)), key=len)]
 
 
 def cures(page: str) -> dict[str, str]:
