@@ -38,8 +38,6 @@ _SMALL = {
         *(f"--stage2.{word[2:]}" if word[:2] == "--" else word for word in _TINY_TRAINING),
     ],
 }
-_REPLACED = ("--cache-dir",)
-"""Flags of the tutorials whose value is a place of a cluster."""
 
 
 class Block(NamedTuple):
@@ -98,7 +96,7 @@ def _small(words: list[str]) -> list[str]:
     """The words of a command with flags of a small size in place of its own."""
     command, *rest = words
     small = _SMALL.get(command, [])
-    replaced = {flag for flag in small if flag.startswith("--")} | {*_REPLACED}
+    replaced = {flag for flag in small if flag.startswith("--")}
     if command == "stage2" and "--init" not in rest:
         small = [*small, *_ENCODER]
         replaced |= {"--encoder.name", "--encoder.weights"}
