@@ -30,7 +30,7 @@ DEMO_FLAGS := --config configs/mobile-cpu.yaml --workers 0 --stage1.cache-dir $(
 	--stage2.image-size 256)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz check pins clean
+.PHONY: help setup demo test fuzz check docs pages pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,7 @@ else
 	@$(BIN)/python -m a2s run "$(IMAGES)" --out $(DEMO)/$(DEMO_NAME) $(DEMO_FLAGS) \
 		$(if $(TRUTH),--truth "$(TRUTH)")
 endif
+	@$(BIN)/python -m a2s report $(DEMO)/$(DEMO_NAME)
 
 test: setup ## run the tests; one file or folder: make test T=tests/models/test_blocks.py
 	@$(BIN)/python -m pytest $(if $(T),$(T),--numprocesses $(TEST_PROCESSES) --dist loadfile)
@@ -70,12 +71,20 @@ fuzz: setup ## try hostile inputs for BUDGET seconds (600), new ones each round
 	@end=$$((SECONDS + $(BUDGET))); while [ $$SECONDS -lt $$end ]; do \
 		A2S_FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest -q -x tests/hostile -k fuzz || exit 1; done
 
-check: setup ## lint, format, types, layers, shell scripts
+check: setup docs ## lint, format, types, layers, shell scripts, documents
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --quiet tests/test_layers.py
 	$(BIN)/shellcheck .ci/run benchmarks/on_gpu.sh $$(find launch -name '*.sh' -o -name '*.sbatch')
+
+docs: setup ## build the site of the documents in build/site, check its links
+	@rm -rf build/site build/doctrees
+	@$(BIN)/python -m sphinx -q -W --keep-going -c docs/site -d build/doctrees . build/site
+	@$(BIN)/python docs/site/check_site.py build/site
+
+pages: setup ## write the pages of docs/ that are made from the code again
+	@$(BIN)/python docs/site/write_pages.py
 
 # requirements.in holds what only the pins say: torch and torchvision are a pair.
 pins: setup ## recompute requirements.txt from pyproject.toml and requirements.in

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from a2s.api.label_set import LabelSet as LabelSet
     from a2s.api.prediction import Prediction as Prediction
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULES = {
     "Detector": "detector",

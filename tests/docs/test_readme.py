@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 
 import pytest
 import yaml
 from documents import DOCUMENTS, a2s_arguments, code_spans
 from repository import REPO
 
+from a2s import __version__
 from a2s.config.parse import parse
 from a2s.config.registry import COMMANDS
 
@@ -57,6 +59,15 @@ def test_configurations_hold_known_settings(path) -> None:
         }
         if command in required:
             parse(command, ["--config", str(path), *required[command]])
+
+
+def test_the_version_is_that_of_the_changelog() -> None:
+    project = tomllib.loads((REPO / "pyproject.toml").read_text("utf-8"))["project"]
+    changes = (REPO / "CHANGELOG.md").read_text("utf-8")
+    headings = re.findall(r"^## \[(.+?)\](?: - (\d{4}-\d\d-\d\d))?$", changes, re.MULTILINE)
+    assert [name for name, _ in headings[:2]] == ["Unreleased", __version__]
+    assert [bool(date) for _, date in headings] == [False, *[True] * (len(headings) - 1)]
+    assert project["version"] == __version__
 
 
 def test_make_targets_exist_and_are_listed() -> None:

@@ -13,6 +13,7 @@ ROOM_READMES = sorted((REPO / "a2s").rglob("README.md"))
 DOCUMENTS = [
     *sorted(REPO.glob("*.md")),
     *sorted((REPO / "docs").glob("*.md")),
+    *sorted((REPO / "docs" / "tutorials").glob("*.md")),
     *ROOM_READMES,
     REPO / "examples" / "README.md",
     REPO / "launch" / "README.md",
@@ -60,6 +61,7 @@ def a2s_arguments(text: str, commands: Iterable[str]) -> Iterator[tuple[str, lis
     """
     names = "|".join(commands)
     pattern = re.compile(rf"(?:\ba2s|local\.sh|train\.sbatch)\s+({names})\b([^`#|]*)")
+    text = text.replace("label.sbatch ", "train.sbatch label ")
     for line in text.replace("\\\n", " ").splitlines():
         for command, rest in pattern.findall(line):
             if "…" not in rest and "--" in rest:
