@@ -41,22 +41,24 @@ def check_launch(environ: Mapping[str, str]) -> None:
 
 def _check_address(environ: Mapping[str, str], *, world: str) -> None:
     """Refuse an address that no rank could meet at; torch would wait for half an hour."""
-    said = f"launch: WORLD_SIZE is {world}, but"
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if not environ.get(name):
             raise ConfigError(
-                f"{said} {name} is not set: variables of another launch are left over; start ranks "
-                f"with `{TORCHRUN_COMMAND}`, or unset WORLD_SIZE and RANK for one process"
+                f"launch: WORLD_SIZE is {world}, but {name} is not set: variables of another "
+                f"launch are left over; start ranks with `{TORCHRUN_COMMAND}`, or "
+                "unset WORLD_SIZE and RANK for one process"
             )
     address, port = environ["MASTER_ADDR"], environ["MASTER_PORT"]
     if not port.isdigit() or not 0 < int(port) < 2**16:
-        raise ConfigError(f"{said} MASTER_PORT={port} is no port (1 to 65535)")
+        raise ConfigError(
+            f"launch: WORLD_SIZE is {world}, but MASTER_PORT={port} is no port (1 to 65535)"
+        )
     try:
         socket.getaddrinfo(address, int(port))
     except (OSError, UnicodeError) as error:
         raise ConfigError(
-            f"{said} MASTER_ADDR={address} does not resolve ({error}); set it to the name or "
-            "address of the machine of rank 0"
+            f"launch: WORLD_SIZE is {world}, but MASTER_ADDR={address} does not resolve ({error}); "
+            "set it to the name or address of the machine of rank 0"
         ) from None
 
 

@@ -132,7 +132,7 @@ class PeerWatch:
         self._beat_now()
 
     def explain(self) -> str | None:
-        """After a collective has failed: whose fault it is; None if there is no evidence in time."""
+        """After a collective has failed: whose fault it is; None without evidence in time."""
         deadline = time.monotonic() + EVIDENCE_SEC
         while not self._faulty and time.monotonic() < deadline:
             self._judge(silent_sec=QUIET_SEC)
