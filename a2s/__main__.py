@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TextIO
 from a2s import __version__
 from a2s.config.registry import COMMANDS
 from a2s.errors import A2SError
+from a2s.storage.lock import TAKEOVER
 from a2s.storage.parsing import printable
 
 _MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
@@ -25,6 +26,7 @@ _MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.
 
 QUIET_FLAG = "--quiet"
 QUIET = "A2S_QUIET"
+TAKEOVER_FLAG = "--takeover"
 """Environment variable, so that the ranks and workers that a command starts are quiet too."""
 
 
@@ -69,7 +71,8 @@ def usage() -> str:
             *lines,
             "",
             "Flags win over --config FILE (YAML, one section per command), the file over defaults.",
-            "--quiet prints errors only. -V, --version prints the version.",
+            "--quiet prints errors only. --takeover continues in a folder whose lock is held by a",
+            "process that hangs or is lost. -V, --version prints the version.",
             "Training on several devices: accelerate launch -m a2s stage1 …",
             "Exit codes: 0 done, 1 bug, 2 your input, settings or machine, 3 done but too many",
             "failures, 130 interrupted, 143 terminated, 138 ended by SIGUSR1.",
@@ -86,6 +89,9 @@ def run(arguments: list[str]) -> int:
     if not {QUIET_FLAG, "-q"}.isdisjoint(arguments):
         arguments = [argument for argument in arguments if argument not in (QUIET_FLAG, "-q")]
         os.environ[QUIET] = "1"
+    if TAKEOVER_FLAG in arguments:
+        arguments = [argument for argument in arguments if argument != TAKEOVER_FLAG]
+        os.environ[TAKEOVER] = "1"
     if not arguments or arguments[0] in ("-h", "--help") or arguments == ["help"]:
         print(usage())
         return 0 if arguments else 2

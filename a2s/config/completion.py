@@ -34,6 +34,7 @@ def _with_common_flags(name: str) -> Any:
         __base__=model,
         config=(str, Field("", description="YAML file with a section per command.")),
         quiet=(bool, Field(False, description="Print errors only.")),
+        takeover=(bool, Field(False, description="Continue in a folder of a lost process.")),
         help_all=(bool, Field(False, description="Show every setting.")),
     )
     return Annotated[whole, subcommand(name, description=COMMANDS[name].help)]

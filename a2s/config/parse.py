@@ -64,7 +64,7 @@ def parse(command: str, arguments: list[str]) -> Any:
                 prog=f"a2s {command}",
                 description=f"{model.__doc__}\n"
                 f"--config FILE reads the section `{command}` of a YAML file; flags override it. "
-                "--quiet prints errors only.",
+                "--quiet prints errors only; --takeover: see a2s --help.",
             )
     except SystemExit as stop:
         if not stop.code and shown is not model:

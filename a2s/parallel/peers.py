@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from a2s.parallel.processes import is_running, line_of, machine_id, oom_kills
 from a2s.storage.parsing import parse_json
+from a2s.storage.processes import line_of, machine_id, oom_kills, state_of
 
 BEAT_SEC = 1.0
 RANKS_PER_SEC = 64
@@ -257,7 +257,7 @@ class PeerWatch:
             return f"failed: {beat.where}"
         if beat.state in ("done", "leaves"):
             return None
-        if beat.machine == self._machine and not is_running(beat.pid):
+        if beat.machine == self._machine and state_of(beat.pid) is None:
             return self._ended()
         silent = now - self._changed_sec[rank]
         if silent > silent_sec:

@@ -19,13 +19,13 @@ def machine_id() -> str:
         return f"{socket.gethostname()} {os.getpid()}"
 
 
-def is_running(pid: int) -> bool:
-    """Whether a process of this machine exists and is no zombie."""
+def state_of(pid: int) -> str | None:
+    """State of a process of this machine, as `ps` shows it; None: there is none, or a zombie."""
     try:
         state = read_text(Path(f"/proc/{pid}/stat")).rsplit(") ", 1)[1][0]
     except (OSError, IndexError):
-        return False
-    return state not in "ZX"
+        return None
+    return None if state in "ZX" else state
 
 
 def oom_kills() -> int:
