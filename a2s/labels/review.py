@@ -8,15 +8,10 @@ it. A line that undoes takes back the last decision about its key.
 from __future__ import annotations
 
 import base64
-import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import os
-import stat
-import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,17 +19,16 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from a2s.data.images import BadImage, decode_mask
+from a2s.data.binary_mask import problem_of
+from a2s.data.images import decode_mask
 from a2s.data.index import Index
-from a2s.errors import DataError, StorageError
-from a2s.storage import files
+from a2s.errors import DataError
+from a2s.storage import append_log, files
 from a2s.storage.parsing import first_problem, json_line, parse_json
 
 FILE_NAME = "review.jsonl"
 MAX_LINE = 64 * 2**20
 """Bytes of a line; the mask of the largest image that labels may have takes less."""
-_PNG_HEAD = struct.Struct(">8s4x4sIIBB")
-_GREY_8_BIT = (8, 0)
 Verdict = Literal["accepted", "rejected", "fixed"]
 Source = Literal["review", "labelstudio", "coco"]
 
@@ -59,13 +53,16 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def read_decisions(labels: Path) -> dict[str, Decision]:
+def read_decisions(labels: Path, index: Index | None = None) -> dict[str, Decision]:
     """Read the decision that holds for each key; a label that nobody decided about has none.
+
+    `index`, if it is known, is that of the labels; `labels` may then be another folder with a file
+    of decisions about them.
 
     Raises:
         DataError: `labels` has no labels, or a line is no decision about one of them.
     """
-    log = DecisionLog(labels)
+    log = DecisionLog(labels, index)
     log.refresh()
     return dict(log.decisions)
 
@@ -99,6 +96,12 @@ def fingerprint(decisions: Mapping[str, Decision]) -> str:
         mask_sha256 = hashlib.sha256(one.mask_png or b"").hexdigest()
         total.update(f"{key} {one.verdict} {mask_sha256}\n".encode())
     return total.hexdigest()
+
+
+def write_decisions(folder: Path, decisions: Mapping[str, Decision]) -> None:
+    """Write a whole file of decisions: what a training run goes by, in its own folder."""
+    lines = [json.dumps(_to_line(one), ensure_ascii=False) for one in decisions.values()]
+    files.atomic_write(folder / FILE_NAME, "".join(json_line(line) + "\n" for line in lines))
 
 
 class _Line(BaseModel):
@@ -175,20 +178,20 @@ class DecisionLog:
             problem = self._problem(one)
             if problem:
                 raise DataError(f"{self.path}: a decision is refused: {one.key!r} {problem}")
-        with self._locked() as descriptor:
-            _write(descriptor, [_to_line(one) for one in decisions], self.path)
+        with append_log.writing(self.path) as log:
+            log.append([_to_line(one) for one in decisions])
         self.refresh()
 
     def undo(self, keys: Iterable[str]) -> None:
         """As `undo_decisions`, on this object too."""
         keys = list(dict.fromkeys(keys))
-        with self._locked() as descriptor:
+        with append_log.writing(self.path) as log:
             # Under the lock, so that nobody else undoes the same decision.
             self.refresh()
             if missing := [key for key in keys if key not in self.decisions]:
                 raise DataError(f"{self.path}: nothing to undo for {missing[0]!r}")
             lines = [{"key": key, "verdict": "undone", "at": now()} for key in keys]
-            _write(descriptor, lines, self.path)
+            log.append(lines)
         self.refresh()
 
     def _take(self, line: bytes) -> str:
@@ -238,52 +241,14 @@ class DecisionLog:
         width, height = int(self._index.width_N[row]), int(self._index.height_N[row])
         if width < 0:
             height, width = decode_mask(self._index.read(row)).shape
-        return mask_problem(decision.mask_png, height=height, width=width)
+        if len(decision.mask_png) * 4 // 3 > MAX_LINE - 1024:
+            return "has a mask of too many bytes"
+        problem = problem_of(decision.mask_png, height=height, width=width)
+        return f"has a mask that {problem}" if problem else None
 
     def _wrong(self, what: str, offset: int = 0) -> DataError:
         number = self._num_lines + 1 + offset
         return DataError(f"{self.path}: line {number} {what}; correct or delete that line")
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[int]:
-        """Open the file to append whole lines, alone; what a killed writer left is removed."""
-        try:
-            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
-            descriptor = os.open(self.path, flags, 0o666)
-        except OSError as error:
-            raise StorageError(f"{self.path}: cannot be written ({error.strerror})") from None
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise StorageError(f"{self.path}: cannot be written (not a regular file)")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            _remove_torn_line(descriptor)
-            yield descriptor
-        finally:
-            os.close(descriptor)
-
-
-def mask_problem(png: bytes, *, height: int, width: int) -> str | None:
-    """What is wrong with the mask of a decision, in words that follow its key; None if nothing is.
-
-    Its header is checked before anything is decoded.
-    """
-    if len(png) < _PNG_HEAD.size:
-        return "has a mask that is no PNG"
-    magic, chunk, *size, depth, colour = _PNG_HEAD.unpack_from(png)
-    if magic != b"\x89PNG\r\n\x1a\n" or chunk != b"IHDR":
-        return "has a mask that is no PNG"
-    if size != [width, height]:
-        return f"has a mask of {size[0]} x {size[1]} pixels, not {width} x {height}"
-    if (depth, colour) != _GREY_8_BIT:
-        return "has a mask that is no grey PNG of 8 bits (mode L)"
-    if len(png) * 4 // 3 > MAX_LINE - 1024:
-        return "has a mask of too many bytes"
-    try:
-        mask_HW = decode_mask(png, max_pixels=height * width)
-    except BadImage as error:
-        return f"has a damaged mask ({error})"
-    is_binary = ((mask_HW == 0) | (mask_HW == 255)).all()
-    return None if is_binary else "has a mask with other values than 0 and 255"
 
 
 def _to_line(decision: Decision) -> dict[str, str]:
@@ -299,35 +264,3 @@ def _to_line(decision: Decision) -> dict[str, str]:
     _Line.model_validate(line)
     _Time.model_validate({"at": decision.at})
     return line
-
-
-def _remove_torn_line(descriptor: int) -> None:
-    """Shorten the file to its last whole line."""
-    end = size = os.fstat(descriptor).st_size
-    while end > 0:
-        start = max(0, end - 65_536)
-        found = os.pread(descriptor, end - start, start).rfind(b"\n")
-        if found >= 0:
-            end = start + found + 1
-            break
-        end = start
-    if end != size:
-        os.ftruncate(descriptor, end)
-
-
-def _write(descriptor: int, lines: Iterable[Mapping[str, str]], path: Path) -> None:
-    """Append lines, each whole, and sync them; the caller has locked the file."""
-    for line in lines:
-        start = os.fstat(descriptor).st_size
-        text = (json_line(json.dumps(line, ensure_ascii=False)) + "\n").encode()
-        try:
-            written = os.write(descriptor, text)
-            if written != len(text):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            os.ftruncate(descriptor, start)
-            raise StorageError(f"{path}: cannot be written ({error.strerror})") from None
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be synced ({error.strerror})") from None

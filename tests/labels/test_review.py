@@ -100,10 +100,10 @@ def test_a_torn_line_is_ignored_and_then_removed(labels: Path, keys: list[str]) 
         ({"verdict": "fixed"}, "has no mask"),
         ({"mask": mask()}, "has a mask, and is not fixed"),
         ({"verdict": "fixed", "mask_png_base64": "*"}, "no base64"),
-        ({"verdict": "fixed", "mask": b"GIF89a"}, "no PNG"),
+        ({"verdict": "fixed", "mask": b"GIF89a"}, "is no PNG"),
         ({"verdict": "fixed", "mask": mask(40)}, "40 x 40 pixels, not 96 x 96"),
         ({"verdict": "fixed", "mask": mask(value=254)}, "other values than 0 and 255"),
-        ({"verdict": "fixed", "mask": mask()[:-30]}, "damaged mask"),
+        ({"verdict": "fixed", "mask": mask()[:-30]}, "is damaged"),
         ({"verdict": "fixed", "mask": mask()[:25] + b"\x02" + mask()[26:]}, "mode L"),
         (
             {"verdict": "fixed", "mask": mask()[:16] + b"\x7f\xff\xff\xff" * 2 + mask()[24:]},
