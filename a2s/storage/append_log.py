@@ -1,4 +1,4 @@
-"""Append JSON lines to a file that several processes write: no line is lost, joined or half there."""
+"""Append JSON lines to a file of several writers: no line is lost, joined or half there."""
 
 from __future__ import annotations
 
