@@ -62,6 +62,7 @@ def listen(app: ASGIApp, listener: socket.socket, *, started: Callable[[], None]
         app,
         lifespan="on",
         log_config=None,
+        log_level="error",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=GRACE_SEC,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -91,6 +92,13 @@ def _code(code: int) -> dict[str, int]:
     return {"windowsVirtualKeyCode": code, "nativeVirtualKeyCode": code}
 
 
+def _high(descriptor: int) -> int:
+    """Move a descriptor to 10 or above, out of the way of 3 and 4."""
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
+    os.close(descriptor)
+    return moved
+
+
 class Browser:
     """A browser process."""
 
@@ -138,14 +146,22 @@ def browser(work: Path) -> Iterator[Browser]:
     program = next((found for name in NAMES if (found := shutil.which(name))), None)
     if program is None:
         pytest.skip(f"no headless browser: none of {', '.join(NAMES)} is on the PATH")
-    theirs, requests = os.pipe()
-    replies, theirs_too = os.pipe()
-    # Chromium reads descriptor 3 and writes to 4.
-    command = ["/bin/sh", "-c", f'exec "$0" "$@" 3<&{theirs} 4>&{theirs_too}', program]
-    command += ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"]
+    theirs, requests = (_high(end) for end in os.pipe())
+    replies, theirs_too = (_high(end) for end in os.pipe())
+
+    def place() -> None:
+        """Chromium reads descriptor 3 and writes to 4."""
+        os.dup2(theirs, 3)
+        os.dup2(theirs_too, 4)
+
+    command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"]
     command += [f"--user-data-dir={work / 'profile'}", "--hide-scrollbars", "about:blank"]
     process = subprocess.Popen(
-        command, pass_fds=[theirs, theirs_too], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        command,
+        pass_fds=[3, 4],
+        preexec_fn=place,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
     )
     os.close(theirs)
     os.close(theirs_too)

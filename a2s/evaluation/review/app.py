@@ -57,6 +57,10 @@ class _Page(_Asked):
     count: int = Field(ge=1, le=MAX_PAGE)
 
 
+class _Since(_Asked):
+    since: int = Field(ge=0, lt=2**62)
+
+
 class _Decision(_Asked):
     row: int
     verdict: Literal["accepted", "rejected", "fixed"]
@@ -108,8 +112,8 @@ def make_app(desk: Desk) -> Starlette:
         return JSONResponse({"rows": page})
 
     async def changes(request: Request) -> Response:
-        since = int(request.query_params.get("since", "0") or 0)
-        found = await run_in_threadpool(desk.follow, since)
+        asked = _parsed(_Since, dict(request.query_params))
+        found = await run_in_threadpool(desk.follow, asked.since)
         described = [desk.describe(row) for row in found[:MAX_PAGE]]
         return JSONResponse(
             {

@@ -140,9 +140,11 @@ function newCard(index) {
   card.className = "card";
   card.id = `card-${index}`;
   card.setAttribute("role", "option");
-  const blank = document.createElement("span"), title = document.createElement("span"), line = document.createElement("span");
-  blank.className = "blank"; title.className = "title"; line.className = "line";
-  card.append(blank, title, line);
+  for (const name of ["blank", "line title", "line"]) {
+    const part = document.createElement("span");
+    part.className = name;
+    card.append(part);
+  }
   card.addEventListener("click", () => { list.current = index; draw(); open(index); });
   return card;
 }
@@ -156,11 +158,12 @@ function fill(card, index) {
   card.setAttribute("aria-selected", String(isCurrent));
   if (!item) return;
   const [picture, title, line] = card.children;
-  title.textContent = item.name;
-  const facts = describe(item), mark = document.createElement("span");
-  mark.className = `mark ${item.state}`;
+  const facts = describe(item), mark = document.createElement("b"), name = document.createElement("span");
+  name.textContent = item.name;
+  mark.className = item.state;
   mark.textContent = STATES[item.state];
-  line.replaceChildren(facts.join(", ") || item.shard, mark);
+  title.replaceChildren(name, mark);
+  line.textContent = facts.join(", ") || item.shard;
   card.setAttribute("aria-label", [item.name, ...facts, item.state].join(", "));
   const address = `/thumb/${item.row}?v=${item.version}`;
   if (picture.dataset.address === address) return;
