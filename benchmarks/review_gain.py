@@ -30,7 +30,7 @@ from a2s.data.images import decode_mask
 
 FIXED = 40
 TRAINING = [
-    *("--init", "bundled", "--image-size", "192", "--epochs", "4", "--warm-epochs", "1"),
+    *("--init", "bundled", "--image-size", "160", "--epochs", "3", "--warm-epochs", "1"),
     *("--batch-size", "4", "--lr", "0.01", "--init-lr-scale", "1", "--loader-workers", "0"),
 ]
 

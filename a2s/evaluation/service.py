@@ -196,11 +196,9 @@ async def _drawn(batcher: Batcher, picture: Picture, options: _Options) -> Respo
         map_HW = to_map(answer)
         if options.output == "mask":
             return encode_png(map_HW)
-        style = Style(
-            **{"crop": options.crop, "background": options.background, "max_pixels": MAX_PIXELS}
-        )
-        kind: Literal["cutout", "overlay"] = options.output  # type: ignore[assignment]
-        (drawing,) = pictures_of(picture, map_HW, (kind,), style)
+        background, crop = options.background, options.crop
+        style = Style(crop=crop, background=background, max_pixels=MAX_PIXELS)
+        (drawing,) = pictures_of(picture, map_HW, (options.output,), style)
         return encode(drawing, file_format)
 
     return Response(await run_in_threadpool(draw), media_type=_TYPES[file_format])

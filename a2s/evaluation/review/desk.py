@@ -90,7 +90,8 @@ class Desk:
         elif "changed_share" in names:
             worth_N = -self.labels.column("changed_share")
         has_object_N = ~self.flags.get("no_object", np.zeros(len(self.labels), bool))
-        return np.lexsort((np.arange(len(self.labels)), worth_N, has_object_N))
+        order_N: npt.NDArray[np.int64] = np.lexsort((worth_N, has_object_N))
+        return order_N
 
     def counts(self) -> dict[str, int]:
         """Number of labels in each state."""

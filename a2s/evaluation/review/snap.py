@@ -65,6 +65,7 @@ def _in_box(
     p_st = np.asarray(cv2.resize(p_hw, (t, s), interpolation=cv2.INTER_AREA), np.float32)
     energy_2N = soft_energy(p_st, CrfParams())
     found_st = marginal(small_st3, energy_2N, CrfParams())
-    found_hw = cv2.resize(np.asarray(found_st, np.float32), (w, h), interpolation=cv2.INTER_LINEAR)
-    found_hw = np.asarray(found_hw) > 0.5
-    return mask_hw | (near_hw & found_hw) if adds else mask_hw & (~near_hw | found_hw)
+    soft_hw = cv2.resize(np.asarray(found_st, np.float32), (w, h), interpolation=cv2.INTER_LINEAR)
+    found_hw: Bool = np.asarray(soft_hw) > 0.5
+    result_hw: Bool = mask_hw | (near_hw & found_hw) if adds else mask_hw & (~near_hw | found_hw)
+    return result_hw
