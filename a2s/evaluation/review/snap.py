@@ -22,6 +22,8 @@ _CONTEXT = 2
 """The CRF sees this many times as far as it may change."""
 _PAINTED, _AS_IT_WAS, _UNKNOWN = 0.85, 0.98, 0.5
 """Probability of what the stroke says, of the mask far from it, and of pixels near it."""
+_CORE = 0.6
+"""Pixels deeper in the stroke than this share of the depth of its deepest fifth stay as drawn."""
 
 
 def snap(
@@ -59,6 +61,8 @@ def _in_box(
     # Near the stroke the colours decide, but a stroke takes nothing away that it does not touch.
     p_hw[near_hw & (mask_hw != adds)] = _UNKNOWN
     p_hw[stroke_hw] = _PAINTED if adds else 1 - _PAINTED
+    core_hw = _core(stroke_hw)
+    p_hw[core_hw] = 1.0 if adds else 0.0
     small_st3 = shrink_for_crf(np.ascontiguousarray(image_hw3), max_side=MAX_SIDE)
     s, t = small_st3.shape[:2]
     h, w = mask_hw.shape
@@ -67,5 +71,15 @@ def _in_box(
     found_st = marginal(small_st3, energy_2N, CrfParams())
     soft_hw = cv2.resize(np.asarray(found_st, np.float32), (w, h), interpolation=cv2.INTER_LINEAR)
     found_hw: Bool = np.asarray(soft_hw) > 0.5
-    result_hw: Bool = mask_hw | (near_hw & found_hw) if adds else mask_hw & (~near_hw | found_hw)
+    # The CRF alone would let a thin stroke vanish in its surroundings.
+    added_hw, kept_hw = (near_hw & found_hw) | core_hw, (~near_hw | found_hw) & ~core_hw
+    result_hw: Bool = mask_hw | added_hw if adds else mask_hw & kept_hw
     return result_hw
+
+
+def _core(stroke_hw: Bool) -> Bool:
+    """The middle of a stroke: where a person points at, not where the brush is too wide."""
+    padded = np.pad(stroke_hw.astype(np.uint8), 1)
+    depth_hw = np.asarray(cv2.distanceTransform(padded, cv2.DIST_L2, 3))[1:-1, 1:-1]
+    core_hw: Bool = depth_hw > _CORE * np.percentile(depth_hw[stroke_hw], 80)
+    return core_hw
