@@ -167,16 +167,18 @@ class DecisionLog:
                 self._read_up_to += len(line)
             if len(line) > MAX_LINE:
                 raise self._wrong(f"is over {MAX_LINE:,} bytes long")
-        for key in changed:
-            self._settle(key)
+        # All at once: finding a key among millions takes as long as finding many.
+        keys = sorted(changed)
+        for key, row in zip(keys, self._index.rows_of(keys).tolist(), strict=True):
+            self._settle(key, row)
         return changed
 
     def append(self, decisions: Iterable[Decision]) -> None:
         """As `append_decisions`; `decisions` of this object then include them."""
         decisions = list(decisions)
-        for one in decisions:
-            problem = self._problem(one)
-            if problem:
+        rows = self._index.rows_of([one.key for one in decisions]).tolist()
+        for one, row in zip(decisions, rows, strict=True):
+            if problem := self._problem(one, row):
                 raise DataError(f"{self.path}: a decision is refused: {one.key!r} {problem}")
         with append_log.writing(self.path) as log:
             log.append([_to_line(one) for one in decisions])
@@ -218,20 +220,19 @@ class DecisionLog:
         history.append(Decision(key, record.verdict, png, record.at, record.source))
         return key
 
-    def _settle(self, key: str) -> None:
+    def _settle(self, key: str, row: int) -> None:
         """Make the last decision about a key the one that holds."""
         self.decisions.pop(key, None)
         if history := self._history[key]:
             # Masks of decisions that hold no more are not decoded.
-            if problem := self._problem(history[-1]):
+            if problem := self._problem(history[-1], row):
                 raise DataError(f"{self.path}: the decision about {key!r} is wrong: it {problem}")
             self.decisions[key] = history[-1]
         else:
             del self._history[key]
 
-    def _problem(self, decision: Decision) -> str | None:
+    def _problem(self, decision: Decision, row: int) -> str | None:
         """What is wrong with a decision, in words that follow its key; None if nothing is."""
-        row = int(self._index.rows_of([decision.key])[0])
         if row < 0:
             return f"is no key of the labels in {self._index.folder}"
         if (decision.mask_png is None) != (decision.verdict != "fixed"):

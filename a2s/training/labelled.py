@@ -66,7 +66,7 @@ def _decisions(config: Stage1Config | Stage2Config, labels: Index) -> dict[str, 
     if wanted is None:
         return {}
     with ranks.fail_together():
-        if ranks.is_main() and not (config.out / review.FILE_NAME).exists():
+        if ranks.is_main():
             now = review.read_decisions(labels.folder, labels)
             if review.fingerprint(now) == wanted:
                 review.write_decisions(config.out, now)

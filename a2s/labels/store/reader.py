@@ -60,7 +60,8 @@ class LabelSource:
             if self._open is None or self._open.number != number:
                 self._open = Generation.load(self.store, number)
             return self._open.read(row)
-        mask_HW = decode_mask(self.png(row)) if row in self.pinned else self._stored(row)
+        fixed = self.pinned.get(row)
+        mask_HW = decode_mask(fixed) if fixed else _decode(self.labels, int(self.label_row_N[row]))
         label_HW = mask_HW.astype(np.float32) / np.float32(255)
         size = self.image_size
         return resize(label_HW, height=size, width=size, resize_filter=self.resize_filter)
@@ -71,9 +72,6 @@ class LabelSource:
         Raises: DataError if the shard is damaged.
         """
         return self.pinned.get(row) or self.labels.read(int(self.label_row_N[row]))
-
-    def _stored(self, row: int) -> npt.NDArray[np.uint8]:
-        return _decode(self.labels, int(self.label_row_N[row]))
 
 
 def pinned_labels(decisions: Mapping[str, Decision], index: Index) -> dict[int, bytes | None]:
