@@ -225,3 +225,11 @@ def test_the_fingerprint_is_of_what_was_decided(labels: Path, keys: list[str]) -
     assert review.fingerprint(one) == review.fingerprint(later)
     others = [{}, {keys[0]: decided(keys[0])}, {keys[1]: decided(keys[1], "fixed", mask())}]
     assert review.fingerprint(one) not in [review.fingerprint(other) for other in others]
+
+
+def test_a_named_pipe_is_refused(labels: Path, keys: list[str]) -> None:
+    os.mkfifo(labels / review.FILE_NAME)
+    with pytest.raises(StorageError, match="not a regular file"):
+        read_decisions(labels)
+    with pytest.raises(StorageError, match="not a regular file"):
+        append_decisions(labels, [decided(keys[0])])
