@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from a2s.errors import ConfigError
 
-GRACE_SEC = 10
+GRACE_SEC = 30
 """How long answers in flight may take after Ctrl-C or SIGTERM."""
 
 

@@ -134,7 +134,7 @@ def test_a_hundred_thousand_labels_scroll(chromium: Browser, tmp_path: Path) -> 
             " drawNow(); slowest = Math.max(slowest, performance.now() - start);"
             " await new Promise(requestAnimationFrame); } return slowest; })()"
         )
-        assert slowest < 200
+        assert slowest < 500
         tab.press("End")
         tab.wait("document.querySelector('.card.current img') !== null")
         assert tab.run("document.querySelector('.card.current').id") == "card-99999"
