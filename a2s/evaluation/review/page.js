@@ -275,14 +275,15 @@ const open = guarded(async (index) => {
   const item = await itemAt(index);
   if (!item) return;
   if ($("editor").hidden) { $("editor").hidden = false; $("canvas").focus(); }
-  edit.item = item;
+  // Until it has arrived, nothing can be drawn, or saved under another name.
+  Object.assign(edit, { item, mask: null, undone: [], changed: false, stroke: null });
   showFacts();
   const image = new Image();
   image.src = `/image/${item.row}`;
   const [mask] = await Promise.all([bits(ask(`/mask/${item.row}?v=${item.version}`)), image.decode()]);
   if (edit.item !== item) return;
   const { naturalWidth: width, naturalHeight: height } = image;
-  Object.assign(edit, { image, width, height, mask: unpacked(mask, width * height), undone: [], changed: false, stroke: null });
+  Object.assign(edit, { image, width, height, mask: unpacked(mask, width * height) });
   $("canvas").width = layer.width = width;
   $("canvas").height = layer.height = height;
   $("zoom").value = 100;
@@ -417,6 +418,7 @@ function takeBack() {
   paint();
 }
 const reset = guarded(async () => {
+  if (!edit.mask) return;
   const first = await bits(ask(`/first/${edit.item.row}`));
   remember();
   edit.mask = unpacked(first, edit.mask.length);
