@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 
 from a2s.config.training import Stage1Config, Stage2Config
@@ -18,6 +19,7 @@ from a2s.labels.store.reader import (
     unreadable_labels,
 )
 from a2s.parallel import ranks
+from a2s.parallel.progress import say
 from a2s.storage import run_folder
 from a2s.training.loop import TrainingRun
 
@@ -44,6 +46,12 @@ def labelled_images(
     """
     label_row_N = labels.rows_of(run.index.keys)
     decisions = _decisions(config, labels)
+    if decisions and ranks.is_main():
+        count = Counter(one.verdict for one in decisions.values())
+        say(
+            f"{run.name}: review: {count['accepted']:,} accepted and {count['fixed']:,} fixed labels "
+            f"stay as they are; {count['rejected']:,} images are rejected and left out"
+        )
     keep_N = labelled_rows(
         config.out, run.index, labels, label_row_N, min_quality=min_quality, decisions=decisions
     )

@@ -21,7 +21,6 @@ from a2s.data.index import Index
 from a2s.data.loader import Images
 from a2s.data.transforms import flip_where
 from a2s.errors import LabelError
-from a2s.labels.review import FILE_NAME
 from a2s.labels.store.fixed_point import to_u16_bits
 from a2s.labels.store.reader import UNLABELLED
 from a2s.labels.store.writer import NextGeneration, list_stale_labels, write_rectified
@@ -111,8 +110,6 @@ def _train(
     metrics, measured = DeferredMetrics(), list[Tensor]()
 
     note = f"{num_labelled} images, {len(index) - num_labelled} left out ({UNLABELLED})"
-    if source.pinned:
-        note += f"; {len(source.pinned)} labels stay as a reviewer left them ({FILE_NAME})"
     run.show_progress(images_per_epoch=num_labelled, note=note)
     last_epoch = schedule.last_epoch(run.state, at_most=run.last_epoch)
     for epoch in range(run.state["epoch"] + 1, last_epoch + 1):

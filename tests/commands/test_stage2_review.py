@@ -57,7 +57,7 @@ def trained(made: Path) -> Path:
     done = stage2(made, made / "s2")
     assert done.code == 0, done.stderr
     assert "7 images, 1 left out" in done.stderr
-    assert "2 labels stay as a reviewer left them" in done.stderr
+    assert "1 accepted and 1 fixed labels stay as they are; 1 images are rejected" in done.stderr
     return made / "s2"
 
 
