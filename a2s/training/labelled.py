@@ -49,8 +49,8 @@ def labelled_images(
     if decisions and ranks.is_main():
         count = Counter(one.verdict for one in decisions.values())
         say(
-            f"{run.name}: review: {count['accepted']:,} accepted and {count['fixed']:,} fixed labels "
-            f"stay as they are; {count['rejected']:,} images are rejected and left out"
+            f"{run.name}: review: {count['accepted']:,} accepted and {count['fixed']:,} fixed "
+            f"labels stay as they are; {count['rejected']:,} images are rejected and left out"
         )
     keep_N = labelled_rows(
         config.out, run.index, labels, label_row_N, min_quality=min_quality, decisions=decisions
