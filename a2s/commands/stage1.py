@@ -10,7 +10,7 @@ from a2s.data.index import Index
 from a2s.parallel import launch, rank_main
 from a2s.storage import checkpoints, run_folder
 from a2s.training import pause
-from a2s.training.preflight import untrained_lines
+from a2s.training.preflight import training_inputs, untrained_lines
 
 
 def run(config: Stage1Config) -> int:
@@ -29,9 +29,8 @@ def run(config: Stage1Config) -> int:
             print(f"stage1: wrote {commit.folder}. Next: {label}")
     elif is_main:
         # Nothing to train, which every rank knows without torch.
-        inputs = {"data": Index.load(config.data).fingerprint}
-        if config.labels is not None:
-            inputs["labels"] = Index.load(config.labels).fingerprint
+        labels = Index.load(config.labels) if config.labels else None
+        inputs = training_inputs(config, Index.load(config.data), labels)
         with run_folder.claim(config.out, command="stage1", config=config, inputs=inputs) as folder:
             if commit.state["finished"]:
                 print(f"stage1: {config.out} is done ({config.epochs} epochs). Next: {label}")

@@ -11,7 +11,7 @@ from a2s.parallel import launch, rank_main
 from a2s.storage import checkpoints, run_folder
 from a2s.storage.checkpoints import Commit
 from a2s.training import pause
-from a2s.training.preflight import stage2_inputs, untrained_lines
+from a2s.training.preflight import training_inputs, untrained_lines
 
 
 def run(config: Stage2Config) -> int:
@@ -32,7 +32,7 @@ def run(config: Stage2Config) -> int:
     elif is_main:
         # Nothing to train, which every rank knows without torch.
         index, labels = Index.load(config.data), Index.load(config.labels)
-        inputs = stage2_inputs(config, index, labels)
+        inputs = training_inputs(config, index, labels)
         with run_folder.claim(config.out, command="stage2", config=config, inputs=inputs) as folder:
             then = pause.pending_label_command(config, commit.state)
             if commit.state["finished"] and then is None:

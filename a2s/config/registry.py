@@ -66,6 +66,11 @@ COMMANDS = {
         "commands.PredictConfig",
         "predict",
     ),
+    "serve": Command(
+        "answer images sent by HTTP with saliency maps or cut-outs",
+        "servers.ServeConfig",
+        "serve",
+    ),
     "evaluate": Command(
         "score predictions: MAE, F, weighted F, S, E, curves",
         "commands.EvaluateConfig",
@@ -95,6 +100,11 @@ COMMANDS = {
         "write an HTML page about runs: verdict, pictures, curves",
         "checks.ReportConfig",
         "report",
+    ),
+    "review": Command(
+        "look at labels in a browser: accept, reject, fix them",
+        "servers.ReviewConfig",
+        "review",
     ),
     "verify": Command(
         "compare every byte of a folder with its checksums, repair it",

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator
 
 from a2s.config.training import Stage1Config, Stage2Config, Stage2Options, TrainOptions
 from a2s.data.index import Index
-from a2s.errors import A2SError
+from a2s.errors import A2SError, ConfigError
+from a2s.labels import review
 from a2s.models.bundled import find_start
-from a2s.storage import checkpoints
+from a2s.storage import checkpoints, run_folder
 
 UNTRAINED = (
     "the encoder is UNTRAINED (no pretrained weights were given), so this shows that the "
@@ -32,14 +33,32 @@ def untrained_lines(stage: str, config: TrainOptions) -> Iterator[str]:
         yield f"{stage}: {UNTRAINED}; give --encoder.weights {HOW_TO_TRAIN}"
 
 
-def stage2_inputs(config: Stage2Config, index: Index, labels: Index) -> dict[str, str]:
-    """What identifies the inputs of stage 2: images, labels, and the detector it starts from.
+def training_inputs(
+    config: Stage1Config | Stage2Config, index: Index, labels: Index | None
+) -> dict[str, str]:
+    """What identifies the inputs: images, labels, decisions about them, and the first detector.
 
     Raises:
         CheckpointError: the detector cannot be read.
+        ConfigError: the run began with other decisions.
+        DataError: the decisions are damaged.
     """
-    inputs = {"data": index.fingerprint, "labels": labels.fingerprint}
-    if config.init is not None:
+    inputs = {"data": index.fingerprint}
+    if labels is not None:
+        inputs["labels"] = labels.fingerprint
+        if decisions := review.read_decisions(labels.folder, labels):
+            inputs["review"] = review.fingerprint(decisions)
+        began = run_folder.recorded(config.out, "inputs")
+        if (
+            isinstance(began, dict)
+            and began.get("labels") == labels.fingerprint
+            and began.get("review") != inputs.get("review")
+        ):
+            raise ConfigError(
+                f"the decisions in {labels.folder / review.FILE_NAME} have changed since "
+                f"{config.out} was begun; use another --out, or undo the changes in a2s review"
+            )
+    if isinstance(config, Stage2Config) and config.init is not None:
         inputs["init"] = find_start(config.init).identity()["model_sha256"]
     return inputs
 

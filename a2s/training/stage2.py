@@ -29,7 +29,7 @@ from a2s.parallel import ranks
 from a2s.training import pause
 from a2s.training.labelled import labelled_images
 from a2s.training.loop import TrainingRun, open_run
-from a2s.training.preflight import stage2_inputs
+from a2s.training.preflight import training_inputs
 from a2s.training.setup import batchnorm_mode, start_accelerator, start_stage2
 from a2s.training.stage2_loss import LOSS_OF, Outcome, loss_and_labels, means, micro_batches
 from a2s.training.step import (
@@ -52,7 +52,7 @@ def train(config: Stage2Config) -> bool:
         index, labels = Index.load(config.data), Index.load(config.labels)
         images_per_rank = lanes_per_rank(config.batch_size, ranks.world())
         batchnorm = batchnorm_mode(config, images_per_rank=images_per_rank)
-        inputs = stage2_inputs(config, index, labels)
+        inputs = training_inputs(config, index, labels)
     with open_run(config, "stage2", accelerator, index, inputs=inputs) as run:
         pending_label_command = _train(config, run, labels, batchnorm)
         finished = bool(run.state["finished"]) and pending_label_command is None
@@ -94,6 +94,11 @@ def _train(
         config, run, labels, schedule.generation_by_epoch, min_quality=config.min_quality
     )
     num_labelled = int(keep_N.sum())
+    pinned_N = None
+    if source.pinned:
+        pinned_N = torch.zeros(len(index), dtype=torch.bool)
+        pinned_N[list(source.pinned)] = True
+        pinned_N = pinned_N.to(device)
     dataset = Images(
         index,
         image_size=size,
@@ -134,6 +139,7 @@ def _train(
             share_B = batch.valid_B * (world / step.num_images)
             optimizer.zero_grad(set_to_none=True)
             parts = micro_batches(images_per_rank, device=device, batchnorm=batchnorm)
+            pinned_B = None if pinned_N is None else pinned_N[batch.row_B.clamp(min=0)]
             outcomes = []
             for part in accumulate_gradients(run.accelerator, network, parts):
                 outcome = loss_fn(
@@ -142,6 +148,7 @@ def _train(
                     batch.flip_B[part],
                     lam=lam,
                     hard=config.binarise,
+                    pinned_M=None if pinned_B is None else pinned_B[part],
                 )
                 with ranks.waiting():
                     run.accelerator.backward((outcome.loss_M * share_B[part]).sum())

@@ -57,16 +57,20 @@ def loss_and_labels(
     loss: LossPerImage,
     lam: float,
     hard: bool,
+    pinned_M: Tensor | None = None,
 ) -> Outcome:
     """Loss of predictions of (perhaps mirrored) images, and their rectified labels.
 
-    Labels come and go in image coordinates; `hard` makes targets of labels > 0.5.
+    Labels come and go in image coordinates; `hard` makes targets of labels > 0.5. The labels of
+    images in `pinned_M` (bool) stay as they are.
     Reference: Eqn 12, 13
     """
     target_M1SS = flip_where(binarise(label_M1SS) if hard else label_M1SS, flip_M)
     parts = loss(logits_M1SS, target_M1SS)
     probability_M1SS = flip_where(logits_M1SS.detach().float().sigmoid(), flip_M)
     rectified_M1SS = rectify(label_M1SS, probability_M1SS, lam)
+    if pinned_M is not None:
+        rectified_M1SS = torch.where(pinned_M[:, None, None, None], label_M1SS, rectified_M1SS)
     foreground_M1SS = label_M1SS > 0.5
     shares = foreground_M1SS, (rectified_M1SS > 0.5) != foreground_M1SS
     columns = [*parts, *(share.float().mean((1, 2, 3)) for share in shares)]

@@ -41,6 +41,7 @@ PURE = {
     "evaluation.pictures.cutout",
     "evaluation.pictures.foreground",
     "evaluation.pictures.overlay",
+    "evaluation.review.snap",
     "evaluation.table",
     "evaluation.verdict",
     "evaluation.weighted_f",
@@ -85,6 +86,7 @@ ONLY = {
     "onnxruntime": "a2s.models.export",
     "onnxscript": "a2s.models.export",
     "huggingface_hub": "a2s.api.detector",
+    "uvicorn": "a2s.evaluation.listening",
 }
 # The command line and the Python API call one command, the pipeline many; nobody else imports one
 # by its name.

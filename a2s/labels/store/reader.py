@@ -6,7 +6,7 @@ Shapes: H, W an image's own size; S side of the network's square input; N rows o
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,12 +18,14 @@ from PIL import Image
 from a2s.data.images import RESIZE_FILTERS, decode_mask
 from a2s.data.index import Index
 from a2s.errors import DataError, LabelError
+from a2s.labels.review import Decision
 from a2s.labels.store.generations import Generation
 from a2s.parallel import ranks
 from a2s.storage import files
 
 UNLABELLED = "unlabelled.jsonl"
 MISSING, UNREADABLE, DOUBTFUL = "no_label", "unreadable_label", "low_quality"
+REJECTED = "rejected"
 
 Label = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -42,6 +44,8 @@ class LabelSource:
     image_size: int
     generation_by_epoch: Sequence[int]
     resize_filter: str = "bilinear"
+    pinned: Mapping[int, bytes | None] = field(default_factory=dict)
+    """Rows whose label is the same in all epochs: its PNG, or None for that of the shards."""
     _open: Generation | None = field(default=None, repr=False)
 
     def __call__(self, row: int, epoch: int) -> Label:
@@ -50,16 +54,31 @@ class LabelSource:
         Shape: float32[S, S]. Range: [0, 1].
         Raises: LabelError if the label cannot be read.
         """
-        number = self.generation_by_epoch[epoch - 1]
+        number = 0 if row in self.pinned else self.generation_by_epoch[epoch - 1]
         if number:
             # Workers persist across epochs, so open each generation on first use.
             if self._open is None or self._open.number != number:
                 self._open = Generation.load(self.store, number)
             return self._open.read(row)
-        mask_HW = _decode(self.labels, int(self.label_row_N[row]))
+        fixed = self.pinned.get(row)
+        mask_HW = decode_mask(fixed) if fixed else _decode(self.labels, int(self.label_row_N[row]))
         label_HW = mask_HW.astype(np.float32) / np.float32(255)
         size = self.image_size
         return resize(label_HW, height=size, width=size, resize_filter=self.resize_filter)
+
+    def png(self, row: int) -> bytes:
+        """The label with which a row starts: the reviewer's, else that of the shards.
+
+        Raises: DataError if the shard is damaged.
+        """
+        return self.pinned.get(row) or self.labels.read(int(self.label_row_N[row]))
+
+
+def pinned_labels(decisions: Mapping[str, Decision], index: Index) -> dict[int, bytes | None]:
+    """Labels that no epoch changes, for `LabelSource`: those that a reviewer fixed or accepted."""
+    kept = [one for one in decisions.values() if one.verdict != "rejected"]
+    rows = index.rows_of([one.key for one in kept]).tolist()
+    return {row: one.mask_png for row, one in zip(rows, kept, strict=True) if row >= 0}
 
 
 def resize(label_HW: Label, *, height: int, width: int, resize_filter: str = "bilinear") -> Label:
@@ -81,10 +100,12 @@ def labelled_rows(
     label_row_N: npt.NDArray[np.int64],
     *,
     min_quality: float = 0.0,
+    decisions: Mapping[str, Decision] | None = None,
 ) -> Bools:
     """Find the images with a usable label (collective); write the list of the others.
 
-    Usable are labels that can be read, of at least `min_quality`.
+    Usable are labels that can be read, of at least `min_quality`. A reviewer who rejected, fixed or
+    accepted a label knows better than its number.
 
     The list in the run folder is made once per run, so a resumed run has the same epoch plan.
     Shape: bool[N].
@@ -100,7 +121,9 @@ def labelled_rows(
             )
         exists = (folder / UNLABELLED).exists()
     if not exists:
-        _list_unlabelled(folder, index, labels, label_row_N, min_quality=min_quality)
+        _list_unlabelled(
+            folder, index, labels, label_row_N, min_quality=min_quality, decisions=decisions or {}
+        )
     with ranks.fail_together():
         return read_unlabelled(folder, index)
 
@@ -112,6 +135,7 @@ def _list_unlabelled(
     label_row_N: npt.NDArray[np.int64],
     *,
     min_quality: float,
+    decisions: Mapping[str, Decision],
 ) -> None:
     rank, world = ranks.rank(), ranks.world()
     parts = [folder / f".{UNLABELLED}.r{number:04d}" for number in range(world)]
@@ -120,14 +144,19 @@ def _list_unlabelled(
         quality_N = labels.column("quality") if min_quality > 0 else np.ones(len(labels))
         for row in np.array_split(np.arange(len(index)), world)[rank].tolist():
             reason, detail = MISSING, f"no such key in {labels.folder}"
-            if label_row_N[row] >= 0:
+            decision = decisions.get(index.key(row)) if decisions else None
+            if decision is not None and decision.verdict == "fixed":
+                continue
+            if decision is not None and decision.verdict == "rejected":
+                reason, detail = REJECTED, f"by a reviewer, {decision.at}"
+            elif label_row_N[row] >= 0:
                 try:
                     _decode(labels, int(label_row_N[row]))
                 except LabelError as error:
                     reason, detail = UNREADABLE, str(error)
                 else:
                     quality = float(quality_N[label_row_N[row]])
-                    if quality >= min_quality:
+                    if decision is not None or quality >= min_quality:
                         continue
                     reason, detail = DOUBTFUL, f"quality {quality:.3f}, wanted {min_quality:g}"
             lines.append({"key": index.key(row), "reason": reason, "detail": detail})

@@ -165,7 +165,8 @@ def write_rectified(
 ) -> None:
     """Write generation `number` as label shards of the images' own size, values 0 and 255.
 
-    Collective: ranks share the shards. With `number` 0 nothing was rectified, and labels are copied
+    Labels that a reviewer fixed or accepted are as they were left. Collective: ranks share the
+    shards. With `number` 0 nothing was rectified, and labels are copied
     byte for byte. Finished shards are skipped.
     """
     with ranks.fail_together():
@@ -190,7 +191,11 @@ def _write_shard(
 ) -> None:
     labels, name = source.labels, index.shards[shard].name
     number = generation.number if generation else 0
-    settings = hashing.digest([index.fingerprint, labels.fingerprint, number])
+    inputs = [index.fingerprint, labels.fingerprint, number]
+    if source.pinned:
+        pinned = ((row, png or b"") for row, png in sorted(source.pinned.items()))
+        inputs.append([(row, hashing.short_hash(png)) for row, png in pinned])
+    settings = hashing.digest(inputs)
     if shard_done(out, name, settings=settings):
         return
     out.mkdir(parents=True, exist_ok=True)
@@ -200,9 +205,9 @@ def _write_shard(
         for row in index.shard_rows(shard):
             if not keep_N[row]:
                 continue
-            data = labels.read(int(source.label_row_N[row]))
+            data = source.png(row)
             mask_HW = old_HW = decode_mask(data)
-            if generation is not None:
+            if generation is not None and row not in source.pinned:
                 height, width = int(index.height_N[row]), int(index.width_N[row])
                 large_HW = resize(generation.read(row), height=height, width=width)
                 mask_HW = (large_HW > 0.5).astype(np.uint8) * np.uint8(255)

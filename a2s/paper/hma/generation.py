@@ -14,8 +14,9 @@ from a2s.data.index import Index
 from a2s.data.isolation import isolated
 from a2s.errors import ConfigError
 from a2s.labels.crf.backends import Backend, choose_backend, marginal_of
+from a2s.labels.review import read_decisions
 from a2s.labels.store import generations
-from a2s.labels.store.reader import Bools, LabelSource, read_unlabelled
+from a2s.labels.store.reader import Bools, LabelSource, pinned_labels, read_unlabelled
 from a2s.labels.store.writer import AVERAGES, list_stale_labels
 from a2s.models.saved import NetworkInput, SavedNetwork
 from a2s.paper.hma.chunk import (
@@ -49,6 +50,7 @@ def make_generation(
     folder = run_folder.RunDir(run, settings_hash="")
     ray_address = None if config.workers == 0 else config.ray_address
     keep_N = read_unlabelled(run, index)
+    decisions = read_decisions(run, labels)
     with ExitStack() as stack:
         if ray_address is not None:
             # The devices of the cluster count, not those of the machine that runs the command.
@@ -63,7 +65,9 @@ def make_generation(
             network_input=NetworkInput(side, resize_filter),
             backend=_backend(config, folder, on_gpu=on_gpu),
             previous=LabelSource(
-                labels, label_row_N, averages, side, [number - 1], resize_filter=resize_filter
+                *(labels, label_row_N, averages, side, [number - 1]),
+                resize_filter=resize_filter,
+                pinned=pinned_labels(decisions, index),
             ),
             averages=averages,
             labels=run / "labels",

@@ -1,0 +1,76 @@
+"""Run a web application at an address until it is interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from a2s.errors import ConfigError
+
+GRACE_SEC = 30
+"""How long answers in flight may take after Ctrl-C or SIGTERM."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def open_socket(command: str, host: str, port: int) -> socket.socket:
+    """Listen at an address.
+
+    Raises:
+        ConfigError: the port is taken or forbidden, or the machine has no such address.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError):
+        raise ConfigError(f"{command}: {host} is no address of this machine") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"{command}: port {port} of {host} is in use; stop what listens there, or give "
+                "another --port (0 takes any that is free)"
+            ) from None
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError(f"{command}: {host} is no address of this machine") from None
+        raise ConfigError(
+            f"{command}: cannot listen at port {port} of {host} ({error.strerror})"
+        ) from None
+    return listener
+
+
+def listen(app: ASGIApp, listener: socket.socket, *, started: Callable[[], None]) -> None:
+    """Answer requests until Ctrl-C, then finish the answers in flight; close the socket."""
+    settings = uvicorn.Config(
+        app,
+        lifespan="on",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SEC,
+        limit_concurrency=256,
+        h11_max_incomplete_event_size=65_536,
+    )
+    with listener:
+        started()
+        # It raises the interrupt again when it has ended.
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(settings).run(sockets=[listener])

@@ -1,0 +1,1 @@
+"""The page on which a person accepts, rejects and fixes labels."""
