@@ -6,6 +6,7 @@ It claims the folder, and leaves the work to `labels.export.job`.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from a2s.config.export import ExportConfig
 from a2s.data.index import Index

@@ -1,4 +1,4 @@
-"""FiftyOne's `ImageSegmentationDirectory`: `labels/NAME.png` beside `data/NAME.jpg`. Pure.
+"""FiftyOne's `ImageSegmentationDirectory`: `labels/NAME.png` beside `data/NAME.jpg`.
 
 https://docs.voxel51.com/user_guide/import_datasets.html
 """

@@ -115,7 +115,10 @@ def mask_png(item: Item, style: Style) -> bytes:
 
 
 def object_numbers(item: Item, style: Style) -> np.ndarray[Any, Any]:
-    """The number of the object at every pixel, 0 for none. Shape: H W, uint8, or uint16 for many."""
+    """The number of the object at every pixel, 0 for none.
+
+    Shape: H W, uint8, or uint16 for many objects.
+    """
     objects = item.objects(style)
     numbers_HW = np.zeros(item.mask_HW.shape, np.uint8 if len(objects) < 256 else np.uint16)
     for number, one in enumerate(objects, start=1):

@@ -1,4 +1,4 @@
-"""PNG: `masks/NAME.png`, and nothing else. Pure."""
+"""PNG: `masks/NAME.png`, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pascal VOC segmentation: masks with a palette, XML with boxes, a list of names. Pure.
+"""Pascal VOC segmentation: masks with a palette, XML with boxes, a list of names.
 
 http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/
 """

@@ -35,7 +35,7 @@ def documents(lines: Lines, style: Style) -> Iterator[Document]:
     yield (
         "data.yaml",
         [
-            "# Pseudo labels of a2s. Set val to images whose masks people drew, if there are some.\n",
+            "# Pseudo labels of a2s. Set val to images whose masks people drew.\n",
             "train: images\nval: images\n",
             f"names:\n  0: {CATEGORY}\n",
         ],

@@ -18,6 +18,8 @@ _WORD_BITS = 8
 _LENGTH_BITS = (3, 4, 8, 16)
 _CHANNELS = 4
 _ALPHA = 3
+_MAX_BYTES = 8
+"""Bytes of a pixel whose four words are blocks of their own, rounded up."""
 _HALF = 128
 """Pixels of at least this opacity are inside: the brush's edge is drawn softly."""
 
@@ -51,6 +53,8 @@ def decode(stream: Sequence[int], *, height: int, width: int) -> Bool:
     Raises:
         ValueError: it is no such stream, ends early, or is of an image of another size.
     """
+    if len(stream) > _MAX_BYTES * (height * width + 1):
+        raise ValueError("the brush stroke is longer than the image")
     if any(type(byte) is not int or not 0 <= byte <= 255 for byte in stream):
         raise ValueError("a number of the brush stroke is not a byte")
     bits = _Bits(bytes(stream))

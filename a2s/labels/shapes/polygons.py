@@ -1,7 +1,7 @@
 """Outlines of masks along the edges of pixels, and masks of polygons. Pure.
 
-Points are (x, y) in pixels; pixel (0, 0) has the corners (0, 0) and (1, 1). A polygon that is traced
-and filled again gives the same mask.
+Points are (x, y) in pixels; pixel (0, 0) has the corners (0, 0) and (1, 1). A mask that is traced
+and filled again is the same.
 """
 
 from __future__ import annotations
