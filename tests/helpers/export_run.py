@@ -99,12 +99,15 @@ def photograph(mask_HW: np.ndarray, kind: str, orientation: int) -> bytes:
     return buffer.getvalue()
 
 
+def arguments(folders: Folders, out: Path, form: str, *, workers: int = 0) -> list[str]:
+    """Words of `a2s export`."""
+    words = ["export", folders.labels, "--data", folders.data, "--out", out, "--format", form]
+    return [*map(str, words), "--workers", str(workers)]
+
+
 def export(folders: Folders, out: Path, form: str, *flags: object) -> Finished:
     """`a2s export`, in this process."""
-    return call(
-        *("export", folders.labels, "--data", folders.data, "--out", out),
-        *("--format", form, "--workers", 0, *flags),
-    )
+    return call(*arguments(folders, out, form), *flags)
 
 
 def written(out: Path) -> dict[str, bytes]:
