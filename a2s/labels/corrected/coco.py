@@ -33,11 +33,8 @@ def read(values: dict[str, Any]) -> Iterator[Found]:
         DataError: `images` or `annotations` are no lists of records.
     """
     images, annotations = (_records(values, name) for name in ("images", "annotations"))
-    chosen = {
-        one.get("id") if isinstance(one.get("id"), int) else None
-        for one in _records(values, "categories")
-        if one.get("name") == CATEGORY
-    }
+    named = [one for one in _records(values, "categories") if one.get("name") == CATEGORY]
+    chosen = [one.get("id") for one in named]
     by_image: dict[Any, list[dict[str, Any]]] = {}
     for one in annotations:
         image = one.get("image_id")
