@@ -100,8 +100,11 @@ class TrainOptions(Settings):
     """Write a line to the log after this many steps."""
     loader_workers: int = Field(2, ge=0, json_schema_extra=NO_IDENTITY)
     """Number of processes per rank that read and decode images."""
-    tracker: Literal["none", "tensorboard"] = Field("none", json_schema_extra=NO_IDENTITY)
-    """Also log to this tracker of Accelerate."""
+    tracker: Literal["none", "tensorboard", "wandb", "mlflow"] = Field(
+        "none", json_schema_extra=NO_IDENTITY
+    )
+    """Also log to this tracker of Accelerate: `pip install 'a2s[tensorboard]'`, `'a2s[wandb]'` or
+    `'a2s[mlflow]'`."""
 
     @field_validator("milestones", check_fields=False)
     @classmethod

@@ -126,8 +126,9 @@ def _check_trackers(trackers: tuple[str, ...]) -> None:
     missing = [name for name in trackers if name not in available]
     if missing:
         raise ConfigError(
-            f"tracker: {', '.join(missing)} is not installed; `pip install {' '.join(missing)}` or "
-            "leave out --tracker (metrics.jsonl is always written)"
+            f"tracker: {', '.join(missing)} is not installed; "
+            f"`pip install 'a2s[{','.join(missing)}]'`, or leave out --tracker (metrics.jsonl is "
+            "always written)"
         )
 
 
