@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,10 @@ def test_a_tracker_has_the_log_and_the_settings(
         assert list((out / "tracker").rglob("events.out.tfevents.*"))
     elif tracker == "wandb":
         (log,) = (out / "tracker").rglob("*.wandb")
-        content = log.read_bytes()
+        # A process of W&B writes it.
+        deadline = time.monotonic() + 30
+        while b"batch_size" not in (content := log.read_bytes()) and time.monotonic() < deadline:
+            time.sleep(0.1)
         assert b"batch_size" in content
         assert b"lr" in content
         assert f"a2s-{stage}".encode() in content
