@@ -41,7 +41,7 @@ def run(config: ExportConfig) -> int:
         ConfigError: the output holds files of others, is in use or was made with other settings.
     """
     labels, data = Index.load(config.labels.resolve()), Index.load(config.data.resolve())
-    decisions = read_decisions(config.labels)
+    decisions = read_decisions(config.labels, labels)
     sources = sources_of(labels, data)
     if config.min_quality > 0 and sources.quality_N is None:
         raise ConfigError(

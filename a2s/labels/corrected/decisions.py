@@ -15,7 +15,7 @@ from a2s.data.index import Index
 from a2s.errors import DataError
 from a2s.labels.corrected import coco, label_studio
 from a2s.labels.corrected.found import Found, Unusable
-from a2s.labels.review import Decision, Source, append_decisions, now, read_decisions
+from a2s.labels.review import Decision, DecisionLog, Source, now
 from a2s.labels.shapes.regions import Bool
 from a2s.storage import files
 from a2s.storage.failures import Failure, failure
@@ -56,7 +56,8 @@ def import_masks(file: Path, labels: Path) -> Imported:
     """
     index = Index.load(labels)
     source, images = _open(file)
-    before, imported = read_decisions(labels), Imported()
+    log, imported = DecisionLog(labels, index), Imported()
+    log.refresh()
     chosen: dict[str, Decision] = {}
     time = now()
     try:
@@ -75,12 +76,12 @@ def import_masks(file: Path, labels: Path) -> Imported:
             f"import-masks: {file} has {imported.num_images:,} images, none of them is in {labels}"
         )
     for key, decision in chosen.items():
-        if _is_same(before.get(key), decision):
+        if _is_same(log.decisions.get(key), decision):
             imported.num_known += 1
         else:
             imported.decisions.append(decision)
     if imported.decisions:
-        append_decisions(labels, imported.decisions)
+        log.append(imported.decisions)
     return imported
 
 
