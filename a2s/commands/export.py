@@ -116,4 +116,5 @@ def _conclude(config: ExportConfig, summary: Summary, *, num_labels: int, is_new
             f"export: {failed:,} of {num_labels:,} labels failed ({failed / num_labels:.2%}): "
             f"{out / FAILURES}; the same command tries them again"
         )
+    print("next: docs/export.md says how to open it in other programs")
     return 3 if failed > config.max_failure_rate * num_labels else 0

@@ -181,6 +181,13 @@ def test_files_that_are_not_there_or_too_large(folders: Folders, monkeypatch) ->
     assert (done.code, "over the limit" in done.stderr) == (2, True)
 
 
+def test_too_many_polygons_are_not_filled(folders: Folders) -> None:
+    values = coco_of(folders)
+    values["annotations"][0]["segmentation"] = [[0, 0, 1, 1, 2, 2]] * 20_000
+    done = import_masks(folders, values)
+    assert "too_many_objects (20,000 are over the limit of 10,000)" in done.stderr
+
+
 def test_too_many_objects_are_not_decoded(folders: Folders) -> None:
     tasks = annotated(folders)
     tasks[0]["annotations"][0]["result"] = [stroke(folders.masks["CON"])] * 20_000

@@ -64,8 +64,9 @@ def _mask(
     if not annotations:
         # Deleted, or never drawn: nothing tells.
         raise Unusable("no_annotation", "it has no object; reject it in a2s review")
-    check_number(len(annotations))
-    masks = (_object(one.get("segmentation"), height, width) for one in annotations)
+    shapes = [one.get("segmentation") for one in annotations]
+    check_number(sum(len(shape) if isinstance(shape, list) else 1 for shape in shapes))
+    masks = (_object(shape, height, width) for shape in shapes)
     try:
         return union(masks, height=height, width=width)
     except ValueError as error:

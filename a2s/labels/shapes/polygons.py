@@ -134,6 +134,10 @@ def polygon_mask(points: npt.ArrayLike, *, height: int, width: int) -> Bool:
     slope = (end[edge, 0] - start[edge, 0]) / (end[edge, 1] - start[edge, 1])
     crossing = start[edge, 0] + (row + 0.5 - start[edge, 1]) * slope
     column = np.ceil(crossing - 0.5).clip(0, width).astype(np.int64)
-    crossings = np.bincount(row * (width + 1) + column, minlength=height * (width + 1))
-    inside_HW = np.cumsum(crossings.reshape(height, width + 1), axis=1)[:, :width] % 2 == 1
-    return np.asarray(inside_HW)
+    inside_HW = np.zeros((height, width), np.bool_)
+    first, last = int(top.min()), int(below.max())
+    position = (row - first) * (width + 1) + column
+    crossings = np.bincount(position, minlength=(last - first) * (width + 1))
+    total = np.cumsum(crossings.reshape(last - first, width + 1), axis=1)
+    inside_HW[first:last] = total[:, :width] % 2 == 1
+    return inside_HW
