@@ -126,3 +126,26 @@ class LabelSet:
             image_rows=image_row_N[label_rows],
             size=size,
         )
+
+    def export(
+        self,
+        data: str | os.PathLike[str],
+        out: str | os.PathLike[str],
+        *,
+        format: str = "coco",
+        **settings: Any,
+    ) -> Path:
+        """Write the labels in the format of another program (`a2s export`) and return the folder.
+
+        `data` is the folder of shards that the labels were made of. Further settings are those of
+        the command, such as `instances=True`.
+
+        Raises:
+            ConfigError: a setting or the output folder is wrong.
+            DataError: labels or data are not finished, or too many labels failed.
+        """
+        from a2s.api.command import run_command
+
+        job = {"labels": self.folder, "data": data, "out": out, "format": format, **settings}
+        run_command("export", job)
+        return Path(out)

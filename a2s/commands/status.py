@@ -53,6 +53,7 @@ RUN_STEPS: tuple[tuple[str, str, set[str]], ...] = (
 LAST_FILE = {
     "predict": "failures.jsonl",
     "evaluate": "scores.json",
+    "export": "export.json",
     "snapshot": "snapshot.json",
 }
 """The file that a command without manifests writes last."""
@@ -109,7 +110,7 @@ def _progress(folder: Folder, *, now_sec: float) -> Status:
     raise ConfigError(
         f"status: {folder.url} holds nothing that a2s has written (looked for config.yaml and "
         "shard-*.json); give the --out of shard, stage1, label, stage2, snapshot, predict, "
-        "evaluate, run or ablate"
+        "evaluate, export, run or ablate"
     )
 
 

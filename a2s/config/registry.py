@@ -111,6 +111,16 @@ COMMANDS = {
         "checks.VerifyConfig",
         "verify",
     ),
+    "export": Command(
+        "write labels for COCO, YOLO, VOC, Label Studio, CVAT and others",
+        "export.ExportConfig",
+        "export",
+    ),
+    "import-masks": Command(
+        "read masks that people corrected in Label Studio or CVAT",
+        "export.ImportMasksConfig",
+        "import_masks",
+    ),
     "import-weights": Command(
         "convert a checkpoint of the paper's authors to a model",
         "commands.ImportWeightsConfig",

@@ -102,8 +102,11 @@ class TrainOptions(Settings):
     """Number of processes per rank that read and decode images."""
     rank_timeout_sec: int = Field(600, ge=5, json_schema_extra=NO_IDENTITY)
     """End all ranks when one has made no step for this long while the others wait for it."""
-    tracker: Literal["none", "tensorboard"] = Field("none", json_schema_extra=NO_IDENTITY)
-    """Also log to this tracker of Accelerate."""
+    tracker: Literal["none", "tensorboard", "wandb", "mlflow"] = Field(
+        "none", json_schema_extra=NO_IDENTITY
+    )
+    """Also log to this tracker of Accelerate: `pip install 'a2s[tensorboard]'`, `'a2s[wandb]'` or
+    `'a2s[mlflow]'`."""
 
     @field_validator("milestones", check_fields=False)
     @classmethod

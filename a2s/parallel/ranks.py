@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 TIMEOUT_SEC = 600
 STORE_SEC = 10
 """How long to wait for an answer of the store of heartbeats."""
-LATER_SEC = 120
-"""Collectives time out this much later than the watch, which says more."""
+LATER_SEC = 120  # Collectives time out after the watch, which says more.
 _peers: PeerWatch | None = None
 before_exit: list[Callable[[], None]] = []
 """Callbacks that block until this rank's pending writes finish; they must not raise."""
@@ -51,8 +50,8 @@ def start(
     The device is CUDA if available and `ACCELERATE_USE_CPU` is not set, else the CPU.
 
     Raises:
-        ConfigError: `check_launch` refuses the launch, the world size differs from WORLD_SIZE, or
-            a requested tracker is not installed.
+        ConfigError: `check_launch` refuses the launch, fewer ranks than WORLD_SIZE joined, or a
+            tracker is missing.
     """
     check_launch(os.environ)
     _check_trackers(trackers)
@@ -71,7 +70,7 @@ def start(
         os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // local))
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if not cpu:
-        # Input shapes are constant, so searching for the fastest kernel pays off. No TF32 in fp32.
+        # Shapes are constant, so searching for the fastest kernel pays off. No TF32 in fp32.
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
@@ -175,8 +174,9 @@ def _check_trackers(trackers: tuple[str, ...]) -> None:
     missing = [name for name in trackers if name not in available]
     if missing:
         raise ConfigError(
-            f"tracker: {', '.join(missing)} is not installed; `pip install {' '.join(missing)}` or "
-            "leave out --tracker (metrics.jsonl is always written)"
+            f"tracker: {', '.join(missing)} is not installed; "
+            f"`pip install 'a2s[{','.join(missing)}]'`, or leave out --tracker (metrics.jsonl is "
+            "always written)"
         )
 
 

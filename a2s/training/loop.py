@@ -23,6 +23,7 @@ from a2s.models.activation_net import ActivationNet
 from a2s.models.detector import Detector
 from a2s.parallel import ranks, stop
 from a2s.parallel.progress import Progress
+from a2s.parallel.trackers import start_trackers
 from a2s.storage import checkpoints, run_folder
 from a2s.storage.checkpoints import Commit
 from a2s.training import pause
@@ -89,7 +90,8 @@ class TrainingRun:
         Trackers start here too: everything that settings may get wrong has been tried.
         """
         if self.config.tracker != "none":
-            self.accelerator.init_trackers(self.name)
+            settings = run_folder.identity(self.config)
+            start_trackers(self.accelerator, f"a2s-{self.name}", settings)
         if not ranks.is_main():
             return
         epoch, step = self.state["epoch"], self.state["step"]

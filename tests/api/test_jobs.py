@@ -57,6 +57,15 @@ def test_the_dataset_pairs_images_with_labels(scenes, data, labels) -> None:
         assert float(quality) == pytest.approx(label.quality)
 
 
+def test_labels_are_exported(data, labels, tmp_path: Path) -> None:
+    out = labels.export(data, tmp_path / "out", format="png", instances=True, workers=0)
+    for label in labels:
+        with Image.open(out / "masks" / f"{label.key}.png") as image:
+            assert ((np.asarray(image) > 0) == (label.mask > 127)).all()
+    with pytest.raises(ConfigError, match="instances: True there, False now"):
+        labels.export(data, out, format="png", workers=0)
+
+
 def test_a_loader_stacks_squares(data, labels) -> None:
     loader = DataLoader(labels.dataset(data, size=48), batch_size=4)
     for image_B3SS, label_B1SS, quality_B in loader:

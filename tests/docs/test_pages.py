@@ -29,7 +29,7 @@ PATH = re.compile(r"(?:[\w.-]+/)*[\w.-]+\.(?:py|md|yaml|sh|sbatch|json|toml|txt|
 PLACEHOLDER = "NAME"
 # Flags of other programs, and those that are no settings.
 OTHER_FLAGS = {
-    *("--config", "--help", "--help-all", "--quiet", "--version", "--json", "--run"),
+    *("--config", "--help", "--help-all", "--quiet", "--version", "--json", "--run", "--no-images"),
     *("--multi_gpu", "--cpu", "--num_processes", "--shm-size", "--nodes", "--gpus-per-node"),
 }
 # Pages that name paths of a2s in backticks, from the repository's root or the room's.
@@ -47,6 +47,7 @@ NOT_IN_THE_REPOSITORY = {
         "averages/",
         "metrics.json",
         "written.txt",
+        "export.json",
     ),  # what commands write
 }
 

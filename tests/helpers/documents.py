@@ -60,7 +60,7 @@ def a2s_arguments(text: str, commands: Iterable[str]) -> Iterator[tuple[str, lis
     Lines with an ellipsis, and those that only name a command, are left out.
     """
     names = "|".join(commands)
-    pattern = re.compile(rf"(?:\ba2s|local\.sh|train\.sbatch)\s+({names})\b([^`#|]*)")
+    pattern = re.compile(rf"(?:\ba2s|local\.sh|train\.sbatch)\s+({names})(?![\w-])([^`#|]*)")
     text = text.replace("label.sbatch ", "train.sbatch label ")
     for line in text.replace("\\\n", " ").splitlines():
         for command, rest in pattern.findall(line):

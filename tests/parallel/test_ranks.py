@@ -46,7 +46,7 @@ def test_a_bad_launch_is_one_message_on_the_command_line() -> None:
 
 def test_a_tracker_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: ["wandb"])
-    with pytest.raises(ConfigError, match="tensorboard is not installed"):
+    with pytest.raises(ConfigError, match=r"tensorboard is not installed; `pip install 'a2s\[ten"):
         ranks.start(trackers=("tensorboard",))
 
 

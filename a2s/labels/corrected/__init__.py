@@ -1,0 +1,1 @@
+"""Masks that people corrected in other programs, as decisions about labels."""

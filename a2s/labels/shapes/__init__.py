@@ -1,0 +1,1 @@
+"""Masks as other programs write them: run lengths, brush strokes, polygons. Pure."""
