@@ -29,7 +29,17 @@ PATH = re.compile(r"(?:[\w.-]+/)*[\w.-]+\.(?:py|md|yaml|sh|sbatch|json|toml|txt|
 PLACEHOLDER = "NAME"
 # Flags of other programs, and those that are no settings.
 OTHER_FLAGS = {
-    *("--config", "--help", "--help-all", "--quiet", "--version", "--json", "--run", "--no-images"),
+    *(
+        "--config",
+        "--help",
+        "--help-all",
+        "--quiet",
+        "--takeover",
+        "--version",
+        "--json",
+        "--run",
+        "--no-images",
+    ),
     *("--multi_gpu", "--cpu", "--num_processes", "--shm-size", "--nodes", "--gpus-per-node"),
 }
 # Pages that name paths of a2s in backticks, from the repository's root or the room's.
