@@ -13,6 +13,8 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do \
 
 # Seconds of make fuzz.
 BUDGET ?= 600
+# Kills of make soak.
+KILLS ?= 200
 
 # make demo IMAGES=photographs [TRUTH=masks] [ENCODER=weights.safetensors] [ENCODER_NAME=resnet50]
 IMAGES ?=
@@ -30,7 +32,7 @@ DEMO_FLAGS := --config configs/mobile-cpu.yaml --workers 0 --stage1.cache-dir $(
 	--stage2.image-size 256)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz check docs pages pins clean
+.PHONY: help setup demo test fuzz soak check docs pages pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +72,9 @@ test: setup ## run the tests; one file or folder: make test T=tests/models/test_
 fuzz: setup ## try hostile inputs for BUDGET seconds (600), new ones each round
 	@end=$$((SECONDS + $(BUDGET))); while [ $$SECONDS -lt $$end ]; do \
 		A2S_FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest -q -x tests/hostile -k fuzz || exit 1; done
+
+soak: setup ## kill commands KILLS times (200) and compare what they write
+	@$(BIN)/python benchmarks/soak.py --kills $(KILLS) --out build/soak.json
 
 check: setup docs ## lint, format, types, layers, shell scripts, documents
 	$(BIN)/ruff check .

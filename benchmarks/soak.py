@@ -30,6 +30,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from soak_jobs import GROUP, INT, MAIN, RAYLET, TERM, WORKER, Job, jobs, with_those_before
+
 MARK = "A2S_SOAK_ID"
 """Environment variable by which the processes of a job are found."""
 LEFT_SEC = 40.0
@@ -43,65 +45,6 @@ NOT_COMPARED = {
     "stopped.json": "is there after a kill only",
 }
 TEMPORARY = (".tmp", ".staging", ".partial")
-MAIN, GROUP, TERM, INT, WORKER, RAYLET = "main", "group", "SIGTERM", "SIGINT", "worker", "raylet"
-
-
-@dataclass(frozen=True)
-class Job:
-    """A command that writes `out`; `before` (names of jobs) must have run."""
-
-    name: str
-    arguments: tuple[str, ...]
-    appears: tuple[str, ...]
-    """Patterns of files; a kill when one of them appears hits between two writes."""
-    before: tuple[str, ...] = ()
-    ray: bool = False
-
-    @property
-    def victims(self) -> tuple[str, ...]:
-        """Who can be killed."""
-        return (MAIN, GROUP, TERM, INT, *((WORKER, RAYLET) if self.ray else ()))
-
-
-_TRAIN = ("--encoder.name", "mobilenet_v2", "--image-size", "64", "--batch-size", "4")
-_STAGE2 = ("stage2", "--data", "data", "--labels", "labels", *_TRAIN, "--epochs", "3")
-_OFTEN = ("--commit-every", "2", "--loader-workers", "1", "--log-every", "1")
-_ANY = ("--max-failure-rate", "1")
-
-
-def jobs() -> list[Job]:
-    """All jobs, in the order in which they need each other."""
-
-    def label(name: str, workers: str) -> Job:
-        given = ("label", "--model", "stage1", "--data", "data", "--out", name, *_ANY)
-        more = ("--workers", workers, "--batch-size", "2")
-        patterns = ("shard-*.tar", "shard-*.parquet", "shard-*.json", "*.tmp")
-        return Job(name, (*given, *more), patterns, ("data", "stage1"), workers != "0")
-
-    def shard(name: str, workers: str) -> Job:
-        given = ("shard", "scenes/train", "--out", name, "--shard-size", "5")
-        patterns = ("shard-*.tar", "shard-*.parquet", "shard-*.json", "*.tmp")
-        return Job(name, (*given, "--workers", workers), patterns, (), workers != "0")
-
-    stage1 = ("stage1", "--data", "data", "--out", "stage1", *_TRAIN, "--epochs", "3", *_OFTEN)
-    predict = ("predict", "scenes/test/images", "--model", "stage2", "--out", "preds", "--cutout")
-    evaluate = ("evaluate", "--pred", "preds", "--truth", "scenes/test/masks", "--out", "scores")
-    checkpoint = ("checkpoints/*", "checkpoints/*/*", "commits/*.json", "*.tmp")
-    return [
-        shard("data", "0"),
-        shard("data-ray", "2"),
-        Job("stage1", (*stage1, "--cache-gib", "0"), checkpoint, ("data",)),
-        label("labels", "0"),
-        label("labels-ray", "2"),
-        Job(
-            "stage2",
-            (*_STAGE2, "--out", "stage2", "--warm-epochs", "1", *_OFTEN),
-            ("labels/*/*.rows", *checkpoint, "rectified/shard-*.tar"),
-            ("data", "labels"),
-        ),
-        Job("preds", (*predict, *_ANY, "--workers", "0"), ("*.png", "*.tmp"), ("stage2",)),
-        Job("scores", (*evaluate, "--workers", "0"), ("*.json", "*.parquet"), ("preds",)),
-    ]
 
 
 @dataclass
@@ -121,75 +64,75 @@ class Soak:
 
     def __init__(self, folder: Path, *, seed: int) -> None:
         self.folder = folder
+        self.work = folder / "work"
         self.random = random.Random(seed)
         self.findings: dict[str, Findings] = {}
 
     def prepare(self, needed: Sequence[Job]) -> dict[str, float]:
-        """Draw scenes and run every job once in the folder `whole`; returns seconds by job."""
-        whole = self.folder / "whole"
-        (whole / "scenes").parent.mkdir(parents=True, exist_ok=True)
+        """Draw scenes and run every job once; returns seconds by job.
+
+        All runs have the same working folder, since settings hold paths. Results are copied.
+        """
+        self.work.mkdir(parents=True)
         draw = (
             "from pathlib import Path; from a2s.data.synthetic import render_folder;"
             "render_folder(Path('scenes'), num_train=24, num_test=6, side_px=96, seed=1)"
         )
-        subprocess.run([sys.executable, "-c", draw], cwd=whole, check=True, capture_output=True)
+        subprocess.run([sys.executable, "-c", draw], cwd=self.work, check=True, capture_output=True)
         seconds = {}
         for job in needed:
             began = time.monotonic()
-            code, said = self._finish(job, whole)
+            code, said = self._finish(job)
             if code:
                 raise SystemExit(f"soak: {job.name} fails without any kill: {said}")
             seconds[job.name] = time.monotonic() - began
+            shutil.copytree(self.work / job.name, self.folder / "whole" / job.name)
         return seconds
 
     def soak(self, job: Job, *, kills: int, usual_sec: float) -> None:
         """Kill a job so many times, let it end, and compare."""
         found = self.findings.setdefault(job.name, Findings())
-        side = self.folder / f"killed-{job.name}"
-        side.mkdir()
-        for name in ("scenes", *job.before):
-            (side / name).symlink_to(self.folder / "whole" / name)
+        shutil.rmtree(self.work / job.name)
         while found.kills.total() < kills:
-            self._kill_once(job, side, found, usual_sec)
-        code, said = self._finish(job, side)
+            self._kill_once(job, found, usual_sec)
+        code, said = self._finish(job)
         if code:
             found.problems.append(f"does not resume (exit code {code}): {said}")
-        self._compare(job, side, found)
-        shutil.rmtree(side)
+        self._compare(job, found)
 
-    def _kill_once(self, job: Job, side: Path, found: Findings, usual_sec: float) -> None:
+    def _kill_once(self, job: Job, found: Findings, usual_sec: float) -> None:
         victim = self.random.choice(job.victims)
         moment = self.random.choice(("random", *job.appears))
-        process, mark = self._start(job, side)
+        process, mark = self._start(job)
         found.runs += 1
-        present = set((side / job.name).glob(moment)) if moment != "random" else set()
+        present = set((self.work / job.name).glob(moment)) if moment != "random" else set()
         deadline = time.monotonic() + self.random.uniform(0, 1.2 * usual_sec)
         while process.poll() is None and time.monotonic() < deadline:
-            if moment != "random" and set((side / job.name).glob(moment)) - present:
+            if moment != "random" and set((self.work / job.name).glob(moment)) - present:
                 break
             time.sleep(0.0005)
         killed = process.poll() is None and self._kill(process, victim, mark)
-        errors = self._end(process, mark, side, found, victim if killed else "nobody")
+        errors = self._end(process, mark, found, victim if killed else "nobody")
         if killed:
             found.kills[victim] += 1
             found.moments[moment] += 1
         if process.returncode == 0:
             # It has ended, perhaps in spite of the kill: begin again.
-            self._compare(job, side, found)
-            shutil.rmtree(side / job.name)
+            self._compare(job, found)
+            shutil.rmtree(self.work / job.name)
         elif victim in (TERM, INT) and "Traceback" in errors:
             found.problems.append(f"a traceback after {victim}: {errors[-600:]}")
 
-    def _start(self, job: Job, side: Path) -> tuple[subprocess.Popen[str], str]:
+    def _start(self, job: Job) -> tuple[subprocess.Popen[str], str]:
         mark = uuid.uuid4().hex
         environ = {**os.environ, MARK: mark, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
         process = subprocess.Popen(
             [sys.executable, "-m", "a2s", *job.arguments],
-            cwd=side,
+            cwd=self.work,
             env=environ,
             stdout=subprocess.DEVNULL,
             # A file: a pipe would stay open while an orphan lives.
-            stderr=(side / "errors.txt").open("w"),
+            stderr=(self.work / "errors.txt").open("w"),
             start_new_session=True,
             text=True,
         )
@@ -211,9 +154,7 @@ class Soak:
             process.send_signal(by[victim])
         return True
 
-    def _end(
-        self, process: subprocess.Popen[str], mark: str, side: Path, found: Findings, victim: str
-    ) -> str:
+    def _end(self, process: subprocess.Popen[str], mark: str, found: Findings, victim: str) -> str:
         """Wait for the end of the job and of all that it has started; return its errors."""
         try:
             process.wait(timeout=300)
@@ -230,36 +171,27 @@ class Soak:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
             time.sleep(0.05)
-        return (side / "errors.txt").read_text()
+        return (self.work / "errors.txt").read_text()
 
-    def _finish(self, job: Job, side: Path) -> tuple[int, str]:
-        process, mark = self._start(job, side)
+    def _finish(self, job: Job) -> tuple[int, str]:
+        process, mark = self._start(job)
         found = self.findings.setdefault(job.name, Findings())
-        errors = self._end(process, mark, side, found, "nobody")
+        errors = self._end(process, mark, found, "nobody")
         return process.returncode, errors[-600:]
 
-    def _compare(self, job: Job, side: Path, found: Findings) -> None:
-        killed, whole = contents(side / job.name), contents(self.folder / "whole" / job.name)
+    def _compare(self, job: Job, found: Findings) -> None:
+        killed, whole = contents(self.work / job.name), contents(self.folder / "whole" / job.name)
         found.files += len(whole)
         for name in sorted(killed.keys() | whole.keys()):
             if killed.get(name) != whole.get(name):
                 found.problems.append(f"{name} differs")
         left = [
-            str(path.relative_to(side))
-            for path in (side / job.name).rglob("*")
+            str(path.relative_to(self.work))
+            for path in (self.work / job.name).rglob("*")
             if path.name.endswith(TEMPORARY)
         ]
         if left:
             found.problems.append(f"temporary files are left: {left[:5]}")
-
-
-def with_those_before(chosen: Sequence[Job]) -> list[Job]:
-    """Jobs and those that they need, in order."""
-    names = {job.name for job in chosen}
-    for job in reversed(jobs()):
-        if job.name in names:
-            names.update(job.before)
-    return [job for job in jobs() if job.name in names]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -295,6 +227,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="an empty folder; default: a temporary one")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     folder = args.folder or Path(tempfile.mkdtemp(prefix="a2s-soak-"))
     soak = Soak(folder, seed=args.seed)
     chosen = [job for job in jobs() if args.jobs is None or job.name in args.jobs]
