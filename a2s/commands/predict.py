@@ -175,7 +175,11 @@ def _same_cutouts(folder: run_folder.RunDir, style: Style) -> None:
         ConfigError: earlier ones were made with other settings.
     """
     now = {"crop": style.crop, "background": style.background, "format": style.format}
-    there = folder.resolve_once("cutout", lambda: now)
+    there = folder.resolve_once(
+        "cutout",
+        lambda: now,
+        is_valid=lambda stored: isinstance(stored, dict) and stored.keys() == now.keys(),
+    )
     differing = [
         f"{name}: {there[name]} there, {now[name]} now" for name in now if there[name] != now[name]
     ]

@@ -57,14 +57,25 @@ class RunDir:
             self.path / "metrics.jsonl", {"time_unix_sec": round(time.time(), 3), **fields}
         )
 
-    def resolve_once(self, name: str, find_out: Callable[[], Any]) -> Any:
-        """Store what the first run resolves, such as a batch size; return it to resumed runs."""
+    def resolve_once(
+        self, name: str, find_out: Callable[[], Any], *, is_valid: Callable[[Any], bool]
+    ) -> Any:
+        """Store what the first run resolves, such as a batch size; return it to resumed runs.
+
+        Raises:
+            ConfigError: what is stored is damaged, or not valid.
+        """
         path = self.path / "resolved.json"
         with self.exclusive():
-            known = read_json(path) if path.exists() else {}
-            if name not in known:
-                write_json(path, known := {**known, name: find_out()})
-            return known[name]
+            try:
+                known = read_json(path) if path.exists() else {}
+                if name not in known:
+                    write_json(path, known := {**known, name: find_out()})
+                if is_valid(known[name]):
+                    return known[name]
+            except (ValueError, TypeError, KeyError, NotAFile):
+                known = {}
+            raise ConfigError(f"{path} is damaged ({name}); use another --out")
 
 
 def _exclusive(out: Path, *, shared: bool) -> contextlib.AbstractContextManager[None]:

@@ -240,3 +240,12 @@ def test_what_is_logged_after_a_line_that_was_cut_short_can_be_read(tmp_path: Pa
     for step in (3, 4):
         files.append_jsonl(log, {"step": step})
     assert log.read_bytes() == b'{"step": 1}\n{"step": 2, "lo\n{"step": 3}\n{"step": 4}\n'
+
+
+@pytest.mark.parametrize("stored", [b"", b"[]", b"3", b"{", b'{"batch_size": "8"}', b"\xff"])
+def test_a_damaged_choice_of_the_first_run_is_one_line(tmp_path: Path, stored: bytes) -> None:
+    folder = run_folder.RunDir(tmp_path, "hash")
+    (tmp_path / "resolved.json").write_bytes(stored)
+    with pytest.raises(ConfigError, match=r"resolved\.json is damaged \(batch_size\)"):
+        folder.resolve_once("batch_size", lambda: 8, is_valid=lambda it: type(it) is int)
+    assert (tmp_path / "resolved.json").read_bytes() == stored

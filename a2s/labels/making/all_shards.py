@@ -188,7 +188,10 @@ def _chunk_size(
         )
         return min(*asked, max(8, share))
 
-    return int(folder.resolve_once("batch_size", fitting))
+    size: int = folder.resolve_once(
+        "batch_size", fitting, is_valid=lambda stored: type(stored) is int and stored > 0
+    )
+    return size
 
 
 def _constant(probe: Callable[[], int]) -> Callable[[object], int]:

@@ -13,7 +13,7 @@ from a2s.config.commands import HmaConfig
 from a2s.data.index import Index
 from a2s.data.isolation import isolated
 from a2s.errors import ConfigError
-from a2s.labels.crf.backends import Backend, choose_backend, marginal_of
+from a2s.labels.crf.backends import BACKENDS, Backend, choose_backend, marginal_of
 from a2s.labels.review import read_decisions
 from a2s.labels.store import generations
 from a2s.labels.store.reader import Bools, LabelSource, pinned_labels, read_unlabelled
@@ -100,7 +100,9 @@ def _backend(config: HmaConfig, folder: run_folder.RunDir, *, on_gpu: bool) -> B
     """CRF backend of all passes of a run; the device of the first pass resolves `auto`."""
     chosen = choose_backend(config.backend, on_gpu=on_gpu)
     marginal_of(chosen)
-    backend: Backend = folder.resolve_once("hma_backend", lambda: chosen)
+    backend: Backend = folder.resolve_once(
+        "hma_backend", lambda: chosen, is_valid=BACKENDS.__contains__
+    )
     if config.backend not in ("auto", backend):
         raise ConfigError(
             f"hma: --backend {config.backend}, but {config.out} began with {backend}; leave it out"
