@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TextIO
 from a2s import __version__
 from a2s.config.registry import COMMANDS
 from a2s.errors import A2SError
+from a2s.storage import processes
 from a2s.storage.lock import TAKEOVER
 from a2s.storage.parsing import printable
 
@@ -124,6 +125,7 @@ def main() -> None:
         # Threads of libgomp spin while they wait for each other, so that two jobs on the same cores
         # take several times as long as one. libgomp reads this when torch is imported.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    processes.is_command = True
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _terminated)
     # Objects that modules create on import live to the end. Collecting garbage among them, again

@@ -44,6 +44,18 @@ NOT_COMPARED = {
     ".lock-shards": "empty",
     "stopped.json": "is there after a kill only",
 }
+EXPECTED = {
+    "nobody": {0},
+    MAIN: {-signal.SIGKILL, 0},
+    GROUP: {-signal.SIGKILL, 0},
+    # Python's own handlers, before a2s has installed its own, end a process by the signal.
+    TERM: {143, -signal.SIGTERM, 0},
+    INT: {130, -signal.SIGINT, 0, 1},
+    # The task of a killed worker is repeated. Without its raylet the command ends, in one line.
+    WORKER: {0},
+    RAYLET: {0, 2},
+}
+"""Exit codes by who was killed; 0 also where the command had just ended."""
 TEMPORARY = (".tmp", ".staging", ".partial")
 
 
@@ -116,12 +128,15 @@ class Soak:
         if killed:
             found.kills[victim] += 1
             found.moments[moment] += 1
-        if process.returncode == 0:
+        code, by = process.returncode, victim if killed else "nobody"
+        if code not in EXPECTED[by]:
+            found.problems.append(f"exit code {code} after the end of {by}: {errors[-600:]}")
+        elif "Traceback" in errors and code > 0:
+            found.problems.append(f"a traceback after the end of {by}: {errors[-600:]}")
+        if code == 0:
             # It has ended, perhaps in spite of the kill: begin again.
             self._compare(job, found)
             shutil.rmtree(self.work / job.name)
-        elif victim in (TERM, INT) and "Traceback" in errors:
-            found.problems.append(f"a traceback after {victim}: {errors[-600:]}")
 
     def _start(self, job: Job) -> tuple[subprocess.Popen[str], str]:
         mark = uuid.uuid4().hex

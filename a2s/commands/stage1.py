@@ -15,7 +15,7 @@ from a2s.training.preflight import training_inputs, untrained_lines
 
 def run(config: Stage1Config) -> int:
     """Train on the ranks that the launcher started; return 0 when done or paused."""
-    launch.check_launch(os.environ)
+    launch.check_launch(os.environ, wait_sec=launch.RESOLVE_SEC)
     is_main = launch.launched_rank(os.environ) == 0
     words = ["--model", config.out, "--data", config.data, "--out", f"labels/{config.out.name}"]
     label = shlex.join(["a2s", "label", *map(str, words)])

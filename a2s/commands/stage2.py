@@ -16,7 +16,7 @@ from a2s.training.preflight import training_inputs, untrained_lines
 
 def run(config: Stage2Config) -> int:
     """Train on the ranks that the launcher started; return 0 when done or paused."""
-    launch.check_launch(os.environ)
+    launch.check_launch(os.environ, wait_sec=launch.RESOLVE_SEC)
     is_main = launch.launched_rank(os.environ) == 0
     words = ["--model", str(config.out), "IMAGES", "--out", f"preds/{config.out.name}"]
     predict = shlex.join(["a2s", "predict", *words])

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -260,8 +261,14 @@ def batches(loader: DataLoader[Batch]) -> Iterator[Batch]:
 def end_workers(loader: DataLoader[Batch]) -> None:
     """End the worker processes, which live from epoch to epoch and ignore signals."""
     # torch ends them when it frees the iterator, which the loader or a traceback may keep.
-    if loader._iterator is not None:
-        loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
+    iterator: Any = loader._iterator
+    if iterator is None:
+        return
+    iterator._shutdown_workers()
+    for worker in iterator._workers:
+        # One that a file system keeps does not hear of it, and has the lock of the run's folder.
+        if worker.is_alive():
+            worker.kill()
 
 
 def _as_is(batch: Batch) -> Batch:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import sys
+import time
 from collections.abc import Mapping
 
 from a2s.errors import ConfigError
@@ -12,11 +14,15 @@ CPU_COMMAND = (
     "--mixed_precision no --dynamo_backend no -m a2s …"
 )
 GPU_COMMAND = "accelerate launch --multi_gpu --num_processes N -m a2s …"
+RESOLVE_SEC = 60.0
 TORCHRUN_COMMAND = "torchrun --nproc_per_node N -m a2s …"
 
 
-def check_launch(environ: Mapping[str, str]) -> None:
+def check_launch(environ: Mapping[str, str], *, wait_sec: float = 0) -> None:
     """Refuse a launch that would silently train independent single processes.
+
+    A name that does not resolve is waited for, `wait_sec`: on Kubernetes that of rank 0 appears
+    some seconds after the others start.
 
     Raises:
         ConfigError: MASTER_ADDR is set but WORLD_SIZE is not, as after
@@ -36,10 +42,10 @@ def check_launch(environ: Mapping[str, str]) -> None:
             f"launch: RANK={rank} does not fit WORLD_SIZE={world}; for one process, unset both"
         )
     if int(world) > 1:
-        _check_address(environ, world=world)
+        _check_address(environ, world=world, wait_sec=wait_sec)
 
 
-def _check_address(environ: Mapping[str, str], *, world: str) -> None:
+def _check_address(environ: Mapping[str, str], *, world: str, wait_sec: float) -> None:
     """Refuse an address that no rank could meet at; torch would wait for half an hour."""
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if not environ.get(name):
@@ -53,13 +59,21 @@ def _check_address(environ: Mapping[str, str], *, world: str) -> None:
         raise ConfigError(
             f"launch: WORLD_SIZE is {world}, but MASTER_PORT={port} is no port (1 to 65535)"
         )
-    try:
-        socket.getaddrinfo(address, int(port))
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(
-            f"launch: WORLD_SIZE is {world}, but MASTER_ADDR={address} does not resolve ({error}); "
-            "set it to the name or address of the machine of rank 0"
-        ) from None
+    deadline, said = time.monotonic() + wait_sec, False
+    while True:
+        try:
+            socket.getaddrinfo(address, int(port))
+            return
+        except (OSError, UnicodeError) as error:
+            if isinstance(error, UnicodeError) or time.monotonic() >= deadline:
+                raise ConfigError(
+                    f"launch: WORLD_SIZE is {world}, but MASTER_ADDR={address} does not resolve "
+                    f"({error}); set it to the name or address of the machine of rank 0"
+                ) from None
+        if not said:
+            print(f"a2s: launch: waiting {wait_sec:.0f} s for {address}", file=sys.stderr)
+        said = True
+        time.sleep(1)
 
 
 def launched_rank(environ: Mapping[str, str]) -> int:

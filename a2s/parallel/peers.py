@@ -7,7 +7,6 @@ collective only says that a connection was closed, or nothing at all for half an
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import socket
@@ -15,10 +14,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
 
-from a2s.storage.parsing import parse_json
+from a2s.parallel.heartbeat import Beat, State, Store
 from a2s.storage.processes import line_of, machine_id, oom_kills, state_of
 
 BEAT_SEC = 1.0
@@ -32,47 +29,6 @@ QUIET_SEC = 5.0
 """A heartbeat that is this old is evidence once a collective has failed."""
 LEAVE_SEC = 5.0
 """The main thread has this long to end by itself after a fault."""
-
-State = Literal["works", "waits", "done", "failed", "leaves"]
-"""`leaves`: ends because of the ranks that it names as faulty."""
-
-
-class Store(Protocol):
-    """What is used of `torch.distributed.TCPStore`."""
-
-    def set(self, key: str, value: str) -> None:
-        """Store a value."""
-
-    def multi_get(self, keys: list[str]) -> list[bytes]:
-        """Values of keys that exist."""
-
-
-@dataclass(frozen=True)
-class Beat:
-    """What a rank says of itself."""
-
-    count: int
-    """Grows with every heartbeat."""
-    progress: int
-    """Grows with every collective and step."""
-    state: State
-    host: str
-    machine: str
-    """Equal for two processes that see each other's process numbers."""
-    pid: int
-    where: str
-    """Source line of its main thread, or why it failed."""
-    faulty: dict[str, str]
-    """Ranks that it has found at fault, and why."""
-
-    @classmethod
-    def parse(cls, data: bytes) -> Beat:
-        """Parse what `text` gives."""
-        return cls(**parse_json(data))
-
-    def text(self) -> str:
-        """As JSON."""
-        return json.dumps(self.__dict__)
 
 
 class PeerWatch:
@@ -94,6 +50,8 @@ class PeerWatch:
         self._timeout_sec = timeout_sec
         self._before_exit = before_exit
         self._period_sec = max(BEAT_SEC, world / RANKS_PER_SEC)
+        self._quiet_sec = max(QUIET_SEC, 4 * self._period_sec)
+        self._silent_sec = max(min(SILENT_SEC, timeout_sec), 5 * self._period_sec)
         self._host, self._machine = socket.gethostname(), machine_id()
         self._main = threading.main_thread().ident
         self._state: State = "works"
@@ -133,9 +91,10 @@ class PeerWatch:
 
     def explain(self) -> str | None:
         """After a collective has failed: whose fault it is; None without evidence in time."""
-        deadline = time.monotonic() + EVIDENCE_SEC
+        deadline = time.monotonic() + EVIDENCE_SEC + self._quiet_sec
         while not self._faulty and time.monotonic() < deadline:
-            self._judge(silent_sec=QUIET_SEC)
+            self._now.set()
+            self._judge(silent_sec=self._quiet_sec)
             time.sleep(0.2)
         return self.message() if self._faulty else None
 
@@ -147,7 +106,11 @@ class PeerWatch:
     @property
     def speaks(self) -> bool:
         """Whether this is the rank that prints the message: the first one that is not at fault."""
-        return self._rank == min(set(range(self._world)) - self._faulty.keys(), default=-1)
+        able = set(range(self._world)) - self._faulty.keys()
+        if 0 in self._faulty:
+            # Its neighbours may be lost with it, so one rank of each machine speaks.
+            able = {r for r in able if (b := self._beats.get(r)) and b.machine == self._machine}
+        return self._rank == min(able, default=self._rank)
 
     def close(self) -> None:
         """End the watch. Rank 0, which serves the store, waits for the others to end theirs."""
@@ -160,7 +123,7 @@ class PeerWatch:
             others = [self._beats.get(rank) for rank in range(self._world) if rank != self._rank]
             if all(beat and beat.state in ("done", "failed", "leaves") for beat in others):
                 break
-            self._judge(silent_sec=QUIET_SEC)
+            self._judge(silent_sec=self._quiet_sec)
             self._now.set()
             time.sleep(0.05)
         self._closed.set()
@@ -191,7 +154,7 @@ class PeerWatch:
                 # This process was stopped itself, or the machine slept: judge the others afresh.
                 self._forget_ages()
             last_sec = time.monotonic()
-            self._judge(silent_sec=min(SILENT_SEC, self._timeout_sec))
+            self._judge(silent_sec=self._silent_sec)
             if self._faulty:
                 self._leave()
 
@@ -257,14 +220,14 @@ class PeerWatch:
             return f"failed: {beat.where}"
         if beat.state in ("done", "leaves"):
             return None
-        if beat.machine == self._machine and state_of(beat.pid) is None:
-            return self._ended()
+        if beat.machine == self._machine:
+            if (state := state_of(beat.pid)) is None:
+                return self._ended()
+            if state != "T":
+                # It runs, but something keeps the interpreter's lock, such as a slow disk.
+                silent_sec = max(silent_sec, self._timeout_sec)
         silent = now - self._changed_sec[rank]
-        if silent > silent_sec:
-            return (
-                f"has been silent for {silent:.0f} s: its process is stopped, or its machine lost"
-            )
-        return None
+        return _silent(silent) if silent > silent_sec else None
 
     def _ended(self) -> str:
         if oom_kills() > self._oom_kills:
@@ -280,9 +243,10 @@ class PeerWatch:
         if not others_wait:
             return
         for rank, beat in beats.items():
-            idle = now - self._progress_sec[rank]
+            idle, silent = now - self._progress_sec[rank], now - self._changed_sec[rank]
             if beat.state == "works" and idle > self._timeout_sec:
-                self._faulty[rank] = f"has made no step for {idle:.0f} s; it is at {beat.where}"
+                late = f"has made no step for {idle:.0f} s; it is at {beat.where}"
+                self._faulty[rank] = late if silent < self._quiet_sec else _silent(silent)
 
     def _forget_ages(self) -> None:
         now = self._read_sec = time.monotonic()
@@ -296,3 +260,7 @@ class PeerWatch:
 
 def _key(rank: int) -> str:
     return f"beat/{rank}"
+
+
+def _silent(seconds: float) -> str:
+    return f"has been silent for {seconds:.0f} s: its process is stopped, or its machine lost"

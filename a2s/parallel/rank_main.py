@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import functools
 from collections.abc import Callable
@@ -27,17 +28,22 @@ def report_to_launcher(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        faulthandler.enable()
-        with stop.handled(ranks.before_exit) as request:
+        if not faulthandler.is_enabled():
+            # A stream without descriptor, as in some notebooks, has none.
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                faulthandler.enable()
+        with stop.handled(ranks.before_exit, _tell_others) as request:
             try:
                 result = function(*args, **kwargs)
                 ranks.destroy_process_group()
                 return result
-            except A2SError:
+            except A2SError as error:
                 # The caller prints these as one line, without a traceback.
+                if not (ranks.ends_jointly() or isinstance(error, RankError)):
+                    _tell_others(str(error))
                 raise
             except Exception as error:
-                if ranks.is_collective_error(error):
+                if is_collective_error(error):
                     _end_for_peer()
                 _tell_others(f"{type(error).__name__}: {error}")
                 ranks.record_bug(error)
@@ -50,6 +56,13 @@ def report_to_launcher(function: Callable[P, R]) -> Callable[P, R]:
                 ranks.close_watch()
 
     return wrapped
+
+
+def is_collective_error(error: Exception) -> bool:
+    """Whether a collective has failed, which may be another rank's fault."""
+    words = ("gloo", "nccl", "connection", "socket", "broken pipe", "timed out", "unreachable")
+    # torch.distributed.DistError is a RuntimeError too.
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
 
 def _tell_others(why: str) -> None:

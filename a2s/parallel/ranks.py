@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from a2s.errors import A2SError, ConfigError
 from a2s.parallel import stop
@@ -24,6 +24,7 @@ from a2s.parallel.launch import (
     cpu_requested,
 )
 from a2s.parallel.peers import PeerWatch
+from a2s.parallel.tracker_check import check_installed
 
 if TYPE_CHECKING:
     from accelerate import Accelerator as Accelerator
@@ -34,6 +35,9 @@ STORE_SEC = 10
 """How long to wait for an answer of the store of heartbeats."""
 LATER_SEC = 120  # Collectives time out after the watch, which says more.
 _peers: PeerWatch | None = None
+_hosts: Any = None
+"""A group of gloo beside NCCL's; None is the only group."""
+_ends_jointly = False
 before_exit: list[Callable[[], None]] = []
 """Callbacks that block until this rank's pending writes finish; they must not raise."""
 
@@ -53,13 +57,19 @@ def start(
         ConfigError: `check_launch` refuses the launch, fewer ranks than WORLD_SIZE joined, or a
             tracker is missing.
     """
+    global _ends_jointly
     check_launch(os.environ)
-    _check_trackers(trackers)
     import torch
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
+    from accelerate.tracking import get_available_trackers
     from accelerate.utils import InitProcessGroupKwargs
 
+    check_installed(
+        trackers, {str(getattr(name, "value", name)) for name in get_available_trackers()}
+    )
+
+    _ends_jointly = False
     # Accelerate keeps the precision of a stage that ran earlier in this process.
     AcceleratorState._reset_state()
     timeout = timedelta(seconds=timeout_sec + LATER_SEC)
@@ -95,10 +105,11 @@ def start(
 
 def _watch_peers(timeout_sec: float) -> None:
     """Start this rank's watch over the others; rank 0 serves the store that it needs."""
-    global _peers
+    global _peers, _hosts
     import torch
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+    import torch.distributed as dist
 
+    TCPStore: Any = dist.TCPStore  # type: ignore[attr-defined]
     address, wait, store = os.environ["MASTER_ADDR"], timedelta(seconds=STORE_SEC), None
     if is_main():
         # On any free port, which the others hear of.
@@ -109,6 +120,8 @@ def _watch_peers(timeout_sec: float) -> None:
     watch = PeerWatch(
         store, rank=rank(), world=world(), timeout_sec=timeout_sec, before_exit=before_exit
     )
+    if dist.get_backend() == "nccl":
+        _hosts = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_sec + LATER_SEC))
     # Heartbeats are read by key, so all must be there.
     all_gather(torch.tensor([0]))
     watch.begin()
@@ -128,11 +141,9 @@ def close_watch() -> None:
         _peers = None
 
 
-def is_collective_error(error: Exception) -> bool:
-    """Whether a collective has failed, which may be another rank's fault."""
-    words = ("gloo", "nccl", "connection", "socket", "broken pipe", "timed out", "unreachable")
-    # torch.distributed.DistError is a RuntimeError too.
-    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+def ends_jointly() -> bool:
+    """Whether all ranks end by `fail_together`, and know why."""
+    return _ends_jointly
 
 
 def record_bug(error: Exception) -> None:
@@ -148,36 +159,20 @@ def waiting() -> AbstractContextManager[None]:
     return _peers.waiting() if _peers is not None else nullcontext()
 
 
-def stop_signal(*, host_waits: bool) -> int:
+def stop_signal() -> int:
     """The signal that asks the ranks to stop after the next step, the same on all; 0: none.
 
-    `host_waits`: whether this step waits for the device anyway; on GPUs, other steps do not ask.
+    The ranks agree through their hosts, at every step: no device is waited for.
     """
     import torch
     import torch.distributed as dist
 
-    number = stop.current().number
     if world() == 1:
-        return number
-    if dist.get_backend() == "nccl" and not host_waits:
-        return 0
-    return int(all_gather(torch.tensor([number])).max())
-
-
-def _check_trackers(trackers: tuple[str, ...]) -> None:
-    """Refuse a tracker that is not installed; Accelerate would only warn."""
-    if not trackers:
-        return
-    from accelerate.tracking import get_available_trackers
-
-    available = {str(getattr(name, "value", name)) for name in get_available_trackers()}
-    missing = [name for name in trackers if name not in available]
-    if missing:
-        raise ConfigError(
-            f"tracker: {', '.join(missing)} is not installed; "
-            f"`pip install 'a2s[{','.join(missing)}]'`, or leave out --tracker (metrics.jsonl is "
-            "always written)"
-        )
+        return stop.current().number
+    number = torch.tensor([stop.current().number])
+    with waiting():
+        dist.all_reduce(number, op=dist.ReduceOp.MAX, group=_hosts)
+    return int(number)
 
 
 def _is_started() -> bool:
@@ -221,7 +216,8 @@ def all_gather(tensor: Tensor) -> Tensor:
     parts = [torch.empty_like(local) for _ in range(world())]
     with waiting():
         dist.all_gather(parts, local)
-    return torch.stack(parts).to(tensor.device)
+        # On a GPU the host waits here.
+        return torch.stack(parts).to(tensor.device)
 
 
 def all_sum(tensor: Tensor) -> Tensor:
@@ -266,6 +262,7 @@ def fail_together() -> Iterator[None]:
     The lowest failing rank raises its own error; the others exit silently with the same exit code.
     So no rank hangs in a collective. Before any rank exits, all run the callbacks in `before_exit`.
     """
+    global _ends_jointly
     import torch
 
     error: Exception | None = None
@@ -282,6 +279,7 @@ def fail_together() -> Iterator[None]:
     for finish in before_exit:
         finish()
     all_gather(torch.tensor([code]))
+    _ends_jointly = True
     if error is not None and first == rank():
         raise error
     raise SystemExit(int(codes[first])) from None

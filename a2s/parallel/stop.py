@@ -16,6 +16,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
+
+from a2s.storage import processes
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Ctrl-C; what launchers and schedulers send; what SLURM sends with `--signal=USR1@SECONDS`."""
@@ -35,8 +38,10 @@ class StopRequest:
         self._launched = launched
         self._first_sec = 0.0
         self._deadline_sec: float | None = None
-        self.num_handled = self.num_unhandled = 0
-        """Signals that the main thread has noted, and those that the other thread has."""
+        self.num_calls = 0
+        """How often the main thread's handler has run."""
+        self.is_noted_by_thread = False
+        """Whether the other thread has noted signals for which that handler will still run."""
         self.number = 0
         """The signal that asked to stop; 0: none has."""
         self.is_deferred = False
@@ -55,7 +60,7 @@ class StopRequest:
         """From now on a signal ends the process at once, as does one that has come already."""
         self.is_deferred = False
         if self.number:
-            raise SystemExit(exit_code(self.number))
+            end_by(self.number)
 
     def note(self, number: int) -> None:
         """Note that a signal has come."""
@@ -86,12 +91,22 @@ def exit_code(number: int) -> int:
     return 128 + number
 
 
+def end_by(number: int) -> NoReturn:
+    """Leave as a signal asks: by its exit code, or by KeyboardInterrupt in another's program."""
+    if number == signal.SIGINT and not processes.is_command:
+        raise KeyboardInterrupt
+    raise SystemExit(exit_code(number))
+
+
 @contextmanager
-def handled(before_exit: Sequence[Callable[[], None]]) -> Iterator[StopRequest]:
+def handled(
+    before_exit: Sequence[Callable[[], None]], last_words: Callable[[str], None]
+) -> Iterator[StopRequest]:
     """Handle `SIGNALS` inside the block, in the main thread; elsewhere, leave them as they are.
 
     A signal raises SystemExit (for Ctrl-C, KeyboardInterrupt) unless that is deferred. If the main
-    thread does not end in time, a thread calls `before_exit` and ends the process.
+    thread of a command does not end in time, a thread says `last_words`, calls `before_exit` and
+    ends the process; that of another program, such as a notebook, is left alone.
     """
     global _current
     request = StopRequest(launched="WORLD_SIZE" in os.environ)
@@ -100,23 +115,25 @@ def handled(before_exit: Sequence[Callable[[], None]]) -> Iterator[StopRequest]:
         return
 
     def handler(number: int, frame: FrameType | None) -> None:
-        # The thread may have noted signals that arrived while this thread was deaf.
-        if request.num_unhandled:
-            request.num_unhandled = 0
+        request.num_calls += 1
+        if request.is_noted_by_thread:
+            request.is_noted_by_thread = False
         else:
-            request.num_handled += 1
             request.note(number)
         if request.ends_now:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
-            raise SystemExit(exit_code(number))
+            end_by(number)
 
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     old_handlers = {number: signal.signal(number, handler) for number in SIGNALS}
     old_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     watch = threading.Thread(
-        target=_end_if_overdue, args=(reader, request, before_exit), daemon=True, name="signals"
+        target=_end_if_overdue,
+        args=(reader, request, before_exit, last_words),
+        daemon=True,
+        name="signals",
     )
     watch.start()
     _current = request
@@ -126,7 +143,7 @@ def handled(before_exit: Sequence[Callable[[], None]]) -> Iterator[StopRequest]:
         _current = None
         signal.set_wakeup_fd(old_fd)
         for number, old in old_handlers.items():
-            signal.signal(number, old)
+            signal.signal(number, signal.SIG_DFL if old is None else old)
         # Not its end: forked workers hold this socket too.
         writer.send(_NO_SIGNAL)
         watch.join()
@@ -135,23 +152,30 @@ def handled(before_exit: Sequence[Callable[[], None]]) -> Iterator[StopRequest]:
 
 
 def _end_if_overdue(
-    reader: socket.socket, request: StopRequest, before_exit: Sequence[Callable[[], None]]
+    reader: socket.socket,
+    request: StopRequest,
+    before_exit: Sequence[Callable[[], None]],
+    last_words: Callable[[str], None],
 ) -> None:
     """Read the numbers of signals as they arrive, until `_NO_SIGNAL`."""
-    received: list[int] = []
+    first = 0
     while True:
-        reader.settimeout(0.5 if received else None)
+        reader.settimeout(0.5 if first else None)
         with contextlib.suppress(TimeoutError):
-            numbers = reader.recv(64)
-            received += [number for number in numbers if number in SIGNALS]
+            num_calls, numbers = request.num_calls, reader.recv(64)
             if _NO_SIGNAL[0] in numbers:
                 return
-            # The main thread's handler notes them, unless that thread is deaf.
+            received = [number for number in numbers if number in SIGNALS]
+            first = first or next(iter(received), 0)
+            # The main thread's handler notes them, unless that thread is deaf. One call may stand
+            # for several signals.
             time.sleep(0.2)
-            for number in received[request.num_handled + request.num_unhandled :]:
-                request.num_unhandled += 1
-                request.note(number)
-        if received and request.is_overdue:
+            if received and request.num_calls == num_calls:
+                request.is_noted_by_thread = True
+                for number in received:
+                    request.note(number)
+        if first and processes.is_command and request.is_overdue:
+            last_words(f"was ended by {request.name}")
             for finish in before_exit:
                 finish()
-            os._exit(exit_code(received[0]))
+            os._exit(exit_code(first))

@@ -13,77 +13,22 @@ import fcntl
 import os
 import socket
 import sys
-import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from a2s.errors import ConfigError
-from a2s.storage.files import read_text
+from a2s.storage.lock_holder import LOCK, STALE_SEC, UNKNOWN, Holder, read_record
 from a2s.storage.processes import machine_id, state_of
 
 TAKEOVER = "A2S_TAKEOVER"
 """Environment variable of `--takeover`."""
 BEAT_SEC = 15.0
-STALE_SEC = 60.0
-"""A holder whose last sign of life is older does not run, is suspended, or has lost the disk."""
-LOCK = ".lock"
-_UNKNOWN = "another process"
+SETTLE_SEC = 3.0
+"""Longer than network file systems keep attributes of files that others have changed."""
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-
-
-@dataclass(frozen=True)
-class Holder:
-    """Who wrote the lock's file, and when it was last alive."""
-
-    name: str
-    """Command, process and host, for people."""
-    pid: int
-    machine: str
-    token: str
-    """Unique for each time that a lock was taken; empty once it was released."""
-    age_sec: float
-    """Time since the last sign of life, by the clock of the file system."""
-
-    @classmethod
-    def read(cls, out: Path) -> Holder:
-        """Read it; a file of another form gives a holder without token."""
-        path = out / LOCK
-        try:
-            name, *rest = read_text(path, errors="replace").splitlines() or [""]
-            age_sec = _file_system_time(out) - path.stat().st_mtime
-        except OSError:
-            name, rest, age_sec = "", [], 0.0
-        fields = dict(line.split(" ", 1) for line in rest if " " in line)
-        pid = fields.get("pid", "")
-        return cls(
-            name or _UNKNOWN,
-            int(pid) if pid.isdigit() else 0,
-            fields.get("machine", ""),
-            fields.get("token", ""),
-            age_sec,
-        )
-
-    @property
-    def is_here(self) -> bool:
-        """Whether its process number is one of this machine's."""
-        return self.machine == machine_id()
-
-    def describe(self) -> str:
-        """What is known of it, and what to do."""
-        if self.is_here and state_of(self.pid) == "T":
-            return f"{self.name}, which is suspended (fg, or kill -CONT {self.pid}); or stop it"
-        if self.token and self.age_sec > STALE_SEC:
-            ago = f"{self.age_sec:,.0f} s ago"
-            return (
-                f"{self.name}, whose last sign of life was {ago}: it hangs, or its machine is "
-                "lost; once it is certain that it does not run, --takeover goes on without it"
-            )
-        return f"{self.name}; wait, or stop it"
 
 
 @contextlib.contextmanager
@@ -98,25 +43,28 @@ def hold(
     Raises:
         ConfigError: another process holds the lock of the folder or of some of these shards.
     """
+    if parts is not None and os.environ.get(TAKEOVER):
+        raise ConfigError(f"{command}: --takeover takes a whole folder over; leave out --shards")
     with contextlib.ExitStack() as stack:
-        kind = fcntl.LOCK_EX if parts is None else fcntl.LOCK_SH
-        file, is_free = _open_locked(out, kind)
-        stack.callback(file.close)
+        file, is_free = _open_locked(out, fcntl.LOCK_EX if parts is None else fcntl.LOCK_SH)
+        stack.callback(os.close, file)
         if is_free is None and parts is not None:
             raise ConfigError(
                 f"{command}: the file system of {out} has no file locks, which processes that "
                 "share a folder (--shards) need; give each its own --out"
             )
+        holder = Holder.read(out)
         if is_free is False:
-            holder = Holder.read(out)
             if not os.environ.get(TAKEOVER):
                 raise ConfigError(f"{command}: {out} is in use by {holder.describe()}")
             file = _take_over(out, command, holder)
-            stack.callback(file.close)
+            stack.callback(os.close, file)
+        _refuse_a_living_holder(out, command, holder, has_locks=is_free is not None)
+        # Where the kernel's word is not enough, two may come to this point at once.
+        settles = not is_free or bool(holder.token and not holder.is_here)
         if parts is None:
-            _refuse_a_living_holder(out, command, has_locks=is_free is not None)
-            with _signs_of_life(out, command, file):
-                yield lambda: True
+            stack.enter_context(_signs_of_life(out, command, file, settles=settles))
+            yield lambda: True
             return
         # A separate file: closing any descriptor of a file releases all its record locks.
         with (out / ".lock-shards").open("a+b") as shards:
@@ -128,7 +76,8 @@ def hold(
                         f"{command}: some of the shards {part.start}-{part.stop - 1} of {out} are "
                         "being written by another process; give other --shards, or wait"
                     ) from None
-            yield lambda: _try_lock(file, fcntl.LOCK_EX) is True
+            with _ending_if(lambda: not _is_at(out, file), out, command):
+                yield lambda: _is_at(out, file) and _try_lock(file, fcntl.LOCK_EX) is True
 
 
 @contextlib.contextmanager
@@ -139,19 +88,27 @@ def exclusive(out: Path) -> Iterator[None]:
         yield
 
 
-def _open_locked(out: Path, kind: int) -> tuple[IO[str], bool | None]:
+def _open_locked(out: Path, kind: int) -> tuple[int, bool | None]:
     """Open the lock's file, and lock it if nobody else has, as `_try_lock`."""
     while True:
-        file = (out / LOCK).open("a+", encoding="utf-8")
+        # Not for appending: its text is replaced.
+        file = os.open(out / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         is_free = _try_lock(file, kind)
         # Somebody may have taken the folder over meanwhile, with a new file.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), (out / LOCK).stat()):
-                return file, is_free
-        file.close()
+        if _is_at(out, file):
+            return file, is_free
+        os.close(file)
 
 
-def _try_lock(file: IO[str], kind: int) -> bool | None:
+def _is_at(out: Path, file: int) -> bool:
+    """Whether an open file is still the lock's file of a folder."""
+    try:
+        return os.path.samestat(os.fstat(file), (out / LOCK).stat())
+    except FileNotFoundError:
+        return False
+
+
+def _try_lock(file: int, kind: int) -> bool | None:
     """Lock a file if nobody else has; None: its file system has no locks."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
@@ -164,17 +121,17 @@ def _try_lock(file: IO[str], kind: int) -> bool | None:
     return True
 
 
-def _take_over(out: Path, command: str, holder: Holder) -> IO[str]:
+def _take_over(out: Path, command: str, holder: Holder) -> int:
     """Put a new file in the place of one that another process keeps locked."""
     print(f"a2s: {command}: taking {out} over from {holder.name}", file=sys.stderr)
     new = out / f"{LOCK}.{uuid.uuid4().hex}.tmp"
-    file = new.open("a+", encoding="utf-8")
+    file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.replace(new, out / LOCK)
     return file
 
 
-def _refuse_a_living_holder(out: Path, command: str, *, has_locks: bool) -> None:
+def _refuse_a_living_holder(out: Path, command: str, holder: Holder, *, has_locks: bool) -> None:
     """Refuse a folder whose lock was free, or has no locks, though its holder is alive.
 
     Locks may not reach the machine of the holder, so its signs of life are waited for.
@@ -182,7 +139,6 @@ def _refuse_a_living_holder(out: Path, command: str, *, has_locks: bool) -> None
     Raises:
         ConfigError: the holder is alive.
     """
-    holder = Holder.read(out)
     if not holder.token or os.environ.get(TAKEOVER):
         return
     if holder.is_here:
@@ -206,49 +162,72 @@ def _refuse_a_living_holder(out: Path, command: str, *, has_locks: bool) -> None
 
 
 @contextlib.contextmanager
-def _signs_of_life(out: Path, command: str, file: IO[str]) -> Iterator[None]:
-    """Say in the lock's file who holds it, and touch it until the block ends."""
+def _signs_of_life(out: Path, command: str, file: int, *, settles: bool) -> Iterator[None]:
+    """Say in the lock's file who holds it, and touch it until the block ends.
+
+    `settles`: wait first, and see whether somebody else has said the same.
+    """
     name = f"a2s {command}, pid {os.getpid()} on {socket.gethostname()}\n"
-    token, ended = uuid.uuid4().hex, threading.Event()
+    token = uuid.uuid4().hex
     fields = {"pid": os.getpid(), "machine": machine_id(), "token": token}
     _rewrite(file, name + "".join(f"{key} {value}\n" for key, value in fields.items()))
 
-    def beat() -> None:
+    def is_ours() -> bool:
+        said, found = read_record(out)
+        return said == UNKNOWN or found.get("token") == token
+
+    def was_lost() -> bool:
+        if not is_ours():
+            return True
+        os.utime(file)
+        return False
+
+    if settles:
+        time.sleep(SETTLE_SEC)
+        if not is_ours():
+            raise ConfigError(
+                f"{command}: {out} was taken at the same time by {read_record(out)[0]}; wait, or "
+                "stop it"
+            )
+    with _ending_if(was_lost, out, command):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                if is_ours():
+                    _rewrite(file, name)
+
+
+@contextlib.contextmanager
+def _ending_if(was_lost: Callable[[], bool], out: Path, command: str) -> Iterator[None]:
+    """Ask every few seconds whether the lock was lost, until the block ends; end the process then.
+
+    At once: what it wrote from then on would be written by two.
+    """
+    ended = threading.Event()
+
+    def watch() -> None:
         while not ended.wait(BEAT_SEC):
             # The disk may be away for a while; that is no reason to end.
             with contextlib.suppress(OSError):
-                holder = Holder.read(out)
-                if holder.name != _UNKNOWN and holder.token != token:
+                if was_lost() and not ended.is_set():
                     print(
-                        f"a2s: {command}: {out} was taken over by {holder.name}; this process ends",
+                        f"a2s: {command}: {out} was taken over by {read_record(out)[0]}; this "
+                        "process ends",
                         file=sys.stderr,
                         flush=True,
                     )
-                    # At once: what is written now would be written by two.
                     os._exit(2)
-                os.utime(file.fileno())
 
-    thread = threading.Thread(target=beat, daemon=True, name="lock")
+    thread = threading.Thread(target=watch, daemon=True, name="lock")
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
-        with contextlib.suppress(OSError):
-            _rewrite(file, name)
 
 
-def _rewrite(file: IO[str], text: str) -> None:
-    file.seek(0)
-    file.truncate(0)
-    file.write(text)
-    file.flush()
-
-
-def _file_system_time(folder: Path) -> float:
-    """Now, by the clock that stamps the files of a folder; that of a server may differ."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.write(b"a2s")
-        file.flush()
-        return os.fstat(file.fileno()).st_mtime
+def _rewrite(file: int, text: str) -> None:
+    os.pwrite(file, text.encode(), 0)
+    os.ftruncate(file, len(text.encode()))

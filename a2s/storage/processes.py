@@ -9,6 +9,9 @@ from pathlib import Path
 
 from a2s.storage.files import read_text
 
+is_command = False
+"""Whether a2s is the program of this process, which it may end, or a library of another one."""
+
 
 def machine_id() -> str:
     """Name of the space of process numbers: kernel and PID namespace."""
@@ -20,11 +23,16 @@ def machine_id() -> str:
 
 
 def state_of(pid: int) -> str | None:
-    """State of a process of this machine, as `ps` shows it; None: there is none, or a zombie."""
+    """State of a process of this machine, as `ps` shows it; `?` if it cannot be told.
+
+    None: there is no such process, or it is a zombie.
+    """
     try:
-        state = read_text(Path(f"/proc/{pid}/stat")).rsplit(") ", 1)[1][0]
-    except (OSError, IndexError):
+        state = read_text(Path(f"/proc/{pid}/stat")).rsplit(") ", 1)[1][0].upper()
+    except (FileNotFoundError, ProcessLookupError):
         return None
+    except (OSError, IndexError):
+        return "?"
     return None if state in "ZX" else state
 
 

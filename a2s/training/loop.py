@@ -148,7 +148,7 @@ class TrainingRun:
             is_last = number == self.plan.num_steps
             commits = is_last or bool(config.commit_every and number % config.commit_every == 0)
             logs = is_last or number % config.log_every == 0
-            stopping = ranks.stop_signal(host_waits=logs or commits)
+            stopping = ranks.stop_signal()
             step = Step(
                 epoch,
                 number,
@@ -176,7 +176,7 @@ class TrainingRun:
                 "committed, the same command resumes",
                 file=sys.stderr,
             )
-        raise SystemExit(stop.exit_code(number))
+        stop.end_by(number)
 
     def check(self, *checks: Callable[[], None]) -> None:
         """Raise on all ranks what an asynchronous commit, or one of `checks`, found wrong."""

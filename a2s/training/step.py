@@ -73,7 +73,8 @@ class DeferredMetrics:
         """Wait for the device; return (step, numbers on the CPU) of every step and forget them."""
         if not self._steps:
             return []
-        values = torch.stack(self._values).cpu()
+        with ranks.waiting():
+            values = torch.stack(self._values).cpu()
         read = list(zip(self._steps, values, strict=True))
         self._steps, self._values = [], []
         return read

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from a2s.errors import ConfigError
-from a2s.storage import lock
+from a2s.storage import lock, lock_holder
 from a2s.storage.processes import machine_id, state_of
 
 HOLDER = """
@@ -48,12 +48,17 @@ def holder(out: Path) -> Iterator[subprocess.Popen[str]]:
 
 def record(out: Path, *, machine: str, pid: int = 1, age_sec: float = 0) -> Path:
     """A lock's file that a holder has left."""
-    path = out / lock.LOCK
+    path = out / lock_holder.LOCK
     fields = f"pid {pid}\nmachine {machine}\ntoken abc\n"
     path.write_text(f"a2s label, pid {pid} on node-b\n{fields}", encoding="utf-8")
     then = time.time() - age_sec
     os.utime(path, (then, then))
     return path
+
+
+@pytest.fixture(autouse=True)
+def _settles_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "SETTLE_SEC", 0.3)
 
 
 def take(out: Path) -> None:
@@ -77,9 +82,9 @@ def test_a_holder_without_signs_of_life_is_explained_and_can_be_taken_over(
     with holder(tmp_path) as process:
         process.send_signal(signal.SIGSTOP)
         # As if it had been silent for an hour, on another machine.
-        text = (tmp_path / lock.LOCK).read_text().replace(machine_id(), "another")
-        (tmp_path / lock.LOCK).write_text(text)
-        os.utime(tmp_path / lock.LOCK, (time.time() - 3600,) * 2)
+        text = (tmp_path / lock_holder.LOCK).read_text().replace(machine_id(), "another")
+        (tmp_path / lock_holder.LOCK).write_text(text)
+        os.utime(tmp_path / lock_holder.LOCK, (time.time() - 3600,) * 2)
         with pytest.raises(ConfigError, match=r"last sign of life was 3,6\d\d s ago.*--takeover"):
             take(tmp_path)
         monkeypatch.setenv(lock.TAKEOVER, "1")
@@ -163,6 +168,77 @@ def test_without_file_locks_a_folder_cannot_be_shared(tmp_path: Path) -> None:
 
 def test_a_damaged_file_of_the_lock_is_in_nobodys_way(tmp_path: Path) -> None:
     for content in (b"", b"\xff\xfe\x00", b"a2s label\npid x\nmachine\ntoken\n"):
-        (tmp_path / lock.LOCK).write_bytes(content)
+        (tmp_path / lock_holder.LOCK).write_bytes(content)
         take(tmp_path)
-        assert lock.Holder.read(tmp_path).token == ""
+        assert lock_holder.Holder.read(tmp_path).token == ""
+
+
+STARTER = """
+import sys, time
+from pathlib import Path
+from a2s.storage import lock
+import errno, fcntl
+def refuse(file, kind):
+    raise OSError(errno.ENOLCK, "No locks available")
+fcntl.flock = refuse
+lock.SETTLE_SEC = 1.0
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    with lock.hold(Path(sys.argv[1]), "label"):
+        print("in", flush=True)
+        time.sleep(4)
+except lock.ConfigError as error:
+    print("refused", flush=True)
+"""
+
+
+def test_without_file_locks_one_of_several_that_start_together_wins(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", STARTER, str(tmp_path)]
+    started = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    for process in started:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = sorted(process.communicate(timeout=60)[0] for process in started)
+    assert said == ["in\n", "refused\n", "refused\n"]
+
+
+def test_takeover_is_of_whole_folders_and_ends_those_that_share_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sharer = HOLDER.replace('"label")', '"label", parts=[range(3)])')
+    command = [sys.executable, "-c", sharer, str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    monkeypatch.setenv(lock.TAKEOVER, "1")
+    with (
+        pytest.raises(ConfigError, match="leave out --shards"),
+        lock.hold(tmp_path, "label", parts=[range(3, 6)]),
+    ):
+        pass
+    take(tmp_path)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "was taken over by a2s label" in errors
+
+
+def test_on_a_full_disk_the_holder_is_still_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(tmp_path, machine="another", age_sec=5)
+
+    def full(**ignored: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(lock_holder.tempfile, "TemporaryFile", full)
+    holder = lock_holder.Holder.read(tmp_path)
+    assert holder.token == "abc"
+    assert 4 < holder.age_sec < 60
