@@ -247,12 +247,11 @@ class DecisionLog:
             history = self._history.get(key)
             if history and (problem := self._problem(history[-1], self.rows[key])):
                 raise DataError(f"{self.path}: the decision about {key!r} is wrong: it {problem}")
+        before = {key: self.decisions.pop(key, None) for key in keys}
         for key in keys:
             if history := self._history.get(key):
                 self.decisions[key] = history[-1]
-            else:
-                self.decisions.pop(key, None)
-        self._changed |= keys
+        self._changed |= {key for key in keys if self.decisions.get(key) != before[key]}
 
     def _find_rows(self, keys: Iterable[str]) -> None:
         """Add the rows of some keys, all at once: finding one takes as long as finding many."""

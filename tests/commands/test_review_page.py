@@ -37,6 +37,12 @@ def shows(tab: Tab, row: int) -> None:
     tab.wait(f"document.querySelector('#canvas').dataset.row === '{row}' && {EDITOR}")
 
 
+def follows(tab: Tab, does: bool) -> None:
+    """Whether a tab asks for the decisions of others, which one in the background does not."""
+    value = str(not does).lower()
+    tab.run(f"Object.defineProperty(document, 'hidden', {{value: {value}, configurable: true}}); 0")
+
+
 def counts(tab: Tab) -> str:
     return str(tab.run("document.querySelector('#counts').textContent"))
 
@@ -105,6 +111,7 @@ def test_two_tabs_lose_nothing_and_see_each_other(chromium: Browser, tmp_path: P
     with serving("review", labels, "--data", data, "--port", 0) as running:
         first = opened(chromium, running.address)
         second = opened(chromium, running.address)
+        follows(first, True)
         second.press("End", "p", "p", "p")
         for _ in range(4):
             first.press("a")
@@ -118,7 +125,7 @@ def test_two_tabs_lose_nothing_and_see_each_other(chromium: Browser, tmp_path: P
 
         # Both about one label: what the second has not seen, it does not replace.
         for tab in (first, second):
-            tab.run("Object.defineProperty(document, 'hidden', { value: true })")
+            follows(tab, False)
             tab.press("Home", "n", "n", "n", "n")
         first.press("a")
         first.wait("document.querySelector('#counts').textContent.includes('5 accepted')")
@@ -187,7 +194,7 @@ def test_what_the_editor_shows_is_decided(chromium: Browser, tmp_path: Path) -> 
         # The browser's cache cannot show pictures of another start.
         pictures = tab.run(
             "performance.getEntriesByType('resource').map((one) => one.name)"
-            ".filter((name) => /thumb|image|mask|first/.test(name))"
+            ".filter((name) => name.match('/(thumb|image|mask|first)/'))"
         )
         start = running.ask("/api/summary").json["start"]
         assert len(pictures) > 8

@@ -88,6 +88,8 @@ def make_app(desk: Desk) -> Starlette:
     start = secrets.token_hex(8)
 
     async def summary(request: Request) -> Response:
+        # First, so that what is decided meanwhile comes again with the changes after it.
+        version, _ = await run_in_threadpool(desk.follow)
         failures = desk.labels.folder / FAILURES
         num_failed = files.read_bytes(failures).count(b"\n") if failures.is_file() else 0
         return JSONResponse(
@@ -98,8 +100,8 @@ def make_app(desk: Desk) -> Starlette:
                 "has_quality": desk.quality_N is not None,
                 "flags": sorted(desk.flags),
                 "shards": [shard.name for shard in desk.labels.shards],
-                "counts": desk.counts(),
-                "version": desk.version,
+                "counts": await run_in_threadpool(desk.counts),
+                "version": version,
                 "start": start,
             }
         )

@@ -98,7 +98,8 @@ class Desk:
 
     def counts(self) -> dict[str, int]:
         """Number of labels in each state."""
-        return dict(zip(STATES, self._counts, strict=True))
+        with self._lock:
+            return dict(zip(STATES, self._counts, strict=True))
 
     def find(self, query: Query) -> tuple[int, int]:
         """Number under which the rows of a query can be read for a while, and how many they are."""

@@ -93,9 +93,10 @@ async function itemAt(index) {
 function update(described) {
   for (const { rows } of list.pages.values()) {
     const known = rows?.find((one) => one.row === described.row);
-    if (known) Object.assign(known, described);
+    // Answers may overtake each other.
+    if (known && known.version <= described.version) Object.assign(known, described);
   }
-  if (edit.item?.row === described.row) { Object.assign(edit.item, described); showFacts(); }
+  if (edit.item?.row === described.row && edit.item.version <= described.version) { Object.assign(edit.item, described); showFacts(); }
 }
 
 // ---------------------------------------------------------------- the grid
@@ -229,6 +230,7 @@ const decide = guarded(async (verdict, by = 1) => {
 async function superseded() {
   const drawn = isEditing() && edit.changed;
   await follow();
+  await reload();
   if (drawn) edit.version = edit.item.version;
   tell(`Another window has decided about this label meanwhile. ${drawn ? "Press A again to replace that, or Esc to discard what you drew." : "Look at it, and decide again."}`);
 }
@@ -282,13 +284,18 @@ async function follow() {
   found.rows.forEach(update);
   if (!found.is_all) find(true);
   if (found.rows.length) { showCounts(found.counts); draw(); }
-  // What another window decided about the label in the editor; a drawn one stays as it is.
-  if (isEditing() && edit.mask && !edit.changed && edit.item.version !== edit.version) await open(edit.index);
 }
 
+// Show what another window decided about the label in the editor; one that is drawn on stays.
+const reload = guarded(async () => {
+  if (isEditing() && edit.mask && !edit.changed && edit.item.version !== edit.version) await open(edit.index);
+});
+
 async function poll() {
-  // In the queue, so that no label changes while a key decides about it.
-  if (!document.hidden) await (queue = queue.then(guarded(follow)));
+  if (!document.hidden) {
+    await guarded(follow)();
+    queue = queue.then(reload);
+  }
   setTimeout(poll, POLL_MS);
 }
 
