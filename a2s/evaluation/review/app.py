@@ -249,7 +249,7 @@ async def _no_icon(request: Request) -> Response:
 
 
 async def _user_error(request: Request, error: Exception) -> Response:
-    codes = {StorageError: 507, SupersededError: 409}
+    codes: dict[type[Exception], int] = {StorageError: 507, SupersededError: 409}
     return JSONResponse({"error": str(error)}, codes.get(type(error), 422))
 
 
