@@ -249,8 +249,9 @@ async def _no_icon(request: Request) -> Response:
 
 
 async def _user_error(request: Request, error: Exception) -> Response:
-    codes: dict[type[Exception], int] = {StorageError: 507, SupersededError: 409}
-    return JSONResponse({"error": str(error)}, codes.get(type(error), 422))
+    code = 507 if isinstance(error, StorageError) else 422
+    code = 409 if isinstance(error, SupersededError) else code
+    return JSONResponse({"error": str(error)}, code)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

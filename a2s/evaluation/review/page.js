@@ -220,16 +220,19 @@ const decide = guarded(async (verdict, by = 1) => {
     took(answer);
     edit.changed = edit.dropped = false;
   } catch (error) {
-    if (error.status === 409) await superseded(); else throw error;
+    if (error.status === 409) await superseded(index); else throw error;
     return;
   } finally { edit.busy = false; }
   await go(by);
 });
 
 // Another window has decided since: show what holds now. What was drawn stays, and may replace it.
-async function superseded() {
+async function superseded(index) {
   const drawn = isEditing() && edit.changed;
   await follow();
+  // After very many changes at once, the row was not among those that came.
+  const { rows } = await (await ask(`/api/rows?query=${list.query}&first=${index}&count=1`)).json();
+  rows.forEach(update);
   await reload();
   if (drawn) edit.version = edit.item.version;
   tell(`Another window has decided about this label meanwhile. ${drawn ? "Press A again to replace that, or Esc to discard what you drew." : "Look at it, and decide again."}`);
