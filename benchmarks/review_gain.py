@@ -63,7 +63,8 @@ def fix(labels: Path, data: Path, masks: Path) -> list[str]:
         for row in rows:
             mask_HW = decode_mask((masks / f"{row['name']}.png").read_bytes()) > 127
             bits = base64.b64encode(np.packbits(mask_HW).tobytes()).decode()
-            ask("/api/decide", {"row": row["row"], "verdict": "fixed", "mask_bits": bits})
+            shown = {"row": row["row"], "version": row["version"]}
+            ask("/api/decide", {**shown, "verdict": "fixed", "mask_bits": bits})
         return [row["name"] for row in rows]
     finally:
         process.terminate()

@@ -7,7 +7,6 @@ it. A line that undoes takes back the last decision about its key.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import os
@@ -15,22 +14,27 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
-
-from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
+from typing import BinaryIO
 
 from a2s.data.binary_mask import problem_of
 from a2s.data.images import decode_mask
 from a2s.data.index import Index
+from a2s.data.keys import decode_key
 from a2s.errors import DataError
+from a2s.labels import review_line
+from a2s.labels.review_line import make_line, read_line
 from a2s.storage import append_log, files
-from a2s.storage.parsing import first_problem, json_line, parse_json
+from a2s.storage.parsing import json_line, printable
 
 FILE_NAME = "review.jsonl"
 MAX_LINE = 64 * 2**20
 """Bytes of a line; the mask of the largest image that labels may have takes less."""
-Verdict = Literal["accepted", "rejected", "fixed"]
-Source = Literal["review", "labelstudio", "coco"]
+Verdict = review_line.Verdict
+Source = review_line.Source
+
+
+class SupersededError(DataError):
+    """Somebody else decided about a label after it was shown."""
 
 
 @dataclass(frozen=True)
@@ -98,26 +102,18 @@ def fingerprint(decisions: Mapping[str, Decision]) -> str:
     return total.hexdigest()
 
 
+def superseded(key: str) -> SupersededError:
+    """The error for a decision about what no longer holds."""
+    return SupersededError(
+        f"somebody else decided about {printable(decode_key(key))} meanwhile; look at it, and "
+        "decide again"
+    )
+
+
 def write_decisions(folder: Path, decisions: Mapping[str, Decision]) -> None:
     """Write a whole file of decisions: what a training run goes by, in its own folder."""
-    lines = [json.dumps(_to_line(one), ensure_ascii=False) for one in decisions.values()]
+    lines = [json.dumps(make_line(**vars(one)), ensure_ascii=False) for one in decisions.values()]
     files.atomic_write(folder / FILE_NAME, "".join(json_line(line) + "\n" for line in lines))
-
-
-class _Line(BaseModel):
-    """A line of the file."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    key: str
-    verdict: Literal["accepted", "rejected", "fixed", "undone"]
-    at: Annotated[str, StringConstraints(max_length=40)]
-    source: Source = "review"
-    mask_png_base64: str | None = None
-
-
-class _Time(BaseModel):
-    at: AwareDatetime
 
 
 class DecisionLog:
@@ -134,102 +130,151 @@ class DecisionLog:
         """
         self.path = labels / FILE_NAME
         self.decisions: dict[str, Decision] = {}
+        self.rows: dict[str, int] = {}
+        """Row in the index of each key of a decision, -1 for none; who knows others may add them:
+        a search takes as long as the index is."""
         self._index = Index.load(labels) if index is None else index
-        self._forget()
-
-    def _forget(self) -> None:
-        self.decisions.clear()
+        self._changed: set[str] = set()
         self._history: dict[str, list[Decision]] = {}
-        self._inode, self._read_up_to, self._num_lines = -1, 0, 0
+        self._read_up_to, self._num_lines = 0, 0
+        self._seen: tuple[int, int, int] | None = None
+        """Inode, time of change and size of the file when all of it had been read."""
 
     def refresh(self) -> set[str]:
-        """Read what was appended since the last call; return the keys that it is about.
+        """Read what is new in the file.
+
+        Returns:
+            The keys whose decisions this object has read since the last call that returned them;
+            `append` and `undo` return them too.
 
         Raises:
-            DataError: a line is no decision about one of the labels.
+            DataError: a line is no decision about one of the labels. What held before still does,
+                and the next call reads the file from its start: somebody may have corrected it.
         """
-        try:
-            file = files.open_file(self.path)
-        except FileNotFoundError:
-            changed = set(self.decisions)
-            self._forget()
-            return changed
-        with file:
-            status, changed = os.fstat(file.fileno()), set[str]()
-            if status.st_ino != self._inode or status.st_size < self._read_up_to:
-                # Somebody replaced the file.
-                changed |= set(self.decisions)
-                self._forget()
-                self._inode = status.st_ino
-            file.seek(self._read_up_to)
-            while (line := file.readline(MAX_LINE + 1)).endswith(b"\n"):
-                changed.add(self._take(line))
-                self._read_up_to += len(line)
-            if len(line) > MAX_LINE:
-                raise self._wrong(f"is over {MAX_LINE:,} bytes long")
-        # All at once: finding a key among millions takes as long as finding many.
-        keys = sorted(changed)
-        for key, row in zip(keys, self._index.rows_of(keys).tolist(), strict=True):
-            self._settle(key, row)
+        self._read()
+        changed, self._changed = self._changed, set()
         return changed
 
-    def append(self, decisions: Iterable[Decision]) -> None:
-        """As `append_decisions`; `decisions` of this object then include them."""
+    def append(
+        self, decisions: Iterable[Decision], *, held: Mapping[str, Decision | None] | None = None
+    ) -> set[str]:
+        """As `append_decisions`; `decisions` of this object then include them.
+
+        `held` are decisions, None for none, that the new ones may replace; others they may not.
+
+        Returns:
+            As `refresh`.
+
+        Raises:
+            SupersededError: by now other decisions hold; then nothing is stored.
+        """
         decisions = list(decisions)
-        rows = self._index.rows_of([one.key for one in decisions]).tolist()
-        for one, row in zip(decisions, rows, strict=True):
-            if problem := self._problem(one, row):
+        self._find_rows(one.key for one in decisions)
+        for one in decisions:
+            if problem := self._problem(one, self.rows[one.key]):
                 raise DataError(f"{self.path}: a decision is refused: {one.key!r} {problem}")
         with append_log.writing(self.path) as log:
-            log.append([_to_line(one) for one in decisions])
-        self.refresh()
+            self._check(held or {})
+            log.append([make_line(**vars(one)) for one in decisions])
+        return self.refresh()
 
-    def undo(self, keys: Iterable[str]) -> None:
-        """As `undo_decisions`, on this object too."""
+    def undo(
+        self, keys: Iterable[str], *, held: Mapping[str, Decision | None] | None = None
+    ) -> set[str]:
+        """As `undo_decisions`, on this object too; `held` and what it returns as for `append`."""
         keys = list(dict.fromkeys(keys))
         with append_log.writing(self.path) as log:
             # Under the lock, so that nobody else undoes the same decision.
-            self.refresh()
+            self._read()
+            self._check(held or {})
             if missing := [key for key in keys if key not in self.decisions]:
                 raise DataError(f"{self.path}: nothing to undo for {missing[0]!r}")
             lines = [{"key": key, "verdict": "undone", "at": now()} for key in keys]
             log.append(lines)
-        self.refresh()
+        return self.refresh()
+
+    def _check(self, held: Mapping[str, Decision | None]) -> None:
+        if held:
+            self._read()
+        for key, decision in held.items():
+            if self.decisions.get(key) != decision:
+                raise superseded(key)
+
+    def _read(self) -> None:
+        """Bring `decisions` up to date; on an error they stay as they are."""
+        try:
+            file = files.open_file(self.path)
+        except FileNotFoundError:
+            self._changed |= set(self.decisions)
+            self.decisions.clear()
+            self._seen = None
+            return
+        with file:
+            status = os.fstat(file.fileno())
+            seen = status.st_ino, status.st_mtime_ns, status.st_size
+            if seen == self._seen:
+                return
+            is_longer = self._seen is not None and self._seen[0] == status.st_ino
+            is_longer &= status.st_size > self._read_up_to
+            # Until all is read: whatever stops it, the next call begins at the start.
+            self._seen = None
+            try:
+                self._read_lines(file, status.st_size, from_start=not is_longer)
+            except DataError:
+                if not is_longer:
+                    raise
+                # Somebody may have changed earlier lines, so that this was the middle of one.
+                self._read_lines(file, status.st_size, from_start=True)
+            self._seen = seen
+
+    def _read_lines(self, file: BinaryIO, end: int, *, from_start: bool) -> None:
+        keys = set[str]()
+        if from_start:
+            self._history, self._read_up_to, self._num_lines = {}, 0, 0
+            keys |= set(self.decisions)
+        file.seek(self._read_up_to)
+        while self._read_up_to < end:
+            line = file.readline(MAX_LINE + 1)
+            if len(line) > MAX_LINE:
+                raise self._wrong(f"is over {MAX_LINE:,} bytes long")
+            if not line.endswith(b"\n"):
+                break
+            keys.add(self._take(line))
+            self._read_up_to += len(line)
+        self._find_rows(keys)
+        for key in keys:
+            # Masks of decisions that hold no more are not decoded.
+            history = self._history.get(key)
+            if history and (problem := self._problem(history[-1], self.rows[key])):
+                raise DataError(f"{self.path}: the decision about {key!r} is wrong: it {problem}")
+        before = {key: self.decisions.pop(key, None) for key in keys}
+        for key in keys:
+            if history := self._history.get(key):
+                self.decisions[key] = history[-1]
+        self._changed |= {key for key in keys if self.decisions.get(key) != before[key]}
+
+    def _find_rows(self, keys: Iterable[str]) -> None:
+        """Add the rows of some keys, all at once: finding one takes as long as finding many."""
+        if unknown := sorted(set(keys) - self.rows.keys()):
+            found = self._index.rows_of(unknown).tolist()
+            self.rows.update(zip(unknown, found, strict=True))
 
     def _take(self, line: bytes) -> str:
         """Add a line to the history of its key."""
         self._num_lines += 1
         try:
-            record = _Line.model_validate(parse_json(line))
-            _Time.model_validate({"at": record.at})
-        except ValidationError as error:
-            raise self._wrong(f"is no decision ({first_problem(error)})", -1) from None
+            record = read_line(line)
+            key, history = record.key, self._history.setdefault(record.key, [])
+            if record.verdict != "undone":
+                png = record.mask_png()
+                history.append(Decision(key, record.verdict, png, record.at, record.source))
+            elif history:
+                history.pop()
+            else:
+                raise ValueError(f"undoes a decision about {key!r}, which has none")
         except ValueError as error:
-            raise self._wrong(f"is no JSON ({error})", -1) from None
-        key, history = record.key, self._history.setdefault(record.key, [])
-        if record.verdict == "undone":
-            if not history:
-                raise self._wrong(f"undoes a decision about {key!r}, which has none", -1)
-            history.pop()
-            return key
-        try:
-            mask = record.mask_png_base64
-            png = None if mask is None else base64.b64decode(mask, validate=True)
-        except ValueError as error:
-            raise self._wrong(f"has a mask that is no base64 ({error})", -1) from None
-        history.append(Decision(key, record.verdict, png, record.at, record.source))
+            raise self._wrong(str(error), -1) from None
         return key
-
-    def _settle(self, key: str, row: int) -> None:
-        """Make the last decision about a key the one that holds."""
-        self.decisions.pop(key, None)
-        if history := self._history[key]:
-            # Masks of decisions that hold no more are not decoded.
-            if problem := self._problem(history[-1], row):
-                raise DataError(f"{self.path}: the decision about {key!r} is wrong: it {problem}")
-            self.decisions[key] = history[-1]
-        else:
-            del self._history[key]
 
     def _problem(self, decision: Decision, row: int) -> str | None:
         """What is wrong with a decision, in words that follow its key; None if nothing is."""
@@ -250,18 +295,3 @@ class DecisionLog:
     def _wrong(self, what: str, offset: int = 0) -> DataError:
         number = self._num_lines + 1 + offset
         return DataError(f"{self.path}: line {number} {what}; correct or delete that line")
-
-
-def _to_line(decision: Decision) -> dict[str, str]:
-    line = {
-        "key": decision.key,
-        "verdict": decision.verdict,
-        "at": decision.at,
-        "source": decision.source,
-    }
-    if decision.mask_png is not None:
-        line["mask_png_base64"] = base64.b64encode(decision.mask_png).decode()
-    # What is written can be read.
-    _Line.model_validate(line)
-    _Time.model_validate({"at": decision.at})
-    return line

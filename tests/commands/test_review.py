@@ -20,6 +20,7 @@ from a2s.data.images import decode_mask
 from a2s.labels.review import FILE_NAME, read_decisions
 
 WIDTH, HEIGHT, COUNT = 120, 96, 12
+FIRST = {"row": 0, "version": 0}
 
 
 @pytest.fixture(scope="module")
@@ -117,15 +118,20 @@ def test_no_path_leads_out(server: Server, path: str) -> None:
         ("/api/decide", b"\xff", 400),
         ("/api/decide", b"[" * 100_000, 400),
         ("/api/decide", {}, 400),
-        ("/api/decide", {"row": 0, "verdict": "perhaps"}, 400),
-        ("/api/decide", {"row": -1, "verdict": "accepted"}, 404),
-        ("/api/decide", {"row": 10**30, "verdict": "accepted"}, 404),
-        ("/api/decide", {"row": 0, "verdict": "accepted", "key": "x"}, 400),
-        ("/api/decide", {"row": 0, "verdict": "fixed"}, 422),
-        ("/api/decide", {"row": 0, "verdict": "fixed", "mask_bits": "*"}, 422),
-        ("/api/decide", {"row": 0, "verdict": "fixed", "mask_bits": "AAAA"}, 422),
+        ("/api/decide", {"row": 0, "verdict": "accepted"}, 400),
+        ("/api/decide", {**FIRST, "verdict": "perhaps"}, 400),
+        ("/api/decide", {**FIRST, "row": -1, "verdict": "accepted"}, 404),
+        ("/api/decide", {**FIRST, "row": 10**30, "verdict": "accepted"}, 404),
+        ("/api/decide", {**FIRST, "verdict": "accepted", "key": "x"}, 400),
+        ("/api/decide", {**FIRST, "verdict": "accepted", "version": 7}, 409),
+        ("/api/decide", {**FIRST, "verdict": "accepted", "version": 10**30}, 409),
+        ("/api/decide", {**FIRST, "verdict": "fixed"}, 422),
+        ("/api/decide", {**FIRST, "verdict": "fixed", "mask_bits": "*"}, 422),
+        ("/api/decide", {**FIRST, "verdict": "fixed", "mask_bits": "AAAA"}, 422),
         ("/api/decide", b'{"row": 0, "verdict": "' + b"a" * 40_000_000 + b'"}', 413),
-        ("/api/undo", {"row": 0}, 422),
+        ("/api/undo", {"row": 0}, 400),
+        ("/api/undo", FIRST, 422),
+        ("/api/undo", {**FIRST, "version": 7}, 409),
         ("/api/snap", {"row": 0, "mask_bits": "AA", "stroke_bits": "AA", "adds": True}, 422),
     ],
 )
@@ -153,14 +159,22 @@ def test_killed_at_any_time_what_it_confirmed_is_there_at_the_next_start(tmp_pat
     confirmed: dict[int, str] = {}
     for kill_after in (3, 20):
         with serving("review", labels, "--data", data, "--port", 0) as running:
+            query = running.ask("/api/find").json["query"]
 
-            def decide(number: int, running: Server = running, most: int = kill_after // 3) -> None:
-                row, fixes = number % COUNT, number % 3 == 0
-                body = {"row": row, "verdict": "fixed" if fixes else "accepted"}
+            def decide(
+                number: int,
+                running: Server = running,
+                most: int = kill_after // 3,
+                query: int = query,
+            ) -> None:
+                at, fixes = number % COUNT, number % 3 == 0
+                shown = running.ask(f"/api/rows?query={query}&first={at}&count=1").json["rows"]
+                row, verdict = shown[0]["row"], "fixed" if fixes else "accepted"
+                body = {"row": row, "version": shown[0]["version"], "verdict": verdict}
                 body |= {"mask_bits": bits(mask_HW)} if fixes else {}
                 answer = running.ask("/api/decide", body)
                 assert answer.code == 200
-                confirmed[row] = str(body["verdict"])
+                confirmed[row] = verdict
                 if len(confirmed) >= most:
                     running.process.send_signal(signal.SIGKILL)
 
@@ -182,6 +196,12 @@ def test_killed_at_any_time_what_it_confirmed_is_there_at_the_next_start(tmp_pat
         assert code == 0
         assert "accepted" in output
         assert "Traceback" not in errors
+
+
+def test_no_two_starts_have_pictures_at_the_same_addresses(server: Server, pair) -> None:
+    with serving("review", pair[0], "--data", pair[1], "--port", 0) as other:
+        starts = {one.ask("/api/summary").json["start"] for one in (server, other)}
+    assert len(starts) == 2
 
 
 def test_a_port_in_use_and_wrong_folders_are_one_line(pair: tuple[Path, Path]) -> None:

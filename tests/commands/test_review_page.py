@@ -15,6 +15,7 @@ from a2s.data.images import decode_mask
 from a2s.data.index import Index
 from a2s.labels.review import read_decisions
 
+MESSAGE = "document.querySelector('#message').textContent"
 EDITOR = "!document.querySelector('#editor').hidden"
 
 
@@ -34,6 +35,12 @@ def opened(chromium: Browser, address: str, *, width: int = 1100, height: int = 
 
 def shows(tab: Tab, row: int) -> None:
     tab.wait(f"document.querySelector('#canvas').dataset.row === '{row}' && {EDITOR}")
+
+
+def follows(tab: Tab, does: bool) -> None:
+    """Whether a tab asks for the decisions of others, which one in the background does not."""
+    value = str(not does).lower()
+    tab.run(f"Object.defineProperty(document, 'hidden', {{value: {value}, configurable: true}}); 0")
 
 
 def counts(tab: Tab) -> str:
@@ -104,6 +111,7 @@ def test_two_tabs_lose_nothing_and_see_each_other(chromium: Browser, tmp_path: P
     with serving("review", labels, "--data", data, "--port", 0) as running:
         first = opened(chromium, running.address)
         second = opened(chromium, running.address)
+        follows(first, True)
         second.press("End", "p", "p", "p")
         for _ in range(4):
             first.press("a")
@@ -114,10 +122,83 @@ def test_two_tabs_lose_nothing_and_see_each_other(chromium: Browser, tmp_path: P
             )
         assert len(read_decisions(labels)) == 8
         second.wait("document.querySelectorAll('.card.is-accepted').length === 4")
+
+        # Both about one label: what the second has not seen, it does not replace.
+        for tab in (first, second):
+            follows(tab, False)
+            tab.press("Home", "n", "n", "n", "n")
+        first.press("a")
+        first.wait("document.querySelector('#counts').textContent.includes('5 accepted')")
+        second.press("r")
+        second.wait(f"{MESSAGE}.includes('Another window has decided')")
+        assert "5 accepted · 4 rejected" in counts(second)
+        second.press("r")
+        second.wait("document.querySelector('#counts').textContent.includes('5 rejected')")
+        # The first takes back its own decisions only.
+        first.press("u")
+        first.wait(f"{MESSAGE}.includes('Nothing was undone')")
+        assert "4 accepted · 5 rejected" in counts(first)
+        first.press("u")
+        first.wait("document.querySelector('#counts').textContent.includes('3 accepted')")
+        assert len(read_decisions(labels)) == 8
     with serving("review", labels, "--data", data, "--port", 0) as running:
         again = opened(chromium, running.address)
-        assert "4 accepted · 4 rejected" in counts(again)
+        assert "3 accepted · 5 rejected" in counts(again)
         assert again.console == []
+
+
+def test_what_the_editor_shows_is_decided(chromium: Browser, tmp_path: Path) -> None:
+    labels, data = write_pair(tmp_path)
+    keys = Index.load(labels).keys.to_pylist()
+    with serving("review", labels, "--data", data, "--port", 0) as running:
+        tab = opened(chromium, running.address)
+        tab.press("Enter")
+        shows(tab, 5)
+        tab.run("remember(); edit.mask.fill(1); paint()")
+        tab.press("a")
+        shows(tab, 0)
+        # What was drawn before is shown, and to accept it keeps it.
+        tab.press("p")
+        shows(tab, 5)
+        assert tab.run("edit.mask.every((value) => value === 1)")
+        tab.press("a")
+        shows(tab, 0)
+        drawn = read_decisions(labels)[keys[5]].mask_png
+        assert drawn is not None
+        assert decode_mask(drawn).all()
+
+        # The list may change under the editor.
+        tab.run("find(false)")
+        tab.press("r")
+        shows(tab, 1)
+        assert read_decisions(labels)[keys[0]].verdict == "rejected"
+
+        # More strokes than can be taken back leave some, which are saved.
+        tab.run(
+            "for (let i = 0; i < 31; i++) { remember(); edit.mask[i] = 1 - edit.mask[i]; }"
+            "for (let i = 0; i < 31; i++) takeBack()"
+        )
+        tab.press("a")
+        shows(tab, 2)
+        assert read_decisions(labels)[keys[1]].verdict == "fixed"
+
+        # A photograph that cannot be shown is not decided about unseen.
+        tab.run("Image.prototype.decode = () => Promise.reject(new Error('damaged')); 0")
+        tab.press("n")
+        tab.wait(f"{MESSAGE}.includes('cannot be shown')")
+        assert tab.run("document.querySelector('#canvas').dataset.row === undefined")
+        tab.press("a")
+        tab.wait(f"{MESSAGE}.includes('nothing was decided')")
+        assert set(read_decisions(labels)) == {keys[row] for row in (0, 1, 5)}
+
+        # The browser's cache cannot show pictures of another start.
+        pictures = tab.run(
+            "performance.getEntriesByType('resource').map((one) => one.name)"
+            ".filter((name) => name.match('/(thumb|image|mask|first)/'))"
+        )
+        start = running.ask("/api/summary").json["start"]
+        assert len(pictures) > 8
+        assert [one for one in pictures if f"?start={start}" not in one] == []
 
 
 def test_a_hundred_thousand_labels_scroll(chromium: Browser, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -21,7 +22,7 @@ from a2s.evaluation.review.desk import Desk, Flag, Query, State
 from a2s.evaluation.review.pictures import Pictures, pack, unpack
 from a2s.evaluation.review.snap import snap
 from a2s.labels.crf.backends import marginal_of
-from a2s.labels.review import now
+from a2s.labels.review import SupersededError, now
 from a2s.storage import files
 from a2s.storage.failures import FILE_NAME as FAILURES
 from a2s.storage.parsing import first_problem, parse_json
@@ -63,12 +64,14 @@ class _Since(_Asked):
 
 class _Decision(_Asked):
     row: int
+    version: int
     verdict: Literal["accepted", "rejected", "fixed"]
     mask_bits: str | None = None
 
 
 class _Undo(_Asked):
     row: int
+    version: int
 
 
 class _Snap(_Asked):
@@ -81,8 +84,12 @@ class _Snap(_Asked):
 def make_app(desk: Desk) -> Starlette:
     """The application, without its guard."""
     pictures = Pictures(desk)
+    # Part of the address of every picture: versions and rows mean something else after a restart.
+    start = secrets.token_hex(8)
 
     async def summary(request: Request) -> Response:
+        # First, so that what is decided meanwhile comes again with the changes after it.
+        version, _ = await run_in_threadpool(desk.follow)
         failures = desk.labels.folder / FAILURES
         num_failed = files.read_bytes(failures).count(b"\n") if failures.is_file() else 0
         return JSONResponse(
@@ -93,8 +100,9 @@ def make_app(desk: Desk) -> Starlette:
                 "has_quality": desk.quality_N is not None,
                 "flags": sorted(desk.flags),
                 "shards": [shard.name for shard in desk.labels.shards],
-                "counts": desk.counts(),
-                "version": desk.version,
+                "counts": await run_in_threadpool(desk.counts),
+                "version": version,
+                "start": start,
             }
         )
 
@@ -106,29 +114,31 @@ def make_app(desk: Desk) -> Starlette:
 
     async def rows(request: Request) -> Response:
         asked = _parsed(_Page, dict(request.query_params))
-        page = desk.page(asked.query, first=asked.first, count=asked.count)
+        # What takes the desk's lock may wait for a disk, and so runs in a thread.
+        page = await run_in_threadpool(desk.page, asked.query, first=asked.first, count=asked.count)
         if page is None:
             raise HTTPException(410, "this list is no longer kept; ask for it again")
         return JSONResponse({"rows": page})
 
     async def changes(request: Request) -> Response:
         asked = _parsed(_Since, dict(request.query_params))
-        found = await run_in_threadpool(desk.follow, asked.since)
-        described = [desk.describe(row) for row in found[:MAX_PAGE]]
-        return JSONResponse(
-            {
-                "version": desk.version,
-                "counts": desk.counts(),
-                "rows": described,
+
+        def follow() -> dict[str, object]:
+            version, found = desk.follow(asked.since)
+            return {
+                "version": version,
+                "rows": [desk.describe(row) for row in found[:MAX_PAGE]],
                 "is_all": len(found) <= MAX_PAGE,
+                "counts": desk.counts(),
             }
-        )
+
+        return JSONResponse(await run_in_threadpool(follow))
 
     def picture(make: Callable[[int], bytes], kind: str) -> Callable[[Request], Any]:
         async def answer(request: Request) -> Response:
             row = _row(request.path_params["row"])
             data = await run_in_threadpool(make, row)
-            # The address of a picture has the version of the decision that it shows.
+            # The address of a picture has this start, and the version of the decision it shows.
             headers = {"Cache-Control": "private, max-age=3600"}
             return Response(data, media_type=kind, headers=headers)
 
@@ -138,19 +148,24 @@ def make_app(desk: Desk) -> Starlette:
         asked = _parsed(_Decision, await _json(request))
         row = _row(asked.row)
 
-        def store() -> None:
+        def store() -> dict[str, object]:
             png = None
             if asked.mask_bits is not None:
                 png = pictures.drawn(row, _mask(row, asked.mask_bits))
-            desk.decide(row, asked.verdict, png, now())
+            desk.decide(row, asked.verdict, png, now(), version=asked.version)
+            return _state(row)
 
-        await run_in_threadpool(store)
-        return _state(row)
+        return JSONResponse(await run_in_threadpool(store))
 
     async def undo(request: Request) -> Response:
-        row = _row(_parsed(_Undo, await _json(request)).row)
-        await run_in_threadpool(desk.undo, row)
-        return _state(row)
+        asked = _parsed(_Undo, await _json(request))
+        row = _row(asked.row)
+
+        def take_back() -> dict[str, object]:
+            desk.undo(row, version=asked.version)
+            return _state(row)
+
+        return JSONResponse(await run_in_threadpool(take_back))
 
     async def snapped(request: Request) -> Response:
         asked = _parsed(_Snap, await _json(request))
@@ -177,10 +192,8 @@ def make_app(desk: Desk) -> Starlette:
             raise HTTPException(404, f"there is no label {row}")
         return row
 
-    def _state(row: int) -> Response:
-        return JSONResponse(
-            {"row": desk.describe(row), "counts": desk.counts(), "version": desk.version}
-        )
+    def _state(row: int) -> dict[str, object]:
+        return {"row": desk.describe(row), "counts": desk.counts()}
 
     routes = [Route(path, _file(*found)) for path, found in _FILES.items()]
     routes += [
@@ -237,6 +250,7 @@ async def _no_icon(request: Request) -> Response:
 
 async def _user_error(request: Request, error: Exception) -> Response:
     code = 507 if isinstance(error, StorageError) else 422
+    code = 409 if isinstance(error, SupersededError) else code
     return JSONResponse({"error": str(error)}, code)
 
 

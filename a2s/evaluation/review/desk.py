@@ -21,7 +21,7 @@ from a2s.data.index import Index
 from a2s.data.keys import decode_key, encode_key
 from a2s.data.shards import read_manifest
 from a2s.errors import DataError
-from a2s.labels.review import Decision, DecisionLog, Verdict
+from a2s.labels.review import Decision, DecisionLog, Verdict, superseded
 from a2s.storage.parsing import printable
 
 STATES = ("undecided", "accepted", "rejected", "fixed")
@@ -72,9 +72,12 @@ class Desk:
         self._log = DecisionLog(labels, self.labels)
         self._lock = threading.Lock()
         self._state_N = np.zeros(count, np.uint8)
+        self._counts = [count, *[0] * (len(STATES) - 1)]
         self.version_N = np.zeros(count, np.int64)
         """Number of the change that a label's state comes from; 0 for none."""
         self.version = 0
+        self._changes: dict[int, int] = {}
+        """Version of each row that has one, the latest last."""
         self._queries: OrderedDict[int, npt.NDArray[np.int64]] = OrderedDict()
         self._last_query = 0
         self.follow()
@@ -95,8 +98,8 @@ class Desk:
 
     def counts(self) -> dict[str, int]:
         """Number of labels in each state."""
-        numbers = np.bincount(self._state_N, minlength=len(STATES)).tolist()
-        return dict(zip(STATES, numbers, strict=True))
+        with self._lock:
+            return dict(zip(STATES, self._counts, strict=True))
 
     def find(self, query: Query) -> tuple[int, int]:
         """Number under which the rows of a query can be read for a while, and how many they are."""
@@ -135,56 +138,79 @@ class Desk:
         with self._lock:
             return self._describe(row)
 
-    def decide(self, row: int, verdict: Verdict, mask_png: bytes | None, at: str) -> None:
-        """Store a decision.
+    def decide(
+        self, row: int, verdict: Verdict, mask_png: bytes | None, at: str, *, version: int
+    ) -> None:
+        """Store a decision about what a label was at a version.
+
+        To accept a fixed label accepts the drawn mask, which holds already: nothing is stored.
 
         Raises:
             DataError: the mask does not fit.
+            SupersededError: the label has another version by now; then nothing is stored.
             StorageError: the file of decisions cannot be written.
         """
         decision = Decision(self.labels.key(row), verdict, mask_png, at)
         with self._lock:
-            self._take(self._log.refresh())
-            self._log.append([decision])
-            self._take({decision.key})
+            held = self._held(row, decision.key, version)
+            if verdict == "accepted" and held is not None and held.verdict == "fixed":
+                return
+            self._take(self._log.append([decision], held={decision.key: held}))
 
-    def undo(self, row: int) -> None:
-        """Take back the last decision about a row.
+    def undo(self, row: int, *, version: int) -> None:
+        """Take back the decision about a row that a version comes from.
 
         Raises:
             DataError: there is none.
+            SupersededError: the label has another version by now; then nothing is undone.
             StorageError: the file of decisions cannot be written.
         """
         key = self.labels.key(row)
         with self._lock:
-            self._take(self._log.refresh())
-            self._log.undo([key])
-            self._take({key})
+            held = self._held(row, key, version)
+            self._take(self._log.undo([key], held={key: held}))
+
+    def _held(self, row: int, key: str, version: int) -> Decision | None:
+        """The decision that holds about a row, if it is that of a version."""
+        self._log.rows[key] = row
+        self._take(self._log.refresh())
+        if int(self.version_N[row]) != version:
+            raise superseded(key)
+        return self._log.decisions.get(key)
 
     def decision(self, row: int) -> Decision | None:
         """The decision about a row."""
         with self._lock:
             return self._log.decisions.get(self.labels.key(row))
 
-    def follow(self, since: int | None = None) -> list[int]:
-        """Read what others have decided; return the rows that changed after a version."""
+    def follow(self, since: int | None = None) -> tuple[int, list[int]]:
+        """Read what others have decided.
+
+        Returns:
+            The version that this leads to, and the rows that changed after the version `since`.
+        """
         with self._lock:
             self._take(self._log.refresh())
-            if since is None:
-                return []
-            rows: list[int] = np.flatnonzero(self.version_N > since).tolist()
-            return rows
+            rows = []
+            for row, version in reversed(self._changes.items()):
+                if since is None or version <= since:
+                    break
+                rows.append(row)
+            return self.version, sorted(rows)
 
     def _take(self, keys: set[str]) -> None:
         """Bring the states of some keys up to date."""
         if not keys:
             return
         self.version += 1
-        ordered = sorted(keys)
-        for key, row in zip(ordered, self.labels.rows_of(ordered).tolist(), strict=True):
-            decision = self._log.decisions.get(key)
+        for key in keys:
+            row, decision = self._log.rows[key], self._log.decisions.get(key)
+            self._counts[self._state_N[row]] -= 1
             self._state_N[row] = 0 if decision is None else STATES.index(decision.verdict)
+            self._counts[self._state_N[row]] += 1
             self.version_N[row] = self.version
+            self._changes.pop(row, None)
+            self._changes[row] = self.version
 
     def _describe(self, row: int) -> dict[str, object]:
         key = self.labels.key(row)

@@ -7,8 +7,12 @@ const $ = (id) => document.getElementById(id);
 const STATES = { undecided: "", accepted: "✓ accepted", rejected: "✗ rejected", fixed: "✎ fixed" };
 const FLAGS = { no_object: "no object", empty: "empty", touches_border: "touches border", inverted: "inverted" };
 
-const list = { query: 0, total: 0, pages: new Map(), current: 0, generation: 0 };
-let version = 0, decided = [], hasQuality = true;
+const list = { query: 0, total: 0, pages: new Map(), current: 0, generation: 0, waiting: null };
+let version = 0, decided = [], hasQuality = true, start = "";
+const isEditing = () => !$("editor").hidden;
+// The browser keeps pictures; those of another start of a2s review have other addresses.
+const pictureOf = (kind, { row }) => `/${kind}/${row}?start=${start}`;
+const versionOf = (kind, item) => `${pictureOf(kind, item)}&v=${item.version}`;
 
 async function ask(path, body) {
   const how = body === undefined ? {} : {
@@ -55,6 +59,8 @@ const find = guarded(async (keepRow) => {
   const generation = ++list.generation;
   const found = await (await ask(`/api/find?${asked}`)).json();
   if (generation !== list.generation) return;
+  // Under an open editor the list stays as it is: "next" and "3 of 9" are about it.
+  if (isEditing()) { list.waiting = { keepRow }; return; }
   Object.assign(list, { query: found.query, total: found.total, pages: new Map() });
   if (!keepRow) { list.current = 0; $("scroller").scrollTop = 0; }
   list.current = Math.min(list.current, Math.max(0, list.total - 1));
@@ -87,9 +93,10 @@ async function itemAt(index) {
 function update(described) {
   for (const { rows } of list.pages.values()) {
     const known = rows?.find((one) => one.row === described.row);
-    if (known) Object.assign(known, described);
+    // Answers may overtake each other.
+    if (known && known.version <= described.version) Object.assign(known, described);
   }
-  if (edit.item?.row === described.row) { Object.assign(edit.item, described); showFacts(); }
+  if (edit.item?.row === described.row && edit.item.version <= described.version) { Object.assign(edit.item, described); showFacts(); }
 }
 
 // ---------------------------------------------------------------- the grid
@@ -145,7 +152,7 @@ function newCard(index) {
     part.className = name;
     card.append(part);
   }
-  card.addEventListener("click", () => { list.current = index; draw(); open(index); });
+  card.addEventListener("click", () => { queue = queue.then(() => { list.current = index; draw(); return open(index); }); });
   return card;
 }
 
@@ -165,7 +172,7 @@ function fill(card, index) {
   title.replaceChildren(name, mark);
   line.textContent = facts.join(", ") || item.shard;
   card.setAttribute("aria-label", [item.name, ...facts, item.state].join(", "));
-  const address = `/thumb/${item.row}?v=${item.version}`;
+  const address = versionOf("thumb", item);
   if (picture.dataset.address === address) return;
   // What is only scrolled past is not decoded.
   setTimeout(() => {
@@ -199,19 +206,41 @@ function move(by) {
 // ---------------------------------------------------------------- decisions
 
 const decide = guarded(async (verdict, by = 1) => {
-  const item = await itemAt(list.current);
+  const inEditor = isEditing(), item = inEditor ? edit.item : await itemAt(list.current);
   if (!item) return;
-  const body = { row: item.row, verdict };
+  if (inEditor && !edit.mask) { tell("This label is not shown, so nothing was decided. Go on, or decide in the grid."); return; }
+  const index = inEditor ? edit.index : list.current, before = inEditor ? edit.version : item.version;
+  const body = { row: item.row, version: before, verdict };
   if (verdict === "fixed") body.mask_bits = packed(edit.mask);
-  const answer = await (await ask("/api/decide", body)).json();
-  decided.push({ row: item.row, index: list.current, query: list.query });
-  took(answer);
-  edit.changed = false;
+  edit.busy = true;
+  try {
+    const answer = await (await ask("/api/decide", body)).json();
+    // To accept what was drawn before changes nothing.
+    if (answer.row.version !== before) decided.push({ row: item.row, index, query: list.query, before, version: answer.row.version });
+    took(answer);
+    edit.changed = edit.dropped = false;
+  } catch (error) {
+    if (error.status === 409) await superseded(index); else throw error;
+    return;
+  } finally { edit.busy = false; }
   await go(by);
 });
 
+// Another window has decided since: show what holds now. What was drawn stays, and may replace it.
+async function superseded(index) {
+  const drawn = isEditing() && edit.changed;
+  await follow();
+  // After very many changes at once, the row was not among those that came.
+  const { rows } = await (await ask(`/api/rows?query=${list.query}&first=${index}&count=1`)).json();
+  rows.forEach(update);
+  await reload();
+  if (drawn) edit.version = edit.item.version;
+  tell(`Another window has decided about this label meanwhile. ${drawn ? "Press A again to replace that, or Esc to discard what you drew." : "Look at it, and decide again."}`);
+}
+
 function took({ row, counts }) {
   update(row);
+  if (edit.item?.row === row.row) edit.version = row.version;
   showCounts(counts);
   draw();
 }
@@ -219,41 +248,63 @@ function took({ row, counts }) {
 const undo = guarded(async () => {
   const last = decided.at(-1);
   if (!last) { tell("Nothing to undo: no decision was made in this window. Decide again to change one."); return; }
-  took(await (await ask("/api/undo", { row: last.row })).json());
+  let answer;
+  try { answer = await (await ask("/api/undo", { row: last.row, version: last.version })).json(); }
+  catch (error) {
+    if (error.status !== 409) throw error;
+    decided.pop();
+    await follow();
+    tell("Nothing was undone: another window has decided about that label since. Decide again to change it.");
+    return;
+  }
   decided.pop();
+  took(answer);
+  // The decision that holds again can be undone too, if it was made in this window.
+  const earlier = decided.findLast((one) => one.row === last.row);
+  if (earlier?.version === last.before) earlier.version = answer.row.version;
   if (last.query === list.query) {
     list.current = last.index;
     showCurrent();
-    if (!$("editor").hidden) await open(list.current);
-  }
+    if (isEditing()) await open(list.current);
+  } else if (isEditing() && edit.item.row === last.row) await open(edit.index);
 });
 
-const accept = () => decide(!$("editor").hidden && edit.changed ? "fixed" : "accepted");
+const accept = () => decide(isEditing() && edit.changed ? "fixed" : "accepted");
 
 async function go(by) {
-  if ($("editor").hidden) { move(by); return; }
+  if (!isEditing()) { move(by); return; }
   if (edit.changed) { await decide("fixed", by); return; }
-  if (list.current + by < 0 || list.current + by >= list.total) return;
-  move(by);
-  await open(list.current);
+  const to = edit.index + by;
+  if (to < 0 || to >= list.total) return;
+  list.current = to;
+  showCurrent();
+  await open(to);
 }
+
+async function follow() {
+  const found = await (await ask(`/api/changes?since=${version}`)).json();
+  version = found.version;
+  found.rows.forEach(update);
+  if (!found.is_all) find(true);
+  if (found.rows.length) { showCounts(found.counts); draw(); }
+}
+
+// Show what another window decided about the label in the editor; one that is drawn on stays.
+const reload = guarded(async () => {
+  if (isEditing() && edit.mask && !edit.changed && edit.item.version !== edit.version) await open(edit.index);
+});
 
 async function poll() {
   if (!document.hidden) {
-    try {
-      const found = await (await ask(`/api/changes?since=${version}`)).json();
-      version = found.version;
-      found.rows.forEach(update);
-      if (!found.is_all) find(true);
-      if (found.rows.length) { showCounts(found.counts); draw(); }
-    } catch (error) { tell(error.message); }
+    await guarded(follow)();
+    queue = queue.then(reload);
   }
   setTimeout(poll, POLL_MS);
 }
 
 // ---------------------------------------------------------------- the editor
 
-const edit = { item: null, image: null, width: 0, height: 0, mask: null, stroke: null, undone: [], changed: false, tool: "brush", snap: true, busy: false };
+const edit = { item: null, index: 0, version: 0, image: null, width: 0, height: 0, mask: null, stroke: null, undone: [], changed: false, dropped: false, tool: "brush", snap: true, busy: false };
 const context = $("canvas").getContext("2d", { willReadFrequently: false });
 const layer = document.createElement("canvas");
 
@@ -273,14 +324,17 @@ const bits = async (answer) => new Uint8Array(await (await answer).arrayBuffer()
 
 const open = guarded(async (index) => {
   const item = await itemAt(index);
-  if (!item) return;
-  if ($("editor").hidden) { $("editor").hidden = false; $("canvas").focus(); }
-  // Until it has arrived, nothing can be drawn, or saved under another name.
-  Object.assign(edit, { item, mask: null, undone: [], changed: false, stroke: null });
+  if (!item) { tell("This label could not be loaded; go back to the grid"); return; }
+  if (!isEditing()) { $("editor").hidden = false; $("canvas").focus(); }
+  // Until it has arrived, nothing is shown, and nothing can be drawn, or saved under another name.
+  Object.assign(edit, { item, index, version: item.version, mask: null, undone: [], changed: false, dropped: false, stroke: null });
+  context.clearRect(0, 0, $("canvas").width, $("canvas").height);
+  delete $("canvas").dataset.row;
   showFacts();
   const image = new Image();
-  image.src = `/image/${item.row}`;
-  const [mask] = await Promise.all([bits(ask(`/mask/${item.row}?v=${item.version}`)), image.decode()]);
+  image.src = pictureOf("image", item);
+  const decoded = image.decode().catch(() => { throw new Error(`${item.name} cannot be shown; is the image damaged?`); });
+  const [mask] = await Promise.all([bits(ask(versionOf("mask", item))), decoded]);
   if (edit.item !== item) return;
   const { naturalWidth: width, naturalHeight: height } = image;
   Object.assign(edit, { image, width, height, mask: unpacked(mask, width * height) });
@@ -291,16 +345,16 @@ const open = guarded(async (index) => {
   paint();
   $("canvas").dataset.row = item.row;
   // The next one is in the cache of the browser when it is wanted.
-  itemAt(index + 1).then((next) => { if (next) new Image().src = `/image/${next.row}`; });
+  itemAt(index + 1).then((next) => { if (next) new Image().src = pictureOf("image", next); });
 });
 
 function showFacts() {
-  const { item } = edit;
+  const { item, index } = edit;
   $("name").textContent = item.name;
   const mark = document.createElement("b");
   mark.className = item.state;
   mark.textContent = STATES[item.state] || "undecided";
-  $("facts").replaceChildren(`${(list.current + 1).toLocaleString("en")} of ${list.total.toLocaleString("en")} · ${[...describe(item), ""].join(" · ")}`, mark);
+  $("facts").replaceChildren(`${(index + 1).toLocaleString("en")} of ${list.total.toLocaleString("en")} · ${[...describe(item), ""].join(" · ")}`, mark);
 }
 
 function fit() {
@@ -358,7 +412,7 @@ function segment([xa, ya], [xb, yb]) {
 
 function remember() {
   edit.undone.push(edit.mask.slice());
-  if (edit.undone.length > STROKES) edit.undone.shift();
+  if (edit.undone.length > STROKES) { edit.undone.shift(); edit.dropped = true; }
   edit.changed = true;
 }
 
@@ -414,21 +468,26 @@ const snapStroke = guarded(async () => {
 function takeBack() {
   if (!edit.undone.length || edit.busy) return;
   edit.mask = edit.undone.pop();
-  edit.changed = edit.undone.length > 0;
+  // Strokes that can no longer be taken back are still there.
+  edit.changed = edit.dropped || edit.undone.length > 0;
   paint();
 }
 const reset = guarded(async () => {
   if (!edit.mask) return;
-  const first = await bits(ask(`/first/${edit.item.row}`));
+  const first = await bits(ask(pictureOf("first", edit.item)));
   remember();
   edit.mask = unpacked(first, edit.mask.length);
   paint();
 });
 function close() {
   $("editor").hidden = true;
-  edit.changed = false;
+  edit.changed = edit.dropped = false;
   $("scroller").focus();
   draw();
+  if (!list.waiting) return undefined;
+  const { keepRow } = list.waiting;
+  list.waiting = null;
+  return find(keepRow);
 }
 function choose(tool) {
   edit.tool = tool;
@@ -460,7 +519,7 @@ let queue = Promise.resolve();
 document.addEventListener("keydown", (event) => {
   const inField = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
   const isButton = event.target.tagName === "BUTTON" && (event.key === " " || event.key === "Enter");
-  if (event.ctrlKey && event.key === "z" && !$("editor").hidden) { takeBack(); event.preventDefault(); return; }
+  if (event.ctrlKey && event.key === "z" && isEditing()) { takeBack(); event.preventDefault(); return; }
   if (event.ctrlKey || event.metaKey || event.altKey || isButton || $("help").open) return;
   if (inField && event.key !== "Escape" && event.target.type !== "range") return;
   if (event.target.type === "range" && event.key.startsWith("Arrow")) return;
@@ -483,12 +542,12 @@ $("text").addEventListener("input", () => { clearTimeout(typing); typing = setTi
 $("overlay").addEventListener("input", () => paint());
 $("zoom").addEventListener("input", fit);
 $("scroller").addEventListener("scroll", draw, { passive: true });
-new ResizeObserver(() => { measure(); draw(); if (edit.mask && !$("editor").hidden) fit(); }).observe($("scroller"));
+new ResizeObserver(() => { measure(); draw(); if (edit.mask && isEditing()) fit(); }).observe($("scroller"));
 window.addEventListener("beforeunload", (event) => { if (edit.changed) event.preventDefault(); });
 
 guarded(async () => {
   const summary = await (await ask("/api/summary")).json();
-  version = summary.version;
+  ({ version, start } = summary);
   hasQuality = summary.has_quality;
   $("folder").textContent = `${summary.labels}${summary.num_failed ? ` (${summary.num_failed.toLocaleString("en")} images have no label)` : ""}`;
   $("quality-label").hidden = !hasQuality;

@@ -11,15 +11,31 @@ import pytest
 from review_labels import HOSTILE, repeat, write_pair
 
 from a2s.data.images import decode_mask
+from a2s.data.index import Index
 from a2s.errors import DataError
 from a2s.evaluation.review.desk import Desk, Query
 from a2s.evaluation.review.pictures import EDIT_PX, Pictures, edit_size, pack, unpack
-from a2s.labels.review import Decision, append_decisions, now, read_decisions
+from a2s.labels.review import (
+    Decision,
+    SupersededError,
+    Verdict,
+    append_decisions,
+    now,
+    read_decisions,
+)
 
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     return Desk(*write_pair(tmp_path_factory.mktemp("desk"), names=(HOSTILE,)))
+
+
+def decide(desk: Desk, row: int, verdict: Verdict, png: bytes | None = None) -> None:
+    desk.decide(row, verdict, png, now(), version=int(desk.version_N[row]))
+
+
+def undo(desk: Desk, row: int) -> None:
+    desk.undo(row, version=int(desk.version_N[row]))
 
 
 def rows_of(desk: Desk, query: Query) -> list[int]:
@@ -57,12 +73,12 @@ def test_filters(desk: Desk, query: Query, rows: list[int]) -> None:
 
 def test_lists_stay_as_they_were_and_are_forgotten_in_time(desk: Desk) -> None:
     number, _ = desk.find(Query(state="undecided"))
-    desk.decide(3, "accepted", None, now())
+    decide(desk, 3, "accepted")
     before = desk.page(number, first=0, count=20)
     assert before is not None
     assert len(before) == 12
     assert rows_of(desk, Query(state="accepted")) == [3]
-    desk.undo(3)
+    undo(desk, 3)
     for _ in range(20):
         desk.find(Query())
     assert desk.page(number, first=0, count=20) is None
@@ -71,11 +87,74 @@ def test_lists_stay_as_they_were_and_are_forgotten_in_time(desk: Desk) -> None:
 def test_decisions_of_others_are_followed(desk: Desk) -> None:
     since, key = desk.version, desk.labels.key(7)
     append_decisions(desk.labels.folder, [Decision(key, "rejected", None, now(), "coco")])
-    assert desk.follow(since) == [7]
+    assert desk.follow(since) == (since + 1, [7])
+    assert desk.follow(since + 1) == (since + 1, [])
     assert desk.describe(7)["state"] == "rejected"
     assert desk.counts()["rejected"] == 1
-    desk.undo(7)
+    undo(desk, 7)
     assert key not in read_decisions(desk.labels.folder)
+
+
+def test_what_others_decided_before_the_own_decision_is_followed(desk: Desk) -> None:
+    since, keys = desk.version, [desk.labels.key(row) for row in (1, 2)]
+    append_decisions(desk.labels.folder, [Decision(keys[0], "rejected", None, now())])
+    read = desk._log.refresh
+    # They append after this desk has read the file, and before it appends.
+    theirs = [Decision(keys[1], "rejected", None, now())]
+
+    def late() -> set[str]:
+        desk._log.refresh = read  # type: ignore[method-assign]
+        found = read()
+        append_decisions(desk.labels.folder, theirs)
+        return found
+
+    desk._log.refresh = late  # type: ignore[method-assign]
+    decide(desk, 4, "accepted")
+    assert desk.follow(since)[1] == [1, 2, 4]
+    assert desk.counts()["rejected"] == 2
+    for row in (1, 2, 4):
+        undo(desk, row)
+    assert desk.counts() == {"undecided": 12, "accepted": 0, "rejected": 0, "fixed": 0}
+
+
+def test_accepting_a_fixed_label_keeps_what_was_drawn(desk: Desk) -> None:
+    png, key = Pictures(desk).drawn(2, np.ones((96, 120), bool)), desk.labels.key(2)
+    decide(desk, 2, "fixed", png)
+    version = int(desk.version_N[2])
+    decide(desk, 2, "accepted")
+    assert read_decisions(desk.labels.folder)[key].mask_png == png
+    assert desk.version_N[2] == version
+    undo(desk, 2)
+    assert key not in read_decisions(desk.labels.folder)
+
+
+def test_a_decision_about_what_holds_no_more_is_refused(desk: Desk) -> None:
+    seen = int(desk.version_N[6])
+    decide(desk, 6, "rejected")
+    mine = int(desk.version_N[6])
+    with pytest.raises(SupersededError, match="scene 006 meanwhile"):
+        desk.decide(6, "accepted", None, now(), version=seen)
+    append_decisions(
+        desk.labels.folder, [Decision(desk.labels.key(6), "accepted", None, now(), "coco")]
+    )
+    with pytest.raises(SupersededError):
+        desk.undo(6, version=mine)
+    assert desk.describe(6)["state"] == "accepted"
+    undo(desk, 6)
+    undo(desk, 6)
+
+
+def test_polls_and_key_presses_search_no_labels(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Index, "rows_of", None)
+    since = desk.version
+    decide(desk, 8, "accepted")
+    decide(desk, 9, "rejected")
+    assert desk.follow(since) == (since + 2, [8, 9])
+    undo(desk, 8)
+    undo(desk, 9)
+    assert desk.follow(since + 3) == (since + 4, [9])
 
 
 def test_folders_that_are_no_pair_are_one_line(desk: Desk, tmp_path: Path) -> None:
