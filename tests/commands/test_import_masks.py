@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from export_run import Folders, export, write_folders
+from export_run import ROTATED, Folders, export, write_folders
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import Finished, call
 
 from a2s.data.images import decode_mask
+from a2s.data.keys import encode_key
 from a2s.labels.export.names import file_name
 from a2s.labels.review import read_decisions
 from a2s.labels.shapes import brush
@@ -130,7 +131,9 @@ def test_what_cannot_be_used_is_listed(folders: Folders) -> None:
     values = coco_of(folders)
     images = {image["key"]: image for image in values["images"]}
     shapes = {image_id: one for one in values["annotations"] for image_id in [one["image_id"]]}
-    ring, full, pixel = (shapes[images[key]["id"]] for key in ("a/ring", "full", "a/b/pixel"))
+    chosen = ("a/ring", "full", "a/b/pixel", encode_key(ROTATED))
+    ring, full, pixel, box = (shapes[images[key]["id"]] for key in chosen)
+    box["segmentation"] = []
     ring["segmentation"]["counts"] = "o" * 50
     full["segmentation"] = [[1, 2, 3]]
     pixel["segmentation"]["size"] = [9, 8]
@@ -141,10 +144,11 @@ def test_what_cannot_be_used_is_listed(folders: Folders) -> None:
     assert done.code == 3
     reasons = [line.split(": ")[2].split(" ")[0] for line in done.stderr.splitlines()]
     assert sorted(reasons) == [
-        *("damaged", "damaged", "duplicate_key", "unknown_key", "wrong_size", "wrong_size")
+        *("damaged", "damaged", "duplicate_key", "unknown_key", "unsupported_shape"),
+        *("wrong_size", "wrong_size"),
     ]
     assert "\x1b" not in done.stderr
-    assert len(read_decisions(folders.labels)) == 4
+    assert len(read_decisions(folders.labels)) == 3
     assert import_masks(folders, values, "--max-failure-rate", 1).code == 0
 
 
