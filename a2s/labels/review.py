@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -176,10 +176,7 @@ class DecisionLog:
     def append(self, decisions: Iterable[Decision]) -> None:
         """As `append_decisions`; `decisions` of this object then include them."""
         decisions = list(decisions)
-        rows = self._index.rows_of([one.key for one in decisions]).tolist()
-        for one, row in zip(decisions, rows, strict=True):
-            if problem := self._problem(one, row):
-                raise DataError(f"{self.path}: a decision is refused: {one.key!r} {problem}")
+        self._check(decisions)
         with append_log.writing(self.path) as log:
             log.append([_to_line(one) for one in decisions])
         self.refresh()
@@ -195,6 +192,32 @@ class DecisionLog:
             lines = [{"key": key, "verdict": "undone", "at": now()} for key in keys]
             log.append(lines)
         self.refresh()
+
+    def append_if(
+        self, decisions: Iterable[Decision], is_new: Callable[[Decision, Decision | None], bool]
+    ) -> list[tuple[Decision, Decision | None]]:
+        """Append the decisions for which `is_new` is true, given the one that holds about the key.
+
+        No other writer decides in between. Returns what was appended, with what held before.
+
+        Raises:
+            DataError, StorageError: as `append_decisions`.
+        """
+        decisions = list(decisions)
+        self._check(decisions)
+        with append_log.writing(self.path) as log:
+            self.refresh()
+            beside = [(one, self.decisions.get(one.key)) for one in decisions]
+            chosen = [(one, before) for one, before in beside if is_new(one, before)]
+            log.append([_to_line(one) for one, _ in chosen])
+        self.refresh()
+        return chosen
+
+    def _check(self, decisions: list[Decision]) -> None:
+        rows = self._index.rows_of([one.key for one in decisions]).tolist()
+        for one, row in zip(decisions, rows, strict=True):
+            if problem := self._problem(one, row):
+                raise DataError(f"{self.path}: a decision is refused: {one.key!r} {problem}")
 
     def _take(self, line: bytes) -> str:
         """Add a line to the history of its key."""
