@@ -28,7 +28,9 @@ def run(config: ImportMasksConfig) -> int:
         f"{len(done.not_reviewed):,} images left out, {len(done.failures):,} failed"
     )
     if done.replaced:
-        kinds = ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(done.replaced.items()))
+        kinds = ", ".join(
+            f"{count:,} {verdict}" for verdict, count in sorted(done.replaced.items())
+        )
         print(f"import-masks: the fixes replace {done.replaced.total():,} decisions ({kinds})")
     words = ["a2s", "stage2", "--data", "DATA", "--labels", str(config.labels), "--out", "runs/s2"]
     print(f"next: {shlex.join(words)}")
