@@ -152,6 +152,19 @@ def test_coco(kind: str, folders: Folders) -> None:
     assert "0 labels fixed, 0 accepted, 8 decided before" in import_masks(folders, values).stdout
 
 
+def test_an_image_of_the_same_name_elsewhere_is_another(folders: Folders) -> None:
+    """Labels were left out for some images of a project; their masks belong to no other image."""
+    values = coco_of(folders)
+    images = {image["key"]: image for image in values["images"]}
+    images["full"] |= {"file_name": "elsewhere/full.jpg"}
+    images["a/ring"] |= {"key": "b/ring", "file_name": "a/ring.jpg"}
+    del images["full"]["key"]
+    done = import_masks(folders, values)
+    assert done.code == 3
+    assert done.stderr.count("unknown_key") == 2
+    assert not {"full", "a/ring"} & set(read_decisions(folders.labels))
+
+
 def test_what_cannot_be_used_is_listed(folders: Folders) -> None:
     values = coco_of(folders)
     images = {image["key"]: image for image in values["images"]}
