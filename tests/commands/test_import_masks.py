@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from export_run import ROTATED, Folders, export, write_folders
+from export_run import ROTATED, Folders, brush_stroke, export, write_folders
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import Finished, call
@@ -18,7 +18,6 @@ from a2s.data.images import decode_mask, encode_png
 from a2s.data.keys import encode_key
 from a2s.labels.export.names import file_name
 from a2s.labels.review import Decision, append_decisions, now, read_decisions
-from a2s.labels.shapes import brush
 from a2s.labels.shapes.regions import regions
 from a2s.labels.shapes.run_lengths import coco_counts, compress
 
@@ -58,7 +57,7 @@ def stroke(mask_HW: np.ndarray) -> dict[str, Any]:
         "original_width": mask_HW.shape[1],
         "original_height": mask_HW.shape[0],
         "image_rotation": 0,
-        "value": {"format": "rle", "rle": brush.encode(mask_HW), "brushlabels": ["salient"]},
+        "value": {"format": "rle", "rle": brush_stroke(mask_HW), "brushlabels": ["salient"]},
     }
 
 
