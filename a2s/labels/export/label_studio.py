@@ -1,4 +1,4 @@
-"""Label Studio: tasks with brush strokes as predictions, and the labelling configuration. Pure.
+"""Label Studio: tasks with brush strokes as predictions, and the labelling configuration.
 
 https://labelstud.io/guide/predictions
 """
