@@ -41,7 +41,7 @@ BATCH = 8
 WAITING = 32
 """Images that may wait for the network; more are told to come again."""
 IN_WORK = WAITING + BATCH
-"""Requests whose images may be in memory, from the first byte to the end of the last thread."""
+"""Requests whose images may be in memory, from the first byte to the end of the drawing."""
 UPLOAD_SEC, ANSWER_SEC = 30.0, 60.0
 _TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 _CODES = {"pixel_bomb": 413, "unsupported": 415, "memory": 503}
