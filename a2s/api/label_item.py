@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from a2s.data.arrays import U8
 
@@ -18,7 +18,10 @@ class Label:
     mask: U8
     """Shape: H W, uint8, the image's own size. Range: 0..255, above 127 is foreground."""
     numbers: Mapping[str, Any]
-    """Quality numbers by name (docs/label.md); empty for labels that stage 2 has corrected."""
+    """Quality numbers by name (docs/label.md); empty for labels that stage 2 has corrected or a
+    person has fixed."""
+    review: Literal["none", "accepted", "rejected", "fixed"] = "none"
+    """What a person decided about the label (docs/review.md)."""
 
     @property
     def quality(self) -> float | None:

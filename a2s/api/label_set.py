@@ -16,6 +16,7 @@ from a2s.data.arrays import U8
 from a2s.data.images import decode_mask
 from a2s.data.index import Index
 from a2s.errors import DataError, LabelError
+from a2s.labels.review import read_decisions
 
 if TYPE_CHECKING:
     from a2s.api.label_dataset import LabelDataset
@@ -28,13 +29,15 @@ class LabelSet:
     """Labels in the folder of `a2s label`, or in `rectified/` of a stage-2 run.
 
     Iterable, with a length, and indexable by number or key. A label is read when it is asked for.
+    The decisions of `a2s review` and `import-masks` hold as they were when the set was opened: a
+    fixed label has the mask that was drawn.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         """Open a finished set.
 
         Raises:
-            DataError: there are no shards, or not all are finished.
+            DataError: there are no shards, not all are finished, or a decision is damaged.
             LabelError: they hold images, not labels.
         """
         self.folder = Path(folder)
@@ -46,6 +49,7 @@ class LabelSet:
         self._columns: dict[str, npt.NDArray[Any]] = {
             name: self.index.column(name) for name in names if name not in _ADDRESS
         }
+        self._decisions = read_decisions(self.folder, self.index)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -67,9 +71,14 @@ class LabelSet:
                 raise KeyError(which)
         else:
             row = range(len(self))[which]
+        key = self.index.key(row)
+        decision = self._decisions.get(key)
+        if decision is not None and decision.mask_png is not None:
+            # The numbers are about another mask.
+            return Label(key, decode_mask(decision.mask_png), {}, decision.verdict)
         mask_HW: U8 = decode_mask(self.index.read(row))
         numbers = {name: column[row].item() for name, column in self._columns.items()}
-        return Label(self.index.key(row), mask_HW, numbers)
+        return Label(key, mask_HW, numbers, "none" if decision is None else decision.verdict)
 
     def keys(self) -> list[str]:
         """Keys of all labels, in their order."""
@@ -78,6 +87,8 @@ class LabelSet:
 
     def numbers(self, name: str) -> npt.NDArray[Any]:
         """A quality number of all labels, without reading them. Shape: one per label.
+
+        Of labels that a person has fixed it is the number of the mask before.
 
         Raises:
             KeyError: the set has no such number.
@@ -95,11 +106,12 @@ class LabelSet:
 
         `data` is the folder of shards that the labels were made of. With `size` images and labels
         become squares of so many pixels, so that a `DataLoader` can stack them; otherwise they keep
-        their own size. Labels of less than `min_quality` are left out.
+        their own size. Labels that a person rejected are left out, and those of less than
+        `min_quality`, unless a person accepted or fixed them.
 
         Raises:
             DataError: the shards are not finished, or have none of these images.
-            LabelError: no label is good enough, or the set has no quality.
+            LabelError: no label is good enough, all were rejected, or the set has no quality.
         """
         from a2s.api.label_dataset import LabelDataset
 
@@ -108,12 +120,17 @@ class LabelSet:
         usable_N = image_row_N >= 0
         if not usable_N.any():
             raise DataError(f"labels: {data} has none of the images of {self.folder}")
+        rejected_N, kept_N = self._decided("rejected"), self._decided("accepted", "fixed")
+        usable_N &= ~rejected_N
+        if not usable_N.any():
+            raise LabelError(f"labels: every label of {self.folder} was rejected in a2s review")
         if min_quality > 0:
             if "quality" not in self._columns:
                 raise LabelError(
                     f"labels: {self.folder} has no quality numbers; leave min_quality out"
                 )
-            usable_N &= self._columns["quality"].astype(np.float64) >= min_quality
+            good_N = self._columns["quality"].astype(np.float64) >= min_quality
+            usable_N &= good_N | kept_N
             if not usable_N.any():
                 raise LabelError(
                     f"labels: no label of {self.folder} has a quality of {min_quality:g} or more"
@@ -126,6 +143,13 @@ class LabelSet:
             image_rows=image_row_N[label_rows],
             size=size,
         )
+
+    def _decided(self, *verdicts: str) -> npt.NDArray[np.bool_]:
+        """Which labels a person decided about in one of these ways. Shape: one per label."""
+        keys = [key for key, one in self._decisions.items() if one.verdict in verdicts]
+        decided_N = np.zeros(len(self), np.bool_)
+        decided_N[self.index.rows_of(keys)] = True
+        return decided_N
 
     def export(
         self,

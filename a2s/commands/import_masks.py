@@ -24,9 +24,14 @@ def run(config: ImportMasksConfig) -> int:
     verdicts = done.verdicts
     print(
         f"import-masks: {config.labels / FILE_NAME}: {verdicts['fixed']:,} labels fixed, "
-        f"{verdicts['accepted']:,} accepted, {done.num_known:,} decided so before; "
+        f"{verdicts['accepted']:,} accepted, {done.num_known:,} decided before; "
         f"{len(done.not_reviewed):,} images left out, {len(done.failures):,} failed"
     )
+    if done.replaced:
+        kinds = ", ".join(
+            f"{count:,} {verdict}" for verdict, count in sorted(done.replaced.items())
+        )
+        print(f"import-masks: the fixes replace {done.replaced.total():,} decisions ({kinds})")
     words = ["a2s", "stage2", "--data", "DATA", "--labels", str(config.labels), "--out", "runs/s2"]
     print(f"next: {shlex.join(words)}")
     return 3 if len(done.failures) > config.max_failure_rate * done.num_images else 0

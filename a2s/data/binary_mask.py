@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import struct
 
-from a2s.data.images import BadImage, decode_mask
+from a2s.data.images import BadImage, decode_mask, probe
 
 _HEAD = struct.Struct(">8s4x4sIIBB")
 _GREY_8_BIT = (8, 0)
+_ORIENTATIONS = (b"eXIf", b"Raw profile type", b"xmp")
+"""Parts of a PNG in which programs keep an EXIF orientation."""
 
 
 def problem_of(png: bytes, *, height: int, width: int) -> str | None:
@@ -28,5 +30,7 @@ def problem_of(png: bytes, *, height: int, width: int) -> str | None:
         mask_HW = decode_mask(png, max_pixels=height * width)
     except BadImage as error:
         return f"is damaged ({error})"
+    if any(name in png for name in _ORIENTATIONS) and probe(png).orientation != 1:
+        return "has an EXIF orientation, which turns it"
     is_binary = ((mask_HW == 0) | (mask_HW == 255)).all()
     return None if is_binary else "has other values than 0 and 255"

@@ -6,10 +6,11 @@ import contextlib
 import errno
 import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from a2s.errors import ConfigError
 
@@ -74,3 +75,18 @@ def listen(app: ASGIApp, listener: socket.socket, *, started: Callable[[], None]
         # It raises the interrupt again when it has ended.
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(settings).run(sockets=[listener])
+
+
+def only_for(app: ASGIApp, hosts: frozenset[str]) -> ASGIApp:
+    """Refuse requests that call the service by another name; names are without port."""
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        headers: Mapping[bytes, bytes] = dict(scope.get("headers", ()))
+        host = headers.get(b"host", b"").decode("latin-1")
+        if scope["type"] == "http" and host.rsplit(":", 1)[0] not in hosts:
+            answer = JSONResponse({"error": f"this service answers at {sorted(hosts)}"}, 403)
+            await answer(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return guarded

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,13 +24,14 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Scope
 
 from a2s import __version__
 from a2s.data.images import BadImage, encode_png
 from a2s.data.open_files import Held
+from a2s.evaluation.listening import only_for
 from a2s.evaluation.pictures.outputs import Format, Style, colour_of, encode, pictures_of
-from a2s.models.predict import Answer, Picture, Step, to_map
+from a2s.models.predict import Answer, Logits, Picture, Probabilities, Step, to_map
 from a2s.storage.parsing import first_problem
 
 MAX_BYTES = 32 * 2**20
@@ -37,6 +40,8 @@ MAX_PIXELS = 50_000_000
 BATCH = 8
 WAITING = 32
 """Images that may wait for the network; more are told to come again."""
+IN_WORK = WAITING + BATCH
+"""Requests whose images may be in memory, from the first byte to the end of the drawing."""
 UPLOAD_SEC, ANSWER_SEC = 30.0, 60.0
 _TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 _CODES = {"pixel_bomb": 413, "unsupported": 415, "memory": 503}
@@ -75,7 +80,7 @@ class _Options(BaseModel):
         return self
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
     picture: Picture
     answer: asyncio.Future[Answer]
@@ -86,13 +91,14 @@ class Batcher:
 
     def __init__(self, step: Step) -> None:
         self._step = step
-        self._jobs: asyncio.Queue[_Job] = asyncio.Queue(WAITING)
+        self._jobs: deque[_Job] = deque()
+        self._arrived = asyncio.Event()
         self.num_batches = self.num_images = 0
 
     @property
     def num_waiting(self) -> int:
         """Images that wait for the network."""
-        return self._jobs.qsize()
+        return len(self._jobs)
 
     async def predict(self, picture: Picture) -> Answer:
         """Answer of the network.
@@ -100,16 +106,25 @@ class Batcher:
         Raises:
             asyncio.QueueFull: too many images wait already.
         """
+        if len(self._jobs) >= WAITING:
+            raise asyncio.QueueFull
         job = _Job(picture, asyncio.get_running_loop().create_future())
-        self._jobs.put_nowait(job)
-        return await job.answer
+        self._jobs.append(job)
+        self._arrived.set()
+        try:
+            return await job.answer
+        finally:
+            # Whoever gives up leaves room for others.
+            with contextlib.suppress(ValueError):
+                self._jobs.remove(job)
 
     async def work(self) -> None:
         """Serve until it is cancelled."""
         while True:
-            jobs = [await self._jobs.get()]
-            while len(jobs) < BATCH and not self._jobs.empty():
-                jobs.append(self._jobs.get_nowait())
+            await self._arrived.wait()
+            jobs = [self._jobs.popleft() for _ in range(min(BATCH, len(self._jobs)))]
+            if not self._jobs:
+                self._arrived.clear()
             # Whoever has gone away needs no answer.
             if not (wanted := [job for job in jobs if not job.answer.done()]):
                 continue
@@ -134,6 +149,7 @@ def make_service(step: Step, *, model: str, hosts: frozenset[str] | None = None)
     A page elsewhere reaches a service of this machine by another name for its address.
     """
     batcher = Batcher(step)
+    in_work, turns = asyncio.Semaphore(IN_WORK), asyncio.Semaphore(os.cpu_count() or 1)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -160,36 +176,49 @@ def make_service(step: Step, *, model: str, hosts: frozenset[str] | None = None)
             options = _Options.model_validate(dict(request.query_params))
         except ValidationError as error:
             raise HTTPException(400, first_problem(error)) from None
+        # Before the body is read, which takes memory.
+        if in_work.locked():
+            raise _later(f"{IN_WORK} images are in work; try again", after_sec=1)
+        await in_work.acquire()
+        over, drawing = asyncio.Event(), None
         try:
-            async with asyncio.timeout(UPLOAD_SEC):
-                data = await _image_in(request)
-        except TimeoutError:
-            raise HTTPException(408, f"the image did not arrive in {UPLOAD_SEC:g} s") from None
-        try:
+            picture = Picture("image", Held(await _uploaded(request)), "image")
             async with asyncio.timeout(ANSWER_SEC):
-                return await _drawn(batcher, Picture("image", Held(data), "image"), options)
+                answer = await batcher.predict(picture)
+                if isinstance(answer, BadImage):
+                    raise answer
+                draw, media_type = _drawer(picture, answer, options)
+                drawing = asyncio.create_task(_in_turn(draw, turns, over))
+                return Response(await asyncio.shield(drawing), media_type=media_type)
         except asyncio.QueueFull:
-            raise HTTPException(
-                503, f"{WAITING} images wait; try again", {"Retry-After": "1"}
-            ) from None
+            raise _later(f"{WAITING} images wait; try again", after_sec=1) from None
         except TimeoutError:
-            raise HTTPException(
-                503, f"no answer in {ANSWER_SEC:g} s", {"Retry-After": "5"}
-            ) from None
+            raise _later(f"no answer in {ANSWER_SEC:g} s", after_sec=5) from None
         except BadImage as error:
             raise HTTPException(_CODES.get(error.reason, 422), str(error)) from None
+        finally:
+            over.set()
+            if drawing is None:
+                in_work.release()
+            else:
+                # Its thread cannot be interrupted, and keeps the image.
+                drawing.add_done_callback(lambda _: in_work.release())
 
     routes = [Route("/health", health), Route("/predict", predict, methods=["POST"])]
     app = Starlette(
         routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _as_json, 500: _failed}
     )
-    return app if hosts is None else _only_for(app, hosts)
+    return app if hosts is None else only_for(app, hosts)
 
 
-async def _drawn(batcher: Batcher, picture: Picture, options: _Options) -> Response:
-    answer = await batcher.predict(picture)
-    if isinstance(answer, BadImage):
-        raise answer
+def _later(detail: str, *, after_sec: int) -> HTTPException:
+    return HTTPException(503, detail, {"Retry-After": str(after_sec)})
+
+
+def _drawer(
+    picture: Picture, answer: Logits | Probabilities, options: _Options
+) -> tuple[Callable[[], bytes], str]:
+    """What draws the picture that is wanted, and the media type of its bytes."""
     file_format = options.format or ("jpg" if options.output == "overlay" else "png")
 
     def draw() -> bytes:
@@ -201,7 +230,23 @@ async def _drawn(batcher: Batcher, picture: Picture, options: _Options) -> Respo
         (drawing,) = pictures_of(picture, map_HW, (options.output,), style)
         return encode(drawing, file_format)
 
-    return Response(await run_in_threadpool(draw), media_type=_TYPES[file_format])
+    return draw, _TYPES[file_format]
+
+
+async def _in_turn(
+    draw: Callable[[], bytes], turns: asyncio.Semaphore, over: asyncio.Event
+) -> bytes:
+    """Draw in a thread, as one of so many at a time; not at all once the request is over."""
+    async with turns:
+        return b"" if over.is_set() else await run_in_threadpool(draw)
+
+
+async def _uploaded(request: Request) -> bytes:
+    try:
+        async with asyncio.timeout(UPLOAD_SEC):
+            return await _image_in(request)
+    except TimeoutError:
+        raise HTTPException(408, f"the image did not arrive in {UPLOAD_SEC:g} s") from None
 
 
 async def _image_in(request: Request) -> bytes:
@@ -236,19 +281,6 @@ async def _file_of(scope: Scope, body: bytes) -> bytes:
             return await file.read()
     except (MultiPartException, FormParserError) as error:
         raise HTTPException(400, f"not a form ({error})") from None
-
-
-def _only_for(app: ASGIApp, hosts: frozenset[str]) -> ASGIApp:
-    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        headers: Mapping[bytes, bytes] = dict(scope.get("headers", ()))
-        host = headers.get(b"host", b"").decode("latin-1")
-        if scope["type"] == "http" and host.rsplit(":", 1)[0] not in hosts:
-            answer = JSONResponse({"error": f"this service answers at {sorted(hosts)}"}, 403)
-            await answer(scope, receive, send)
-        else:
-            await app(scope, receive, send)
-
-    return guarded
 
 
 async def _as_json(request: Request, error: Exception) -> Response:

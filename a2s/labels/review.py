@@ -7,12 +7,9 @@ it. A line that undoes takes back the last decision about its key.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,7 +19,10 @@ from a2s.data.index import Index
 from a2s.data.keys import decode_key
 from a2s.errors import DataError
 from a2s.labels import review_line
+from a2s.labels.review_line import Decision as Decision
+from a2s.labels.review_line import fingerprint as fingerprint
 from a2s.labels.review_line import make_line, read_line
+from a2s.labels.review_line import now as now
 from a2s.storage import append_log, files
 from a2s.storage.parsing import json_line, printable
 
@@ -35,26 +35,6 @@ Source = review_line.Source
 
 class SupersededError(DataError):
     """Somebody else decided about a label after it was shown."""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What a reviewer decided about one label.
-
-    Range: `mask_png`, only of "fixed", is a PNG of mode L with the values 0 and 255, at the image's
-    own size; `at` is a time as ISO 8601 with its offset from UTC.
-    """
-
-    key: str
-    verdict: Verdict
-    mask_png: bytes | None
-    at: str
-    source: Source = "review"
-
-
-def now() -> str:
-    """The time for `Decision.at`."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def read_decisions(labels: Path, index: Index | None = None) -> dict[str, Decision]:
@@ -90,16 +70,6 @@ def undo_decisions(labels: Path, keys: Iterable[str]) -> None:
         StorageError: the file cannot be written.
     """
     DecisionLog(labels).undo(keys)
-
-
-def fingerprint(decisions: Mapping[str, Decision]) -> str:
-    """Hash of what was decided, without when: equal decisions train equal networks."""
-    total = hashlib.sha256()
-    for key in sorted(decisions):
-        one = decisions[key]
-        mask_sha256 = hashlib.sha256(one.mask_png or b"").hexdigest()
-        total.update(f"{key} {one.verdict} {mask_sha256}\n".encode())
-    return total.hexdigest()
 
 
 def superseded(key: str) -> SupersededError:
@@ -169,10 +139,7 @@ class DecisionLog:
             SupersededError: by now other decisions hold; then nothing is stored.
         """
         decisions = list(decisions)
-        self._find_rows(one.key for one in decisions)
-        for one in decisions:
-            if problem := self._problem(one, self.rows[one.key]):
-                raise DataError(f"{self.path}: a decision is refused: {one.key!r} {problem}")
+        self._validate(decisions)
         with append_log.writing(self.path) as log:
             self._check(held or {})
             log.append([make_line(**vars(one)) for one in decisions])
@@ -258,6 +225,32 @@ class DecisionLog:
         if unknown := sorted(set(keys) - self.rows.keys()):
             found = self._index.rows_of(unknown).tolist()
             self.rows.update(zip(unknown, found, strict=True))
+
+    def append_if(
+        self, decisions: Iterable[Decision], is_new: Callable[[Decision, Decision | None], bool]
+    ) -> list[tuple[Decision, Decision | None]]:
+        """Append the decisions for which `is_new` is true, given the one that holds about the key.
+
+        No other writer decides in between. Returns what was appended, with what held before.
+
+        Raises:
+            DataError, StorageError: as `append_decisions`.
+        """
+        decisions = list(decisions)
+        self._validate(decisions)
+        with append_log.writing(self.path) as log:
+            self._read()
+            beside = [(one, self.decisions.get(one.key)) for one in decisions]
+            chosen = [(one, before) for one, before in beside if is_new(one, before)]
+            log.append([make_line(**vars(one)) for one, _ in chosen])
+        self.refresh()
+        return chosen
+
+    def _validate(self, decisions: list[Decision]) -> None:
+        self._find_rows(one.key for one in decisions)
+        for one in decisions:
+            if problem := self._problem(one, self.rows[one.key]):
+                raise DataError(f"{self.path}: a decision is refused: {one.key!r} {problem}")
 
     def _take(self, line: bytes) -> str:
         """Add a line to the history of its key."""

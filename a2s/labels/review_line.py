@@ -1,8 +1,12 @@
-"""A line of the file of decisions: read, checked and made."""
+"""A decision, and its line in the file of decisions: read, checked and made."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
@@ -68,3 +72,33 @@ def make_line(
     Line.model_validate(line)
     _Time.model_validate({"at": at})
     return line
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a reviewer decided about one label.
+
+    Range: `mask_png`, only of "fixed", is a PNG of mode L with the values 0 and 255, at the image's
+    own size; `at` is a time as ISO 8601 with its offset from UTC.
+    """
+
+    key: str
+    verdict: Verdict
+    mask_png: bytes | None
+    at: str
+    source: Source = "review"
+
+
+def now() -> str:
+    """The time for `Decision.at`."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def fingerprint(decisions: Mapping[str, Decision]) -> str:
+    """Hash of what was decided, without when: equal decisions train equal networks."""
+    total = hashlib.sha256()
+    for key in sorted(decisions):
+        one = decisions[key]
+        mask_sha256 = hashlib.sha256(one.mask_png or b"").hexdigest()
+        total.update(f"{key} {one.verdict} {mask_sha256}\n".encode())
+    return total.hexdigest()

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from export_run import Folders, export, write_folders
+from export_run import ROTATED, Folders, brush_stroke, export, write_folders
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import Finished, call
 
-from a2s.data.images import decode_mask
+from a2s.data.images import decode_mask, encode_png
+from a2s.data.keys import encode_key
 from a2s.labels.export.names import file_name
-from a2s.labels.review import read_decisions
-from a2s.labels.shapes import brush
+from a2s.labels.review import Decision, append_decisions, now, read_decisions
 from a2s.labels.shapes.regions import regions
 from a2s.labels.shapes.run_lengths import coco_counts, compress
 
@@ -57,7 +57,7 @@ def stroke(mask_HW: np.ndarray) -> dict[str, Any]:
         "original_width": mask_HW.shape[1],
         "original_height": mask_HW.shape[0],
         "image_rotation": 0,
-        "value": {"format": "rle", "rle": brush.encode(mask_HW), "brushlabels": ["salient"]},
+        "value": {"format": "rle", "rle": brush_stroke(mask_HW), "brushlabels": ["salient"]},
     }
 
 
@@ -84,7 +84,7 @@ def test_label_studio(folders: Folders) -> None:
     del tasks[3]["data"]["key"]
     done = import_masks(folders, tasks)
     assert done.code == 0, done.stderr
-    assert "2 labels fixed, 6 accepted, 0 decided so before; 1 images left out" in done.stdout
+    assert "2 labels fixed, 6 accepted, 0 decided before; 1 images left out" in done.stdout
     check(folders, keys[0], corrected_HW, "labelstudio")
     check(folders, keys[2], folders.masks[keys[2]] & False, "labelstudio")
     found = read_decisions(folders.labels)
@@ -92,10 +92,35 @@ def test_label_studio(folders: Folders) -> None:
     assert found[keys[3]].verdict == "accepted"
     before = (folders.labels / "review.jsonl").read_bytes()
     again = import_masks(folders, tasks)
-    assert "0 labels fixed, 0 accepted, 8 decided so before" in again.stdout
+    assert "0 labels fixed, 0 accepted, 8 decided before" in again.stdout
     assert (folders.labels / "review.jsonl").read_bytes() == before
     # Exports carry the masks, and their export is what was decided already.
     assert "0 labels fixed, 1 accepted" in import_masks(folders, coco_of(folders)).stdout
+
+
+def test_masks_that_nobody_touched_leave_decisions_alone(folders: Folders) -> None:
+    keys = list(folders.masks)
+    tasks = annotated(folders)
+    other = [encode_png(~folders.masks[key] * np.uint8(255)) for key in keys[:2]]
+    before = [
+        Decision(keys[0], "fixed", other[0], now()),
+        Decision(keys[1], "fixed", other[1], now()),
+        Decision(keys[2], "rejected", None, now()),
+        Decision(keys[3], "rejected", None, now()),
+    ]
+    append_decisions(folders.labels, before)
+    # A person corrected two of these masks in Label Studio.
+    corrected = folders.masks[keys[1]] & False, ~folders.masks[keys[3]]
+    tasks[1]["annotations"][0]["result"] = [stroke(corrected[0])]
+    tasks[3]["annotations"][0]["result"] = [stroke(corrected[1])]
+    done = import_masks(folders, tasks)
+    assert done.code == 0, done.stderr
+    assert "2 labels fixed, 5 accepted, 2 decided before" in done.stdout
+    assert "the fixes replace 2 decisions (1 fixed, 1 rejected)" in done.stdout
+    found = read_decisions(folders.labels)
+    assert [found[keys[0]], found[keys[2]]] == [before[0], before[2]]
+    check(folders, keys[1], corrected[0], "labelstudio")
+    check(folders, keys[3], corrected[1], "labelstudio")
 
 
 @pytest.mark.parametrize("kind", ["counts", "compressed", "polygon"])
@@ -118,19 +143,34 @@ def test_coco(kind: str, folders: Folders) -> None:
     done = import_masks(folders, values)
     assert done.code == 0, done.stderr
     # The image without an object may have none, or nobody has looked at it.
-    assert "1 labels fixed, 7 accepted, 0 decided so before; 1 images left out" in done.stdout
+    assert "1 labels fixed, 7 accepted, 0 decided before; 1 images left out" in done.stdout
     assert f"{file_name('empty')}.png: left out, it has no object" in done.stdout.replace(
         ".jpg", ".png"
     )
     check(folders, key, corrected_HW, "coco")
-    assert "0 labels fixed, 0 accepted, 8 decided so before" in import_masks(folders, values).stdout
+    assert "0 labels fixed, 0 accepted, 8 decided before" in import_masks(folders, values).stdout
+
+
+def test_an_image_of_the_same_name_elsewhere_is_another(folders: Folders) -> None:
+    """Labels were left out for some images of a project; their masks belong to no other image."""
+    values = coco_of(folders)
+    images = {image["key"]: image for image in values["images"]}
+    images["full"] |= {"file_name": "elsewhere/full.jpg"}
+    images["a/ring"] |= {"key": "b/ring", "file_name": "a/ring.jpg"}
+    del images["full"]["key"]
+    done = import_masks(folders, values)
+    assert done.code == 3
+    assert done.stderr.count("unknown_key") == 2
+    assert not {"full", "a/ring"} & set(read_decisions(folders.labels))
 
 
 def test_what_cannot_be_used_is_listed(folders: Folders) -> None:
     values = coco_of(folders)
     images = {image["key"]: image for image in values["images"]}
     shapes = {image_id: one for one in values["annotations"] for image_id in [one["image_id"]]}
-    ring, full, pixel = (shapes[images[key]["id"]] for key in ("a/ring", "full", "a/b/pixel"))
+    chosen = ("a/ring", "full", "a/b/pixel", encode_key(ROTATED))
+    ring, full, pixel, box = (shapes[images[key]["id"]] for key in chosen)
+    box["segmentation"] = []
     ring["segmentation"]["counts"] = "o" * 50
     full["segmentation"] = [[1, 2, 3]]
     pixel["segmentation"]["size"] = [9, 8]
@@ -141,10 +181,11 @@ def test_what_cannot_be_used_is_listed(folders: Folders) -> None:
     assert done.code == 3
     reasons = [line.split(": ")[2].split(" ")[0] for line in done.stderr.splitlines()]
     assert sorted(reasons) == [
-        *("damaged", "damaged", "duplicate_key", "unknown_key", "wrong_size", "wrong_size")
+        *("damaged", "damaged", "duplicate_key", "unknown_key", "unsupported_shape"),
+        *("wrong_size", "wrong_size"),
     ]
     assert "\x1b" not in done.stderr
-    assert len(read_decisions(folders.labels)) == 4
+    assert len(read_decisions(folders.labels)) == 3
     assert import_masks(folders, values, "--max-failure-rate", 1).code == 0
 
 

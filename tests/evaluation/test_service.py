@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from typing import Any
 
 import numpy as np
 import pytest
 
 from a2s.data.open_files import Held
-from a2s.evaluation.service import BATCH, WAITING, Batcher
+from a2s.evaluation import service
+from a2s.evaluation.service import BATCH, IN_WORK, WAITING, Batcher, make_service
 from a2s.models.predict import Picture, Probabilities
 
 
@@ -93,3 +96,103 @@ def test_whoever_has_gone_away_takes_no_time() -> None:
 
     asyncio.run(ask())
     assert seen == ["stays"]
+
+
+def zeros(pictures: list[Picture]) -> list[Probabilities]:
+    return [Probabilities(np.zeros((2, 2), np.float32), 2, 2) for _ in pictures]
+
+
+async def post(app: Any, receive: Any = None) -> int:
+    """Code of the answer to one image; `receive` sends its body."""
+    codes = []
+
+    async def whole() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"image", "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            codes.append(message["status"])
+
+    scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": b""}
+    await app({**scope, "headers": [], "http_version": "1.1"}, receive or whole, send)
+    return codes[0]
+
+
+async def start(app: Any) -> asyncio.Task[None]:
+    """Start the worker of an application, as a server does."""
+    ready, ended = asyncio.Event(), asyncio.Event()
+    messages = iter([None])
+
+    async def receive() -> dict[str, Any]:
+        if next(messages, 1):
+            await ended.wait()
+        return {"type": "lifespan.startup"}
+
+    async def send(message: dict[str, Any]) -> None:
+        ready.set()
+
+    task = asyncio.create_task(app({"type": "lifespan", "state": {}}, receive, send))
+    await ready.wait()
+    return task
+
+
+def test_bodies_are_not_read_while_too_many_are_in_work() -> None:
+    async def ask() -> tuple[int, int, int]:
+        app, num_read, go_on = make_service(zeros, model="x"), 0, asyncio.Event()
+        await start(app)
+
+        async def slow() -> dict[str, Any]:
+            nonlocal num_read
+            num_read += 1
+            await go_on.wait()
+            return {"type": "http.request", "body": b"image", "more_body": False}
+
+        tasks = [asyncio.create_task(post(app, slow)) for _ in range(IN_WORK)]
+        await asyncio.sleep(0.05)
+        refused = await post(app, slow)
+        # Those that go away make room.
+        tasks.pop().cancel()
+        await asyncio.sleep(0.05)
+        go_on.set()
+        return num_read, refused, await post(app)
+
+    assert asyncio.run(ask()) == (IN_WORK, 503, 200)
+
+
+def test_drawing_goes_on_in_few_threads_after_the_time_is_over(monkeypatch) -> None:
+    """A thread cannot be interrupted; what has not begun to draw never does."""
+    go_on, lock, running, most, begun = threading.Event(), threading.Lock(), 0, 0, 0
+
+    def draw(map_HW: Any) -> bytes:
+        nonlocal running, most, begun
+        with lock:
+            running, begun = running + 1, begun + 1
+            most = max(most, running)
+        go_on.wait(20)
+        with lock:
+            running -= 1
+        return b"png"
+
+    monkeypatch.setattr(service, "encode_png", draw)
+    monkeypatch.setattr(service, "ANSWER_SEC", 0.3)
+    monkeypatch.setattr(service.os, "cpu_count", lambda: 2)
+
+    async def ask() -> list[int]:
+        app = make_service(zeros, model="x")
+        await start(app)
+        codes = await asyncio.gather(*(post(app) for _ in range(20)))
+        # Their images are still in memory.
+        more = await asyncio.gather(*(post(app) for _ in range(IN_WORK - 20 + 1)))
+        go_on.set()
+        for _ in range(100):
+            await asyncio.sleep(0.02)
+            if running == 0:
+                break
+        return [*codes, *more, await post(app)]
+
+    began = time.perf_counter()
+    codes = asyncio.run(ask())
+    assert codes[:-1] == [503] * (IN_WORK + 1)
+    assert codes[-1] == 200
+    assert (most, begun) == (2, 3)
+    assert time.perf_counter() - began < 15

@@ -13,6 +13,9 @@ from processes import Finished, call
 from a2s.data.images import encode_png
 from a2s.data.keys import encode_key
 from a2s.data.shards import ShardWriter
+from a2s.labels.shapes import brush
+from a2s.labels.shapes.regions import regions
+from a2s.labels.shapes.run_lengths import row_counts
 
 ROTATED = "turned/by exif"
 
@@ -118,3 +121,9 @@ def written(out: Path) -> dict[str, bytes]:
         for path in sorted(out.rglob("*"))
         if path.is_file() and path.name not in records
     }
+
+
+def brush_stroke(mask_HW: np.ndarray) -> list[int]:
+    """The stream of a mask that may be empty."""
+    counts = [row_counts(one) for one in regions(mask_HW, instances=False)]
+    return brush.encode(counts[0] if counts else [mask_HW.size])

@@ -51,7 +51,6 @@ PURE = {
     "labels.export.coco",
     "labels.export.cvat",
     "labels.export.item",
-    "labels.export.label_studio",
     "labels.export.names",
     "labels.export.yolo",
     "labels.making.forecast",

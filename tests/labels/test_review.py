@@ -233,3 +233,15 @@ def test_a_named_pipe_is_refused(labels: Path, keys: list[str]) -> None:
         read_decisions(labels)
     with pytest.raises(StorageError, match="not a regular file"):
         append_decisions(labels, [decided(keys[0])])
+
+
+def test_what_others_decide_meanwhile_is_seen(labels: Path, keys: list[str]) -> None:
+    log = review.DecisionLog(labels)
+    log.refresh()
+    append_decisions(labels, [decided(keys[0], "rejected")])
+    both = [decided(keys[0]), decided(keys[1])]
+    assert log.append_if(both, lambda _, before: before is None) == [(both[1], None)]
+    found = read_decisions(labels)
+    assert [found[key].verdict for key in keys[:2]] == ["rejected", "accepted"]
+    with pytest.raises(DataError, match="is no key of the labels"):
+        log.append_if([decided("other")], lambda *_: True)

@@ -77,9 +77,12 @@ def _object(shape: Any, height: int, width: int) -> Bool:
     """The mask of one object.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: it is damaged, or a box only.
     """
     if isinstance(shape, list):
+        if not shape:
+            # A box alone says nothing about the pixels in it.
+            raise Unusable("unsupported_shape", "an object has a box only, no mask or polygon")
         polygons = (polygon_mask(points, height=height, width=width) for points in shape)
         return union(polygons, height=height, width=width)
     if not isinstance(shape, dict):

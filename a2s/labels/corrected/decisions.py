@@ -35,7 +35,9 @@ class Imported:
     decisions: list[Decision] = field(default_factory=list)
     """New ones."""
     num_known: int = 0
-    """Images about which the same was decided before."""
+    """Images whose decisions stay as they were."""
+    replaced: Counter[str] = field(default_factory=Counter)
+    """How many earlier decisions of each kind new masks replace."""
     not_reviewed: list[Failure] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
@@ -48,8 +50,9 @@ class Imported:
 def import_masks(file: Path, labels: Path) -> Imported:
     """Read a file and append what it decides, all at once, to the labels' decisions.
 
-    A mask that is equal to its label accepts it, another one fixes it. What holds already is not
-    appended again.
+    A mask that is equal to its label accepts it, unless something was decided about it: whoever
+    corrected the file may not have touched this mask. Another mask fixes its label, whatever was
+    decided. What holds already is not appended again.
 
     Raises:
         DataError: the file cannot be used at all, or no image in it is one of the labels.
@@ -75,13 +78,12 @@ def import_masks(file: Path, labels: Path) -> Imported:
         raise DataError(
             f"import-masks: {file} has {imported.num_images:,} images, none of them is in {labels}"
         )
-    for key, decision in chosen.items():
-        if _is_same(log.decisions.get(key), decision):
-            imported.num_known += 1
-        else:
-            imported.decisions.append(decision)
-    if imported.decisions:
-        log.append(imported.decisions)
+    # Most are sorted out before the file is locked.
+    new = [one for one in chosen.values() if _is_new(one, log.decisions.get(one.key))]
+    appended = log.append_if(new, _is_new) if new else []
+    imported.decisions = [decision for decision, _ in appended]
+    imported.replaced = Counter(before.verdict for _, before in appended if before is not None)
+    imported.num_known = len(chosen) - len(appended)
     return imported
 
 
@@ -144,10 +146,12 @@ def _label(index: Index, row: int) -> Bool:
     return np.asarray(decode_mask(index.read(row), max_pixels=pixels) > 127)
 
 
-def _is_same(before: Decision | None, now: Decision) -> bool:
-    """Whether the same was decided before."""
-    if before is None or before.verdict != now.verdict:
+def _is_new(now: Decision, before: Decision | None) -> bool:
+    """Whether a mask of the file says more than the decision that holds."""
+    if before is None:
+        return True
+    if now.mask_png is None or now.mask_png == before.mask_png:
         return False
-    if before.mask_png is None or now.mask_png is None or before.mask_png == now.mask_png:
-        return before.mask_png == now.mask_png
-    return bool((decode_mask(before.mask_png) == decode_mask(now.mask_png)).all())
+    if before.mask_png is None:
+        return True
+    return bool((decode_mask(before.mask_png) != decode_mask(now.mask_png)).any())

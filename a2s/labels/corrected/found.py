@@ -43,9 +43,10 @@ class Found:
 
 
 def candidates(key: Any, path: Any) -> tuple[str, ...]:
-    """Keys that an image may have, by the key that a2s exported with it, or by its path."""
-    found = [key] if isinstance(key, str) and key.isascii() else []
-    return tuple(dict.fromkeys([*found, *(possible_keys(path) if isinstance(path, str) else ())]))
+    """Keys that an image may have: the one that a2s exported with it, else those of its path."""
+    if isinstance(key, str):
+        return (key,) if key.isascii() else ()
+    return tuple(dict.fromkeys(possible_keys(path))) if isinstance(path, str) else ()
 
 
 def shown(name: Any, instead: str) -> str:

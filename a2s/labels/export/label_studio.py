@@ -1,4 +1,4 @@
-"""Label Studio: tasks with brush strokes as predictions, and the labelling configuration. Pure.
+"""Label Studio: tasks with brush strokes as predictions, and the labelling configuration.
 
 https://labelstud.io/guide/predictions
 """
@@ -10,10 +10,14 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
+from a2s.data.images import BadImage
 from a2s.labels.export.item import CATEGORY, Document, Encoded, Item, Lines, Style, json_list
 from a2s.labels.shapes import brush
 from a2s.labels.shapes.regions import Region
+from a2s.labels.shapes.run_lengths import row_counts
 
+MAX_OBJECTS = 1000
+"""Each stroke is as long as the whole image, however small its object."""
 _CONTROL, _IMAGE = "mask", "image"
 _CONFIG = f"""<View>
   <Image name="{_IMAGE}" value="${_IMAGE}" zoom="true" zoomControl="true"/>
@@ -25,10 +29,16 @@ _CONFIG = f"""<View>
 
 
 def encode(item: Item, style: Style) -> Encoded:
-    """One task; its prediction has a brush stroke for each object, and the quality as score."""
-    results = [
-        _stroke(one, item, number) for number, one in enumerate(item.objects(style), start=1)
-    ]
+    """One task; its prediction has a brush stroke for each object, and the quality as score.
+
+    Raises:
+        BadImage: there are more objects than a page can show.
+    """
+    objects = item.objects(style)
+    if len(objects) > MAX_OBJECTS:
+        detail = f"{len(objects):,}, over the limit of {MAX_OBJECTS:,} brush strokes"
+        raise BadImage("too_many_objects", detail)
+    results = [_stroke(one, item, number) for number, one in enumerate(objects, start=1)]
     prediction: dict[str, Any] = {"model_version": "a2s", "result": results}
     if item.quality is not None:
         prediction["score"] = item.quality
@@ -37,9 +47,7 @@ def encode(item: Item, style: Style) -> Encoded:
 
 
 def _stroke(one: Region, item: Item, number: int) -> dict[str, Any]:
-    mask_HW = item.mask_HW & False
-    x, y, width, height = one.box
-    mask_HW[y : y + height, x : x + width] = one.inside_hw
+    stream = brush.encode(row_counts(one))
     return {
         "id": f"a2s-{item.number}-{number}",
         "type": "brushlabels",
@@ -48,7 +56,7 @@ def _stroke(one: Region, item: Item, number: int) -> dict[str, Any]:
         "original_width": item.width,
         "original_height": item.height,
         "image_rotation": 0,
-        "value": {"format": "rle", "rle": brush.encode(mask_HW), "brushlabels": [CATEGORY]},
+        "value": {"format": "rle", "rle": stream, "brushlabels": [CATEGORY]},
     }
 
 

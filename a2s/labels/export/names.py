@@ -15,6 +15,8 @@ _RESERVED_CHARACTERS = frozenset('%<>:"\\|?*')
 _RESERVED_NAMES = re.compile(
     r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9¹²³])(?:\.|$)", re.I
 )
+_IMAGE_FOLDERS = frozenset({"images", "JPEGImages", "data"})
+"""Where exports have their images (`formats.py`)."""
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 
@@ -51,13 +53,16 @@ def _escaped(character: str) -> str:
 def possible_keys(path: str) -> Iterator[str]:
     """Keys that another program's path or URL of an image may stand for, the likeliest first.
 
-    It may have folders in front, a suffix, and be escaped as a URL.
+    It may have a suffix, and be escaped as a URL. In front it may have the folder of an export's
+    images and all above; other folders belong to the key, or `b/cat` would be mistaken for `cat`.
     """
     path = path.partition("?d=")[2] or path
     stem = re.sub(r"\.[^./]*$", "", path)
     for text in dict.fromkeys([stem, unquote(stem, errors="surrogateescape")]):
         segments = [segment for segment in text.split("/") if segment]
         for first in range(len(segments)):
+            if first and segments[first - 1] not in _IMAGE_FOLDERS:
+                continue
             name = "/".join(segments[first:])
             for spelling in (_unescaped(name), name):
                 try:

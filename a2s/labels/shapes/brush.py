@@ -24,21 +24,24 @@ _HALF = 128
 """Pixels of at least this opacity are inside: the brush's edge is drawn softly."""
 
 
-def encode(mask_HW: Bool) -> list[int]:
-    """Bytes of the stream of a mask, whose pixels are 0 or 255 in all four channels."""
-    flat = mask_HW.ravel()
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(flat)) + 1])
-    lengths = np.diff(starts, append=flat.size) * _CHANNELS
+def encode(counts: Sequence[int]) -> list[int]:
+    """Bytes of the stream of a mask, whose pixels are 0 or 255 in all four channels.
+
+    `counts` are its run lengths row by row (`row_counts`): background, which may be 0 long, then
+    foreground, in turn.
+    """
+    lengths = np.asarray(counts, np.int64) * _CHANNELS
     longest = 1 << _LENGTH_BITS[-1]
     num_blocks = -(-lengths // longest)
-    word = np.repeat(flat[starts].astype(np.int64) * 255, num_blocks)
+    word = np.repeat(np.arange(len(lengths)) % 2 * 255, num_blocks)
+    lengths, num_blocks = lengths[lengths > 0], num_blocks[lengths > 0]
     length = np.full(word.shape, longest, np.int64)
     length[np.cumsum(num_blocks) - 1] = lengths - (num_blocks - 1) * longest
     choice = np.searchsorted([1 << bits for bits in _LENGTH_BITS], length)
     length_bits = np.asarray(_LENGTH_BITS)[choice]
     # 1, choice, length - 1, word, from the highest bit on.
     value = ((4 | choice) << length_bits | length - 1) << _WORD_BITS | word
-    header = [(flat.size * _CHANNELS, 32), (_WORD_BITS - 1, 5), *((n - 1, 4) for n in _LENGTH_BITS)]
+    header = [(int(lengths.sum()), 32), (_WORD_BITS - 1, 5), *((n - 1, 4) for n in _LENGTH_BITS)]
     values = np.concatenate([[number for number, _ in header], value])
     sizes = np.concatenate([[bits for _, bits in header], 3 + length_bits + _WORD_BITS])
     ends = np.cumsum(sizes)

@@ -30,6 +30,12 @@ def coco_counts(region: Region) -> list[int]:
     return _counts(edges, region.height * region.width)
 
 
+def row_counts(region: Region) -> list[int]:
+    """Run lengths of an object over its whole image, row by row."""
+    size = {"height": region.width, "width": region.height}
+    return coco_counts(Region(region.y, region.x, region.inside_hw.T, **size))
+
+
 def cvat_counts(region: Region) -> list[int]:
     """Run lengths of an object inside its box, row by row."""
     return _counts(_edges(region.inside_hw.ravel()), region.inside_hw.size)

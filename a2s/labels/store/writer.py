@@ -174,30 +174,40 @@ def write_rectified(
             remove_leftovers(out, {shard.name for shard in index.shards})
     with ranks.fail_together():
         generation = Generation.load(source.store, number) if number else None
+        settings = _settings(number, source=source, index=index)
         for shard in range(ranks.rank(), len(index.shards), ranks.world()):
-            _write_shard(
-                out, shard, source=source, index=index, keep_N=keep_N, generation=generation
-            )
+            if not shard_done(out, index.shards[shard].name, settings=settings):
+                _write_shard(
+                    out,
+                    shard,
+                    settings,
+                    source=source,
+                    index=index,
+                    keep_N=keep_N,
+                    generation=generation,
+                )
+
+
+def _settings(number: int, *, source: LabelSource, index: Index) -> str:
+    """Hash of what all shards are made of; one for all, as readers expect."""
+    inputs = [index.fingerprint, source.labels.fingerprint, number]
+    if source.pinned:
+        pinned = ((row, png or b"") for row, png in sorted(source.pinned.items()))
+        inputs.append([(row, hashing.short_hash(png)) for row, png in pinned])
+    return hashing.digest(inputs)
 
 
 def _write_shard(
     out: Path,
     shard: int,
+    settings: str,
     *,
     source: LabelSource,
     index: Index,
     keep_N: Bools,
     generation: Generation | None,
 ) -> None:
-    labels, name = source.labels, index.shards[shard].name
-    number = generation.number if generation else 0
-    inputs = [index.fingerprint, labels.fingerprint, number]
-    if source.pinned:
-        pinned = ((row, png or b"") for row, png in sorted(source.pinned.items()))
-        inputs.append([(row, hashing.short_hash(png)) for row, png in pinned])
-    settings = hashing.digest(inputs)
-    if shard_done(out, name, settings=settings):
-        return
+    name = index.shards[shard].name
     out.mkdir(parents=True, exist_ok=True)
     with ShardWriter(
         out, name, columns=_COLUMNS, settings=settings, num_shards=len(index.shards)

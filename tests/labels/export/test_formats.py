@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from export_run import ROTATED, export, write_folders, written
+from export_run import ROTATED, brush_stroke, export, write_folders, written
 from PIL import Image
 from pycocotools.coco import COCO
 from scipy import ndimage
@@ -159,7 +159,7 @@ def test_label_studio(flags, folders, tmp_path: Path) -> None:
 def test_brush_strokes_are_those_of_label_studio(folders) -> None:
     converter = pytest.importorskip("label_studio_converter.brush")
     for mask_HW in folders.masks.values():
-        words = converter.decode_rle(brush.encode(mask_HW))
+        words = converter.decode_rle(brush_stroke(mask_HW))
         assert (np.reshape(words, (*mask_HW.shape, 4))[..., 3] == mask_HW * 255).all()
         theirs = converter.encode_rle(np.repeat(mask_HW.ravel() * np.uint8(255), 4))
         height, width = mask_HW.shape
@@ -260,14 +260,15 @@ def test_without_images_their_names_stay(folders, tmp_path: Path) -> None:
     assert documents[0] == documents[1]
 
 
-def test_too_many_objects_for_a_palette_are_listed(tmp_path: Path) -> None:
-    dots = np.zeros((40, 40), bool)
+@pytest.mark.parametrize("form", ["voc", "labelstudio"])
+def test_too_many_objects_for_a_format_are_listed(form: str, tmp_path: Path) -> None:
+    dots = np.zeros((80, 80), bool)
     dots[::2, ::2] = True
     folders = write_folders(tmp_path, {"dots": dots, "one": dots & False})
-    done = export(folders, tmp_path / "out", "voc", "--instances")
+    done = export(folders, tmp_path / "out", form, "--instances")
     assert done.code == 3
     (line,) = (tmp_path / "out" / "failures.jsonl").read_text().splitlines()
     assert json.loads(line)["reason"] == "too_many_objects"
     assert export(folders, tmp_path / "png", "png", "--instances").code == 0
     with Image.open(tmp_path / "png" / "masks" / "dots.png") as image:
-        assert np.asarray(image).max() == 400
+        assert np.asarray(image).max() == 1600

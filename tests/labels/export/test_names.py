@@ -57,6 +57,15 @@ def test_urls_and_folders_in_front_are_no_matter() -> None:
     assert list(possible_keys("..")) == []
 
 
+def test_folders_of_the_images_themselves_are_never_dropped() -> None:
+    assert set(possible_keys("b/cat.jpg")) == {"b/cat"}
+    assert set(possible_keys("/home/me/voc/JPEGImages/b/cat.jpg")) == {
+        "home/me/voc/JPEGImages/b/cat",
+        "b/cat",
+    }
+    assert "cat" not in set(possible_keys("https://host/images/b/cat.jpg?x=1/cat.jpg"))
+
+
 def test_yolo_keeps_its_own_folder_apart() -> None:
     assert safe_path("images/my images/images") == "%69mages/my images/images"
     assert safe_path("cat") == "cat"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from export_run import drawn_masks
+from export_run import brush_stroke, drawn_masks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -19,7 +19,7 @@ MASKS = hnp.arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12)))
 
 def check_all(mask_HW: np.ndarray) -> None:
     height, width = mask_HW.shape
-    stream = brush.encode(mask_HW)
+    stream = brush_stroke(mask_HW)
     assert (brush.decode(stream, height=height, width=width) == mask_HW).all()
     for instances in (False, True):
         total_HW = np.zeros_like(mask_HW)
@@ -79,7 +79,7 @@ def test_a_hole_is_cut_out_of_one_polygon() -> None:
 def test_brush_strokes_of_runs_longer_than_a_length() -> None:
     mask_HW = np.zeros((300, 400), bool)
     mask_HW[100:, 7:] = True
-    stream = brush.encode(mask_HW)
+    stream = brush_stroke(mask_HW)
     assert (brush.decode(stream, height=300, width=400) == mask_HW).all()
 
 
@@ -96,7 +96,7 @@ def test_soft_brush_edges_and_plain_words_are_read() -> None:
 @given(stream=st.lists(st.integers(-1, 300), max_size=60), mask_HW=MASKS, cut=st.integers(0, 40))
 def test_damaged_brush_strokes_are_refused(stream, mask_HW, cut) -> None:
     height, width = mask_HW.shape
-    whole = brush.encode(mask_HW)
+    whole = brush_stroke(mask_HW)
     for damaged in (stream, whole[:cut] + stream, whole[: max(0, len(whole) - 1 - cut)]):
         try:
             found_HW = brush.decode(damaged, height=height, width=width)
