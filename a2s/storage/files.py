@@ -11,7 +11,7 @@ import re
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,14 @@ def remove_temporary(folder: Path) -> None:
         for name in names:
             if _TEMPORARY.fullmatch(name):
                 Path(parent, name).unlink(missing_ok=True)
+
+
+def remove_temporary_of(paths: Iterable[Path]) -> None:
+    """Delete what killed writers of these files left; nobody may be writing them."""
+    for path in paths:
+        for left in path.parent.glob(f".{path.name}.*.tmp"):
+            if _TEMPORARY.fullmatch(left.name):
+                left.unlink(missing_ok=True)
 
 
 def atomic_write(path: Path, data: bytes | str) -> None:

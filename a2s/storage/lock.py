@@ -124,7 +124,7 @@ def _try_lock(file: int, kind: int) -> bool | None:
 def _take_over(out: Path, command: str, holder: Holder) -> int:
     """Put a new file in the place of one that another process keeps locked."""
     print(f"a2s: {command}: taking {out} over from {holder.name}", file=sys.stderr)
-    new = out / f"{LOCK}.{uuid.uuid4().hex}.tmp"
+    new = out / f".{LOCK}.{uuid.uuid4().hex[:8]}.tmp"
     file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.replace(new, out / LOCK)

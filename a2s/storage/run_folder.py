@@ -23,6 +23,7 @@ from a2s.storage.files import (
     atomic_write,
     read_json,
     read_text,
+    remove_temporary_of,
     write_json,
 )
 from a2s.storage.hashing import digest
@@ -35,6 +36,9 @@ _RECORDS = {
     *(_STOPPED, ".staging"),
 }
 """Files that `claim` writes, and the folder of tars that are unpacked before work begins."""
+
+
+_SMALL = (".lock", "config.yaml", "environment.json", "resolved.json", _STOPPED)
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,9 @@ def settings_of(
     command: str, config: BaseModel, inputs: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """Command, settings and inputs that must be the same when a folder is written to again."""
-    return {"command": command, **identity(config), "inputs": dict(inputs or {})}
+    # In order: metadata of a file of tensors come in any.
+    ordered = dict(sorted((inputs or {}).items()))
+    return {"command": command, **identity(config), "inputs": ordered}
 
 
 def recorded(out: Path, *keys: str) -> Any:
@@ -161,7 +167,9 @@ def claim(
                 if not file.exists() or read_text(file) != text:
                     atomic_write(file, text)
             (out / _STOPPED).unlink(missing_ok=True)
-        write_json(out / "environment.json", environment())
+            # All writers of these files hold this lock.
+            remove_temporary_of(out / name for name in _SMALL)
+            write_json(out / "environment.json", environment())
         try:
             yield RunDir(out, digest(settings), shared)
         except (Exception, KeyboardInterrupt, SystemExit) as error:

@@ -249,3 +249,17 @@ def test_a_damaged_choice_of_the_first_run_is_one_line(tmp_path: Path, stored: b
     with pytest.raises(ConfigError, match=r"resolved\.json is damaged \(batch_size\)"):
         folder.resolve_once("batch_size", lambda: 8, is_valid=lambda it: type(it) is int)
     assert (tmp_path / "resolved.json").read_bytes() == stored
+
+
+def test_what_killed_calls_left_goes_and_settings_have_one_order(tmp_path: Path) -> None:
+    left = [f".{name}.abcd_012.tmp" for name in ("environment.json", "config.yaml", ".lock")]
+    others = [".mine.abcd_012.tmp", ".environment.json.tmp", "environment.json.abcd_012.tmp"]
+    for name in left + others:
+        (tmp_path / name).write_bytes(b"half")
+    inputs = {"model.width": "64", "model.kind": "activation", "data": "0a"}
+    for order in (inputs, dict(reversed(inputs.items()))):
+        with run_folder.claim(tmp_path, command="stage1", config=_config(tmp_path), inputs=order):
+            text = (tmp_path / "config.yaml").read_text()
+    assert text.index("data: 0a") < text.index("model.kind") < text.index("model.width")
+    assert not [name for name in left if (tmp_path / name).exists()]
+    assert all((tmp_path / name).exists() for name in others)
