@@ -38,7 +38,10 @@ _RECORDS = {
 """Files that `claim` writes, and the folder of tars that are unpacked before work begins."""
 
 
-_SMALL = (".lock", "config.yaml", "environment.json", "resolved.json", _STOPPED)
+_SMALL = (
+    *(".lock", "config.yaml", "environment.json", "resolved.json", _STOPPED),
+    *("unlabelled.jsonl", ".unlabelled.jsonl.r*"),
+)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def test_the_others_of_a_stopped_rank_end_in_the_given_time(
     data: Path, tmp_path: Path, victim: int
 ) -> None:
     out = tmp_path / "out"
-    processes = start_ranks(arguments(data, out, "--rank-timeout-sec", "8"), world=2)
+    processes = start_ranks(arguments(data, out, "--rank-timeout-sec", "5"), world=2)
     wait_for_first_commit(out, processes)
     processes[victim].send_signal(signal.SIGSTOP)
     other = processes[1 - victim]
@@ -125,7 +125,7 @@ def test_a_rank_that_hangs_is_blamed_with_the_line_where_it_hangs(
 ) -> None:
     script = tmp_path / "hangs.py"
     script.write_text(HANGS.format(rank=1, action="time.sleep(10_000)"), encoding="utf-8")
-    command = arguments(data, tmp_path / "out", "--rank-timeout-sec", "6")
+    command = arguments(data, tmp_path / "out", "--rank-timeout-sec", "5")
     waited, hung = run_script(script, command)
     assert waited.returncode == hung.returncode == 2
     (line,) = lines_of_all([waited.stderr, hung.stderr])
