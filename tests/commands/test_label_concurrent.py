@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -45,7 +46,8 @@ def test_processes_that_start_together_find_out_once(tmp_path: Path) -> None:
 
     folder = run_folder.RunDir(tmp_path, "", shared=True)
     with ThreadPoolExecutor(2) as threads:
-        known = [threads.submit(folder.resolve_once, "batch_size", find_out) for _ in range(2)]
+        ask = partial(folder.resolve_once, is_valid=lambda stored: type(stored) is int)
+        known = [threads.submit(ask, "batch_size", find_out) for _ in range(2)]
     assert [one.result() for one in known] == [0, 0]
 
 
