@@ -30,21 +30,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from soak_files import NOT_COMPARED, TEMPORARY, contents
 from soak_jobs import GROUP, INT, MAIN, RAYLET, TERM, WORKER, Job, jobs, with_those_before
 
 MARK = "A2S_SOAK_ID"
 """Environment variable by which the processes of a job are found."""
 LEFT_SEC = 40.0
 """After a kill, all processes of the job must have ended within this time."""
-NOT_COMPARED = {
-    "metrics.jsonl": "a log; lines of steps that are repeated come twice",
-    "environment.json": "when and where",
-    ".lock": "number of the process",
-    ".lock-setup": "empty",
-    ".lock-shards": "empty",
-    "stopped.json": "is there after a kill only",
-    "scores.json: inputs_sha256": "digest of when the masks were written",
-}
 EXPECTED = {
     "nobody": {0},
     MAIN: {-signal.SIGKILL, 0},
@@ -57,7 +49,6 @@ EXPECTED = {
     RAYLET: {0, 2},
 }
 """Exit codes by who was killed; 0 also where the command had just ended."""
-TEMPORARY = (".tmp", ".staging", ".partial")
 
 
 @dataclass
@@ -208,23 +199,6 @@ class Soak:
         ]
         if left:
             found.problems.append(f"temporary files are left: {left[:5]}")
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Bytes of the files that must be equal, by relative path."""
-    return {
-        str(path.relative_to(folder)): comparable(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in NOT_COMPARED and not path.name.endswith(TEMPORARY)
-    }
-
-
-def comparable(path: Path) -> bytes:
-    """Bytes of a file, without a digest of when its inputs were written."""
-    if path.name != "scores.json":
-        return path.read_bytes()
-    values = {**json.loads(path.read_bytes()), "inputs_sha256": ""}
-    return json.dumps(values).encode()
 
 
 def processes_with(mark: str) -> dict[int, bytes]:

@@ -1,0 +1,47 @@
+"""Which files of two folders `soak.py` compares."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+NOT_COMPARED = {
+    "metrics.jsonl": "a log; lines of steps that are repeated come twice",
+    "environment.json": "when and where",
+    ".lock": "number of the process",
+    ".lock-setup": "empty",
+    ".lock-shards": "empty",
+    "checkpoints, commits, labels of a run": "but its last ones: signals commit in between",
+    "stopped.json": "is there after a kill only",
+    "scores.json: inputs_sha256": "digest of when the masks were written",
+}
+TEMPORARY = (".tmp", ".staging", ".partial")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Bytes of the files that must be equal, by relative path.
+
+    A signal makes training commit in between, so that numbers of commits differ: of a training run,
+    its last weights, momentum and rectified labels are compared.
+    """
+    if (folder / "checkpoints").is_dir():
+        last = max((folder / "checkpoints").iterdir())
+        files = [*last.glob("*.safetensors"), *folder.glob("*"), *folder.glob("rectified/*")]
+        return {
+            path.name if path.parent == last else str(path.relative_to(folder)): path.read_bytes()
+            for path in files
+            if path.is_file() and path.name not in NOT_COMPARED
+        }
+    return {
+        str(path.relative_to(folder)): comparable(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in NOT_COMPARED and not path.name.endswith(TEMPORARY)
+    }
+
+
+def comparable(path: Path) -> bytes:
+    """Bytes of a file, without a digest of when its inputs were written."""
+    if path.name != "scores.json":
+        return path.read_bytes()
+    values = {**json.loads(path.read_bytes()), "inputs_sha256": ""}
+    return json.dumps(values).encode()
