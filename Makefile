@@ -67,7 +67,8 @@ endif
 	@$(BIN)/python -m a2s report $(DEMO)/$(DEMO_NAME)
 
 test: setup ## run the tests; one file or folder: make test T=tests/models/test_blocks.py
-	@$(BIN)/python -m pytest $(if $(T),$(T),--numprocesses $(TEST_PROCESSES) --dist loadfile)
+	@$(BIN)/python -m pytest $(if $(T),$(T),--numprocesses $(TEST_PROCESSES) --dist loadfile \
+		--no-loadscope-reorder)
 
 fuzz: setup ## try hostile inputs for BUDGET seconds (600), new ones each round
 	@end=$$((SECONDS + $(BUDGET))); while [ $$SECONDS -lt $$end ]; do \

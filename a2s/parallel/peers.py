@@ -71,6 +71,8 @@ class PeerWatch:
 
     def begin(self) -> None:
         """Start to watch, once all ranks have begun to beat."""
+        # A rank of which nothing was ever heard could not be judged.
+        self._read()
         for thread in self._threads:
             thread.start()
 
