@@ -54,6 +54,8 @@ class Way:
     """`boundary` (Eqn 4), `rbd`, or `round 2`."""
     frame: int = 0
     crops: float = 0.0
+    lr: float | None = None
+    """Learning rate, if not that of `a2s stage1`."""
 
 
 WAYS = (
@@ -109,7 +111,7 @@ def train(way: Way, seed: int, pictures: Pictures, labels: list[Any] | None, epo
     boundary = "adb" if labels is None else "trained"
     channels = (features[0].shape[2], features[1].shape[2], features[2].shape[2])
     head = ActivationBlocks(channels, fusion_stride=8, boundary=boundary)
-    lr = 1.0 if labels is None else 0.05
+    lr = way.lr or (1.0 if labels is None else 0.05)
     optimizer = torch.optim.SGD(
         head.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4, nesterov=True
     )

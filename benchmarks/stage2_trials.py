@@ -60,6 +60,12 @@ class Way:
     """Reflected pixels around an image, in training and use."""
     consistency: float = 0.0
     """Weight of the squared difference to the map of the same image at another size."""
+    best: float = 1.0
+    """Share of the images to learn from, those with the best `quality`."""
+    weigh: bool = False
+    """Weigh an image's loss by its `quality`, divided by the mean."""
+    encoder_rate: float = 0.1
+    """Learning rate of the encoder as a share of the decoder's."""
 
 
 WAYS = {
@@ -73,27 +79,31 @@ WAYS = {
         Way("average", cosine=True, average=0.99),
         Way("average, no olr", cosine=True, average=0.99, lam=1),
         Way("twice the rate", cosine=True, average=0.99, lr=2 * LR),
-        Way("4 times the rate", cosine=True, average=0.99, lr=4 * LR),
         Way("twice the rate, no olr", cosine=True, average=0.99, lam=1, lr=2 * LR),
         Way("replicate", cosine=True, average=0.99, padding="replicate"),
-        Way("reflect", cosine=True, average=0.99, padding="reflect"),
         Way("frame", cosine=True, average=0.99, frame=32),
         Way("consistency", cosine=True, average=0.99, consistency=1),
         Way("iou", weights=(0, 0, 1), cosine=True, average=0.99),
+        Way("best 80 %", best=0.8),
+        Way("weighed by quality", weigh=True),
+        Way("half the rate", lr=LR / 2),
+        Way("frozen encoder", encoder_rate=0),
+        Way("encoder at the full rate", encoder_rate=1),
     )
 }
 
 
-def read_labels(labels: Path, names: Sequence[str], side: int) -> Tensor:
-    """Labels of images by name. Shape: [N, side, side]."""
+def read_labels(labels: Path, names: Sequence[str], side: int) -> tuple[Tensor, Tensor]:
+    """Labels of images by name, and their quality. Shape: [N, side, side], [N]."""
     index = Index.load(labels)
     rows = index.rows_by_key()
+    quality = torch.from_numpy(index.column("quality")[[rows[name] for name in names]].copy())
     masks = []
     for name in names:
         mask_HW = decode_mask(index.read(rows[name]))
         small = resize_rgb(np.dstack([mask_HW] * 3), height=side, width=side)[..., 0]
         masks.append(torch.from_numpy(small.astype(np.float32) / 255))
-    return torch.stack(masks)
+    return torch.stack(masks), quality.float()
 
 
 def build(way: Way, encoder: str) -> Any:
@@ -127,13 +137,25 @@ def scaled(x: Tensor, size: int) -> Tensor:
     return F.interpolate(x, size=(size, size), mode="bilinear")
 
 
-def train(way: Way, seed: int, images: Tensor, labels: Tensor, encoder: str, epochs: int) -> Any:
+def train(
+    way: Way,
+    seed: int,
+    images: Tensor,
+    labels: Tensor,
+    quality_N: Tensor,
+    encoder: str,
+    epochs: int,
+) -> Any:
     """Train one detector; uint8 [N, 3, S, S] and [N, S, S]."""
+    if way.best < 1:
+        kept = quality_N.argsort(descending=True)[: round(way.best * len(quality_N))].sort().values
+        images, labels, quality_N = images[kept], labels[kept], quality_N[kept]
+    weight_N = quality_N / quality_N.mean() if way.weigh else torch.ones(len(quality_N))
     torch.manual_seed(seed)
     draws, size = np.random.default_rng(seed), images.shape[-1]
     network = build(way, encoder)
     groups = [
-        {"params": network.encoder.parameters(), "scale": 0.1},
+        {"params": network.encoder.parameters(), "scale": way.encoder_rate},
         {"params": network.decoder.parameters(), "scale": 1.0},
     ]
     optimizer = torch.optim.SGD(groups, lr=way.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
@@ -166,7 +188,10 @@ def train(way: Way, seed: int, images: Tensor, labels: Tensor, encoder: str, epo
             with torch.autocast("cpu", torch.bfloat16):
                 logits = logits_in_frame(network, x_B3SS, way.frame)
             terms = detection_loss_per_image(logits, (target_B1SS > 0.5).float())
-            loss = sum(w * term.mean() for w, term in zip(way.weights, terms, strict=True))
+            loss = sum(
+                w * (term * weight_N[rows]).mean()
+                for w, term in zip(way.weights, terms, strict=True)
+            )
             if way.consistency:
                 other = int(draws.choice([size - 96, size - 64, size + 64]))
                 with torch.autocast("cpu", torch.bfloat16):
@@ -247,7 +272,7 @@ def main() -> None:
     torch.set_num_threads(1)
     learn = Folder(args.images, side=args.side, at_most=args.num_images)
     test = Folder(args.test, side=args.side)
-    labels = read_labels(args.labels, learn.names, args.side)
+    labels, quality_N = read_labels(args.labels, learn.names, args.side)
     truths = [
         binary_truth(decode_mask((args.truth / f"{name}.png").read_bytes())) for name in test.names
     ]
@@ -255,7 +280,9 @@ def main() -> None:
     for name in args.ways:
         for seed in args.seeds:
             begun = time.process_time()
-            network = train(WAYS[name], seed, learn.squares, labels, str(args.encoder), args.epochs)
+            network = train(
+                WAYS[name], seed, learn.squares, labels, quality_N, str(args.encoder), args.epochs
+            )
             if args.keep:
                 weights = {key: x.contiguous() for key, x in network.state_dict().items()}
                 save_file(weights, args.keep / f"{name}_{seed}.safetensors")
