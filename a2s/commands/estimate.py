@@ -118,7 +118,9 @@ def _in_words(model: SavedNetwork, *, given: Path | None) -> str:
     parts = [spec.get("encoder.name", model.kind)]
     if model.kind == "activation":
         heads = spec.get("kept_heads", "0").count(",") + 1
-        parts.append(f"{heads} head{'s' * (heads > 1)}, frame {spec.get('frame', '0')} px")
+        frames = dict.fromkeys((spec.get("boundary_frame", spec["frame"]), spec["frame"]))
+        sees = f"frame{'s' * (len(frames) > 1)} {' and '.join(frames)} px"
+        parts.append(f"{heads} head{'s' * (heads > 1)}, {sees}")
     parts.append(f"images of {model.image_size} px")
     if given is None:
         return f"{', '.join(parts)}; untrained, as a2s run builds it (--model times your own)"

@@ -25,7 +25,7 @@ MIN_SIZE_OF_STATISTICS = 64
 
 
 DEPENDS_ON_LABELS: Mapping[str, tuple[int, int]] = {
-    "heads": (1, 3),
+    "heads": (1, 4),
     "label_heads": (0, 2),
     "frame": (0, 64),
 }
@@ -133,7 +133,7 @@ class Stage1Options(TrainOptions):
     """Learning rate."""
     heads: int | None = Field(None, ge=1, le=9)
     """Sets of blocks with their own initial weights, trained at once over the same features. `a2s
-    label` averages those that agree with a majority. Default: 1 (the paper's), or 3 with labels."""
+    label` averages those that agree with a majority. Default: 1 (the paper's), or 4 with labels."""
     label_heads: int | None = Field(None, ge=0, le=9)
     """Number of these heads that learn from labels; the others learn by the paper's loss without
     labels (Eqn 4) and err elsewhere. Default with labels: 2."""
@@ -143,8 +143,10 @@ class Stage1Options(TrainOptions):
     """Two heads agree if their maps overlap by this much (mean IoU over the last epoch); without a
     majority of agreeing heads training ends with an error."""
     frame: int | None = Field(None, ge=0, multiple_of=32)
-    """Reflected pixels around each image while the encoder runs, which hide its zero padding.
-    Default: 0 (the paper's), or 64 with labels."""
+    """Reflected pixels around each image while the encoder runs for heads that learn from labels,
+    which hide its zero padding. Default with labels: 64."""
+    boundary_frame: int = Field(0, ge=0, multiple_of=32)
+    """The same for heads without labels; they find more without (the paper's)."""
     crops: float = Field(0.7, ge=0, le=1)
     """Share of the steps in which heads with labels see a random window of the images, so that
     objects reach its border; not in the last epoch."""
@@ -256,6 +258,13 @@ class Stage1Config(Stage1Options):
         parity, heads, label_heads = self.parity, self.heads or 1, self.label_heads or 0
         if self.labels is None and label_heads:
             raise ValueError("label_heads: heads that learn from labels need --labels")
+        if self.labels is None and self.frame:
+            raise ValueError(
+                "frame: is that of heads that learn from labels; without --labels give "
+                "--boundary-frame"
+            )
+        if parity.encoder_mode == "trained" and self.boundary_frame:
+            raise ValueError("boundary_frame: parity.encoder_mode trained sees images without one")
         if self.labels is None:
             return self
         if not 0 < label_heads <= heads:

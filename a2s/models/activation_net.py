@@ -49,7 +49,8 @@ class ActivationNet(nn.Module):
     (`saliency`). The last `label_heads` of them learn from labels and have the boundary `trained`.
     `kept` are the heads that vote. `frame` pixels of the image, reflected around it, hide the
     encoder's zero padding, by which features tell how far the image's border is; features of the
-    frame are cut off.
+    frame are cut off. The frame is that of heads with labels; `boundary_frame` is that of the
+    others. Two frames are two views of an image: the encoder runs once for each.
 
     Reference: Sec. III-A, Fig. 3
     """
@@ -65,18 +66,20 @@ class ActivationNet(nn.Module):
         heads: int = 1,
         label_heads: int = 0,
         frame: int = 0,
+        boundary_frame: int = 0,
         e5_scale_C: Tensor | None = None,
         boundary: str = "adb",
         sign_tie: int = 1,
         encoder_mode: EncoderMode = "frozen",
     ) -> None:
         super().__init__()
-        assert frame % CELL_PX == 0, frame
+        assert frame % CELL_PX == boundary_frame % CELL_PX == 0, (frame, boundary_frame)
         assert 0 <= label_heads <= heads, (label_heads, heads)
         self.encoder = encoder.requires_grad_(encoder_mode == "trained")
         self.encoder_mode = encoder_mode
         self.width = width
         self.frame = frame
+        self.boundary_frame = boundary_frame
         self.label_heads = label_heads
         self.boundary = boundary
         self.sign_tie = sign_tie
@@ -90,6 +93,12 @@ class ActivationNet(nn.Module):
             )
             for number in range(heads)
         )
+        frame_of_head = [
+            boundary_frame if number < heads - label_heads else frame for number in range(heads)
+        ]
+        self.frames = tuple(dict.fromkeys(frame_of_head))
+        """Frame of every view of an image, in the order of their channels (`encode`)."""
+        self.heads.view_of_head = [self.frames.index(frame) for frame in frame_of_head]
         self.kept: Sequence[int] = range(heads)
         # Training sums here, in its last epoch, how far every pair of heads agrees (`agreement`).
         agreement_2KK = torch.zeros(2, heads, heads, dtype=torch.float64) if heads > 1 else None
@@ -117,12 +126,28 @@ class ActivationNet(nn.Module):
         self.encoder.train(mode and self.encoder_mode != "frozen")
         return self
 
+    @property
+    def channels(self) -> tuple[int, int, int]:
+        """Channels of what `encode` returns."""
+        c3, c4, c5 = (count * len(self.frames) for count in self.encoder.channels[2:])
+        return c3, c4, c5
+
     def encode(self, image_B3HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute E3, E4, E5 of normalised images, the only features that the maps depend on."""
+        """Compute E3, E4, E5 of normalised images, the only features that the maps depend on.
+
+        Those of several views are one after the other along the channels.
+        """
+        views = [self._encode_view(image_B3HW, frame) for frame in self.frames]
+        if len(views) == 1:
+            return views[0]
+        e3, e4, e5 = (torch.cat(taps, dim=1) for taps in zip(*views, strict=True))
+        return e3, e4, e5
+
+    def _encode_view(self, image_B3HW: Tensor, frame: int) -> tuple[Tensor, Tensor, Tensor]:
         height, width = image_B3HW.shape[2:]
         stride = self.encoder.strides[-1]
         # A reflection is smaller than what it reflects.
-        frame = min(self.frame, (min(height, width) - 1) // stride * stride)
+        frame = min(frame, (min(height, width) - 1) // stride * stride)
         if frame == 0:
             _, _, e3, e4, e5 = self.encoder(image_B3HW)
             return e3, e4, e5
@@ -140,8 +165,7 @@ class ActivationNet(nn.Module):
 
     def maps_of(self, e3: Tensor, e4: Tensor, e5: Tensor, *, size: Size) -> ActivationMaps:
         """Compute the first head's maps of images of `size` (H, W) from encoded features."""
-        maps: ActivationMaps = self.heads[0](e3, e4, e5, size=size)
-        return maps
+        return self.heads.maps_of(0, (e3, e4, e5), size=size)
 
     def forward(self, image_B3HW: Tensor) -> ActivationMaps:
         """Compute the first head's maps of normalised images."""
@@ -161,7 +185,7 @@ class ActivationNet(nn.Module):
         for mirrored in (False, True):
             taps = self.encode(image_B3HW.flip(-1) if mirrored else image_B3HW)
             for number in self.kept:
-                theta: Tensor = self.heads[number](*taps, size=size).theta
+                theta = self.heads.maps_of(number, taps, size=size).theta
                 vote = probabilities(theta, sign_tie=self.sign_tie_of(number))
                 votes = by_boundary if self.sign_tie_of(number) is not None else by_labels
                 votes.append(vote.flip(-1) if mirrored else vote)
@@ -176,6 +200,7 @@ class ActivationNet(nn.Module):
             "heads": str(len(self.heads)),
             "label_heads": str(self.label_heads),
             "frame": str(self.frame),
+            "boundary_frame": str(self.boundary_frame),
             "fusion_stride": str(self._first.fusion_stride),
             "e5_scale": str(self._first.e5_scale_C is not None).lower(),
             "boundary": self.boundary,

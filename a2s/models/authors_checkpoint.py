@@ -69,6 +69,7 @@ _THEIRS = {
     "heads": "1",
     "label_heads": "0",
     "frame": "0",
+    "boundary_frame": "0",
     "fusion_stride": "2",
     "boundary": "adb",
 }

@@ -55,12 +55,16 @@ def build_from_spec(spec: Mapping[str, str]) -> ActivationNet | Detector:
         return Detector(encoder, detector=next(d for d in DETECTORS if d == chosen), width=width)
     stride = int(entry("fusion_stride", *map(str, FUSION_STRIDES)))
     heads, frame = number("heads", at_least=1), number("frame", at_least=0)
+    # In files of version 0.2 and before, all heads saw the same frame.
+    given = "boundary_frame" if "boundary_frame" in spec else "frame"
+    boundary_frame = number(given, at_least=0)
     label_heads = number("label_heads", at_least=0)
     kept = [int(text) for text in spec.get("kept_heads", "").split(",") if text.isdecimal()]
-    if any(head >= heads for head in (*kept, label_heads - 1)) or frame % encoder.strides[-1]:
+    cell, frames = encoder.strides[-1], (frame, boundary_frame)
+    if any(head >= heads for head in (*kept, label_heads - 1)) or any(f % cell for f in frames):
         raise CheckpointError(
             f"model: kept_heads {spec.get('kept_heads')} and {label_heads} label_heads of {heads} "
-            f"heads, or a frame of {frame} pixels, are impossible"
+            f"heads, or frames of {frame} and {boundary_frame} pixels, are impossible"
         )
     scaled = entry("e5_scale", "true", "false") == "true"
     e5_scale_C = torch.ones(encoder.channels[4]) if scaled else None
@@ -71,6 +75,7 @@ def build_from_spec(spec: Mapping[str, str]) -> ActivationNet | Detector:
         heads=heads,
         label_heads=label_heads,
         frame=frame,
+        boundary_frame=boundary_frame,
         e5_scale_C=e5_scale_C,
         boundary=entry("boundary", *BOUNDARIES),
         sign_tie=int(entry("sign_tie", "1", "0")),

@@ -113,8 +113,24 @@ def _linear_weights(width: int) -> nn.Parameter:
     return nn.Parameter(torch.cat([nn.Linear(width, 1).weight for _ in range(NUM_MAPS)]).detach())
 
 
+Taps = tuple[Tensor, Tensor, Tensor]
+"""E3, E4, E5; those of several views of an image are one after the other along the channels."""
+
+
 class Heads(nn.ModuleList):
-    """Sets of trainable blocks with their own initial weights."""
+    """Sets of trainable blocks with their own initial weights.
+
+    `view_of_head` says which view of the image a head sees: none of its features are another's.
+    """
+
+    view_of_head: list[int]
+
+    def maps_of(self, number: int, taps: Taps, *, size: Size) -> ActivationMaps:
+        """Compute the maps of one head, of images of `size`."""
+        view, num_views = self.view_of_head[number], max(self.view_of_head) + 1
+        e3, e4, e5 = (tap.chunk(num_views, dim=1)[view] for tap in taps)
+        maps: ActivationMaps = self[number](e3, e4, e5, size=size)
+        return maps
 
     def forward(
         self,
@@ -130,16 +146,16 @@ class Heads(nn.ModuleList):
         The window is in cells (`draw_window`).
         """
         if window is None:
-            return [head(e3, e4, e5, size=size) for head in self]
+            return [self.maps_of(number, (e3, e4, e5), size=size) for number in range(len(self))]
         rows, columns = window
-        part = [crop_cells(tap, window, cell=n) for tap, n in ((e3, 4), (e4, 2), (e5, 1))]
+        p3, p4, p5 = (crop_cells(tap, window, cell=n) for tap, n in ((e3, 4), (e4, 2), (e5, 1)))
         part_size = (
             (rows.stop - rows.start) * CELL_PX,
             (columns.stop - columns.start) * CELL_PX,
         )
         return [
-            head(*part, size=part_size)
+            self.maps_of(number, (p3, p4, p5), size=part_size)
             if head.boundary == "trained"
-            else head(e3, e4, e5, size=size)
-            for head in self
+            else self.maps_of(number, (e3, e4, e5), size=size)
+            for number, head in enumerate(self)
         ]

@@ -86,7 +86,7 @@ def test_without_a_model_an_untrained_network_is_timed(
     out = capsys.readouterr().out
     assert "16 images like those of" in out
     # What `a2s run` trains has three heads.
-    assert "network    mobilenet_v2, 3 heads, frame 64 px, images of 64 px; untrained" in out
+    assert "network    mobilenet_v2, 4 heads, frames 0 and 64 px, images of 64 px; untrained" in out
 
 
 def test_the_model_that_was_timed_is_named(

@@ -95,7 +95,7 @@ def test_without_seeds_stage1_learns_without_labels(tmp_path, scenes):
     seeded = Stage1Config(**jobs["stage1"].settings)
     assert (seeded.labels, seeded.label_heads, seeded.heads, seeded.frame) == (
         *(tmp_path / "seeds", 2),
-        *(3, 64),
+        *(4, 64),
     )
 
 

@@ -74,7 +74,8 @@ def voters() -> ActivationNet:
     torch.manual_seed(0)
     encoder = build_encoder("mobilenet_v2")
     calibrate_batchnorm(encoder)
-    net = ActivationNet(encoder, fusion_stride=8, heads=3, label_heads=2, frame=32).eval()
+    net = ActivationNet(encoder, fusion_stride=8, heads=3, label_heads=2, frame=32)
+    net.eval()
     for head in net.heads[1:]:
         torch.nn.init.normal_(head.origin_K)
     return net
@@ -90,8 +91,10 @@ def test_the_kept_heads_vote_over_both_flips_and_kinds(
         found = voters.saliency(image)
         kinds: list[list[torch.Tensor]] = [[], []]
         for number in kept:
+            # The first head sees no frame, those with labels do.
+            view = ActivationNet(voters.encoder, fusion_stride=8, boundary_frame=32 * (number > 0))
             for flipped in (False, True):
-                taps = voters.encode(image.flip(-1) if flipped else image)
+                taps = view.eval().encode(image.flip(-1) if flipped else image)
                 theta = voters.heads[number](*taps, size=(96, 128)).theta
                 # The first head learned without labels: its smaller side is foreground.
                 p = probabilities(theta, sign_tie=None if number else 1)
@@ -105,6 +108,26 @@ def test_a_file_says_which_heads_vote(voters: ActivationNet) -> None:
     again = build_from_spec({**voters.spec(), "kept_heads": "0,2"})
     assert isinstance(again, ActivationNet)
     assert list(again.kept) == [0, 2]
+    assert (again.frames, again.heads.view_of_head) == ((0, 32), [0, 1, 1])
+
+
+def test_one_frame_is_one_view(voters: ActivationNet) -> None:
+    """As in files of version 0.2 and before, which name one frame."""
+    old = {key: text for key, text in voters.spec().items() if key != "boundary_frame"}
+    again = build_from_spec(old)
+    assert isinstance(again, ActivationNet)
+    assert (again.boundary_frame, again.frames, again.heads.view_of_head) == (32, (32,), [0, 0, 0])
+    again.load_state_dict(voters.state_dict())
+    image = torch.randn(1, 3, 96, 64)
+    with torch.no_grad():
+        both, one = voters.encode(image), again.eval().encode(image)
+        for tap, part in zip(both, one, strict=True):
+            assert torch.equal(tap.chunk(2, dim=1)[1], part)
+        ours, theirs = (net.heads(*taps, size=(96, 64)) for net, taps in
+                        ((voters, both), (again, one)))  # fmt: skip
+    for number in (1, 2):
+        torch.testing.assert_close(ours[number].theta, theirs[number].theta)
+    assert not torch.allclose(ours[0].theta, theirs[0].theta)
 
 
 @pytest.mark.parametrize("size", [(96, 128), (65, 33), (40, 32), (20, 200)])
@@ -112,7 +135,7 @@ def test_a_frame_changes_features_but_not_their_size(size: tuple[int, int]) -> N
     torch.manual_seed(0)
     encoder = build_encoder("mobilenet_v2")
     calibrate_batchnorm(encoder)
-    framed = ActivationNet(encoder, fusion_stride=8, frame=64).eval()
+    framed = ActivationNet(encoder, fusion_stride=8, boundary_frame=64).eval()
     bare = ActivationNet(encoder, fusion_stride=8).eval()
     image = torch.randn(1, 3, *size)
     with torch.no_grad():
@@ -132,6 +155,6 @@ def test_a_frame_hides_where_the_image_ends(voters: ActivationNet) -> None:
         return [float(tap.std((2, 3)).mean() / tap.abs().mean()) for tap in taps]
 
     bare = ActivationNet(voters.encoder, fusion_stride=8).eval()
-    wide = ActivationNet(voters.encoder, fusion_stride=8, frame=96).eval()
+    wide = ActivationNet(voters.encoder, fusion_stride=8, boundary_frame=96).eval()
     for without, framed in zip(spread(bare), spread(wide), strict=True):
         assert framed < 0.5 * without

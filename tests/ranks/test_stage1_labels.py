@@ -17,6 +17,7 @@ from a2s.storage import checkpoints
 
 WORLDS = (1, 2)
 STEPS_PER_EPOCH = 2
+NUM_HEADS = {"labels": 4, "without": 3}
 
 
 def arguments(data: Path, out: Path, *flags: str) -> list[str]:
@@ -74,12 +75,13 @@ def test_results_do_not_depend_on_the_number_of_ranks(
     assert len(losses[0]) == 2 * STEPS_PER_EPOCH
     assert losses[1] == pytest.approx(losses[0], abs=2e-5)
     kept = [next(line for line in lines(run) if line.get("event") == "heads") for run in (one, two)]
-    assert kept[0]["kept"] == kept[1]["kept"] == [0, 1, 2]
+    assert kept[0]["kept"] == kept[1]["kept"] == list(range(NUM_HEADS[way]))
     assert kept[1]["agreement"] == pytest.approx(kept[0]["agreement"], abs=5e-3)
     momenta = [tensors(run, "optimizer", 3) for run in (one, two)]
     scale = max(float(tensor.abs().max()) for tensor in momenta[0].values())
     assert scale > 1e-4, "no gradient, nothing compared"
-    assert {name.split("/")[1].split(".")[1] for name in momenta[0]} == {"0", "1", "2"}
+    heads = {name.split("/")[1].split(".")[1] for name in momenta[0]}
+    assert heads == set(map(str, range(NUM_HEADS[way])))
     for name, expected in momenta[0].items():
         assert float((momenta[1][name] - expected).abs().max()) <= 1e-3 * scale, name
 
@@ -102,16 +104,14 @@ def test_a_resumed_last_epoch_compares_heads_as_an_uninterrupted_one(
 
 
 def test_the_model_says_which_heads_vote(runs: dict[tuple[str, int], Path]) -> None:
-    for commit, kept in ((3, None), (4, "0,1,2")):
+    for commit, kept in ((3, None), (4, "0,1,2,3")):
         path = runs["labels", 1] / "checkpoints" / f"{commit:05d}" / "model.safetensors"
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
         assert metadata.get("kept_heads") == kept
         assert metadata["label_heads"] == "2"
-        assert (metadata["heads"], metadata["frame"], metadata["boundary"]) == (
-            *("3", "64"),
-            "adb",
-        )
+        assert (metadata["heads"], metadata["boundary"]) == ("4", "adb")
+        assert (metadata["frame"], metadata["boundary_frame"]) == ("64", "0")
 
 
 def test_without_a_majority_nothing_looks_finished(
@@ -122,7 +122,7 @@ def test_without_a_majority_nothing_looks_finished(
     assert [rank.code for rank in done] == [2, 2]
     errors = [line for rank in done for line in rank.stderr.splitlines() if "a2s: " in line]
     assert len(errors) == 1
-    assert "no majority of the 3 heads agrees" in errors[0]
+    assert "no majority of the 4 heads agrees" in errors[0]
     commit = checkpoints.last_commit(out)
     assert commit is not None
     assert not commit.state["finished"]
@@ -138,8 +138,9 @@ def test_without_a_majority_nothing_looks_finished(
         ("--parity.boundary db2", "are for training without labels"),
         ("--compile", "needs maps of one size; give --crops 0"),
         ("--frame 20", "frame"),
-        ("--label-heads 4", "at least one of the 3 heads learns from them, not 4"),
-        ("--label-heads 0", "at least one of the 3 heads learns from them, not 0"),
+        ("--boundary-frame 20", "boundary_frame"),
+        ("--label-heads 5", "at least one of the 4 heads learns from them, not 5"),
+        ("--label-heads 0", "at least one of the 4 heads learns from them, not 0"),
     ],
 )
 def test_settings_that_do_not_go_with_labels(
