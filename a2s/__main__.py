@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TextIO
 from a2s import __version__
 from a2s.config.registry import COMMANDS
 from a2s.errors import A2SError
-from a2s.storage import processes
+from a2s.storage import machine, places, processes
 from a2s.storage.lock import TAKEOVER
 from a2s.storage.parsing import printable
 
@@ -121,10 +121,8 @@ def run(arguments: list[str]) -> int:
 
 def main() -> None:
     """Entry point: errors that a user can act on are one line and exit code 2."""
-    if "OMP_WAIT_POLICY" not in os.environ:
-        # Threads of libgomp spin while they wait for each other, so that two jobs on the same cores
-        # take several times as long as one. libgomp reads this when torch is imported.
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    machine.choose_threads(os.environ)
+    places.replace_cache_of_kernels(os.environ)
     processes.is_command = True
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _terminated)

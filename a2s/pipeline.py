@@ -27,10 +27,10 @@ from a2s.config.run import RunConfig
 from a2s.config.training import TrainOptions
 from a2s.errors import ConfigError
 from a2s.parallel.launch import cpu_requested
-from a2s.parallel.pool import num_cpus
 from a2s.parallel.progress import say
 from a2s.storage.files import atomic_write
 from a2s.storage.hashing import digest
+from a2s.storage.machine import share_threads
 
 STDERR = 2
 TRAINING = ("stage1", "stage2")
@@ -177,7 +177,7 @@ def _launch(job: Job, processes: int) -> int:
     environment = dict(os.environ)
     if not torch.cuda.is_available():
         environment["ACCELERATE_USE_CPU"] = "true"
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, num_cpus() // processes)))
+    share_threads(environment, processes)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", str(processes)]
     command += ["-m", "a2s", job.command, "--config", str(file)]

@@ -27,7 +27,7 @@ from machine import describe_machine
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from a2s.data.loader import Batch
+from a2s.data.batch import Batch
 from a2s.models.detector import Detector
 from a2s.models.encoder_weights import load_encoder
 from a2s.storage import checkpoints

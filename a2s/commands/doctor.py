@@ -16,36 +16,22 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from a2s.config.base import DetectorName
 from a2s.config.checks import DoctorConfig
 from a2s.errors import A2SError
+from a2s.parallel.ray_session import temporary_folder
+from a2s.storage import machine, places
+from a2s.storage.findings import GIB, Finding, home, shared_memory, temporary_files
 
-GIB = 2**30
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 PACKAGES = (
     *("torch", "torchvision", "accelerate", "webdataset", "pyarrow"),
     *("safetensors", "numpy", "opencv-python-headless", "pillow", "pydantic", "tyro"),
 )
 MIN_MEMORY_GIB = 4
-MIN_SHM_GIB = 0.5
 FULL_DISK_GIB, LOW_DISK_GIB = 1, 10
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The outcome of one check."""
-
-    status: Literal["ok", "warn", "fail"]
-    what: str
-    detail: str
-    """What was found and, unless it is ok, what to do."""
-
-    def __str__(self) -> str:
-        return f"{self.status:<4}  {self.what:<12}  {self.detail}"
 
 
 def run(config: DoctorConfig) -> int:
@@ -72,6 +58,8 @@ def checks(config: DoctorConfig) -> Iterator[Finding]:
     yield from _guarded("devices", devices)
     yield cpu_and_memory()
     yield shared_memory(Path("/dev/shm"))
+    yield from _guarded("tmp", lambda: temporary_files(temporary_folder()))
+    yield home()
     yield from _guarded("CRF", crf)
     yield from _guarded("CRF/GPU", crf_on_gpu)
     yield from _guarded("Ray", ray)
@@ -153,50 +141,28 @@ def devices() -> Finding:
 
 def cpu_and_memory() -> Finding:
     """There is enough free memory; count the cores that this process may use."""
-    from a2s.parallel.pool import num_cpus
-
-    free_gib = free_memory_bytes() / GIB
-    found = f"{num_cpus()} CPU core(s), {free_gib:.1f} GiB of memory free"
+    free_gib = machine.free_memory_bytes() / GIB
+    quota = machine.cpu_quota()
+    of_quota = "" if quota is None else f" (quota {quota:g})"
+    found = f"{machine.num_cpus()} CPU core(s){of_quota}, {free_gib:.1f} GiB of memory free"
     if free_gib < MIN_MEMORY_GIB:
         return Finding("warn", "machine", f"{found}; training wants {MIN_MEMORY_GIB} GiB or more")
     return Finding("ok", "machine", found)
 
 
-def free_memory_bytes() -> int:
-    """Return available memory, or what the container has left of its limit if that is less."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    free = kib * 1024
-    limits = Path("/sys/fs/cgroup")
-    try:
-        limit = (limits / "memory.max").read_text().strip()
-        used = int((limits / "memory.current").read_text())
-    except (OSError, ValueError):
-        return free
-    return free if limit == "max" else min(free, max(0, int(limit) - used))
-
-
-def shared_memory(folder: Path) -> Finding:
-    """There is shared memory for Ray and the data loader; Docker gives only 64 MiB by default."""
-    if not folder.is_dir():
-        return Finding("warn", "shm", f"no {folder}; use --workers 0 and --loader-workers 0")
-    free_gib = shutil.disk_usage(folder).free / GIB
-    found = f"{free_gib:.1f} GiB in {folder}"
-    if free_gib < MIN_SHM_GIB:
-        return Finding(
-            "warn", "shm", f"{found}; in Docker give --shm-size 2g, else use --workers 0"
-        )
-    return Finding("ok", "shm", found)
-
-
 def crf() -> Finding:
     """The dense CRF turns a rough square into a mask."""
+    from a2s.labels.crf.numba_backend import cache_folder
     from a2s.labels.crf.self_test import mask_of
 
     mask = mask_of("numba")
     if mask is None:
         return Finding("fail", "CRF", "numba runs but its mask is wrong; reinstall numba")
     works = f"numba {importlib.metadata.version('numba')} works"
+    if (kept := cache_folder()) is None:
+        detail = f"{works}, but compiles again in every process; set NUMBA_CACHE_DIR to a folder"
+        return Finding("warn", "CRF", detail)
+    works += f" (compiled into {kept})"
     if importlib.util.find_spec("pydensecrf") is None:
         return Finding("ok", "CRF", f"{works}; pydensecrf, the reference, is not installed")
     if mask_of("pydensecrf") != mask:
@@ -291,6 +257,10 @@ def cached_weights() -> Finding:
     from a2s.models.encoder_weights import REGISTRY, cache_folder
 
     folder = cache_folder()
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    if not places.is_writable(existing):
+        detail = f"downloads have no place ({folder}); set A2S_CACHE to a folder for them"
+        return Finding("warn", "weights", detail)
     here = [name for name, source in REGISTRY.items() if (folder / source.file_name).is_file()]
     away = [name for name in REGISTRY if name not in here]
     found = f"cached in {folder}: {', '.join(here) or 'none'}"

@@ -30,6 +30,7 @@ from a2s.labels.refine import Recipe
 from a2s.models.saved import SavedNetwork
 from a2s.parallel import model_actors, pool
 from a2s.parallel.progress import say
+from a2s.storage import places
 
 TAR_BLOCK = 512
 PER_WORKER = 8
@@ -150,7 +151,7 @@ def _model(config: EstimateConfig) -> Iterator[SavedNetwork]:
         frame=with_labels["frame"],
     )
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    with tempfile.TemporaryDirectory(prefix="a2s-estimate-") as folder:
+    with tempfile.TemporaryDirectory(prefix="a2s-estimate-", dir=places.temporary()) as folder:
         path = Path(folder) / "model.safetensors"
         input_spec = {"image_size": str(config.image_size), "resize_filter": "bilinear"}
         input_spec["kept_heads"] = ",".join(map(str, network.kept))

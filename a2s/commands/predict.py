@@ -44,7 +44,7 @@ from a2s.models.predict import Picture, load_step
 from a2s.models.saved import Model
 from a2s.parallel import model_actors, pool
 from a2s.parallel.progress import Progress, say, say_error
-from a2s.storage import files, run_folder
+from a2s.storage import files, places, run_folder
 from a2s.storage.failures import FILE_NAME, Failure, write_failures
 from a2s.storage.remote import is_remote
 from a2s.storage.written import WrittenFiles
@@ -124,7 +124,7 @@ def _to_folder(config: PredictConfig, out: Path, model: Model, identity: dict[st
     if config.format and not config.cuts_out:
         raise ConfigError("predict: --format is that of cut-outs; add --cutout, or leave it out")
     outputs = Outputs(out.resolve(), _kinds(config), _style(config, config.format or "png"))
-    with tempfile.TemporaryDirectory() as downloads:
+    with tempfile.TemporaryDirectory(dir=places.temporary()) as downloads:
         sources, indexes = open_shard_folders(_fetched(config.images, Path(downloads)))
         refuse_foreign(out, sources, outputs)
         with run_folder.claim(out, command="predict", config=config, inputs=identity) as folder:

@@ -7,94 +7,38 @@ Shapes: B images, S side of the network's square input, W 32-bit words of drop m
 from __future__ import annotations
 
 import ctypes
-import math
+import functools
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from a2s.data import images
+from a2s.data.batch import Batch
 from a2s.data.epoch_plan import Plan
 from a2s.data.index import Index
 from a2s.data.transforms import draw_flip, draw_keep_words
-from a2s.errors import A2SError, DataError
+from a2s.errors import A2SError, ConfigError, DataError
+from a2s.storage import places
 from a2s.storage.hashing import key_hash
 
 PR_SET_PDEATHSIG = 1
-ALIGNED = 64
+_SOCKET = "/pymp-12345678/listener-12345678"
+"""Name of the socket of `multiprocessing` below the folder for temporary files."""
 
 LabelReader = Callable[[int, int], NDArray[np.float32]]
 """(row, epoch) -> label [S,S]; runs in the loader's worker processes."""
 ImageFilter = Callable[[int, bool], bool]
 """(row, mirrored) -> whether the image must be decoded; runs in the worker processes."""
-_Part = tuple[str, torch.dtype, tuple[int, ...]]
-"""A tensor of a batch: name, dtype, shape."""
-
-
-class Batch:
-    """One rank's part of a global batch. Padding slots have row -1, valid False and label 0.
-
-    A padding slot repeats the batch's first image, so that BatchNorm sees no black images.
-    All tensors are views of one buffer. A worker process therefore sends a batch through one file
-    descriptor (each takes a connection and holds the interpreter's lock), and the batch is pinned
-    and copied to the GPU as a whole.
-
-    Shape: image uint8 `[B,3,S,S]` as stored (not mirrored), row int64 `[B]`, valid bool `[B]`,
-    flip bool `[B]`, keep int32 `[B,W]` (`draw_keep_words`) or None, label float32 `[B,1,S,S]` or
-    None. If no image of the batch is needed, image is `[B,3,0,0]`.
-    """
-
-    image_B3SS: Tensor
-    row_B: Tensor
-    valid_B: Tensor
-    flip_B: Tensor
-    keep_BW: Tensor | None = None
-    label_B1SS: Tensor | None = None
-
-    def __init__(self, bytes_N: Tensor, parts: Sequence[_Part]) -> None:
-        self._bytes_N, self._parts = bytes_N, tuple(parts)
-        for (name, dtype, shape), span in zip(self._parts, _spans(self._parts), strict=True):
-            setattr(self, name, bytes_N[span].view(dtype).view(shape))
-
-    @classmethod
-    def of(cls, **tensors: Tensor | None) -> Batch:
-        """Copy CPU tensors, given under the attribute names above, into one batch."""
-        present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-        parts = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in present.items()]
-        batch = cls(torch.empty(_spans(parts)[-1].stop, dtype=torch.uint8), parts)
-        for name, tensor in present.items():
-            getattr(batch, name).copy_(tensor)
-        return batch
-
-    def __reduce__(self) -> tuple[type[Batch], tuple[Tensor, tuple[_Part, ...]]]:
-        return Batch, (self._bytes_N, self._parts)
-
-    def to(self, device: torch.device) -> Batch:
-        """Copy the batch to a device; images become channels-last, which convolutions prefer."""
-        batch = Batch(self._bytes_N.to(device, non_blocking=True), self._parts)
-        batch.image_B3SS = batch.image_B3SS.contiguous(memory_format=torch.channels_last)
-        return batch
-
-    def pin_memory(self) -> Batch:
-        """Pin the batch's memory (`DataLoader` calls this), so that GPU copies are asynchronous."""
-        return Batch(self._bytes_N.pin_memory(), self._parts)
-
-
-def _spans(parts: Sequence[_Part]) -> list[slice]:
-    """Byte range of each part in the buffer; each starts at a multiple of `ALIGNED` bytes."""
-    spans, stop = list[slice](), 0
-    for _, dtype, shape in parts:
-        start = -(-stop // ALIGNED) * ALIGNED
-        stop = start + math.prod(shape) * dtype.itemsize
-        spans.append(slice(start, stop))
-    return spans
 
 
 class PlanSampler:
@@ -164,7 +108,11 @@ class Images(Dataset[Batch]):
         in a page of traceback.
         """
         try:
-            return self._read(requests)
+            batch = self._read(requests)
+            if get_worker_info() is not None:
+                # The queue would do it in a thread whose errors nobody hears of.
+                batch.share()
+            return batch
         except A2SError as error:
             return error
 
@@ -230,7 +178,19 @@ class Images(Dataset[Batch]):
 def make_loader(
     dataset: Images, sampler: PlanSampler, *, workers: int, pin_memory: bool = False
 ) -> DataLoader[Batch]:
-    """Create a loader with `workers` persistent processes; iterate it once per `sampler.set`."""
+    """Create a loader with `workers` persistent processes; iterate it once per `sampler.set`.
+
+    Raises:
+        ConfigError: there is no shared memory, or no folder for sockets, and workers need both.
+    """
+    prepare = None
+    if workers:
+        if not places.is_writable(places.SHARED_MEMORY):
+            raise ConfigError(
+                f"data: {places.SHARED_MEMORY} cannot be written, and loader processes need it; "
+                "use --loader-workers 0"
+            )
+        prepare = functools.partial(_begin, str(places.for_sockets(len(_SOCKET))))
     return DataLoader(
         dataset,
         batch_sampler=sampler,
@@ -239,7 +199,7 @@ def make_loader(
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers > 0 else None,
         pin_memory=pin_memory,
-        worker_init_fn=_die_with_parent if workers > 0 else None,
+        worker_init_fn=prepare,
         # Forked workers share the pages of an index of millions of rows.
         multiprocessing_context="fork" if workers > 0 else None,
     )
@@ -275,8 +235,14 @@ def _as_is(batch: Batch) -> Batch:
     return batch
 
 
-def _die_with_parent(worker: int) -> None:
-    """Make a worker die with its parent: as a fork it holds the parent's lock on the run folder."""
+def _begin(sockets: str, worker: int) -> None:
+    """Make a worker die with its parent: as a fork it holds the parent's lock on the run folder.
+
+    `sockets` is the folder for its socket, through which batches are handed over.
+    """
+    tempfile.tempdir = sockets
+    # One process a core is enough.
+    cv2.setNumThreads(1)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     # A terminal or scheduler signals the whole job; the parent needs its workers for the step that
     # it commits.

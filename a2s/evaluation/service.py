@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from a2s.data.open_files import Held
 from a2s.evaluation.listening import only_for
 from a2s.evaluation.pictures.outputs import Format, Style, colour_of, encode, pictures_of
 from a2s.models.predict import Answer, Logits, Picture, Probabilities, Step, to_map
+from a2s.storage.machine import num_cpus
 from a2s.storage.parsing import first_problem
 
 MAX_BYTES = 32 * 2**20
@@ -149,7 +149,7 @@ def make_service(step: Step, *, model: str, hosts: frozenset[str] | None = None)
     A page elsewhere reaches a service of this machine by another name for its address.
     """
     batcher = Batcher(step)
-    in_work, turns = asyncio.Semaphore(IN_WORK), asyncio.Semaphore(os.cpu_count() or 1)
+    in_work, turns = asyncio.Semaphore(IN_WORK), asyncio.Semaphore(num_cpus())
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import os
 import shutil
 import sys
 import urllib.request
@@ -23,6 +22,7 @@ from a2s.models.bundled import bundled_encoder
 from a2s.models.encoder_base import Encoder
 from a2s.models.encoders import build_encoder, calibrate_batchnorm
 from a2s.models.timm_name import PRETRAINED, is_timm, require_timm
+from a2s.storage import places
 from a2s.storage.files import atomic_path, open_file
 
 DOWNLOAD_TIMEOUT_SEC = 30.0
@@ -134,7 +134,7 @@ def load_encoder(name: str, weights: str | None) -> Encoder:
 
 def cache_folder() -> Path:
     """Folder of downloaded weights: $A2S_CACHE/weights or ~/.cache/a2s/weights."""
-    return Path(os.environ.get("A2S_CACHE") or Path.home() / ".cache" / "a2s") / "weights"
+    return places.cache() / "weights"
 
 
 def fetch(name: str, published: PublishedWeights) -> Path:
@@ -157,7 +157,7 @@ def fetch(name: str, published: PublishedWeights) -> Path:
     except (OSError, http.client.HTTPException) as error:
         raise WeightsError(
             f"weights: {name} could not be downloaded ({error}). Put the file at {path} "
-            "or pass --encoder.weights PATH."
+            "or pass --encoder.weights PATH. A2S_CACHE names another folder for downloads."
         ) from None
     return path
 

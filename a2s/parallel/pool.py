@@ -16,13 +16,13 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent import futures
 from itertools import islice
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from a2s.errors import ConfigError
 from a2s.parallel import ray_session
 from a2s.parallel.model_actors import ModelStage
 from a2s.parallel.tasks import Isolation, Tally, TaskScheduler
+from a2s.storage.machine import choose_threads, num_cpus
 
 __all__ = [
     "Isolation",
@@ -62,16 +62,6 @@ def resolve_workers(
     if workers < 0:
         raise ConfigError(f"--workers {workers}: give 0 (no Ray), a positive number, or auto")
     return workers
-
-
-def num_cpus() -> int:
-    """CPUs that this process may use: its affinity, limited by the container's CPU quota."""
-    cpus = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return cpus
-    return cpus if quota == "max" else max(1, min(cpus, int(quota) // int(period)))
 
 
 def num_gpus() -> int:
@@ -239,8 +229,7 @@ def _one_core() -> None:
     # Ray runs one task per core, so libraries must not start a thread per core.
     for variable in ("OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = "1"
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    choose_threads(os.environ)
     _one_thread()
 
 

@@ -25,6 +25,7 @@ from a2s.parallel.launch import (
 )
 from a2s.parallel.peers import PeerWatch
 from a2s.parallel.tracker_check import check_installed
+from a2s.storage.machine import num_cpus
 
 if TYPE_CHECKING:
     from accelerate import Accelerator as Accelerator
@@ -77,7 +78,7 @@ def start(
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     if cpu and expected > 1 and "OMP_NUM_THREADS" not in os.environ:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", str(expected)))
-        os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // local))
+        os.environ["OMP_NUM_THREADS"] = str(max(1, num_cpus() // local))
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if not cpu:
         # Shapes are constant, so searching for the fastest kernel pays off. No TF32 in fp32.

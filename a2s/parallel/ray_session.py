@@ -15,11 +15,14 @@ from types import FrameType
 from typing import Any
 
 from a2s.errors import ConfigError
+from a2s.storage import places
 
 STORE_BYTES_PER_WORKER = 8 * 2**20
 STORE_BYTES_MIN = 80 * 2**20
 """Ray refuses much smaller stores. The objects are small; a larger store would only fill up."""
 GRACE_SEC = 3.0
+_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+"""As long as the longest path of a socket of Ray below the folder for temporary files."""
 
 
 @contextlib.contextmanager
@@ -52,8 +55,14 @@ def sigterm_handled_by(handler: Any) -> Iterator[None]:
 
 
 def start_local(ray: Any, workers: int) -> None:
-    """Start Ray on this machine; never join a running cluster."""
+    """Start Ray on this machine; never join a running cluster.
+
+    Raises: ConfigError if there is no folder for its sockets.
+    """
+    folder = temporary_folder()
     create_private_token()
+    # Ray takes another folder by itself where /dev/shm is small, but not where it is read-only.
+    store = None if places.is_writable(places.SHARED_MEMORY) else str(folder.parent)
     # Workers inherit PYTHONPATH, so that they import a2s from the same place.
     old = os.environ.get("PYTHONPATH")
     paths = [str(Path(__file__).resolve().parents[2]), *filter(None, sys.path)]
@@ -67,6 +76,8 @@ def start_local(ray: Any, workers: int) -> None:
             object_store_memory=max(STORE_BYTES_MIN, workers * STORE_BYTES_PER_WORKER),
             log_to_driver=False,
             logging_level="ERROR",
+            _temp_dir=str(folder),
+            _plasma_directory=store,
         )
     finally:
         if old is None:
@@ -86,11 +97,39 @@ def join(ray: Any, address: str) -> None:
         raise ConfigError(f"--ray-address {address}: cannot join: {error}") from error
 
 
+def temporary_folder() -> Path:
+    """Folder for Ray's logs and sockets: $RAY_TMPDIR/ray, or one below $TMPDIR or /tmp.
+
+    Raises: ConfigError if none can be written, or the paths of sockets would be too long there.
+    """
+    named = os.environ.get("RAY_TMPDIR")
+    if not named:
+        return places.for_sockets(len(_SOCKET)) / "ray"
+    longest = places.SOCKET_BYTES - len(_SOCKET)
+    if len(os.fsencode(named)) > longest:
+        raise ConfigError(
+            f"RAY_TMPDIR={named} is too long for Ray's sockets; set it to a folder of at most "
+            f"{longest} bytes, or unset it"
+        )
+    if not places.is_writable(Path(named)):
+        raise ConfigError(f"RAY_TMPDIR={named} cannot be written; set it to a folder that can")
+    return Path(named) / "ray"
+
+
 def create_private_token() -> None:
-    """Create Ray's authentication token, readable by this user only."""
+    """Create Ray's authentication token, readable by this user only.
+
+    It is a file in the home folder or, where that cannot be written, in this process's environment.
+    """
     # Ray's ports listen on all interfaces, so only the token keeps others out. Ray itself would
     # write it readable by all users of the machine.
-    token = Path.home() / ".ray" / "auth_token"
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    home = places.home()
+    if home is None:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        return
+    token = home / ".ray" / "auth_token"
     token.parent.mkdir(mode=0o700, exist_ok=True)
     try:
         with open(os.open(token, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:

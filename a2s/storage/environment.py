@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import os
 import platform
 import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from a2s.storage.machine import num_cpus
 
 _PACKAGES = (
     "a2s",
@@ -38,7 +39,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": socket.gethostname(),
-        "cpu_count": len(os.sched_getaffinity(0)),
+        "cpu_count": num_cpus(),
         "packages": versions,
         "git": _git(),
     }

@@ -16,9 +16,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from a2s.config.training import Stage1Config, Stage2Config
+from a2s.data.batch import Batch
 from a2s.data.epoch_plan import Plan, make_plan
 from a2s.data.index import Index
-from a2s.data.loader import Batch, Images, PlanSampler, batches, end_workers, make_loader
+from a2s.data.loader import Images, PlanSampler, batches, end_workers, make_loader
 from a2s.models.activation_net import ActivationNet
 from a2s.models.detector import Detector
 from a2s.parallel import ranks, stop

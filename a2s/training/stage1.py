@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from a2s.config.training import Stage1Config
+from a2s.data.batch import Batch
 from a2s.data.epoch_plan import lanes_per_rank
 from a2s.data.index import Index
-from a2s.data.loader import Batch, Images
+from a2s.data.loader import Images
 from a2s.data.transforms import crop_cells, draw_window, flip_where
 from a2s.errors import A2SError
 from a2s.models.activation_net import ActivationNet

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from a2s.data.loader import Batch
+from a2s.data.batch import Batch
 from a2s.errors import A2SError, ConfigError
 from a2s.parallel import ranks
 from a2s.storage import files

@@ -23,7 +23,7 @@ def test_healthy_machine_is_exit_0_and_every_check_speaks(tmp_path, capsys, monk
     lines = capsys.readouterr().out.splitlines()
     names = [line.split()[1] for line in lines[:-1]]
     assert names == [
-        *("python", "packages", "torch", "devices", "machine", "shm"),
+        *("python", "packages", "torch", "devices", "machine", "shm", "tmp", "home"),
         *("CRF", "CRF/GPU", "Ray", "launch", "disk", "encoder", "detector", "weights"),
     ]
     assert not any(line.startswith("fail") for line in lines)

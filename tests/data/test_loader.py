@@ -10,9 +10,10 @@ import torch
 from processes import pack
 
 from a2s.data import images
+from a2s.data.batch import Batch
 from a2s.data.epoch_plan import make_plan
 from a2s.data.index import Index
-from a2s.data.loader import Batch, Images, PlanSampler, batches, make_loader
+from a2s.data.loader import Images, PlanSampler, batches, make_loader
 from a2s.data.transforms import draw_flip, draw_keep_words
 from a2s.errors import DataError
 from a2s.storage.hashing import key_hash

@@ -175,7 +175,7 @@ def test_drawing_goes_on_in_few_threads_after_the_time_is_over(monkeypatch) -> N
 
     monkeypatch.setattr(service, "encode_png", draw)
     monkeypatch.setattr(service, "ANSWER_SEC", 0.3)
-    monkeypatch.setattr(service.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(service, "num_cpus", lambda: 2)
 
     async def ask() -> list[int]:
         app = make_service(zeros, model="x")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import threading
 from collections import OrderedDict
 
@@ -16,6 +15,7 @@ from a2s.data.arrays import U8, Bool
 from a2s.errors import DataError
 from a2s.evaluation.pictures.overlay import overlay
 from a2s.evaluation.review.desk import Desk
+from a2s.storage.machine import num_cpus
 
 THUMB_PX = 240
 EDIT_PX = 1600
@@ -31,7 +31,7 @@ class Pictures:
         self._desk = desk
         self._lock = threading.Lock()
         # Decoding more at a time than there are CPUs only takes memory.
-        self._turn = threading.BoundedSemaphore(os.cpu_count() or 1)
+        self._turn = threading.BoundedSemaphore(num_cpus())
         self._thumbs: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._thumb_bytes = 0
         self._images: OrderedDict[int, U8] = OrderedDict()

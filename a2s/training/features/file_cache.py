@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from a2s.errors import ConfigError, DataError
+from a2s.storage import places
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 """Image bytes, already mirrored where they should be, uint8 `[B,3,S,S]` -> E3, E4, E5."""
@@ -249,11 +250,13 @@ class FeatureCache:
 
 def _own_folder(folder: Path | None) -> Path:
     """The cache folder, created if missing; in the temporary folder it must belong to this user."""
-    chosen = folder or Path(tempfile.gettempdir()) / f"a2s-features-{os.getuid()}"
+    chosen = folder or places.temporary() / f"a2s-features-{os.getuid()}"
     try:
         chosen.mkdir(parents=True, exist_ok=True, mode=0o700 if folder is None else 0o777)
     except OSError as error:
-        raise ConfigError(f"feature cache: cannot make {chosen} ({error.strerror})") from None
+        raise ConfigError(
+            f"feature cache: cannot make {chosen} ({error.strerror}); pass --cache-dir"
+        ) from None
     if folder is None and chosen.stat().st_uid != os.getuid():
         raise ConfigError(f"feature cache: {chosen} belongs to someone else; pass --cache-dir")
     return chosen

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from a2s.data.loader import Batch
+from a2s.data.batch import Batch
 from a2s.data.transforms import flip_where
 from a2s.training.features.file_cache import Encode, FeatureCache
 from a2s.training.features.gpu_cache import GpuFeatureCache

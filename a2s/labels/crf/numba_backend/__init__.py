@@ -12,7 +12,8 @@ not call functions of other files.
 """
 
 from a2s.labels.crf.numba_backend.inference import crf, foreground_probability
+from a2s.labels.crf.numba_backend.jit import cache_folder
 
-__all__ = ["IS_BATCHED", "crf", "foreground_probability"]
+__all__ = ["IS_BATCHED", "cache_folder", "crf", "foreground_probability"]
 
 IS_BATCHED = False

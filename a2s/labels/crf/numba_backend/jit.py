@@ -11,17 +11,25 @@ Function = Callable[..., Any]
 
 # The compiler may reorder sums, but may not assume that there are no NaNs or infinities.
 _REORDER = {"contract", "reassoc", "nsz", "arcp"}
+_folders: set[str] = set()
 
 
 def _compiled(function: Function, **options: Any) -> Function:
     options |= {"nogil": True, "error_model": "numpy"}
     try:
-        cached: Function = numba.njit(cache=True, **options)(function)
+        cached: Any = numba.njit(cache=True, **options)(function)
     except RuntimeError:
         # Neither the package's nor the user's cache folder is writable: compile in memory.
         in_memory: Function = numba.njit(**options)(function)
         return in_memory
-    return cached
+    _folders.add(cached.stats.cache_path)
+    on_disk: Function = cached
+    return on_disk
+
+
+def cache_folder() -> str | None:
+    """Folder in which compiled functions are kept; None if they are compiled in every process."""
+    return next(iter(_folders), None)
 
 
 def exact(function: Function) -> Function:
