@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -159,6 +160,29 @@ def test_what_one_rank_cannot_read_ends_the_others_soon(
     (line,) = lines_of_all([done[1 - rank].stderr])
     assert f"rank {rank} (pid " in line
     assert "failed: photo.jpg: truncated" in line
+
+
+WAITS = """
+from a2s.__main__ import main
+from a2s.storage import lock
+lock.STALE_SEC = 14.0
+main()
+"""
+
+
+def test_a_wait_for_the_lock_of_the_folder_is_no_hang(data: Path, tmp_path: Path) -> None:
+    """Rank 0 waits longer than a rank may hang, for signs of life from another machine."""
+    script, out = tmp_path / "waits.py", tmp_path / "out"
+    script.write_text(WAITS, encoding="utf-8")
+    out.mkdir()
+    holder = "a2s stage1, pid 1 on node-b\npid 1\nmachine another\ntoken abc\n"
+    (out / ".lock").write_text(holder, encoding="utf-8")
+    # As if its last sign of life were still to come, so that the ranks have time to start.
+    os.utime(out / ".lock", (time.time() + 12,) * 2)
+    command = arguments(data, out, "--rank-timeout-sec", "5", "--until-epoch", "1")
+    done = run_script(script, command)
+    assert "on another machine; waiting" in done[0].stderr
+    assert [process.returncode for process in done] == [0, 0], done[0].stderr + done[1].stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
