@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from processes import Finished, pack, run_ranks, start_ranks
+from processes import Finished, pack, run_ranks
 from safetensors.torch import load_file
 
 WORLDS = (1, 2, 3)
@@ -83,28 +82,17 @@ def test_losses_do_not_depend_on_the_number_of_ranks(runs: dict[int, Path], worl
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_killed_in_mid_epoch_and_resumed_with_another_number_of_ranks(
+def test_resumed_in_mid_epoch_with_another_number_of_ranks(
     runs: dict[int, Path], data: Path, tmp_path: Path, world: int
 ) -> None:
     """Step 2 of 2 follows on the commit of step 1, with other lanes on other ranks."""
-    out = tmp_path / "out"
     before = WORLDS[world % len(WORLDS)]
-    processes = start_ranks(arguments(data, out, epochs=40), world=before)
-    deadline = time.monotonic() + 300
-    # Epochs have two steps, so commits of odd numbers are in the middle of one.
-    while not (out / "commits" / "00003.json").exists():
-        assert time.monotonic() < deadline
-        assert all(process.poll() is None for process in processes)
-        time.sleep(0.001)
-    for process in processes:
-        process.kill()
-    for process in processes:
-        process.communicate()
-    for path in (out / "commits").iterdir():
-        if path.name > "00001.json":
-            path.unlink()
+    out = shutil.copytree(runs[before], tmp_path / "out")
+    # As a kill after the first commit leaves it.
+    (out / "commits" / "00002.json").unlink()
+    shutil.rmtree(out / "checkpoints" / "00002")
     assert json.loads((out / "commits" / "00001.json").read_text())["state"]["step"] == 1
-    done = run_ranks(arguments(data, out, epochs=40, until_epoch=1), world=world)
+    done = run_ranks(arguments(data, out), world=world)
     assert [rank.code for rank in done] == [0] * world, [rank.stderr for rank in done]
     one, other = gradients(runs[1], 2), gradients(out, 2)
     scale = max(tensor.abs().max() for tensor in one.values())
