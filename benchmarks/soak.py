@@ -7,13 +7,13 @@ A job is a command on drawn scenes. It is started, killed at a random moment or 
 files appears, and started again, until it has been killed often enough; then it runs to its end.
 Files must equal those of the run that nobody killed, nothing temporary may be left, and after each
 kill no process of the job may live on. Who is killed: the main process, its group, a Ray worker,
-Ray's raylet; or the main process by SIGTERM or SIGINT. Exit codes: 0 nothing found, 1 otherwise.
+the actor with the model, Ray's raylet; or the main process by SIGTERM or SIGINT. What was found is
+added to the rounds of the result file. Exit codes: 0 nothing found, 1 otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import random
@@ -23,7 +23,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,10 +30,21 @@ from pathlib import Path
 from typing import Any
 
 from soak_files import NOT_COMPARED, TEMPORARY, contents
-from soak_jobs import GROUP, INT, MAIN, RAYLET, TERM, WORKER, Job, jobs, with_those_before
+from soak_jobs import (
+    ACTOR,
+    GROUP,
+    INT,
+    MAIN,
+    RAYLET,
+    SERVER,
+    TERM,
+    WORKER,
+    Job,
+    jobs,
+    with_those_before,
+)
+from soak_processes import RayCluster, kill, kill_all, marked, start
 
-MARK = "A2S_SOAK_ID"
-"""Environment variable by which the processes of a job are found."""
 LEFT_SEC = 40.0
 """After a kill, all processes of the job must have ended within this time."""
 EXPECTED = {
@@ -46,7 +56,9 @@ EXPECTED = {
     INT: {130, -signal.SIGINT, 0, 1},
     # The task of a killed worker is repeated. Without its raylet the command ends, in one line.
     WORKER: {0},
+    ACTOR: {0},
     RAYLET: {0, 2},
+    SERVER: {0, 3},
 }
 """Exit codes by who was killed; 0 also where the command had just ended."""
 
@@ -71,6 +83,7 @@ class Soak:
         self.work = folder / "work"
         self.random = random.Random(seed)
         self.findings: dict[str, Findings] = {}
+        self.cluster = RayCluster()
 
     def prepare(self, needed: Sequence[Job]) -> dict[str, float]:
         """Draw scenes and run every job once; returns seconds by job.
@@ -86,6 +99,7 @@ class Soak:
         seconds = {}
         for job in needed:
             began = time.monotonic()
+            self._begin_again(job)
             code, said = self._finish(job)
             if code:
                 raise SystemExit(f"soak: {job.name} fails without any kill: {said}")
@@ -96,13 +110,27 @@ class Soak:
     def soak(self, job: Job, *, kills: int, usual_sec: float) -> None:
         """Kill a job so many times, let it end, and compare."""
         found = self.findings.setdefault(job.name, Findings())
-        shutil.rmtree(self.work / job.name)
+        self._begin_again(job)
         while found.kills.total() < kills:
             self._kill_once(job, found, usual_sec)
         code, said = self._finish(job)
         if code:
             found.problems.append(f"does not resume (exit code {code}): {said}")
         self._compare(job, found)
+
+    def _begin_again(self, job: Job) -> None:
+        """Its folder is as before its first start."""
+        out = self.work / job.name
+        if out.exists():
+            shutil.rmtree(out)
+        if job.begins_as:
+            shutil.copytree(self.folder / "whole" / job.begins_as, out)
+        elif job.name == "report":
+            out.mkdir()
+
+    def _start(self, job: Job) -> tuple[subprocess.Popen[str], str]:
+        address = self.cluster.address() if job.on_cluster else ""
+        return start(job, self.work, address=address)
 
     def _kill_once(self, job: Job, found: Findings, usual_sec: float) -> None:
         victim = self.random.choice(job.victims)
@@ -115,7 +143,8 @@ class Soak:
             if moment != "random" and set((self.work / job.name).glob(moment)) - present:
                 break
             time.sleep(0.0005)
-        killed = process.poll() is None and self._kill(process, victim, mark)
+        marks = [mark, self.cluster.mark] if job.on_cluster else [mark]
+        killed = process.poll() is None and kill(process, victim, marks)
         errors = self._end(process, mark, found, victim if killed else "nobody")
         if killed:
             found.kills[victim] += 1
@@ -128,38 +157,7 @@ class Soak:
         if code == 0:
             # It has ended, perhaps in spite of the kill: begin again.
             self._compare(job, found)
-            shutil.rmtree(self.work / job.name)
-
-    def _start(self, job: Job) -> tuple[subprocess.Popen[str], str]:
-        mark = uuid.uuid4().hex
-        environ = {**os.environ, MARK: mark, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "a2s", *job.arguments],
-            cwd=self.work,
-            env=environ,
-            stdout=subprocess.DEVNULL,
-            # A file: a pipe would stay open while an orphan lives.
-            stderr=(self.work / "errors.txt").open("w"),
-            start_new_session=True,
-            text=True,
-        )
-        return process, mark
-
-    def _kill(self, process: subprocess.Popen[str], victim: str, mark: str) -> bool:
-        """Kill; return whether there was somebody to kill."""
-        if victim in (WORKER, RAYLET):
-            word = b"ray::" if victim == WORKER else b"raylet/raylet"
-            pids = [pid for pid, title in processes_with(mark).items() if word in title]
-            for pid in pids[:1]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            return bool(pids)
-        if victim == GROUP:
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            by = {MAIN: signal.SIGKILL, TERM: signal.SIGTERM, INT: signal.SIGINT}
-            process.send_signal(by[victim])
-        return True
+            self._begin_again(job)
 
     def _end(self, process: subprocess.Popen[str], mark: str, found: Findings, victim: str) -> str:
         """Wait for the end of the job and of all that it has started; return its errors."""
@@ -170,13 +168,11 @@ class Soak:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         deadline = time.monotonic() + LEFT_SEC
-        while left := processes_with(mark):
+        while left := marked(mark):
             if time.monotonic() > deadline:
                 titles = sorted({title[:60].decode(errors="replace") for title in left.values()})
                 found.problems.append(f"processes live on after the end of {victim}: {titles}")
-                for pid in left:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+                kill_all(list(left))
             time.sleep(0.05)
         return (self.work / "errors.txt").read_text()
 
@@ -201,22 +197,6 @@ class Soak:
             found.problems.append(f"temporary files are left: {left[:5]}")
 
 
-def processes_with(mark: str) -> dict[int, bytes]:
-    """Command lines of the running processes that have inherited a mark."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            if f"{MARK}={mark}".encode() not in (entry / "environ").read_bytes():
-                continue
-            if (entry / "stat").read_text().rsplit(") ", 1)[1][0] not in "ZX":
-                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
-        except OSError:
-            continue
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
@@ -227,22 +207,27 @@ def main() -> None:
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     folder = args.folder or Path(tempfile.mkdtemp(prefix="a2s-soak-"))
+    before = json.loads(args.out.read_text()) if args.out.exists() else {"rounds": []}
     soak = Soak(folder, seed=args.seed)
     chosen = [job for job in jobs() if args.jobs is None or job.name in args.jobs]
-    usual_sec = soak.prepare(with_those_before(chosen))
-    per_job = -(-args.kills // len(chosen))
-    for job in chosen:
-        soak.soak(job, kills=per_job, usual_sec=usual_sec[job.name])
-        found = soak.findings[job.name]
-        print(job.name, dict(found.kills), found.problems or "no difference", flush=True)
-        args.out.write_text(json.dumps(summary(soak, usual_sec), indent=1) + "\n")
+    try:
+        usual_sec = soak.prepare(with_those_before(chosen))
+        per_job = -(-args.kills // len(chosen))
+        for job in chosen:
+            soak.soak(job, kills=per_job, usual_sec=usual_sec[job.name])
+            found = soak.findings[job.name]
+            print(job.name, dict(found.kills), found.problems or "no difference", flush=True)
+            rounds = [*before["rounds"], this_round(soak, usual_sec)]
+            args.out.write_text(json.dumps(summary(rounds), indent=1) + "\n")
+    finally:
+        soak.cluster.end()
     if args.folder is None:
         shutil.rmtree(folder)
     sys.exit(any(found.problems for found in soak.findings.values()))
 
 
-def summary(soak: Soak, usual_sec: dict[str, float]) -> dict[str, Any]:
-    """The result file."""
+def this_round(soak: Soak, usual_sec: dict[str, float]) -> dict[str, Any]:
+    """What this call has found so far."""
     from machine import describe_machine
 
     rows = {
@@ -258,11 +243,24 @@ def summary(soak: Soak, usual_sec: dict[str, float]) -> dict[str, Any]:
         for name, found in soak.findings.items()
         if found.runs
     }
+    return {**describe_machine(), "jobs": rows}
+
+
+def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """The result file: all rounds, and their sums."""
+    rows = [(name, row) for one in rounds for name, row in one["jobs"].items()]
+    kills: Counter[str] = Counter()
+    victims: Counter[str] = Counter()
+    for name, row in rows:
+        kills[name] += row["kills"]
+        victims.update(row["by_victim"])
     return {
-        **describe_machine(),
-        "kills": sum(row["kills"] for row in rows.values()),
-        "problems": sum(len(row["problems"]) for row in rows.values()),
-        "jobs": rows,
+        "kills": kills.total(),
+        "kills_by_job": dict(kills),
+        "kills_by_victim": dict(victims),
+        "files_compared": sum(row["files_compared"] for _, row in rows),
+        "problems": sum(len(row.get("problems", ())) for _, row in rows),
+        "rounds": rounds,
         "not_compared": NOT_COMPARED,
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 NOT_COMPARED = {
@@ -14,6 +15,8 @@ NOT_COMPARED = {
     "checkpoints, commits, labels of a run": "but its last ones: signals commit in between",
     "stopped.json": "is there after a kill only",
     "scores.json: inputs_sha256": "digest of when the masks were written",
+    "review.jsonl: at": "when it was decided",
+    "report.html: seconds": "how long its commands took",
 }
 TEMPORARY = (".tmp", ".staging", ".partial")
 
@@ -22,11 +25,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Bytes of the files that must be equal, by relative path.
 
     A signal makes training commit in between, so that numbers of commits differ: of a training run,
-    its last weights, momentum and rectified labels are compared.
+    its last weights, momentum and rectified labels are compared; of one with averages of labels,
+    these and the labels, too.
     """
     if (folder / "checkpoints").is_dir():
         last = max((folder / "checkpoints").iterdir())
         files = [*last.glob("*.safetensors"), *folder.glob("*"), *folder.glob("rectified/*")]
+        if (folder / "averages").is_dir():
+            files += [*folder.glob("averages/*/*"), *folder.glob("labels/*/*")]
         return {
             path.name if path.parent == last else str(path.relative_to(folder)): path.read_bytes()
             for path in files
@@ -40,8 +46,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def comparable(path: Path) -> bytes:
-    """Bytes of a file, without a digest of when its inputs were written."""
-    if path.name != "scores.json":
-        return path.read_bytes()
-    values = {**json.loads(path.read_bytes()), "inputs_sha256": ""}
-    return json.dumps(values).encode()
+    """Bytes of a file, without times and digests of times."""
+    if path.name == "scores.json":
+        return json.dumps({**json.loads(path.read_bytes()), "inputs_sha256": ""}).encode()
+    if path.name == "review.jsonl":
+        lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+        return json.dumps([{**line, "at": ""} for line in lines]).encode()
+    if path.suffix == ".html":
+        return re.sub(rb"\b\d[\d.,:-]* ?(s|min|h|d|UTC)\b", b"", path.read_bytes())
+    return path.read_bytes()

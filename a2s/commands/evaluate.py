@@ -14,7 +14,15 @@ from a2s.data.isolation import isolated
 from a2s.errors import ConfigError, DataError
 from a2s.evaluation import metrics
 from a2s.evaluation.benchmarks import BENCHMARKS, Benchmark, find_benchmark
-from a2s.evaluation.chunk import SCHEMA, Pair, in_order, score_chunk
+from a2s.evaluation.chunk import (
+    SCHEMA,
+    Pair,
+    given_up,
+    halves,
+    in_order,
+    merged,
+    score_chunk,
+)
 from a2s.evaluation.curves import write_curves
 from a2s.evaluation.dataset_scores import RowScores
 from a2s.evaluation.pairs import (
@@ -194,6 +202,7 @@ def _score_all(
         chunks(),
         common=(config.parity.convention,),
         isolation=isolated,
+        division=pool.Division(halves, merged, given_up),
         workers=workers,
         ray_address=config.ray_address,
         name=lambda item: f"evaluate: pairs from {item[1][0].key}",

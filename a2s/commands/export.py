@@ -71,6 +71,8 @@ def run(config: ExportConfig) -> int:
                 config.workers, len(labels), ray_address=config.ray_address
             )
             summary = export_all(job, decisions, workers=workers, ray_address=config.ray_address)
+            # Workers that were killed, while the command lived, have left some.
+            files.remove_temporary(config.out)
         if not summary.num_failures:
             remove_parts(config.out)
     return _conclude(config, summary, num_labels=len(labels), is_new=is_new)

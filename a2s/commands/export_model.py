@@ -6,7 +6,7 @@ from a2s.config.export import ExportModelConfig
 from a2s.errors import CheckpointError, ConfigError
 from a2s.models.bundled import find_model
 from a2s.models.saved import SavedNetwork
-from a2s.storage.files import atomic_write
+from a2s.storage.files import atomic_write, remove_abandoned
 
 
 def run(config: ExportModelConfig) -> int:
@@ -32,6 +32,7 @@ def run(config: ExportModelConfig) -> int:
     assert isinstance(network, Detector)
     data, difference = export(network, out.suffix, metadata=metadata)
     out.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned([out])
     atomic_write(out, data)
     print(
         f"export-model: {out} takes RGB [batch, 3, height, width] in 0..1 and gives saliency "

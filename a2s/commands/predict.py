@@ -29,6 +29,8 @@ from a2s.evaluation.pictures.outputs import (
     Style,
     Written,
     draw_chunk,
+    given_up,
+    merged,
     predict_chunk,
     write_chunk,
 )
@@ -83,6 +85,7 @@ def _to_files(config: PredictConfig, model: Model) -> int:
         say(f"predict: {num_results:,} inputs are left out, a2s wrote them beside images")
     targets = pictures.plan(sources, config.out, kinds, config.format)
     pictures.check(targets, is_opaque=config.background is not None)
+    files.remove_abandoned(target.path for target in targets if target.path is not None)
     style = _style(config, targets[0].format)
     failures: list[Failure] = []
     num_images = len(sources)
@@ -143,6 +146,8 @@ def _to_folder(config: PredictConfig, out: Path, model: Model, identity: dict[st
                 new_failures = _predict(config, folder, model, wanted, images, rows, written)
                 failures += new_failures
                 num_new += len(rows) - len(new_failures)
+            # Workers that were killed, while the command lived, have left some.
+            files.remove_temporary(out)
             write_failures(out, failures)
     num_images = len(images) + len(found.failures)
     lost: dict[str, Any] = {"num_lost": found.num_lost, "lost_is_known": found.lost_is_known}
@@ -238,6 +243,7 @@ def _predict(
             common=common,
             model_stage=model_stage,
             isolation=isolated,
+            division=pool.Division(pool.halves, merged, given_up),
             ray_address=config.ray_address,
             name=lambda pictures: f"predict: images from {pictures[0].key}",
             note=progress.note,

@@ -11,7 +11,7 @@ import time
 from a2s.config.checks import ReportConfig
 from a2s.errors import ConfigError
 from a2s.parallel.progress import say
-from a2s.storage.files import atomic_write
+from a2s.storage.files import atomic_write, remove_abandoned
 
 
 def run(config: ReportConfig) -> int:
@@ -35,6 +35,7 @@ def run(config: ReportConfig) -> int:
     start_sec = time.monotonic()
     say(f"report: reading {', '.join(str(folder) for folder in config.runs)}")
     text = page(config.runs)
+    remove_abandoned([out])
     atomic_write(out, text)
     size_mib, elapsed_sec = len(text.encode()) / 2**20, time.monotonic() - start_sec
     print(f"report: {out}, {size_mib:.1f} MiB, in {elapsed_sec:.0f} s; open it in a browser")

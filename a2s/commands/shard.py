@@ -6,6 +6,7 @@ the same shards. Each shard is one task that writes its own files, the manifest 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 import shutil
@@ -25,7 +26,8 @@ from a2s.data.index import Index
 from a2s.data.inputs import collect
 from a2s.data.isolation import isolated
 from a2s.data.left_out import describe_lost, describe_skipped, over_limit
-from a2s.data.packing import MASK_TOLERANCE, PackingJob, pack
+from a2s.data.listed_tars import bring_back
+from a2s.data.packing import MASK_TOLERANCE, PackingJob, PackingTask, pack, trials
 from a2s.data.shards import shard_done, shard_name
 from a2s.errors import DataError
 from a2s.parallel import pool
@@ -45,8 +47,8 @@ def run(config: ShardConfig) -> int:
 
     Raises:
         ConfigError: an input does not exist, or the folder belongs to another run.
-        DataError: an input holds no image or cannot be read, or images were added since the first
-            call, which listed them.
+        DataError: an input holds no image or cannot be read, or images were added, or a tar has
+            changed, since the first call, which listed them.
     """
     with claim(config.out, command="shard", config=config) as folder:
         is_new = not (folder.path / "work.json").exists()
@@ -65,6 +67,7 @@ def run(config: ShardConfig) -> int:
         }
         pending = [number for number in range(work.num_shards) if number not in manifests]
         if pending:
+            bring_back(frozen.get("tars", ()), staging=work.out / ".staging")
             _pack_all(config, folder, work, pending, frozen["num_images"])
         elif (work.out / FILE_NAME).exists():
             print(f"shard: {config.out} is done already")
@@ -100,6 +103,7 @@ def _frozen_work(config: ShardConfig, folder: RunDir) -> dict[str, Any]:
         "without_mask": images_wanted["mask_path"].null_count,
         "num_lost": found.num_lost,
         "lost_is_known": found.lost_is_known,
+        "tars": found.tars,
     }
     write_json(path, frozen)
     return frozen
@@ -114,18 +118,39 @@ def _pack_all(
     with Progress(num_images, unit="images", name="shard", done=num_images - left) as progress:
         for result in pool.map_items(
             pack,
-            pending,
+            [PackingTask(number, range(_count(number, config, num_images))) for number in pending],
             workers=pool.resolve_workers(config.workers, left, ray_address=config.ray_address),
             common=(work,),
             isolation=isolated,
+            division=pool.Division(trials, _without, _left_out),
             ray_address=config.ray_address,
             deadline_sec=max(900.0, SECONDS_PER_IMAGE * config.shard_size),
-            name=shard_name,
             note=progress.note,
         ):
             failed += result["quarantined"]
             progress.update(result["count"] + result["quarantined"], quarantined=failed)
             folder.log(**result)
+    # Workers that were killed, while the command lived, have left some.
+    remove_temporary(work.out)
+
+
+def _count(number: int, config: ShardConfig, num_images: int) -> int:
+    """Number of images that a shard is made of."""
+    return min(config.shard_size, num_images - number * config.shard_size)
+
+
+def _without(
+    task: PackingTask, results: list[dict[str, Any]]
+) -> dict[str, Any] | pool.Again[PackingTask]:
+    """What to do after the trials of a task: write the shard without the images at fault."""
+    left_out = {row: why for result in results for row, why in result["left_out"].items()}
+    if task.is_trial:
+        return {"left_out": left_out}
+    return pool.Again(dataclasses.replace(task, left_out=left_out))
+
+
+def _left_out(task: PackingTask, reason: str, detail: str) -> dict[str, Any]:
+    return {"left_out": {task.rows.start: (reason, detail)}}
 
 
 def _finish(config: ShardConfig, work: PackingJob, frozen: dict[str, Any]) -> int:

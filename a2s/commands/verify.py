@@ -10,19 +10,21 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from a2s.config.checks import VerifyConfig
-from a2s.data.shards import read_manifest
-from a2s.errors import CheckpointError, ConfigError, LabelError
+from a2s.data.shards import read_manifest, shard_name
+from a2s.errors import CheckpointError, ConfigError, LabelError, StorageError
 from a2s.labels.store.generations import check_part, check_whole
 from a2s.parallel import pool
 from a2s.parallel.progress import Progress
 from a2s.storage import checkpoints, lock, run_folder
 from a2s.storage.hashing import sha256_file
 
+MAX_SHARDS = 10**6
+"""As many as their names have numbers for."""
 STORES = ("labels", "averages")
 _SHARD = re.compile(r"shard-\d+\.json")
 
@@ -42,10 +44,11 @@ class Damage(NamedTuple):
 
 
 def run(config: VerifyConfig) -> int:
-    """Print what is damaged; return 0 if nothing is, else 3.
+    """Print what is damaged or unfinished; return 0 if nothing is, else 3.
 
     Raises:
         ConfigError: the folder does not exist, holds nothing with checksums, or is in use.
+        StorageError: a folder below it cannot be listed.
     """
     if not config.folder.is_dir():
         raise ConfigError(f"verify: {config.folder} is not a folder")
@@ -72,13 +75,13 @@ def run(config: VerifyConfig) -> int:
         print(f"verify: {text}")
     if damaged and not config.repair:
         print("next: the same command with --repair deletes what declares them finished")
-    return 3 if damaged else 0
+    return 3 if damaged or unfinished else 0
 
 
 def _parts(root: Path) -> tuple[list[Part], list[str]]:
     """Find shards and commits below a folder, and say which folders of shards are unfinished."""
     parts, unfinished = [], []
-    for folder, subfolders, names in os.walk(root):
+    for folder, subfolders, names in os.walk(root, onerror=_raise):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         path = Path(folder)
         manifests = [path / name for name in sorted(names) if _SHARD.fullmatch(name)]
@@ -86,13 +89,28 @@ def _parts(root: Path) -> tuple[list[Part], list[str]]:
         if path.name == "commits":
             parts += [Part(path / name, True) for name in sorted(names) if name.endswith(".json")]
         tars = {name.removesuffix(".tar") for name in names if name.endswith(".tar")}
-        without = sorted(tars - {manifest.stem for manifest in manifests})
+        finished = {manifest.stem for manifest in manifests}
+        without = sorted((tars | _expected(manifests)) - finished)
         if manifests and without:
             unfinished.append(
                 f"{path}: {len(without)} shards are not finished (first {without[0]}); "
                 "repeat the command that makes them"
             )
     return parts, unfinished
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise StorageError(f"verify: {error.filename} cannot be listed ({error.strerror})")
+
+
+def _expected(manifests: list[Path]) -> set[str]:
+    """Names of the shards that a folder has when it is complete, as one of its manifests says."""
+    for path in manifests:
+        with suppress(OSError, ValueError):
+            # A manifest that lies about it must not make a name for each of 2**60 shards.
+            number = min(read_manifest(path)["num_shards"] or 0, MAX_SHARDS)
+            return {shard_name(number) for number in range(number)}
+    return set()
 
 
 def _folder_of(part: Part) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,6 +21,10 @@ class Chunk:
 
     def __str__(self) -> str:
         return f"{self.part.shards[0].name}, chunk {self.number} from key {self.part.key(0)}"
+
+    def only(self, rows: range) -> Chunk:
+        """Some consecutive samples of it."""
+        return dataclasses.replace(self, part=self.part.part(rows))
 
     def decode(self, row: int) -> U8:
         """Read and decode the image of a row of `part`. Shape: H W 3.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -14,6 +15,7 @@ from typing import NoReturn
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from a2s.data.images import SUFFIXES
 from a2s.errors import ConfigError, DataError
 from a2s.storage.files import read_bytes
 
@@ -42,11 +44,16 @@ def read_lines(path: Path) -> list[str]:
 
 
 def walk(
-    root: Path, *, leave_out: Sequence[Path] = (), apart_from: Path | None = None
+    root: Path,
+    *,
+    leave_out: Sequence[Path] = (),
+    apart_from: Path | None = None,
+    skipped: Counter[str] | None = None,
 ) -> Iterator[tuple[str, str]]:
     """Yield (path, relative path) of all files below a folder, except hidden ones.
 
-    Follows symbolic links, but not into a cycle.
+    Follows symbolic links, but not into a cycle. Hidden folders and images are counted in
+    `skipped`.
 
     Raises:
         ConfigError: a link leads to `apart_from`.
@@ -62,6 +69,8 @@ def walk(
             raise DataError(f"{folder}: cannot be listed ({error.strerror})") from error
         for entry in entries:
             if entry.name.startswith("."):
+                if skipped is not None:
+                    _count_hidden(entry, skipped)
                 continue
             if not _is_dir(entry):
                 yield entry.path, prefix + entry.name
@@ -71,6 +80,13 @@ def walk(
                 _refuse(entry.path, apart_from)
             if identity not in parents and identity not in excluded:
                 pending.append((entry.path, f"{prefix}{entry.name}/", parents | {identity}))
+
+
+def _count_hidden(entry: os.DirEntry[str], skipped: Counter[str]) -> None:
+    if _is_dir(entry):
+        skipped["hidden folders"] += 1
+    elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+        skipped["hidden"] += 1
 
 
 def refuse_overlap(source: Path, out: Path) -> None:

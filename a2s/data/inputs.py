@@ -20,6 +20,7 @@ from a2s.data.file_tree import read_lines, refuse_linked, refuse_overlap, walk
 from a2s.data.images import SUFFIXES
 from a2s.data.input_rows import Rows, first_of_each_key, rejected
 from a2s.data.keys import encode_key
+from a2s.data.listed_tars import ListedTar, listed_tar
 from a2s.data.mask_names import MaskNames, suggestion
 from a2s.data.own_pictures import is_result
 from a2s.data.tar_inputs import is_tar, local_tar, tar_members
@@ -50,6 +51,7 @@ class FoundImages:
     """Estimate of the images in unreadable parts of damaged tars, beyond one failure per tar."""
     lost_is_known: bool = True
     """Whether every damaged tar says how many of its bytes were not read."""
+    tars: list[ListedTar] = field(default_factory=list)
 
 
 def _with_suffix(entry: str) -> str | None:
@@ -75,6 +77,7 @@ class _Collector:
     skipped: Counter[str] = field(default_factory=Counter)
     num_lost: int = 0
     lost_is_known: bool = True
+    tars: list[ListedTar] = field(default_factory=list)
 
     def add(self, rows: Rows, number: int, path: bytes, relative: str) -> None:
         """Add one file; its key is derived from its path relative to the input's root."""
@@ -87,7 +90,8 @@ class _Collector:
 
     def folder(self, rows: Rows, number: int, root: Path, *, leave_out: list[Path]) -> None:
         before = rows.count + len(self.failures)
-        for path, relative in walk(root, leave_out=leave_out, apart_from=self.apart_from):
+        files = walk(root, leave_out=leave_out, apart_from=self.apart_from, skipped=self.skipped)
+        for path, relative in files:
             suffix = os.path.splitext(relative)[1].lower()
             if suffix not in SUFFIXES:
                 self.skipped[suffix or "without suffix"] += 1
@@ -154,9 +158,9 @@ class _Collector:
 
     def tar(self, number: int, source: str) -> None:
         """Add the images and `.mask.png` members of a tar; download a remote tar first."""
-        path, damage = local_tar(source, staging=self.out / ".staging", number=number)
+        path, lacking = local_tar(source, staging=self.out / ".staging", number=number)
         before, num_images = self.images.count + len(self.failures), self.images.count
-        for member in chain(tar_members(path, source=source), [damage] if damage else []):
+        for member in chain(tar_members(path, source=source), lacking):
             shown = as_text(f"{source}/{member.name}")
             if member.problem:
                 self.failures.append(failure("", shown, member.problem, member.detail))
@@ -169,6 +173,7 @@ class _Collector:
                 self.skipped[member.suffix or "without suffix"] += 1
         if self.images.count + len(self.failures) == before:
             raise DataError(f"{source}: the tar holds no images ({', '.join(SUFFIXES)})")
+        self.tars.append(listed_tar(source, number, path))
 
     def count_lost(self, share: float | None, num_read: int) -> None:
         """Estimate the images in the lost `share` of a tar from those that were read."""
@@ -262,6 +267,7 @@ def _join(collector: _Collector) -> FoundImages:
         dict(sorted(collector.skipped.items())),
         collector.num_lost,
         collector.lost_is_known,
+        collector.tars,
     )
 
 

@@ -11,6 +11,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -31,6 +32,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 
 
+OOM_SCORE = 250
+"""In thousandths of the memory: how much smaller than its parent it may be when the kernel, out of
+memory, ends it and not the parent."""
 BYTES_PER_PIXEL = 24
 """More than any format needs: masks in WebP take 20, all others up to 16."""
 ROOM_BYTES = 256 * 2**20
@@ -80,6 +84,13 @@ def answer(header: Header, data: bytes) -> tuple[Header, bytes | memoryview]:
     return reply, np.ascontiguousarray(content).data.cast("B")
 
 
+def _end_before_the_parent() -> None:
+    """If the kernel must kill for lack of memory, one image is lost and not a whole command."""
+    file = Path("/proc/self/oom_score_adj")
+    with contextlib.suppress(OSError, ValueError):
+        file.write_text(str(min(1000, int(file.read_text()) + OOM_SCORE)))
+
+
 def main() -> NoReturn:
     """Answer requests until the parent closes the pipe."""
     # Signals that end a whole job are for the parent; the image must not be blamed for them.
@@ -91,6 +102,7 @@ def main() -> NoReturn:
     # The parent reports a crash; a file of this process's memory would help nobody.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     requests, replies = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
+    _end_before_the_parent()
     # What a codec prints must not come between the replies.
     os.dup2(2, 1)
     try:

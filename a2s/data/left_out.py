@@ -22,7 +22,7 @@ def over_limit(rate: float, *, failed: int, total: int, num_lost: int, lost_is_k
 
 
 def describe_skipped(skipped: Mapping[str, int]) -> Iterator[str]:
-    """Which files are no images, in a line of text; none without such files."""
+    """Which files are hidden, or no images, in a line of text; none without such files."""
     if skipped:
         listed = ", ".join(f"{count:,} {suffix}" for suffix, count in skipped.items())
-        yield f"left out {sum(skipped.values()):,} files that are no images: {listed}"
+        yield f"left out {sum(skipped.values()):,} files that are hidden or no images: {listed}"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import errno
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +53,34 @@ class PackingJob:
     max_pixels: int
 
 
+@dataclass(frozen=True)
+class PackingTask:
+    """A shard to write; as a trial, some of its images are only read, to see who ends the process.
+
+    `left_out`: images that do, with reason and detail.
+    """
+
+    number: int
+    rows: range
+    is_trial: bool = False
+    left_out: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        name = shard_name(self.number)
+        some = f", images {self.rows.start} to {self.rows.stop - 1}" if self.is_trial else ""
+        return f"{name}{some}"
+
+
+def trials(task: PackingTask) -> list[PackingTask]:
+    """Trials of both halves of its images; none for the trial of one image."""
+    first, last = task.rows.start, task.rows.stop
+    middle = (first + last) // 2
+    parts = [range(first, middle), range(middle, last)]
+    if task.is_trial and middle == first:
+        return []
+    return [dataclasses.replace(task, rows=rows, is_trial=True) for rows in parts if rows]
+
+
 class _Unusable(Exception):
     """Raised for an image that must be quarantined."""
 
@@ -69,17 +100,24 @@ class _Masks:
     """Masks that were left out; their images are packed without them."""
 
 
-def pack(number: int, work: PackingJob) -> dict[str, Any]:
-    """Read, verify and write the images of one shard."""
-    rows = pq.ParquetFile(work.out / "work.parquet").read_row_group(number).to_pylist()
+def pack(task: PackingTask, work: PackingJob) -> dict[str, Any]:
+    """Read, verify and write the images of one shard; a trial returns whom it leaves out."""
+    rows = pq.ParquetFile(work.out / "work.parquet").read_row_group(task.number).to_pylist()
     failures: list[Failure] = []
     seen = _Masks()
-    name = shard_name(number)
+    name = shard_name(task.number)
+    if task.is_trial:
+        for position in task.rows:
+            with contextlib.suppress(_Unusable):
+                _sample(rows[position], work, seen)
+        return {"left_out": {}}
     with ShardWriter(
         work.out, name, columns=COLUMNS, settings=work.settings, num_shards=work.num_shards
     ) as writer:
-        for row in rows:
+        for position, row in enumerate(rows):
             try:
+                if position in task.left_out:
+                    raise _Unusable(*task.left_out[position])
                 members, values = _sample(row, work, seen)
             except _Unusable as error:
                 source = row["member"] or os.fsdecode(row["path"])

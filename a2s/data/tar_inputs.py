@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-import bz2
-import contextlib
-import gzip
-import importlib
-import io
-import lzma
 import os
 import tarfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
 
 from a2s.data.images import SUFFIXES
 from a2s.data.keys import decode_key, encode_key
+from a2s.data.open_files import MAX_FILE_BYTES
 from a2s.data.shards import MASK, refuse_unsafe_member
 from a2s.data.tar_headers import END_MARKER, Header, has_bad_header, skip_to_next, why_it_ended
-from a2s.errors import ConfigError, DataError
+from a2s.data.tar_streams import (
+    TAR_ERRORS,
+    decompressed,
+    raise_if_of_the_system,
+    refuse_without_space,
+)
+from a2s.errors import DataError
 from a2s.storage.files import atomic_path, open_file
 from a2s.storage.remote import is_remote, open_source
-
-zstd: Any = None
-with contextlib.suppress(ImportError):
-    zstd = importlib.import_module("backports.zstd")
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tzst")
 _PLAIN_FILE = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _BLOCK = 512
-_TAR_ERRORS: tuple[type[Exception], ...] = (
-    *(tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError),
-    *((zstd.ZstdError,) if zstd else ()),
-)
-_GZIP, _BZIP2, _XZ, _ZSTD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
-_BUFFER_BYTES = 1 << 20
 _DRAIN_BYTES = 1 << 20
 
 
@@ -66,66 +55,49 @@ def is_tar(path: Path) -> bool:
     return path.name.lower().endswith((".tar", *_COMPRESSED))
 
 
-def local_tar(source: str, *, staging: Path, number: int) -> tuple[Path, Member | None]:
+def local_tar(source: str, *, staging: Path, number: int) -> tuple[Path, list[Member]]:
     """Return an uncompressed local tar; copy the images of a remote or compressed one to `staging`.
 
-    If a stream is damaged, the copy holds what came before; the second result describes the damage.
+    The second result lists what the copy lacks: images that are too large, and, if the stream is
+    damaged, what comes after the damage.
 
     Raises:
         ConfigError: the tar is compressed with zstd, and the package that reads it is missing.
-        DataError: the source cannot be opened, or is no tar from its first byte on.
+        DataError: the source cannot be opened, is no tar from its first byte on, expands without
+            bound, or would fill the disk.
         StorageError: a download broke off.
     """
     if not is_remote(source) and not source.lower().endswith(_COMPRESSED):
-        return Path(source), None
+        return Path(source), []
     staging.mkdir(exist_ok=True)
     path = staging / f"{number:06d}.tar"
-    num_bytes = None
+    num_bytes, lacking = None, list[Member]()
     with open_source(source) as file, atomic_path(path) as temporary:
         try:
-            stream = _decompress(file, source)
+            stream = decompressed(file, source)
             with tarfile.open(fileobj=stream, mode="r|", tarinfo=Header) as tar:
-                damage, position = _copy_images(tar, temporary), tar.offset
-        except _TAR_ERRORS as error:
-            _raise_if_of_the_system(error)
+                damage, position = _copy_images(tar, temporary, source, lacking), tar.offset
+        except TAR_ERRORS as error:
+            raise_if_of_the_system(error)
             raise DataError(f"{source}: the tar is damaged ({error})") from error
         try:
             # The rest is read as well: its length says how much is lost, its end has the checksum.
             while stream.read(_DRAIN_BYTES):
                 pass
             num_bytes = stream.tell()
-        except _TAR_ERRORS as error:
-            _raise_if_of_the_system(error)
+        except TAR_ERRORS as error:
+            raise_if_of_the_system(error)
             damage = damage or why_it_ended(error)
-    if not damage:
-        return path, None
-    return path, _damaged(damage, position=position, num_bytes=num_bytes)
+    if damage:
+        lacking.append(_damaged(damage, position=position, num_bytes=num_bytes))
+    return path, lacking
 
 
-def _decompress(file: IO[bytes], source: str) -> IO[bytes]:
-    """The stream inside a gzip, bzip2, xz or zstd stream; the stream itself if it is none."""
-    buffered = io.BufferedReader(file, _BUFFER_BYTES)  # type: ignore[type-var]
-    start = buffered.peek(len(_XZ))
-    if start.startswith(_GZIP):
-        return gzip.open(buffered)  # type: ignore[return-value]
-    if start.startswith(_BZIP2):
-        return bz2.open(buffered)
-    if start.startswith(_ZSTD):
-        if zstd is None:
-            raise ConfigError(f"{source}: is compressed with zstd: pip install 'a2s[zstd]'")
-        inside: IO[bytes] = zstd.open(buffered)
-        return inside
-    return lzma.open(buffered) if start.startswith(_XZ) else buffered
+def _copy_images(tar: tarfile.TarFile, path: Path, source: str, lacking: list[Member]) -> str:
+    """Copy the images of a stream to a tar; return why it ended before its end marker, or "".
 
-
-def _raise_if_of_the_system(error: BaseException) -> None:
-    """Raise an error of the network or the disk; those of damaged streams have no number."""
-    if isinstance(error, OSError) and error.errno is not None:
-        raise error
-
-
-def _copy_images(tar: tarfile.TarFile, path: Path) -> str:
-    """Copy the images of a stream to a tar; return why it ended before its end marker, or ""."""
+    Those that are too large to be read later are added to `lacking`.
+    """
     with (
         path.open("wb") as file,
         tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as copy,
@@ -145,6 +117,10 @@ def _copy_images(tar: tarfile.TarFile, path: Path) -> str:
                 # Only what is used: its other attributes may be impossible, such as its date.
                 plain = tarfile.TarInfo(member.name)
                 if member.type in _PLAIN_FILE and not member.issparse():
+                    if member.size > MAX_FILE_BYTES:
+                        lacking.append(_too_large(member))
+                        continue
+                    refuse_without_space(path.parent, member.size, source)
                     plain.size = member.size
                     copy.addfile(plain, tar.extractfile(member))
                 else:  # the list of members says that it is no file
@@ -153,13 +129,18 @@ def _copy_images(tar: tarfile.TarFile, path: Path) -> str:
                     plain.linkname = member.linkname
                     copy.addfile(plain)
                 copy.members = []  # type: ignore[attr-defined]
-            except _TAR_ERRORS as error:
-                _raise_if_of_the_system(error)
+            except TAR_ERRORS as error:
+                raise_if_of_the_system(error)
                 # Drop the member of which only a part came.
                 file.seek(complete)
                 file.truncate()
                 copy.offset = complete
                 return why_it_ended(error)
+
+
+def _too_large(member: tarfile.TarInfo) -> Member:
+    detail = f"{member.size:,} bytes are over the limit of {MAX_FILE_BYTES:,}"
+    return Member(member.name, _suffix(member.name), -1, -1, problem="too_large", detail=detail)
 
 
 def _damaged(why: str, *, position: int, num_bytes: int | None) -> Member:

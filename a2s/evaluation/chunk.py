@@ -105,6 +105,31 @@ def score_chunk(
     return part
 
 
+def halves(item: tuple[int, list[Pair]]) -> list[tuple[int, list[Pair]]]:
+    """Both halves of a chunk; none of a chunk of one pair."""
+    number, pairs = item
+    middle = len(pairs) // 2
+    return [(number, pairs[:middle]), (number, pairs[middle:])] if middle else []
+
+
+def merged(item: tuple[int, list[Pair]], parts: list[Part]) -> Part:
+    """The result of a chunk from those of its parts, in order."""
+    number, pairs = item
+    whole = Part(number, len(pairs))
+    for part in parts:
+        whole.totals.merge(part.totals)
+        whole.rows += part.rows
+        whole.failures += part.failures
+        whole.meanings += part.meanings
+    return whole
+
+
+def given_up(item: tuple[int, list[Pair]], reason: str, detail: str) -> Part:
+    """The result of a chunk of one pair that ends the process that scores it."""
+    number, (pair,) = item
+    return Part(number, 1, failures=[failure(pair.key, pair.prediction.path, reason, detail)])
+
+
 def _read(
     key: str, side: PictureFile, failures: list[Failure], decode: Callable[[bytes], T]
 ) -> T | None:

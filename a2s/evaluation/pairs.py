@@ -264,7 +264,7 @@ def _from_files(
     skipped: Counter[str] = Counter()
     state = hashlib.sha256()
     is_output = (root / "config.yaml").exists() and (root / "environment.json").exists()
-    names = sorted(relative for _, relative in walk(root))
+    names = sorted(relative for _, relative in walk(root, skipped=skipped))
     names.sort(key=lambda name: _is_lossless(name) != lossless_first)
     for relative in names:
         path = PurePosixPath(relative)

@@ -23,7 +23,7 @@ from a2s.models.encoder_base import Encoder
 from a2s.models.encoders import build_encoder, calibrate_batchnorm
 from a2s.models.timm_name import PRETRAINED, is_timm, require_timm
 from a2s.storage import places
-from a2s.storage.files import atomic_path, open_file
+from a2s.storage.files import atomic_path, open_file, remove_abandoned
 
 DOWNLOAD_TIMEOUT_SEC = 30.0
 BUNDLED = "bundled"
@@ -149,6 +149,7 @@ def fetch(name: str, published: PublishedWeights) -> Path:
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned([path])
         with atomic_path(path) as temporary:
             reply = urllib.request.urlopen(published.url, timeout=DOWNLOAD_TIMEOUT_SEC)
             with reply, temporary.open("wb") as file:

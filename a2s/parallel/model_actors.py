@@ -43,11 +43,17 @@ class ModelActors:
     """The actors that run a `ModelStage`: one per GPU, or a single one on a CPU-only cluster."""
 
     def __init__(
-        self, ray: Any, actor_class: type, model_stage: ModelStage, note: Callable[[str], None]
+        self,
+        ray: Any,
+        actor_class: type,
+        model_stage: ModelStage,
+        isolation: Callable[[], object],
+        note: Callable[[str], None],
     ) -> None:
         self.ray = ray
         self.actor_class = actor_class
         self.build = model_stage.build
+        self.isolation = isolation
         self.note = note
         self.all: list[ModelActor] = []
         self.reported_no_free_gpu = False
@@ -112,5 +118,5 @@ class ModelActors:
             "max_concurrency": CALLS_PER_ACTOR,
         }
         while len(self) < number:
-            handle = self.ray.remote(**options)(self.actor_class).remote(self.build)
+            handle = self.ray.remote(**options)(self.actor_class).remote(self.isolation, self.build)
             self.all.append(ModelActor(handle, handle.ping.remote(), time.monotonic()))

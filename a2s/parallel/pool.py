@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent import futures
-from itertools import islice
 from typing import Any, Literal, TypeVar
 
 from a2s.errors import ConfigError
 from a2s.parallel import ray_session
+from a2s.parallel.division import Again, Division, halves
+from a2s.parallel.in_process import map_in_process, one_core
 from a2s.parallel.model_actors import ModelStage
 from a2s.parallel.tasks import Isolation, Tally, TaskScheduler
-from a2s.storage.machine import choose_threads, num_cpus
+from a2s.storage.machine import num_cpus
 
 __all__ = [
+    "Again",
+    "Division",
     "Isolation",
     "ModelStage",
     "Tally",
+    "halves",
     "has_gpu",
     "map_items",
     "num_cluster_cpus",
@@ -99,6 +101,7 @@ def map_items(
     threads: int = 0,
     ray_address: str | None = None,
     isolation: Isolation = contextlib.nullcontext,
+    division: Division[T, R] | None = None,
     deadline_sec: float = 900.0,
     retries: int = 2,
     name: Callable[[T], str] = str,
@@ -117,15 +120,16 @@ def map_items(
     between calls. With `workers` 0 there are no retries: this thread runs `fn`, or `threads`
     threads that use one core each.
 
-    `isolation()` makes a context in which `fn` survives what may kill or stop its process. Tasks
-    are retried inside it. With `workers` 0 everything runs inside it.
+    `isolation()` makes a context in which `fn` survives what its images do to their decoders; it is
+    entered once in each process. With `division` an item whose processes die all the same, such as
+    for lack of memory, is divided until the image is found that does it, and that one given up.
 
     Raises: exceptions of `fn` unchanged; A2SError naming the item after the last retry.
     """
     tally = tally if tally is not None else Tally()
     if workers == 0:
         with isolation():
-            yield from _map_in_process(fn, items, common, model_stage, threads, tally)
+            yield from map_in_process(fn, items, common, model_stage, threads, tally)
         return
     note = note or (lambda text: print(text, file=sys.stderr))
     with session(workers=workers, ray_address=ray_address):
@@ -136,7 +140,8 @@ def map_items(
             _run,
             _ModelHost,
             (fn, *common),
-            isolation,
+            isolation=isolation,
+            division=division,
             model_stage=model_stage,
             workers=workers,
             tally=tally,
@@ -153,62 +158,33 @@ def map_items(
                 yield from scheduler.wait(deadline_sec, retries=retries, name=name)
 
 
-def _map_in_process(
-    fn: Callable[..., R],
-    items: Iterable[T],
-    common: tuple[Any, ...],
-    model_stage: ModelStage | None,
-    threads: int,
-    tally: Tally,
-) -> Iterator[R]:
-    prepare = model_stage.build() if model_stage else None
+_entered: dict[str, contextlib.AbstractContextManager[object]] = {}
 
-    def work(item: T) -> R:
-        if threads:
-            _one_thread()
-        return fn(item, *((prepare(item),) if prepare else ()), *common)
 
-    started = time.monotonic()
-    if threads == 0:
-        for item in items:
-            yield work(item)
-            tally.worker_sec = time.monotonic() - started
-        return
-    source = iter(items)
-    submitted: set[futures.Future[R]] = set()
-    with (
-        _threads_restored(),
-        futures.ThreadPoolExecutor(threads, "a2s") as executor,
-    ):
-        try:
-            while True:
-                for item in islice(source, 2 * threads - len(submitted)):
-                    submitted.add(executor.submit(work, item))
-                if not submitted:
-                    return
-                done, submitted = futures.wait(submitted, return_when=futures.FIRST_COMPLETED)
-                tally.worker_sec = threads * (time.monotonic() - started)
-                yield from (future.result() for future in done)
-        finally:
-            # After Ctrl-C, wait for running calls but not for queued ones.
-            executor.shutdown(wait=False, cancel_futures=True)
+def _enter_for_good(isolation: Isolation) -> None:
+    """Enter an isolation until this process ends: decoders are started once, not for each task."""
+    name = f"{isolation.__module__}.{isolation.__qualname__}"
+    if name not in _entered:
+        _entered[name] = isolation()
+        _entered[name].__enter__()
 
 
 def _run(isolation: Isolation, fn: Callable[..., R], item: Any, *rest: Any) -> tuple[str, float, R]:
     """Task that runs in a worker: return node id, seconds, and the result of `fn`."""
     import ray
 
-    _one_core()
+    one_core()
+    _enter_for_good(isolation)
     started = time.monotonic()
-    with isolation():
-        result = fn(item, *rest)
+    result = fn(item, *rest)
     return ray.get_runtime_context().get_node_id(), time.monotonic() - started, result
 
 
 class _ModelHost:
     """Actor that builds a `ModelStage` once and runs it; several threads call it."""
 
-    def __init__(self, build: Callable[[], Callable[[Any], Any]]) -> None:
+    def __init__(self, isolation: Isolation, build: Callable[[], Callable[[Any], Any]]) -> None:
+        self.isolation = isolation
         self.build = build
         self.step: Callable[[Any], Any] | None = None
         self.lock = threading.Lock()
@@ -216,43 +192,13 @@ class _ModelHost:
     def ping(self) -> None:
         """Return once the actor's process has started."""
 
-    def prepare(self, isolation: Isolation, item: Any) -> Any:
+    def prepare(self, item: Any) -> Any:
         # Not in __init__: the driver would see an error there as a dead actor, not as the error.
         with self.lock:
             if self.step is None:
+                _enter_for_good(self.isolation)
                 self.step = self.build()
-        with isolation():
-            return self.step(item)
-
-
-def _one_core() -> None:
-    # Ray runs one task per core, so libraries must not start a thread per core.
-    for variable in ("OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM", "OPENBLAS_NUM_THREADS"):
-        os.environ[variable] = "1"
-    choose_threads(os.environ)
-    _one_thread()
-
-
-def _one_thread() -> None:
-    for module, function in (("cv2", "setNumThreads"), ("torch", "set_num_threads")):
-        # Another thread may still be importing the module.
-        if hasattr(sys.modules.get(module), function):
-            getattr(sys.modules[module], function)(1)
-
-
-@contextlib.contextmanager
-def _threads_restored() -> Iterator[None]:
-    """Restore the libraries' thread counts on exit, for later stages in this process."""
-    cv2, torch = sys.modules.get("cv2"), sys.modules.get("torch")
-    cv2_threads = cv2.getNumThreads() if cv2 else 0
-    torch_threads = torch.get_num_threads() if torch else 0
-    try:
-        yield
-    finally:
-        if cv2:
-            cv2.setNumThreads(cv2_threads)
-        if torch:
-            torch.set_num_threads(torch_threads)
+        return self.step(item)
 
 
 @contextlib.contextmanager

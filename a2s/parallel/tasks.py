@@ -1,8 +1,8 @@
 """Ray tasks in flight: retries, deadlines, speculative copies of stragglers, joining nodes.
 
-An item has one attempt (a Ray task) in flight, or two if the first is a straggler. If a process
-dies or is stopped, its items run again in the caller's isolation. pool.py passes the ray module in,
-because it is ray's only importer.
+An item has one attempt (a Ray task) in flight, or two if the first is a straggler. An item whose
+processes die is divided (`division.py`), and one image runs once more with nothing beside it before
+it is given up. pool.py passes the ray module in, because it is ray's only importer.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from a2s.errors import A2SError
+from a2s.parallel.division import Again, Division, Item, divide
 from a2s.parallel.model_actors import ModelActor, ModelActors, ModelStage
+from a2s.parallel.task_loss import Loss, result_of, timed_out
 
 STRAGGLER_FACTOR = 5.0
 STRAGGLER_MIN_SEC = 10.0
@@ -26,7 +28,7 @@ MIN_DURATIONS = 3
 CLUSTER_POLL_SEC = 2.0
 ACTOR_DEATHS = 3
 Isolation = Callable[[], contextlib.AbstractContextManager[object]]
-"""Makes a context in which an item survives what may kill or stop its process."""
+"""Makes a context in which a process survives what its images do to their decoders."""
 
 
 @dataclass
@@ -49,28 +51,10 @@ class Tally:
 
 
 @dataclass
-class _Item:
-    value: Any
-    attempts: int = 0
-    copied: bool = False
-    isolated: bool = False
-    done: bool = False
-    losses: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass
 class _Attempt:
-    item: _Item
+    item: Item
     actor: ModelActor | None
     started: float | None = None
-
-
-@dataclass(frozen=True)
-class _Loss:
-    kind: str
-    reason: str
-    isolate: bool = False
-    """Whether the item itself may be the cause, so that it shall run in isolation."""
 
 
 class TaskScheduler:
@@ -82,8 +66,9 @@ class TaskScheduler:
         run: Callable[..., Any],
         actor_class: type,
         common: tuple[Any, ...],
-        isolation: Isolation,
         *,
+        isolation: Isolation,
+        division: Division[Any, Any] | None,
         model_stage: ModelStage | None,
         workers: int | None,
         tally: Tally,
@@ -93,12 +78,16 @@ class TaskScheduler:
         self.tally = tally
         self.note = note
         self.task = ray.remote(num_cpus=1, max_retries=0)(run)
-        self.common = [ray.put(value) for value in common]
-        self.isolation = isolation
-        self.actors = ModelActors(ray, actor_class, model_stage, note) if model_stage else None
+        self.common = [ray.put(value) for value in (isolation, *common)]
+        self.division = division
+        self.actors = None
+        if model_stage:
+            self.actors = ModelActors(ray, actor_class, model_stage, isolation, note)
         self.actor_deaths = 0
         self.attempts: dict[Any, _Attempt] = {}
         self.num_items = 0
+        self.alone: deque[Item] = deque()
+        """Items that run one by one, with nothing beside them."""
         self.durations: deque[float] = deque(maxlen=100)
         self.autoscales = workers is None
         self.workers = workers or 0
@@ -107,12 +96,12 @@ class TaskScheduler:
 
     def has_room(self) -> bool:
         """Whether another item may be submitted: at most two per worker are in flight."""
-        return self.num_items < 2 * self.workers
+        return not self.alone and self.num_items < 2 * self.workers
 
     def submit(self, value: Any) -> None:
         """Submit an item."""
         self.num_items += 1
-        self._attempt(_Item(value))
+        self._attempt(Item(value))
 
     def wait(
         self, deadline_sec: float, *, retries: int, name: Callable[[Any], str]
@@ -121,24 +110,23 @@ class TaskScheduler:
 
         Raises: exceptions of the task unchanged; A2SError naming an item that failed too often.
         """
+        if self.alone and not self.attempts:
+            self._attempt(self.alone[0])
         for attempt, outcome in [*self._finished(deadline_sec), *self._timed_out(deadline_sec)]:
             item = attempt.item
             item.attempts -= 1
-            if item.done:
+            if item.is_done:
                 continue
-            if isinstance(outcome, _Loss):
-                self._handle_loss(attempt, outcome, name(item.value), retries)
+            if isinstance(outcome, Loss):
+                yield from self._handle_loss(attempt, outcome, name(item.value), retries)
                 continue
             node, seconds, result = outcome
-            item.done = True
-            self._cancel_other_attempt(item)
-            self.num_items -= 1
             self.actor_deaths = 0
             self.durations.append(
                 seconds if attempt.started is None else time.monotonic() - attempt.started
             )
             self.tally.node_sec[node] = self.tally.node_sec.get(node, 0.0) + seconds
-            yield result
+            yield from self._finish(item, result)
         self._copy_stragglers(name)
         now = time.monotonic()
         self.tally.worker_sec += self.workers * (now - self.counted)
@@ -152,14 +140,13 @@ class TaskScheduler:
         if self.actors is not None:
             self.actors.close()
 
-    def _attempt(self, item: _Item) -> None:
+    def _attempt(self, item: Item) -> None:
         actor, prepared = None, []
-        isolation = self.isolation if item.isolated else contextlib.nullcontext
         if self.actors is not None:
             actor = self.actors.least_busy(other.actor for other in self.attempts.values())
             # The task receives the actor's result directly, not through this process.
-            prepared = [actor.handle.prepare.remote(isolation, item.value)]
-        function, *rest = self.common
+            prepared = [actor.handle.prepare.remote(item.value)]
+        isolation, function, *rest = self.common
         reference = self.task.remote(isolation, function, item.value, *prepared, *rest)
         self.attempts[reference] = _Attempt(item, actor)
         item.attempts += 1
@@ -168,7 +155,7 @@ class TaskScheduler:
         timeout = min(1.0, deadline_sec / 4)
         done, _ = self.ray.wait(list(self.attempts), num_returns=1, timeout=timeout)
         for reference in done:
-            yield self.attempts.pop(reference), self._outcome(reference)
+            yield self.attempts.pop(reference), result_of(self.ray, reference)
 
     def _timed_out(self, deadline_sec: float) -> Iterator[tuple[_Attempt, Any]]:
         now = time.monotonic()
@@ -179,7 +166,7 @@ class TaskScheduler:
                 if self.actors.is_late(attempt.actor):
                     self.ray.cancel(reference, force=True)
                     reason = "its model actor has no GPU yet"
-                    yield self.attempts.pop(reference), _Loss("no_gpu", reason)
+                    yield self.attempts.pop(reference), Loss("no_gpu", reason)
                     continue
                 if not self.actors.has_started(attempt.actor):
                     continue
@@ -188,35 +175,31 @@ class TaskScheduler:
             if late and not self.ray.wait([reference], timeout=0)[0]:
                 # Native code ignores a plain cancel; `force` kills the worker's process.
                 self.ray.cancel(reference, force=True)
-                reason = f"not done after {deadline_sec:g} s, stopped"
-                yield self.attempts.pop(reference), _Loss("timeout", reason, isolate=True)
+                yield self.attempts.pop(reference), timed_out(deadline_sec)
 
-    def _outcome(self, reference: Any) -> Any:
-        errors = self.ray.exceptions
-        try:
-            return self.ray.get(reference)
-        except errors.RayError as error:
-            # A failure of the model actor reaches the task as the cause of its error.
-            cause = error.cause if isinstance(error, errors.RayTaskError) else error
-            if isinstance(cause, errors.RayActorError):
-                first_line = str(cause).strip().split("\n", 1)[0]
-                reason = f"the process that holds the model died ({first_line})"
-                return _Loss("model", reason, isolate=True)
-            if isinstance(cause, errors.OutOfMemoryError):
-                reason = "its worker was stopped because memory ran out (try fewer --workers)"
-                return _Loss("crash", reason)
-            if isinstance(cause, (errors.NodeDiedError, errors.ObjectLostError)):
-                return _Loss("node", "its node was lost")
-            if isinstance(cause, errors.WorkerCrashedError):
-                return _Loss("crash", "its worker process died", isolate=True)
-            if isinstance(cause, A2SError):
-                raise cause from None
-            raise (cause if isinstance(cause, Exception) else error) from error
+    def _finish(self, item: Item, result: Any) -> Iterator[Any]:
+        """Yield the result of an item; that of a part once all parts of its item are done."""
+        item.is_done, item.result = True, result
+        self._cancel_other_attempt(item)
+        if item.is_alone:
+            self.alone.remove(item)
+        whole = item.whole
+        if whole is None:
+            self.num_items -= 1
+            yield result
+        elif all(part.is_done for part in whole.parts):
+            assert self.division is not None
+            merged = self.division.merge(whole.value, [part.result for part in whole.parts])
+            if isinstance(merged, Again):
+                whole.value = merged.item
+                whole.losses.clear()
+                self._attempt(whole)
+            else:
+                yield from self._finish(whole, merged)
 
-    def _handle_loss(self, attempt: _Attempt, loss: _Loss, name: str, retries: int) -> None:
+    def _handle_loss(self, attempt: _Attempt, loss: Loss, name: str, retries: int) -> Iterator[Any]:
         item, reason = attempt.item, f"{name}: {loss.reason}"
-        item.losses[loss.kind] += 1
-        item.isolated |= loss.isolate
+        item.losses[loss.kind] = item.losses.get(loss.kind, 0) + 1
         self.tally.crashed += loss.kind in ("crash", "model")
         self.tally.timed_out += loss.kind == "timeout"
         times, allowed = item.losses[loss.kind], 1 if loss.kind == "timeout" else retries
@@ -226,6 +209,10 @@ class TaskScheduler:
             self.actor_deaths += attempt.actor is not None and self.actors.forget(attempt.actor)
             # A lost node takes the actors of all its GPUs with it.
             times, allowed = self.actor_deaths, ACTOR_DEATHS * max(1, self.tally.num_actors)
+        if item.is_suspect(loss.kind) and self.division is not None:
+            if item.attempts == 0:
+                yield from self._narrow(item, loss, reason, self.division)
+            return
         if loss.kind == "no_gpu":
             self.note(f"{reason}; another actor takes the call")
         elif loss.kind == "node":
@@ -236,6 +223,22 @@ class TaskScheduler:
             self.note(f"{reason}; trying again ({times} of {allowed})")
         if item.attempts == 0:
             self._attempt(item)
+
+    def _narrow(
+        self, item: Item, loss: Loss, reason: str, division: Division[Any, Any]
+    ) -> Iterator[Any]:
+        """Divide an item whose processes end; of one image, try it alone, then give it up."""
+        if parts := divide(item, division):
+            self.note(f"{reason}; looking for the image that does it")
+            for part in parts:
+                self._attempt(part)
+        elif item.is_alone:
+            self.note(f"{reason}; the image is left out")
+            yield from self._finish(item, division.give_up(item.value, loss.verdict, loss.reason))
+        else:
+            self.note(f"{reason}; trying again with nothing beside it")
+            item.is_alone = True
+            self.alone.append(item)
 
     def _copy_stragglers(self, name: Callable[[Any], str]) -> None:
         if len(self.durations) < MIN_DURATIONS or self.workers < 2:
@@ -252,7 +255,7 @@ class TaskScheduler:
             self.note(f"{name(item.value)}: {text}; started a copy, the first to finish counts")
             self._attempt(item)
 
-    def _cancel_other_attempt(self, item: _Item) -> None:
+    def _cancel_other_attempt(self, item: Item) -> None:
         """Cancel the other attempt of an item that is done."""
         if item.attempts == 0:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import io
 import json
 import os
@@ -19,7 +20,7 @@ from a2s.errors import StorageError
 from a2s.storage.parsing import json_line, parse_json
 
 _umask_lock = threading.Lock()
-_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
+_TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp", re.DOTALL)
 
 
 class NotAFile(StorageError, OSError):
@@ -89,12 +90,7 @@ def fsync_dir(path: Path) -> None:
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success fsync it and rename it to `path`."""
-    # Truncate the name: with prefix and suffix it must not exceed the file system's 255 bytes.
-    descriptor, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name[:50]}.", suffix=".tmp"
-    )
-    os.close(descriptor)
-    temporary = Path(name)
+    descriptor, temporary = _locked_temporary(path)
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -103,7 +99,52 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(descriptor)
     fsync_dir(path.parent)
+
+
+def _locked_temporary(path: Path) -> tuple[int, Path]:
+    """Make a temporary file, locked while its writer lives."""
+    while True:
+        # Truncate the name: with prefix and suffix it must not exceed the file system's 255 bytes.
+        descriptor, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name[:50]}.", suffix=".tmp"
+        )
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # Somebody took it for one that a killed writer has left, and deletes it.
+            os.close(descriptor)
+            continue
+        except OSError:  # a file system without locks
+            return descriptor, Path(name)
+        if os.path.exists(name):
+            return descriptor, Path(name)
+        os.close(descriptor)
+
+
+def remove_abandoned(paths: Iterable[Path]) -> None:
+    """Delete what killed writers of these files left; files that somebody writes now stay.
+
+    For files in folders that no command claims.
+    """
+    names: dict[Path, set[str]] = {}
+    for path in paths:
+        names.setdefault(path.parent, set()).add(path.name[:50])
+    for folder, wanted in names.items():
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                found = _TEMPORARY.fullmatch(entry.name)
+                if found and found[1] in wanted and _is_abandoned(entry.path):
+                    os.unlink(entry.path)
+
+
+def _is_abandoned(path: str) -> bool:
+    """Whether the writer of a temporary file has ended; where there are no locks, it never has."""
+    with contextlib.suppress(OSError), open_file(path) as file:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 def remove_temporary(folder: Path) -> None:

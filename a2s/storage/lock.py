@@ -28,17 +28,24 @@ TAKEOVER = "A2S_TAKEOVER"
 BEAT_SEC = 15.0
 SETTLE_SEC = 3.0
 """Longer than network file systems keep attributes of files that others have changed."""
+Waiting = Callable[[], contextlib.AbstractContextManager[None]]
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 @contextlib.contextmanager
 def hold(
-    out: Path, command: str, *, parts: Sequence[range] | None = None
+    out: Path,
+    command: str,
+    *,
+    parts: Sequence[range] | None = None,
+    waiting: Waiting = contextlib.nullcontext,
 ) -> Iterator[Callable[[], bool]]:
     """Lock an output folder, or only the shards with the numbers `parts`.
 
     Yields a function to call once, at the end of the block: it upgrades the lock to the whole
     folder and returns whether that succeeded, that is, whether no other process is writing there.
+    `waiting()` makes a block for the time in which it only waits, for signs of life of another
+    holder.
 
     Raises:
         ConfigError: another process holds the lock of the folder or of some of these shards.
@@ -59,7 +66,8 @@ def hold(
                 raise ConfigError(f"{command}: {out} is in use by {holder.describe()}")
             file = _take_over(out, command, holder)
             stack.callback(os.close, file)
-        _refuse_a_living_holder(out, command, holder, has_locks=is_free is not None)
+        with waiting():
+            _refuse_a_living_holder(out, command, holder, has_locks=is_free is not None)
         # Where the kernel's word is not enough, two may come to this point at once.
         settles = not is_free or bool(holder.token and not holder.is_here)
         if parts is None:

@@ -136,11 +136,13 @@ def claim(
     inputs: Mapping[str, str] | None = None,
     parts: Sequence[range] | None = None,
     latest: bool = False,
+    waiting: lock.Waiting = contextlib.nullcontext,
 ) -> Iterator[RunDir]:
     """Lock an output folder for the length of a job, or only the shards numbered in `parts`.
 
     `inputs` names what the job reads by content (for example the fingerprint of the data).
-    `latest`: config.yaml has the settings of the latest call, not those of the first.
+    `latest`: config.yaml has the settings of the latest call, not those of the first. `waiting` is
+    that of `lock.hold`.
 
     Raises:
         ConfigError: another process holds the folder, it belongs to another command, or it was
@@ -153,7 +155,7 @@ def claim(
     except PermissionError as error:
         raise ConfigError(f"{command}: cannot create {out} ({error.strerror})") from None
     shared = parts is not None
-    with lock.hold(out, command, parts=parts) as is_last:
+    with lock.hold(out, command, parts=parts, waiting=waiting) as is_last:
         settings = settings_of(command, config, inputs)
         # Of several processes that start at once, one writes the settings.
         with _exclusive(out, shared=shared):

@@ -68,6 +68,7 @@ def write(file: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, s
         file.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ConfigError(f"{file.parent} is a file, or inside one; use another --out") from None
+    files.remove_abandoned([file])
     files.atomic_write(file, to_bytes(tensors, metadata=metadata))
 
 

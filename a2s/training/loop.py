@@ -276,7 +276,10 @@ def open_run(
     with ExitStack() as stack:
         with ranks.fail_together():
             if ranks.is_main():
-                claim = run_folder.claim(config.out, command=name, config=config, inputs=inputs)
+                # The others wait for this rank meanwhile, and must not take it for one that hangs.
+                claim = run_folder.claim(
+                    config.out, command=name, config=config, inputs=inputs, waiting=ranks.waiting
+                )
                 folder = stack.enter_context(claim)
                 stack.enter_context(checkpointer)
         with ranks.fail_together():

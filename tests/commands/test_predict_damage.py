@@ -68,7 +68,9 @@ def test_files_of_other_formats_are_counted(
     images = (str(tmp_path / "in"),)
     config = PredictConfig(model=model, images=images, out=tmp_path / "out", workers=0)
     assert predict.run(config) == 0
-    assert "predict: left out 2 files that are no images: 2 .gif" in capsys.readouterr().out
+    assert (
+        "predict: left out 2 files that are hidden or no images: 2 .gif" in capsys.readouterr().out
+    )
 
 
 def test_an_unfinished_shard_folder_is_refused(model: Path, tmp_path: Path) -> None:

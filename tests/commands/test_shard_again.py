@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +107,48 @@ def test_pictures_that_predict_wrote_beside_photographs_are_not_photographs(
     keys = Index.load(tmp_path / "data").keys.to_pylist()
     assert keys == ["0", "1", "2", encode_key("own.mask")]
     assert "2 written by a2s predict" in done.stdout
+
+
+def tar_of(folder: Path, names: list[str], path: Path) -> Path:
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as tar:
+        for name in names:
+            tar.add(folder / name, arcname=name)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+def test_a_damaged_shard_of_a_tar_is_made_again(tmp_path: Path, suffix: str) -> None:
+    """The copy of a compressed tar was removed when all was done."""
+    source, out = fill(tmp_path / "in", 5), tmp_path / "out"
+    names = sorted(path.name for path in source.iterdir())
+    tar = tar_of(source, names, tmp_path / f"x{suffix}")
+    assert shard(tar, out) == 0
+    before = made(out)
+    (out / "shard-000001.json").unlink()
+    assert shard(tar, out) == 0
+    assert made(out) == before
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+def test_a_tar_that_was_replaced_is_refused(tmp_path: Path, suffix: str) -> None:
+    """Its bytes would be read under the names of others."""
+    source, out = fill(tmp_path / "in", 6), tmp_path / "out"
+    names = sorted(path.name for path in source.iterdir())
+    tar = tar_of(source, names, tmp_path / f"x{suffix}")
+    assert shard(tar, out) == 0
+    (out / "shard-000001.json").unlink()
+    tar_of(source, names[::-1] if suffix == ".tar" else names[1:], tar)
+    with pytest.raises(DataError, match=r"x\.tar.* has changed since its images were listed"):
+        shard(tar, out)
+    assert not (out / "shard-000001.json").exists()
+
+
+def test_hidden_images_and_folders_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = fill(tmp_path / "in", 2)
+    add(source, ".hidden.jpg")
+    add(source, ".folder/x.jpg")
+    assert shard(source, tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert "left out 2 files that are hidden or no images: 1 hidden, 1 hidden folders" in said

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from label_shards import write_labels
 from processes import pack
 
 from a2s.__main__ import run
-from a2s.errors import ConfigError
+from a2s.errors import ConfigError, StorageError
 from a2s.labels.store.writer import kept_manifests
 from a2s.storage.files import read_json
 
@@ -130,8 +133,26 @@ def test_an_unfinished_shard_is_named(root: Path, capsys: pytest.CaptureFixture[
     manifest.unlink()
     if next((root / "data").glob("shard-*.json"), None) is None:
         pytest.fail("the test needs two shards")
-    assert run(["verify", str(root / "data")]) == 0
-    assert "1 shards are not finished" in capsys.readouterr().out
+    for suffix in (".tar", ".parquet"):
+        assert run(["verify", str(root / "data")]) == 3
+        assert "1 shards are not finished" in capsys.readouterr().out
+        # Also where nothing of it is left.
+        manifest.with_suffix(suffix).unlink()
+    assert run(["verify", str(root / "data")]) == 3
+
+
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str) -> Iterator[os.DirEntry[str]]:
+        if Path(path).name == "commits":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(StorageError, match=r"commits cannot be listed \(Permission denied\)"):
+        run(["verify", str(root)])
 
 
 def test_what_cannot_be_verified_is_refused(tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ def test_folders_are_read_recursively_and_sorted(tmp_path: Path) -> None:
     touch(tmp_path / "in", ".hidden.jpg", ".git/x.jpg", "a/._b.jpg")
     result = found(tmp_path, tmp_path / "in")
     assert keys(result) == ["%C3%BC/%C3%A9", "a%2Ex", "a/b%20c", "a/z", "b"]
-    assert result.skipped == {".txt": 1, "without suffix": 1}
+    hidden = {"hidden": 2, "hidden folders": 1}
+    assert result.skipped == {".txt": 1, "without suffix": 1, **hidden}
     assert result.failures == []
 
 

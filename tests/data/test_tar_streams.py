@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import io
-import lzma
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,32 +15,16 @@ from typing import IO
 
 import numpy as np
 import pytest
+from compressed import COMPRESS
 from PIL import Image
 
 from a2s.__main__ import run
-from a2s.data import tar_inputs
+from a2s.data import tar_streams
 from a2s.data.index import Index
 from a2s.data.inputs import FoundImages, collect
 from a2s.errors import ConfigError, DataError, StorageError
 from a2s.storage import remote
 
-
-def zstd_compress(data: bytes) -> bytes:
-    """In many blocks, as a tar has that is larger than one."""
-    zstd = pytest.importorskip("backports.zstd", reason="NO ZSTD: pip install 'a2s[zstd]'")
-    compressor = zstd.ZstdCompressor()
-    starts = range(0, len(data), 4096)
-    flush = compressor.FLUSH_BLOCK
-    blocks = [compressor.compress(data[first : first + 4096], flush) for first in starts]
-    return b"".join([*blocks, compressor.flush()])
-
-
-COMPRESS: dict[str, Callable[[bytes], bytes]] = {
-    "tar.gz": gzip.compress,
-    "tar.bz2": bz2.compress,
-    "tar.xz": lzma.compress,
-    "tar.zst": zstd_compress,
-}
 NUM_IMAGES, MEMBER_BYTES = 20, 2048
 
 
@@ -261,7 +243,7 @@ def test_a_large_tar_of_a_server_that_sends_only_whole_files(
 def test_a_tar_that_no_installed_package_reads_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tar_inputs, "zstd", None)
+    monkeypatch.setattr(tar_streams, "zstd", None)
     for name in ("x.tar.zst", "x.tzst"):
         (tmp_path / name).write_bytes(b"\x28\xb5\x2f\xfd" + bytes(20))
         with pytest.raises(ConfigError, match=rf"{name}: .* pip install 'a2s\[zstd\]'"):

@@ -41,6 +41,7 @@ OTHER_FLAGS = {
         "--no-images",
     ),
     *("--multi_gpu", "--cpu", "--num_processes", "--shm-size", "--nodes", "--gpus-per-node"),
+    "--array",
 }
 # Pages that name paths of a2s in backticks, from the repository's root or the room's.
 PAGES_WITH_PATHS = [

@@ -48,7 +48,7 @@ def test_killed_commands_give_the_files_of_one_that_nobody_killed(tmp_path: Path
     result = json.loads(out.read_text())
     assert result["kills"] == 2
     assert result["problems"] == 0
-    assert all(row["files_compared"] for row in result["jobs"].values())
+    assert all(row["files_compared"] for row in result["rounds"][0]["jobs"].values())
 
 
 def test_what_a_kill_leaves_is_found(tmp_path: Path) -> None:
@@ -56,6 +56,6 @@ def test_what_a_kill_leaves_is_found(tmp_path: Path) -> None:
     code = SABOTAGE.format(script=str(script), folder=str(script.parent))
     done = soak("-c", code, "--kills", "1", "--jobs", "data", "--out", str(out))
     assert done.returncode == 1, done.stderr
-    (row,) = json.loads(out.read_text())["jobs"].values()
+    (row,) = json.loads(out.read_text())["rounds"][0]["jobs"].values()
     assert any("more.json differs" in problem for problem in row["problems"])
     assert any("temporary files are left" in problem for problem in row["problems"])

@@ -1,6 +1,7 @@
-"""An image whose codec crashes its process is quarantined, and everything else is done.
+"""An image that ends its process is quarantined, and everything else is done.
 
 Each command runs with and without the image, in this process (`--workers 0`) and with Ray workers.
+Its codec crashes, or its Ray worker is killed, as when memory runs out.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from crashing_codec import SEGV, plant
+from crashing_codec import KILL_WORKER, SEGV, plant
 from labelling_run import encoded, write_data, write_model
 from processes import Finished, call
 
@@ -37,15 +38,19 @@ def workers(
             yield "2"
 
 
+DEEDS = {"bad": SEGV, "killing": KILL_WORKER}
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images, shards, maps and masks in `good/`; in `bad/` the same and one that crashes."""
+    """Images, shards, maps and masks in `good/`; in the others the same and one that is bad."""
     root = tmp_path_factory.mktemp("crashing")
     write_model(root / "model.safetensors")
-    for name in ("good", "bad"):
+    for name in ("good", *DEEDS):
         samples = [(f"{n}", encoded(40, 52, seed=n)) for n in range(NUM_IMAGES)]
-        if name == "bad":
-            samples.append((CRASHING, encoded(40, 52, seed=99) + SEGV))
+        deed = DEEDS.get(name, b"")
+        if deed:
+            samples.append((CRASHING, encoded(40, 52, seed=99) + deed))
         folder = root / name
         for kind in ("images", "pred", "truth"):
             (folder / kind).mkdir(parents=True)
@@ -55,7 +60,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             mask_HW[5 : 20 + number, 9:30] = 255
             (folder / "truth" / f"{key}.png").write_bytes(encode_png(mask_HW))
             map_HW = np.roll(mask_HW, 2, 1) // 2
-            end = SEGV if key == CRASHING else b""
+            end = deed if key == CRASHING else b""
             (folder / "pred" / f"{key}.png").write_bytes(encode_png(map_HW) + end)
         write_data(folder / "data", [samples[:SHARD_SIZE], samples[SHARD_SIZE:]])
     return root
@@ -65,8 +70,8 @@ def command(name: str, folder: Path, out: Path, workers: str, *extra: str) -> Fi
     model = str(folder.parent / "model.safetensors")
     arguments = {
         "shard": [str(folder / "images"), "--shard-size", str(SHARD_SIZE)],
-        "label": ["--data", str(folder / "data"), "--model", model, "--batch-size", "2"],
-        "predict": [str(folder / "images"), "--model", model, "--batch-size", "2", "--cutout"],
+        "label": ["--data", str(folder / "data"), "--model", model, "--batch-size", "3"],
+        "predict": [str(folder / "images"), "--model", model, "--batch-size", "4", "--cutout"],
         "evaluate": ["--pred", str(folder / "pred"), "--truth", str(folder / "truth")],
     }
     return call(name, *arguments[name], "--out", str(out), "--workers", workers, *extra)
@@ -83,25 +88,35 @@ def made(name: str, out: Path) -> dict[str, object]:
     return {path.name: path.read_bytes() for kind in kinds for path in out.glob(kind)}
 
 
+@pytest.mark.parametrize("which", DEEDS)
 @pytest.mark.parametrize("name", ["shard", "label", "predict", "evaluate"])
-def test_an_image_that_crashes_its_codec_is_quarantined(
-    root: Path, tmp_path: Path, workers: str, name: str
+def test_an_image_that_ends_its_process_is_quarantined(
+    root: Path, tmp_path: Path, workers: str, name: str, which: str
 ) -> None:
+    if which == "killing" and workers == "0":
+        pytest.skip("the process that would be killed is the tests' own")
     good = command(name, root / "good", tmp_path / "good", workers)
     assert good.code == 0, good.stderr
-    bad = command(name, root / "bad", tmp_path / "bad", workers)
+    bad = command(name, root / which, tmp_path / "bad", workers)
     assert bad.code == 3, bad.stderr
     listed = (tmp_path / "bad" / "failures.jsonl").read_text()
     (row,) = map(json.loads, listed.splitlines())
     assert (row["key"], row["reason"]) == (CRASHING, "crashes")
-    assert row["detail"].endswith("the codec ended its process with SIGSEGV")
-    assert ("its worker process died" in bad.stderr) == (workers != "0")
+    causes = {
+        "bad": "the codec ended its process with SIGSEGV",
+        "killing": "its worker process died",
+    }
+    assert row["detail"].endswith(causes[which])
+    # The whole task twice; parts of it; then the image with nothing beside it.
+    assert (bad.stderr.count("its worker process died") >= 4) == (which == "killing")
+    assert ("looking for the image that does it" in bad.stderr) == (which == "killing")
     before = made(name, tmp_path / "bad")
     assert len(before) >= 2
     assert before == made(name, tmp_path / "good")
+    assert not list((tmp_path / "bad").rglob("*.tmp"))
 
     # One of seven is below the limit, and there is nothing left to do.
-    again = command(name, root / "bad", tmp_path / "bad", workers, "--max-failure-rate", "0.2")
+    again = command(name, root / which, tmp_path / "bad", workers, "--max-failure-rate", "0.2")
     assert again.code == 0, again.stderr
     assert (tmp_path / "bad" / "failures.jsonl").read_text() == listed
     assert made(name, tmp_path / "bad") == before

@@ -161,6 +161,31 @@ def test_what_one_rank_cannot_read_ends_the_others_soon(
     assert "failed: photo.jpg: truncated" in line
 
 
+WAITS = """
+import os
+from a2s.__main__ import main
+from a2s.storage import lock
+def hold_later(out, *given, **named):
+    os.utime(out / ".lock")
+    return hold(out, *given, **named)
+hold, lock.hold, lock.STALE_SEC = lock.hold, hold_later, 20.0
+main()
+"""
+
+
+def test_a_wait_for_the_lock_of_the_folder_is_no_hang(data: Path, tmp_path: Path) -> None:
+    """Rank 0 waits longer than a rank may hang, for signs of life from another machine."""
+    script, out = tmp_path / "waits.py", tmp_path / "out"
+    script.write_text(WAITS, encoding="utf-8")
+    out.mkdir()
+    holder = "a2s stage1, pid 1 on node-b\npid 1\nmachine another\ntoken abc\n"
+    (out / ".lock").write_text(holder, encoding="utf-8")
+    command = arguments(data, out, "--rank-timeout-sec", "10", "--until-epoch", "1")
+    done = run_script(script, command)
+    assert "on another machine; waiting 20 s" in done[0].stderr
+    assert [process.returncode for process in done] == [0, 0], done[0].stderr + done[1].stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_to_one_rank_ends_all_after_a_commit(
     data: Path, tmp_path: Path, number: signal.Signals

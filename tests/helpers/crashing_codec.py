@@ -1,6 +1,8 @@
 """Images that crash or stop the process that decodes them: the bytes hold a word of `DEEDS`.
 
-Processes that are started after `plant` obey, so decoders and Ray workers, but not the tests' own.
+With `KILL_WORKER` the process is killed that asks for it to be decoded, as the kernel does when
+memory runs out. Processes that are started after `plant` obey, so decoders and Ray workers, but not
+the tests' own.
 """
 
 from __future__ import annotations
@@ -21,6 +23,28 @@ DEEDS = {
     b"A2S-TERM": "os.kill(os.getpid(), signal.SIGTERM); os.kill(os.getpid(), signal.SIGINT)",
 }
 SEGV = b"A2S-SEGV"
+KILL_WORKER = b"A2S-KILL-WORKER"
+_KILL_WORKERS = f"""
+import importlib.util, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name != "a2s.data.isolation":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+        def patched(module):
+            execute(module)
+            ask = module.ask
+            def obey(function, data, limits):
+                if {KILL_WORKER!r} in data:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return ask(function, data, limits)
+            module.ask = obey
+        spec.loader.exec_module = patched
+        return spec
+sys.meta_path.insert(0, Finder())
+"""
 
 
 def plant(folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -34,7 +58,7 @@ def plant(folder: Path, patch: pytest.MonkeyPatch) -> None:
         "    data = file.getvalue() if hasattr(file, 'getvalue') else b''\n"
         f"{deeds}"
         "    return real(file, *arguments, **named)\n"
-        "Image.open = opened\n"
+        "Image.open = opened\n" + _KILL_WORKERS
     )
     patch.setenv("PYTHONPATH", str(folder))
     # Ray workers get the path of their driver.

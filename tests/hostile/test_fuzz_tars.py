@@ -123,7 +123,7 @@ def test_links_and_devices_are_listed(tmp_path: Path) -> None:
     for tar in (path, tmp_path / "x.tar.gz"):
         if tar != path:
             tar.write_bytes(gzip.compress(path.read_bytes()))
-        local, damage = local_tar(str(tar), staging=tmp_path / "staging", number=0)
-        assert damage is None
+        local, lacking = local_tar(str(tar), staging=tmp_path / "staging", number=0)
+        assert not lacking
         found = {member.name: member.problem for member in tar_members(local, source="x")}
         assert found == dict.fromkeys([*kinds][:4], "not_a_file")

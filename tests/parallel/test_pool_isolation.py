@@ -1,4 +1,4 @@
-"""Items that kill or stop their process succeed where the caller can isolate them."""
+"""Items that kill or stop their process: isolated where the caller can, else found and given up."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,11 +29,9 @@ def isolation() -> Iterator[None]:
         is_isolated = False
 
 
-def work(item: int, *, sleeps: bool = True) -> tuple[int, bool]:
+def work(item: int) -> tuple[int, bool]:
     if item == DEADLY and not is_isolated:
         os._exit(1)
-    if item == STUCK and not is_isolated and sleeps:
-        time.sleep(60)
     return item, is_isolated
 
 
@@ -48,8 +47,7 @@ class Model:
 
     def step(self, item: int) -> bool:
         time.sleep(0.2)
-        work(item, sleeps=False)
-        return is_isolated
+        return work(item)[1]
 
 
 def paired(item: int, was_isolated: bool) -> tuple[int, bool, bool]:
@@ -58,7 +56,7 @@ def paired(item: int, was_isolated: bool) -> tuple[int, bool, bool]:
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[None]:
-    with pool.session(workers=1):
+    with pool.session(workers=2):
         yield
 
 
@@ -70,45 +68,120 @@ def test_without_ray_everything_runs_in_isolation() -> None:
     assert sorted(results) == [(item, True) for item in range(9)]
 
 
-def test_a_task_that_dies_or_stops_is_retried_in_isolation(session: None) -> None:
-    tally, notes = tasks.Tally(), list[str]()
+def test_with_ray_too(session: None) -> None:
+    tally = tasks.Tally()
+    results = pool.map_items(work, range(8), workers=2, isolation=isolation, tally=tally)
+    assert sorted(results) == [(item, True) for item in range(8)]
     results = pool.map_items(
-        work,
+        paired,
         range(8),
-        workers=1,
+        workers=2,
+        model_stage=model_actors.ModelStage(Model()),
         isolation=isolation,
-        deadline_sec=3,
         tally=tally,
-        note=notes.append,
-        name="item {}".format,
+        deadline_sec=30,
     )
-    assert sorted(results) == [(item, item in (DEADLY, STUCK)) for item in range(8)]
-    assert (tally.crashed, tally.timed_out) == (1, 1)
-    assert sorted(note.split(";")[0] for note in notes) == [
-        "item 5: its worker process died",
-        "item 6: not done after 3 s, stopped",
-    ]
+    assert sorted(results) == [(item, True, True) for item in range(8)]
+    assert tally.crashed == 0
 
 
-def test_what_dies_in_isolation_too_is_given_up_as_before(session: None) -> None:
+def test_what_dies_all_the_same_is_given_up_in_one_line(session: None) -> None:
     results = pool.map_items(always_dies, [1], workers=1, isolation=isolation, note=print)
     with pytest.raises(A2SError, match=r"1: its worker process died \(given up after 3 times"):
         list(results)
 
 
-def test_the_calls_of_a_model_actor_that_dies_are_repeated_in_isolation(session: None) -> None:
-    tally = tasks.Tally()
+def double(items: list[int], folder: Path) -> list[int]:
+    """End the process at one item, hang at another; a death notes how many work at that time."""
+    mark = folder / f"at-work-{os.getpid()}"
+    mark.touch()
+    if DEADLY in items:
+        time.sleep(0.3)
+        mark.unlink()
+        beside = len(list(folder.glob("at-work-*")))
+        (folder / f"death-{time.monotonic_ns()}").write_text(f"{len(items)} {beside}")
+        os._exit(1)
+    if STUCK in items:
+        time.sleep(60)
+    time.sleep(0.6)
+    mark.unlink()
+    return [2 * item for item in items]
+
+
+def joined(items: list[int], parts: list[list[int]]) -> list[int]:
+    return [value for part in parts for value in part]
+
+
+def left_out(items: list[int], reason: str, detail: str) -> list[str]:
+    return [f"{item}: {reason}, {detail}" for item in items]
+
+
+DIVISION = pool.Division(pool.halves, joined, left_out)
+CHUNKS = [list(range(first, first + 8)) for first in range(0, 40, 8)]
+
+
+def test_the_one_that_kills_its_process_is_found_and_the_others_are_done(
+    session: None, tmp_path: Path
+) -> None:
+    notes = list[str]()
     results = pool.map_items(
-        paired,
-        range(8),
-        workers=1,
-        model_stage=model_actors.ModelStage(Model()),
-        isolation=isolation,
-        tally=tally,
-        note=print,
-        deadline_sec=30,
+        double,
+        [[item for item in chunk if item != STUCK] for chunk in CHUNKS],
+        workers=2,
+        common=(tmp_path,),
+        division=DIVISION,
+        note=notes.append,
     )
-    found = {item: both for item, *both in results}
-    assert sorted(found) == list(range(8))
-    assert found[DEADLY] == [True, True]
-    assert found[0] == [False, False]
+    found = [value for result in results for value in result]
+    assert sorted(value for value in found if isinstance(value, int)) == [
+        2 * item for item in range(40) if item not in (DEADLY, STUCK)
+    ]
+    assert [value for value in found if isinstance(value, str)] == [
+        f"{DEADLY}: crashes, its worker process died"
+    ]
+    deaths = [
+        tuple(map(int, path.read_text().split())) for path in sorted(tmp_path.glob("death-*"))
+    ]
+    sizes = [size for size, _ in deaths]
+    assert sizes[:2] == [7, 7]
+    assert sizes[-2:] == [1, 1]
+    assert sizes == sorted(sizes, reverse=True)
+    assert deaths[-1] == (1, 0), "with nothing beside it"
+    assert notes[-1].endswith("the image is left out")
+    assert notes[-2].endswith("trying again with nothing beside it")
+
+
+def test_the_one_that_never_ends_is_found_too(session: None, tmp_path: Path) -> None:
+    results = pool.map_items(
+        double,
+        [[7, STUCK], [20, 21]],
+        workers=2,
+        common=(tmp_path,),
+        division=DIVISION,
+        deadline_sec=10,
+        note=print,
+    )
+    found = [value for result in results for value in result]
+    assert sorted(map(str, found)) == [
+        "14",
+        "40",
+        "42",
+        f"{STUCK}: timeout, not done after 10 s, stopped",
+    ]
+
+
+def without_deadly(items: list[int], parts: list[Any]) -> Any:
+    return pool.Again([item for item in items if item != DEADLY])
+
+
+def test_an_item_may_run_again_without_what_was_found(session: None, tmp_path: Path) -> None:
+    """As one does that writes a file about all its images."""
+    results = pool.map_items(
+        double,
+        [[1, 2, DEADLY]],
+        workers=2,
+        common=(tmp_path,),
+        division=pool.Division(pool.halves, without_deadly, left_out),
+        note=print,
+    )
+    assert list(results) == [[2, 4]]

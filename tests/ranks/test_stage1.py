@@ -81,6 +81,25 @@ def test_losses_do_not_depend_on_the_number_of_ranks(runs: dict[int, Path], worl
     assert losses(runs[world]) == pytest.approx(losses(runs[1]), abs=2e-6)
 
 
+@pytest.mark.parametrize("world", WORLDS)
+def test_resumed_in_mid_epoch_with_another_number_of_ranks(
+    runs: dict[int, Path], data: Path, tmp_path: Path, world: int
+) -> None:
+    """Step 2 of 2 follows on the commit of step 1, with other lanes on other ranks."""
+    before = WORLDS[world % len(WORLDS)]
+    out = shutil.copytree(runs[before], tmp_path / "out")
+    # As a kill after the first commit leaves it.
+    (out / "commits" / "00002.json").unlink()
+    shutil.rmtree(out / "checkpoints" / "00002")
+    assert json.loads((out / "commits" / "00001.json").read_text())["state"]["step"] == 1
+    done = run_ranks(arguments(data, out), world=world)
+    assert [rank.code for rank in done] == [0] * world, [rank.stderr for rank in done]
+    one, other = gradients(runs[1], 2), gradients(out, 2)
+    scale = max(tensor.abs().max() for tensor in one.values())
+    for name, expected in one.items():
+        assert (other[name] - expected).abs().max() <= 1e-5 * scale, name
+
+
 def test_frozen_encoder_does_not_change(runs: dict[int, Path]) -> None:
     first, second = (
         load_file(runs[2] / "checkpoints" / name / "model.safetensors")

@@ -110,6 +110,19 @@ def write_chunk(
     return written
 
 
+def merged(pictures: Sequence[Picture], parts: list[Written]) -> Written:
+    """The result of a chunk from those of its parts."""
+    return Written(
+        sum(part.num_written for part in parts), [row for part in parts for row in part.failures]
+    )
+
+
+def given_up(pictures: Sequence[Picture], reason: str, detail: str) -> Written:
+    """The result of a chunk of one image that ends the process that predicts it."""
+    (picture,) = pictures
+    return Written(failures=[failure(picture.key, picture.shown, reason, detail)])
+
+
 def _write(picture: Picture, answer: Logits | Probabilities | None, outputs: Outputs) -> None:
     map_path = outputs.path(picture.key, "map")
     map_path.parent.mkdir(parents=True, exist_ok=True)

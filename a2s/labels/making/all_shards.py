@@ -20,7 +20,14 @@ from a2s.config.commands import LabelConfig
 from a2s.data.chunks import chunks
 from a2s.data.index import Index
 from a2s.data.isolation import isolated
-from a2s.labels.making.chunk import Labelled, label_chunk, refine_chunk
+from a2s.labels.making.chunk import (
+    Labelled,
+    given_up,
+    halves,
+    label_chunk,
+    merged,
+    refine_chunk,
+)
 from a2s.labels.making.shards import write_shard
 from a2s.labels.making.timing import StageTimes
 from a2s.labels.quality import NO_OBJECT_PEAK
@@ -128,6 +135,7 @@ def label_shards(work: LabelJob, folder: run_folder.RunDir) -> None:
             model_stage=model_stage,
             threads=threads,
             isolation=isolated,
+            division=pool.Division(halves, merged, given_up),
             ray_address=config.ray_address,
             note=bar.note,
             tally=totals.tally,

@@ -23,9 +23,11 @@ from a2s.errors import DataError
 from a2s.labels.quality import Quality
 from a2s.labels.refine import Recipe, Refined, median_and_quality, probability, refine
 from a2s.models.saved import Model, NetworkInput
+from a2s.parallel import pool
 from a2s.parallel.timing import StageTimer
 from a2s.storage.failures import BAD_CHECKSUM, Failure, failure
 
+_NO_MEMORY = "out of memory while its label was made; try fewer workers"
 STAGES = ("decode", "network", "refine", "write")
 """Stages of labelling: read and decode, activation map, CRF and median, PNG."""
 
@@ -104,10 +106,14 @@ def label_chunk(
         except DataError as error:
             done.failures.append(damaged(chunk, row, error))
             continue
-        with timer.stage("network"):
-            theta_hw = theta_of(image_HW3)
-        with timer.stage("refine"):
-            refined = refine(image_HW3, theta_hw, recipe=recipe)
+        try:
+            with timer.stage("network"):
+                theta_hw = theta_of(image_HW3)
+            with timer.stage("refine"):
+                refined = refine(image_HW3, theta_hw, recipe=recipe)
+        except MemoryError:
+            done.failures.append(damaged(chunk, row, images.BadImage("memory", _NO_MEMORY)))
+            continue
         _add(done, chunk, row, refined, timer)
     done.cpu_sec = _cpu_clock() - began_sec
     return done
@@ -161,12 +167,42 @@ def refine_chunk(chunk: Chunk, activated: Activated, recipe: Recipe) -> Labelled
         except DataError as error:
             failures[row] = damaged(chunk, row, error)
             continue
-        with timer.stage("refine"):
-            refined = refine(image_HW3, theta_hw, recipe=recipe)
+        try:
+            with timer.stage("refine"):
+                refined = refine(image_HW3, theta_hw, recipe=recipe)
+        except MemoryError:
+            failures[row] = damaged(chunk, row, images.BadImage("memory", _NO_MEMORY))
+            continue
         _add(done, chunk, row, refined, timer)
     done.failures = [failures[row] for row in sorted(failures)]
     done.cpu_sec = _cpu_clock() - began_sec
     return done
+
+
+def halves(chunk: Chunk) -> list[Chunk]:
+    """Both halves of a chunk; none of a chunk of one image."""
+    return [
+        chunk.only(range(rows[0], rows[-1] + 1)) for rows in pool.halves(range(len(chunk.part)))
+    ]
+
+
+def merged(chunk: Chunk, parts: list[Labelled]) -> Labelled:
+    """The result of a chunk from those of its parts, in order."""
+    done = Labelled(chunk.shard, chunk.number)
+    for part in parts:
+        done.labels |= part.labels
+        done.failures += part.failures
+        done.cpu_sec += part.cpu_sec
+        for name in ("seconds", "device_seconds"):
+            ours, theirs = getattr(done, name), getattr(part, name)
+            ours |= {stage: ours.get(stage, 0.0) + sec for stage, sec in theirs.items()}
+    return done
+
+
+def given_up(chunk: Chunk, reason: str, detail: str) -> Labelled:
+    """The result of a chunk of one image that ends the process that labels it."""
+    error = images.BadImage(reason, detail)
+    return Labelled(chunk.shard, chunk.number, failures=[damaged(chunk, 0, error)])
 
 
 def damaged(chunk: Chunk, row: int, error: DataError) -> Failure:
