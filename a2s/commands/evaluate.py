@@ -204,6 +204,7 @@ def _score_all(
         isolation=isolated,
         division=pool.Division(halves, merged, given_up),
         workers=workers,
+        threads=pool.num_cpus() if workers == 0 else 0,
         ray_address=config.ray_address,
         name=lambda item: f"evaluate: pairs from {item[1][0].key}",
     )

@@ -60,13 +60,15 @@ def _read(image: Image.Image, *, is_lossless: bool) -> tuple[U8, str]:
         return found, "alpha"
     if image.mode.startswith("I"):
         grey_HW, meaning = _from_16_bits(image), "16 bits"
+    elif image.mode in ("1", "L"):
+        grey_HW, meaning = np.array(image.convert("L")), GREY
     else:
         colours_HW3 = _colours(image)
         if _is_coloured(image, colours_HW3, is_lossless=is_lossless):
             return _binary(
                 _has_object_colour(colours_HW3, noise=0 if is_lossless else 31)
             ), "colours"
-        grey_HW, meaning = _grey(image, colours_HW3), GREY
+        grey_HW, meaning = _grey(colours_HW3), GREY
     if is_lossless and _holds_numbers(grey_HW):
         return _binary((grey_HW > 0) & (grey_HW < 255)), "numbers"
     return grey_HW, meaning
@@ -89,7 +91,10 @@ def decode_map(data: bytes, *, max_pixels: int = MAX_PIXELS) -> U8:
         map_HW = _opacity(image)
         if map_HW is None:
             is_deep = image.mode.startswith("I")
-            map_HW = _from_16_bits(image) if is_deep else _grey(image, _colours(image))
+            if image.mode in ("1", "L"):
+                map_HW = np.array(image.convert("L"))
+            else:
+                map_HW = _from_16_bits(image) if is_deep else _grey(_colours(image))
         return upright(map_HW, opened.turn)
 
 
@@ -160,9 +165,7 @@ def _colours(image: Image.Image) -> U8:
     return np.array(to_rgb(image))
 
 
-def _grey(image: Image.Image, colours_HW3: U8) -> U8:
-    if image.mode in ("1", "L"):
-        return np.array(image.convert("L"))
+def _grey(colours_HW3: U8) -> U8:
     return np.array(Image.fromarray(colours_HW3).convert("L"))
 
 
@@ -170,8 +173,16 @@ def _is_coloured(image: Image.Image, colours_HW3: U8, *, is_lossless: bool) -> b
     """Whether colours tell objects apart; a grey of VOC's palette counts, too."""
     if image.mode in ("P", "PA") and (image.getpalette("RGB") or [])[3:9] == _VOC_COLOURS:
         return True
-    share = float((np.ptp(colours_HW3, axis=2) >= _CHROMA).mean())
+    share = float((_chroma(colours_HW3) >= _CHROMA).mean())
     return share > (0 if is_lossless else _LOSSY_SHARE)
+
+
+def _chroma(colours_HW3: U8) -> U8:
+    """Largest difference between the channels of each pixel; many times faster than `np.ptp`."""
+    red_HW, green_HW, blue_HW = np.moveaxis(colours_HW3, 2, 0)
+    most_HW = np.maximum(np.maximum(red_HW, green_HW), blue_HW)
+    chroma_HW: U8 = most_HW - np.minimum(np.minimum(red_HW, green_HW), blue_HW)
+    return chroma_HW
 
 
 def _has_object_colour(colours_HW3: U8, *, noise: int) -> Bool:

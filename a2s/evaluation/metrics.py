@@ -5,9 +5,9 @@ Legend: H, W = the truth's height and width; T = 256 thresholds, first 255, last
 By default the scores equal those of pysodmetrics; the tests check this within 1e-12. The
 "official" convention equals the authors' code instead. It differs in the truth's threshold, in the
 degrees of freedom of S, and in a constant of the weighted F (`CONVENTIONS`). This module does not
-call the library, for speed: one normalisation and one histogram serve all measures, two 1-D passes
-over the object's box replace a dense convolution of the image, and importing the library (it
-imports scikit-learn) would cost every worker seconds.
+call the library, for speed: counts of the map's values (`levels.py`) serve all measures but the
+weighted F, whose two 1-D passes over the object's box replace a dense convolution of the image, and
+importing the library (it imports scikit-learn) would cost every worker seconds.
 
 In two cases the library returns values that would spoil every mean. This module defines them:
 the E-measure of a single pixel (the library divides by zero; the divisor is 1 here), and the
@@ -17,6 +17,7 @@ returns NaN; an empty quadrant has weight 0 here).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from a2s.data.arrays import F64, Bool
+from a2s.evaluation.levels import Levels, cells, levels
 from a2s.evaluation.weighted_f import Surroundings, surroundings, weighted_f
-from a2s.labels.quality import border_contact
 
 LIBRARY = "pysodmetrics"
 """The reference implementation of these measures."""
@@ -152,41 +153,42 @@ def score_each(
     """
     assert truth_HW.dtype == np.bool_
     around = surroundings(truth_HW) if truth_HW.any() else None
-    ring_share = border_contact(truth_HW)
-    return [_score(map_HW, truth_HW, around, ring_share, convention) for map_HW in predictions]
+    cell_HW, ring_share = cells(truth_HW), _ring_share(truth_HW)
+    scores = []
+    for map_HW in predictions:
+        assert map_HW.shape == truth_HW.shape
+        scores.append(_score(levels(map_HW, cell_HW), around, ring_share, convention))
+    return scores
 
 
 def _score(
-    prediction_HW: NDArray[Any],
-    truth_HW: Bool,
+    counted: Levels,
     around: Surroundings | None,
     truth_ring_share: float,
     convention: Convention,
 ) -> ImageScores:
-    assert prediction_HW.shape == truth_HW.shape
-    values = _normalise(prediction_HW)
-    num_true = int(np.count_nonzero(truth_HW))
+    value_K, count_KB = counted.value_K, counted.count_KB
+    outside_K, inside_K = count_KB.T
+    num_true, size = int(inside_K.sum()), int(count_KB.sum())
 
     # F and E share the counts of hits and false alarms at 256 thresholds and the adaptive one.
-    levels = (values * 255).astype(np.uint8)
-    hits = _at_or_above(levels[truth_HW])
-    alarms = _at_or_above(levels[~truth_HW])
-    chosen = above_adaptive(values)
-    chosen_hits = np.count_nonzero(chosen & truth_HW)
-    hits = np.append(hits, chosen_hits)
-    alarms = np.append(alarms, np.count_nonzero(chosen) - chosen_hits)
+    level_K = (value_K * 255).astype(np.uint8)
+    chosen_K = value_K >= min(2 * float(count_KB.sum(axis=1) @ value_K) / size, 1)
+    hits = np.append(_at_or_above(level_K, inside_K), inside_K[chosen_K].sum())
+    alarms = np.append(_at_or_above(level_K, outside_K), outside_K[chosen_K].sum())
 
     precision = hits / np.maximum(hits + alarms, 1)
     recall = hits / max(num_true, 1)
     f = f_measure(precision, recall)
-    e = _e_measure(hits, alarms, num_true=num_true, size=truth_HW.size)
+    e = _e_measure(hits, alarms, num_true=num_true, size=size)
+    errors = outside_K @ np.abs(value_K) + inside_K @ np.abs(value_K - 1)
     return ImageScores(
-        mae=float(np.mean(np.abs(values - truth_HW))),
+        mae=float(errors / size),
         adaptive_f=float(f[-1]),
-        weighted_f=weighted_f(values, around, convention.epsilon) if around else 0.0,
-        s_measure=_s_measure(values, truth_HW, convention.ddof),
+        weighted_f=weighted_f(counted.values_HW, around, convention.epsilon) if around else 0.0,
+        s_measure=_s_measure(counted, convention.ddof),
         e_adaptive=float(e[-1]),
-        ring_share=border_contact(values),
+        ring_share=_ring_share(counted.values_HW),
         truth_ring_share=truth_ring_share,
         precision_T=precision[:-1],
         recall_T=recall[:-1],
@@ -195,17 +197,18 @@ def _score(
     )
 
 
-def _normalise(prediction_HW: NDArray[Any]) -> F64:
-    values = prediction_HW.astype(np.float64)
-    if prediction_HW.dtype == np.uint8:
-        values /= 255
-    low, high = values.min(), values.max()
-    return values if low == high else (values - low) / (high - low)
+def _ring_share(map_HW: Bool | F64) -> float:
+    """Mean over the outermost pixels."""
+    height, width = map_HW.shape
+    sides = map_HW[1 : height - 1, :: max(width - 1, 1)]
+    rows = map_HW[:: max(height - 1, 1)]
+    return float(np.concatenate([rows.ravel(), sides.ravel()]).mean())
 
 
-def _at_or_above(levels_N: NDArray[np.uint8]) -> NDArray[np.int64]:
-    counts = np.bincount(levels_N, minlength=NUM_THRESHOLDS)
-    return np.cumsum(counts[::-1], dtype=np.int64)
+def _at_or_above(level_K: NDArray[np.uint8], count_K: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Pixels at or above each of the thresholds 255 to 0."""
+    counts = np.bincount(level_K, weights=count_K, minlength=NUM_THRESHOLDS)
+    return np.cumsum(counts[::-1]).astype(np.int64)
 
 
 def above_adaptive(values_HW: F64) -> Bool:
@@ -245,45 +248,45 @@ def _e_measure(
     return total / (size - 1 + _EPS if size > 1 else 1)
 
 
-def _s_measure(values_HW: F64, truth_HW: Bool, ddof: int) -> float:
+def _s_measure(counted: Levels, ddof: int) -> float:
     """Return the structure measure: the mean of its object and region parts (Fan et al. 2017)."""
-    share = truth_HW.mean()
+    value_K, count_KB = counted.value_K, counted.count_KB
+    outside_K, inside_K = count_KB.T
+    size = int(count_KB.sum())
+    share = int(inside_K.sum()) / size
     if share in (0, 1):
-        return float(values_HW.mean() if share else 1 - values_HW.mean())
-    background = ~truth_HW
-    object_score = _object_score(values_HW[truth_HW], ddof) * share
-    object_score += _object_score((1 - values_HW)[background], ddof) * (1 - share)
-
-    height, width = truth_HW.shape
-    num_true = np.count_nonzero(truth_HW)
-    # One past the rounded centroid, because the original's ranges include it.
-    cut_y = int(np.round(truth_HW.sum(axis=1) @ np.arange(height) / num_true)) + 1
-    cut_x = int(np.round(truth_HW.sum(axis=0) @ np.arange(width) / num_true)) + 1
+        mean = float(count_KB.sum(axis=1) @ value_K) / size
+        return mean if share else 1 - mean
+    object_score = _object_score(value_K, inside_K, ddof) * share
+    object_score += _object_score(1 - value_K, outside_K, ddof) * (1 - share)
     region_score = 0.0
-    for rows in (slice(0, cut_y), slice(cut_y, height)):
-        for columns in (slice(0, cut_x), slice(cut_x, width)):
-            truth = truth_HW[rows, columns]
-            if truth.size:
-                weight = truth.size / truth_HW.size
-                region_score += _similarity(values_HW[rows, columns], truth, ddof) * weight
-    mean = float(object_score + region_score) / 2
+    for count_KB_of_one in counted.count_KQB.transpose(1, 0, 2):
+        weight = int(count_KB_of_one.sum()) / size
+        if weight:
+            region_score += _similarity(value_K, count_KB_of_one, ddof) * weight
+    mean = (object_score + region_score) / 2
     return max(0.0, mean) if ddof else mean
 
 
-def _object_score(values_N: F64, ddof: int) -> float:
-    mean = np.mean(values_N)
-    deviation = np.std(values_N, ddof=ddof) if values_N.size > 1 else 0
-    return float(2 * mean / (mean**2 + 1 + deviation + _EPS))
+def _object_score(value_K: F64, count_K: NDArray[np.int64], ddof: int) -> float:
+    size = int(count_K.sum())
+    mean = float(count_K @ value_K) / size
+    square = float(count_K @ (value_K - mean) ** 2)
+    deviation = math.sqrt(square / (size - ddof)) if size > 1 else 0
+    return 2 * mean / (mean**2 + 1 + deviation + _EPS)
 
 
-def _similarity(values_HW: F64, truth_HW: Bool, ddof: int) -> float:
-    mean_v, mean_t = np.mean(values_HW), np.mean(truth_HW)
-    centred_v, centred_t = values_HW - mean_v, truth_HW - mean_t
-    covariance = np.sum(centred_v * centred_t) / (values_HW.size - 1 + _EPS)
-    divisor = values_HW.size - ddof + _EPS
-    spread = np.sum(centred_v**2) / divisor + np.sum(centred_t**2) / divisor
+def _similarity(value_K: F64, count_KB: NDArray[np.int64], ddof: int) -> float:
+    size, num_true = int(count_KB.sum()), int(count_KB[:, 1].sum())
+    mean_v = float(count_KB.sum(axis=1) @ value_K) / size
+    mean_t = num_true / size
+    centred_K = value_K - mean_v
+    covariance = float(centred_K @ (count_KB @ (-mean_t, 1 - mean_t))) / (size - 1 + _EPS)
+    divisor = size - ddof + _EPS
+    spread = float(count_KB.sum(axis=1) @ centred_K**2) / divisor
+    spread += (num_true * (1 - mean_t) ** 2 + (size - num_true) * mean_t**2) / divisor
     alpha = 4 * mean_v * mean_t * covariance
     beta = (mean_v**2 + mean_t**2) * spread
     if alpha != 0:
-        return float(alpha / (beta + _EPS))
+        return alpha / (beta + _EPS)
     return 1.0 if beta == 0 else 0.0

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import correlate1d, distance_transform_edt
+from scipy.ndimage import distance_transform_edt
 
 from a2s.data.arrays import F64, Bool
 
 _RADIUS = 3
+_EXACT_SQUARED = 4_000_000
+"""Squared distances up to here are integers that a float32 distance, squared, rounds to."""
 
 
 def _gaussian(*, radius: int, sigma: float) -> F64:
@@ -31,18 +34,18 @@ _KERNEL = _gaussian(radius=_RADIUS, sigma=5)
 class Surroundings:
     """What the measure needs to know of a truth.
 
-    `box` holds the object, padded by the blur's radius; `nearest_hw` are the coordinates of the
-    object pixel nearest to each pixel of the box. `weight_N` says how much an error of a background
-    pixel counts: 1 at the object, 2 far from it.
+    `box` holds the object, padded by the blur's radius. Flat indices into the box: `nearest_hw` of
+    the object pixel nearest to each pixel, `object_M` of the object itself. `weight_HW` says how
+    much an error of a background pixel counts: 1 at the object, 2 far from it; 0 in the object.
 
-    Shape: truth [H, W], box h x w, N background pixels
+    Shape: image H W, box h x w, M object pixels
     """
 
-    truth_HW: Bool
-    background_HW: Bool
     box: tuple[slice, slice]
-    nearest_hw: tuple[NDArray[np.int32], NDArray[np.int32]]
-    weight_N: F64
+    truth_hw: Bool
+    nearest_hw: NDArray[np.intp]
+    object_M: NDArray[np.intp]
+    weight_HW: F64
 
 
 def surroundings(truth_HW: Bool) -> Surroundings:
@@ -50,17 +53,29 @@ def surroundings(truth_HW: Bool) -> Surroundings:
 
     Shape: [H, W]
     """
-    height, width = truth_HW.shape
     background = ~truth_HW
-    nearest_y, nearest_x = distance_transform_edt(
-        background, return_distances=False, return_indices=True
-    )
-    offset_y = np.subtract(nearest_y, np.arange(height)[:, None], dtype=np.float64)
-    offset_x = np.subtract(nearest_x, np.arange(width), dtype=np.float64)
-    distance = np.sqrt((offset_y**2 + offset_x**2)[background])
     box = (_extent(truth_HW, axis=1), _extent(truth_HW, axis=0))
-    weight_N = 2 - np.exp(np.log(0.5) / 5 * distance)
-    return Surroundings(truth_HW, background, box, (nearest_y[box], nearest_x[box]), weight_N)
+    truth_hw = np.ascontiguousarray(truth_HW[box])
+    # The nearest object pixel is in the box, as is every object pixel.
+    nearest_y, nearest_x = distance_transform_edt(
+        ~truth_hw, return_distances=False, return_indices=True
+    )
+    nearest_hw = nearest_y.astype(np.intp) * truth_hw.shape[1] + nearest_x
+    distance_HW = np.sqrt(_squared_distances(background))
+    weight_HW = (2 - np.exp(np.log(0.5) / 5 * distance_HW)) * background
+    return Surroundings(box, truth_hw, nearest_hw, np.flatnonzero(truth_hw), weight_HW)
+
+
+def _squared_distances(background_HW: Bool) -> F64:
+    """Exact squared distance of each pixel from the nearest object pixel."""
+    height, width = background_HW.shape
+    if height**2 + width**2 > _EXACT_SQUARED:
+        exact: F64 = distance_transform_edt(background_HW)
+        return np.rint(exact**2)
+    distance_HW = cv2.distanceTransform(
+        background_HW.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
+    )
+    return np.rint(np.square(distance_HW, dtype=np.float64))
 
 
 def weighted_f(values_HW: F64, around: Surroundings, epsilon: float) -> float:
@@ -69,19 +84,21 @@ def weighted_f(values_HW: F64, around: Surroundings, epsilon: float) -> float:
     Shape: [H, W]
     Range: values and result [0, 1]
     """
-    truth_HW, box = around.truth_HW, around.box
-    error = np.abs(values_HW - truth_HW)
+    error_hw = np.abs(values_HW[around.box] - around.truth_hw)
     # Background pixels take the error of their nearest object pixel, so that the blur does not
     # mix background errors into the object's edge. Only the object's box is blurred because only
     # that part of the result is used.
-    inside = error[around.nearest_hw]
+    inside_hw = error_hw.ravel().take(around.nearest_hw)
     # The 7x7 Gaussian as two 1-D passes: 14 products per pixel instead of 49.
-    blurred = correlate1d(inside, _KERNEL, axis=0, mode="constant")
-    blurred = correlate1d(blurred, _KERNEL, axis=1, mode="constant")
-    object_error = np.minimum(blurred[truth_HW[box]], error[truth_HW])
-    false_weight = float(np.sum(error[around.background_HW] * around.weight_N))
-    true_weight = float(len(object_error) - np.sum(object_error))
-    recall = 1 - float(np.mean(object_error))
+    blurred_hw = np.asarray(
+        cv2.sepFilter2D(inside_hw, -1, _KERNEL, _KERNEL, borderType=cv2.BORDER_CONSTANT)
+    )
+    object_M = around.object_M
+    error_M = np.minimum(blurred_hw.ravel().take(object_M), error_hw.ravel().take(object_M))
+    # The error of a background pixel is its value.
+    false_weight = float(np.vdot(values_HW, around.weight_HW))
+    true_weight = float(len(error_M) - np.sum(error_M))
+    recall = 1 - float(np.mean(error_M))
     precision = true_weight / (true_weight + false_weight + epsilon)
     return 2 * recall * precision / (recall + precision + epsilon)
 

@@ -37,6 +37,7 @@ PURE = {
     "data.mask_names",
     "data.transforms",
     "evaluation.dataset_scores",
+    "evaluation.levels",
     "evaluation.metrics",
     "evaluation.pictures.cutout",
     "evaluation.pictures.foreground",
