@@ -80,8 +80,9 @@ def _to_files(config: PredictConfig, model: Model) -> int:
     """Write pictures to a named file, to standard output, or beside the images."""
     # Somebody who asks for a cut-out wants no mask beside it.
     kinds = _kinds(config)[:-1] or ("map",)
-    sources = pictures.without_results(config.images)
-    if num_results := len(config.images) - len(sources):
+    given = pictures.without_repeats(config.images)
+    sources = pictures.without_results(given)
+    if num_results := len(given) - len(sources):
         say(f"predict: {num_results:,} inputs are left out, a2s wrote them beside images")
     targets = pictures.plan(sources, config.out, kinds, config.format)
     pictures.check(targets, is_opaque=config.background is not None)
@@ -105,6 +106,8 @@ def _to_files(config: PredictConfig, model: Model) -> int:
         raise DataError(f"predict: {lines[0]}")
     for line in lines:
         say_error(f"predict: {line}")
+    if lines:
+        say_error(f"predict: {_share(len(lines), num_images)} failed")
     failed = {problem["path"] for problem in failures}
     for target in targets:
         if target.path is not None and target.source not in failed:
@@ -124,8 +127,6 @@ def _style(config: PredictConfig, picture_format: Format) -> Style:
 
 def _to_folder(config: PredictConfig, out: Path, model: Model, identity: dict[str, str]) -> int:
     """Write maps and pictures into a folder that remembers what it holds."""
-    if config.format and not config.cuts_out:
-        raise ConfigError("predict: --format is that of cut-outs; add --cutout, or leave it out")
     outputs = Outputs(out.resolve(), _kinds(config), _style(config, config.format or "png"))
     with tempfile.TemporaryDirectory(dir=places.temporary()) as downloads:
         sources, indexes = open_shard_folders(_fetched(config.images, Path(downloads)))
@@ -264,6 +265,10 @@ def _predict(
     return failures
 
 
+def _share(failed: int, num_images: int) -> str:
+    return f"{failed:,} of {num_images:,} images ({failed / num_images:.2%})"
+
+
 def _summarise(out: Path, outputs: Outputs, *, num_images: int, num_new: int, failed: int) -> None:
     names: dict[Kind, str] = {"map": "maps", "cutout": "cut-outs", "overlay": "overlays"}
     kinds = [names[kind] for kind in names if kind in outputs.kinds]
@@ -272,8 +277,8 @@ def _summarise(out: Path, outputs: Outputs, *, num_images: int, num_new: int, fa
     print(f"predict: {done:,} images in {out} ({', '.join(kinds)}; {state})")
     if failed:
         say_error(
-            f"predict: {failed:,} of {num_images:,} images failed ({failed / num_images:.2%}):"
-            f" {out}/{FILE_NAME}; the same command retries them"
+            f"predict: {_share(failed, num_images)} failed: {out}/{FILE_NAME}; the same command "
+            "retries them"
         )
     words = ["--pred", str(out), "--truth", "DIR", "--out", f"scores/{out.name}"]
     print(f"next: {shlex.join(['a2s', 'evaluate', *words])}")

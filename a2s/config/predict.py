@@ -46,9 +46,11 @@ class PredictOptions(Settings):
         return background
 
     @model_validator(mode="after")
-    def _transparency(self) -> PredictOptions:
-        """Refuse a transparent cut-out as JPEG."""
-        if self.format == "jpg" and self.cuts_out and self.background is None:
+    def _format(self) -> PredictOptions:
+        """Refuse a format without cut-outs, and a transparent cut-out as JPEG."""
+        if self.format is not None and not self.cuts_out:
+            raise ValueError("format: is that of cut-outs; add cutout, or leave it out")
+        if self.format == "jpg" and self.background is None:
             raise ValueError("format: jpg has no transparency; add background, or take png or webp")
         return self
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -234,13 +235,23 @@ def collect(
         elif path.suffix.lower() in SUFFIXES:
             collector.add(collector.images, number, os.fsencode(path), path.name)
         else:
-            raise ConfigError(f"{source}: neither a folder, an image, a .txt list nor a .tar")
+            refuse_unknown(source)
     if masks:
         collector.folder(collector.masks, len(inputs), masks, leave_out=[out])
     found = _join(collector)
     if not may_overlap:
         refuse_linked(found.images, out)
     return found
+
+
+def refuse_unknown(source: str) -> NoReturn:
+    """Say that an input is of no kind that is read.
+
+    Raises:
+        ConfigError: always.
+    """
+    kinds = ", ".join(SUFFIXES)
+    raise ConfigError(f"{source}: neither a folder, an image ({kinds}), a .txt list nor a .tar")
 
 
 def _join(collector: _Collector) -> FoundImages:

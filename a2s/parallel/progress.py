@@ -41,6 +41,8 @@ class Progress:
         self.fields: dict[str, object] = {}
         self._initial = done
         self._start = self._last = time.monotonic()
+        self._shown: tuple[int, dict[str, object]] | None = None
+        """What the last line said."""
         self._bar = (
             tqdm(total=total, initial=done, unit=unit, desc=name, dynamic_ncols=True)
             if _has_room_for_a_bar() and not _is_quiet()
@@ -58,7 +60,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif kind is None:
+        elif kind is None and self._shown != (self.done, self.fields):
             self._line()
 
     def update(self, count: int = 1, **fields: object) -> None:
@@ -83,6 +85,7 @@ class Progress:
         if _is_quiet():
             return
         self._last = time.monotonic()
+        self._shown = self.done, dict(self.fields)
         elapsed = max(self._last - self._start, 1e-9)
         rate = (self.done - self._initial) / elapsed
         share = "" if not self.total else f" of {self.total:,} ({self.done / self.total:.1%})"

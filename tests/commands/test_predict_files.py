@@ -100,10 +100,19 @@ def test_a_named_file_holds_one_picture(here: Path, name: str) -> None:
         (["my photo.jpg", "-o", "out.png", "--cutout", "--overlay"], "takes one picture of one"),
         (["my photo.jpg", "-o", "out.jpg", "--cutout"], "jpg has no transparency"),
         (["my photo.jpg", "--cutout", "--format", "jpg"], "jpg has no transparency"),
-        (["my photo.jpg", "-o", "out.webp", "--format", "png"], "contradicts the name"),
-        (["folder"], "folder is no image; give --out FOLDER"),
-        (["folder", "-o", "out.png"], "folder is no image; give --out FOLDER"),
-        (["missing.jpg"], "missing.jpg: no such file"),
+        (
+            ["my photo.jpg", "--cutout", "-o", "out.webp", "--format", "png"],
+            "contradicts the name",
+        ),
+        (["my photo.jpg", "--format", "webp"], "format: is that of cut-outs; add cutout"),
+        (["my photo.jpg", "-o", "out.tif"], "out.tif: pictures are written as .png"),
+        (["my photo.jpg", "-o", "out.gif"], "out.gif: pictures are written as .png"),
+        (["folder"], "folder may hold many images; give --out FOLDER"),
+        (["folder", "-o", "out.png"], "folder may hold many images; give --out FOLDER"),
+        (["images.tar.gz"], "images.tar.gz: no such file"),
+        (["photo.heic"], "photo.heic: neither a folder, an image (.jpg, "),
+        (["missing"], "missing: no such file or folder"),
+        (["my photo.jpg", "missing.jpg"], "missing.jpg: no such file"),
         (["empty.jpg"], "empty.jpg: empty (the file holds no bytes)"),
         (["twin.jpg", "twin.png"], "would both become twin.mask.png"),
     ],
@@ -113,7 +122,8 @@ def test_what_is_refused_is_one_line_and_writes_nothing(
 ) -> None:
     Image.new("L", (4, 4)).save("mine.png")
     (here / "folder").mkdir()
-    (here / "empty.jpg").touch()
+    for name in ("empty.jpg", "photo.heic"):
+        (here / name).touch()
     (here / "link.jpg").symlink_to("my photo.jpg")
     (here / "nowhere.png").symlink_to("gone")
     for name in ("twin.jpg", "twin.png"):
@@ -131,8 +141,14 @@ def test_of_several_images_the_good_ones_are_written(here: Path) -> None:
     done = call("predict", "--model", "rbd", "my photo.jpg", "empty.jpg")
     assert done.code == 3
     assert "predict: empty.jpg: empty" in done.stderr
+    assert "predict: 1 of 2 images (50.00%) failed" in done.stderr
     assert done.stdout == "predict: wrote my photo.mask.png\n"
     assert predicted("my photo.jpg", "empty.jpg", "--max-failure-rate", 0.5) == 0
+
+
+def test_an_image_that_is_given_twice_is_predicted_once(here: Path) -> None:
+    done = call("predict", "--model", "rbd", "my photo.jpg", "./my photo.jpg")
+    assert (done.code, done.stdout) == (0, "predict: wrote my photo.mask.png\n")
 
 
 @pytest.mark.parametrize("arguments", [["-", "-o", "-"], ["-"], ["-", "--out=-", "--quiet"]])
@@ -211,8 +227,10 @@ def test_a_url_is_an_image(here: Path, server: str) -> None:
 def test_limits_of_urls(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     done = call("predict", "--model", "rbd", f"{server}/missing.jpg", "-o", "x.png")
     assert (done.code, len(done.stderr.splitlines())) == (2, 1)
-    assert "missing.jpg: cannot be opened" in done.stderr
+    assert "missing.jpg: unreadable (cannot be opened" in done.stderr
     assert not os.path.exists("x.png")
+    done = call("predict", "--model", "rbd", f"{server}/missing.jpg", "my photo.jpg")
+    assert (done.code, done.stdout) == (3, "predict: wrote my photo.mask.png\n")
     with pytest.raises(DataError, match="more than 100 bytes"):
         remote.download(f"{server}/my%20photo.jpg", max_bytes=100, max_sec=60)
     monkeypatch.setattr(files, "MAX_SEC", 0.5)

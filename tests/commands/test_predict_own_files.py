@@ -170,12 +170,6 @@ def test_cut_outs_of_one_folder_are_of_one_kind(images: Path, tmp_path: Path) ->
     assert results(out) == {"a.png", "a.cutout.jpg", "sub/b.png", "sub/b.cutout.jpg"}
 
 
-def test_a_format_without_cut_outs_is_refused(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="add --cutout"):
-        run(images, out=tmp_path / "out", format="webp")
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_killed_run_knows_its_files(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(images, out=out, cutout=True) == 0

@@ -12,6 +12,8 @@ import termios
 
 import pytest
 
+from a2s.parallel.progress import Progress
+
 CODE = (
     "from a2s.parallel.progress import Progress, say\n"
     "say('hello')\n"
@@ -43,6 +45,19 @@ def test_a_terminal_with_columns_has_a_bar() -> None:
 
 def test_a_terminal_that_reports_no_columns_has_lines() -> None:
     assert "predict: 4 of 4 (100.0%) images" in on_terminal(0)
+
+
+def test_the_last_line_is_said_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("a2s.parallel.progress.INTERVAL_SEC", 0)
+    with Progress(2, unit="images", name="predict") as progress:
+        progress.update()
+        progress.update()
+    assert [line[:16] for line in capsys.readouterr().err.splitlines()] == [
+        "predict: 1 of 2 ",
+        "predict: 2 of 2 ",
+    ]
 
 
 @pytest.mark.parametrize("columns", [0, 80])

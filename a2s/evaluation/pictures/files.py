@@ -15,10 +15,11 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from a2s.data.images import SUFFIXES, BadImage
+from a2s.data.inputs import refuse_unknown
 from a2s.data.open_files import Address, Held
 from a2s.data.own_pictures import WORDS, is_ours, is_result
 from a2s.data.tar_inputs import is_tar
-from a2s.errors import ConfigError, DataError
+from a2s.errors import ConfigError, DataError, StorageError
 from a2s.evaluation.pictures.outputs import Format, Kind, Style, encode, pictures_of
 from a2s.models.predict import Picture, load_step, to_map
 from a2s.models.saved import Model
@@ -32,6 +33,7 @@ MAX_BYTES = 256 * 2**20
 MAX_SEC = 300.0
 """Limits of an image that is downloaded or read from standard input."""
 _FORMATS: dict[str, Format] = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
+_OTHER_FORMATS = {*SUFFIXES, ".gif", ".avif", ".heic", ".jp2", ".jxl", ".psd"} - _FORMATS.keys()
 _KINDS: tuple[Kind, ...] = ("map", "cutout", "overlay")
 _WORD_OF: dict[Kind, str] = dict(zip(_KINDS, WORDS, strict=True))
 
@@ -47,8 +49,16 @@ class Target:
 
 
 def format_of(out: Path) -> Format | None:
-    """Format of the picture file that `--out` names; None if it is a folder, there or not."""
-    return None if out.is_dir() else _FORMATS.get(out.suffix.lower())
+    """Format of the picture file that `--out` names; None if it is a folder, there or not.
+
+    Raises:
+        ConfigError: it names a picture in a format that is not written.
+    """
+    if out.is_dir():
+        return None
+    if out.suffix.lower() in _OTHER_FORMATS:
+        raise ConfigError(f"predict: {out}: pictures are written as .png, .jpg or .webp")
+    return _FORMATS.get(out.suffix.lower())
 
 
 def is_image(source: str) -> bool:
@@ -57,9 +67,16 @@ def is_image(source: str) -> bool:
         return True
     if is_remote(source):
         return not is_tar(Path(urlsplit(source).path))
-    return Path(source.removeprefix("file://")).suffix.lower() in SUFFIXES and not os.path.isdir(
-        source
-    )
+    return Path(source).suffix.lower() in SUFFIXES and not os.path.isdir(_local(source))
+
+
+def without_repeats(sources: Sequence[str]) -> list[str]:
+    """Name every file and address once, however it is written."""
+    chosen: dict[str, str] = {}
+    for source in sources:
+        is_file = source != STANDARD and not is_remote(source)
+        chosen.setdefault(os.path.abspath(_local(source)) if is_file else source, source)
+    return list(chosen.values())
 
 
 def without_results(sources: Sequence[str]) -> list[str]:
@@ -76,12 +93,11 @@ def plan(
     """Where each picture goes: to the file `out`, or beside its image; pictures of URLs go here.
 
     Raises:
-        ConfigError: an input is no image, or a file would get more than one picture.
+        ConfigError: an input is not there or is no image, or a file would get more than one
+            picture.
     """
     for source in sources:
-        if not is_image(source):
-            where = "it may hold many images" if out is None else f"{out} is one file"
-            raise ConfigError(f"predict: {source} is no image; give --out FOLDER ({where})")
+        _refuse_other(source)
     if out is None and STANDARD not in sources:
         return _beside(sources, kinds, cut_outs or "png")
     if len(sources) > 1 or len(kinds) > 1:
@@ -97,13 +113,31 @@ def plan(
     return [Target(sources[0], kinds[0], out, named)]
 
 
+def _refuse_other(source: str) -> None:
+    """Check that an input is one image.
+
+    Raises:
+        ConfigError: it is not there, may hold many images, or is something else.
+    """
+    if source != STANDARD and not is_remote(source) and not os.path.exists(_local(source)):
+        raise ConfigError(f"{source}: no such file or folder")
+    if is_image(source):
+        return
+    path = Path(_local(source))
+    if is_remote(source) or path.is_dir() or is_tar(path) or path.suffix.lower() == ".txt":
+        raise ConfigError(f"predict: {source} may hold many images; give --out FOLDER")
+    refuse_unknown(source)
+
+
+def _local(source: str) -> str:
+    return source.removeprefix("file://")
+
+
 def _beside(sources: Sequence[str], kinds: Sequence[Kind], cut_outs: Format) -> list[Target]:
     formats: dict[Kind, Format] = {"map": "png", "cutout": cut_outs, "overlay": "jpg"}
     targets: dict[Path, Target] = {}
     for source in sources:
-        path = Path(source.removeprefix("file://"))
-        if is_remote(source):
-            path = Path(name_of(source))
+        path = Path(name_of(source) if is_remote(source) else _local(source))
         for kind in kinds:
             file = path.with_name(f"{path.stem}.{_WORD_OF[kind]}.{formats[kind]}")
             if file in targets:
@@ -151,18 +185,14 @@ def check(targets: Sequence[Target], *, is_opaque: bool) -> None:
 
 
 def write(targets: Sequence[Target], model: Model, style: Style) -> Iterator[Failure | None]:
-    """Predict and write the targets; yield after each image, with what went wrong.
-
-    Raises:
-        DataError, StorageError: an input cannot be downloaded.
-    """
+    """Predict and write the targets; yield after each image, with what went wrong."""
     step = load_step(model, style.max_pixels)
     by_source: dict[str, list[Target]] = {}
     for target in targets:
         by_source.setdefault(target.source, []).append(target)
     for source, own in by_source.items():
-        picture = Picture(source, read(source), source)
         try:
+            picture = Picture(source, read(source), source)
             (answer,) = step([picture])
             if isinstance(answer, BadImage):
                 raise answer
@@ -173,6 +203,9 @@ def write(targets: Sequence[Target], model: Model, style: Style) -> Iterator[Fai
                 _put(target.path, encode(drawing, target.format, is_marked=True))
         except BadImage as error:
             yield failure(source, source, error.reason, error.detail)
+        except (DataError, StorageError) as error:
+            # One address that does not answer costs no other image.
+            yield failure(source, source, "unreadable", str(error).removeprefix(f"{source}: "))
         else:
             yield None
 
@@ -181,7 +214,6 @@ def read(source: str) -> Address | Held:
     """The address of an image file, or what is downloaded or comes from standard input.
 
     Raises:
-        ConfigError: there is no such file.
         DataError, StorageError: as `remote.download`.
     """
     if source == STANDARD:
@@ -191,10 +223,7 @@ def read(source: str) -> Address | Held:
         return Held(data)
     if is_remote(source):
         return Held(download(source, max_bytes=MAX_BYTES, max_sec=MAX_SEC))
-    path = source.removeprefix("file://")
-    if not os.path.exists(path):
-        raise ConfigError(f"{source}: no such file or folder")
-    return Address(path)
+    return Address(_local(source))
 
 
 def name_of(source: str) -> str:
