@@ -70,8 +70,10 @@ test: setup ## run the tests; one file or folder: make test T=tests/models/test_
 	@$(BIN)/python -m pytest $(if $(T),$(T),--numprocesses $(TEST_PROCESSES) --dist loadfile \
 		--no-loadscope-reorder)
 
-fuzz: setup ## try hostile inputs for BUDGET seconds (600), new ones each round
-	@end=$$((SECONDS + $(BUDGET))); while [ $$SECONDS -lt $$end ]; do \
+fuzz: setup ## try hostile inputs for BUDGET seconds (600), half of them with atheris if it is there
+	@if $(BIN)/python -c "import atheris" 2>/dev/null; then \
+		$(BIN)/python tests/hostile/coverage_fuzz.py $$(($(BUDGET) / 2)) build/fuzz || exit 1; fi; \
+	end=$$((SECONDS + $(BUDGET) / 2)); while [ $$SECONDS -lt $$end ]; do \
 		A2S_FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest -q -x tests/hostile -k fuzz || exit 1; done
 
 soak: setup ## kill commands KILLS times (200) and compare what they write

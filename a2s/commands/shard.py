@@ -176,6 +176,8 @@ def _finish(config: ShardConfig, work: PackingJob, frozen: dict[str, Any]) -> in
         equal = len(content) - len(np.unique(content))
         if equal:
             print(f"shard: {equal} images have the same content as another one (kept)")
+    if pages := sum(manifest.get("num_multiframe", 0) for manifest in _manifests(work)):
+        print(f"shard: {pages:,} images have several pages or frames; the first one is used")
     for line in describe_skipped(frozen["skipped"]):
         print(f"shard: {line}")
     _report_masks(config, work, frozen, mask_reasons)

@@ -71,6 +71,8 @@ class ImageInfo:
     height: int
     orientation: int
     format: str
+    num_frames: int = 1
+    """Pages of a TIFF, or frames of an animated WebP or PNG, of which only the first is used."""
 
 
 def isolable(function: F) -> F:
@@ -234,7 +236,7 @@ def load(data: bytes, *, max_pixels: int, least_side: int = 0) -> Opened:
     if image.width == 0 or image.height == 0:
         raise BadImage("damaged", f"its size is {image.width} x {image.height}")
     image_format, stored_size = image.format or "", image.size
-    orientation = _orientation(image)
+    orientation, num_frames = _orientation(image), _num_frames(image)
     if least_side and isinstance(image, JpegImageFile):
         image.draft(None, (least_side, least_side))
     image.load()
@@ -242,9 +244,9 @@ def load(data: bytes, *, max_pixels: int, least_side: int = 0) -> Opened:
         # `load` does not verify the checksums of the pixel data.
         Image.open(io.BytesIO(data), formats=("PNG",)).verify()
     if image_format == "TIFF":  # Pillow applies the orientation itself while loading.
-        return Opened(image, ImageInfo(*image.size, orientation, image_format), 1)
+        return Opened(image, ImageInfo(*image.size, orientation, image_format, num_frames), 1)
     size = pixels.upright_size(*stored_size, orientation)
-    return Opened(image, ImageInfo(*size, orientation, image_format), orientation)
+    return Opened(image, ImageInfo(*size, orientation, image_format, num_frames), orientation)
 
 
 @contextlib.contextmanager
@@ -272,6 +274,19 @@ def decoding(data: bytes = b"") -> Iterator[None]:
             raise BadImage("memory", "its codec is out of memory") from error
         reason = "truncated" if "truncated" in str(error).lower() else "damaged"
         raise BadImage(reason, str(error) or type(error).__name__) from error
+
+
+def _num_frames(image: Image.Image) -> int:
+    """Number of pages or frames; 1 of a JPEG, which may bring previews and depth maps along."""
+    if image.format not in ("TIFF", "WEBP", "PNG"):
+        return 1
+    try:
+        num_frames = int(getattr(image, "n_frames", 1))
+    except (*_DAMAGE, MemoryError):
+        # What follows the first page is damaged, which `load` need not read.
+        num_frames = 1
+    image.seek(0)
+    return num_frames
 
 
 def _orientation(image: Image.Image) -> int:

@@ -91,20 +91,22 @@ class _Unusable(Exception):
 
 
 @dataclass
-class _Masks:
-    """What became of the masks of one shard."""
+class _Seen:
+    """What became of the masks of one shard, and of pages beyond the first."""
 
     counts: Counter[str] = field(default_factory=Counter)
     """Masks by `masks.MEANINGS`, and of all: resized, empty, full."""
     failures: list[Failure] = field(default_factory=list)
     """Masks that were left out; their images are packed without them."""
+    num_multiframe: int = 0
+    """Images of several pages or frames."""
 
 
 def pack(task: PackingTask, work: PackingJob) -> dict[str, Any]:
     """Read, verify and write the images of one shard; a trial returns whom it leaves out."""
     rows = pq.ParquetFile(work.out / "work.parquet").read_row_group(task.number).to_pylist()
     failures: list[Failure] = []
-    seen = _Masks()
+    seen = _Seen()
     name = shard_name(task.number)
     if task.is_trial:
         for position in task.rows:
@@ -125,19 +127,22 @@ def pack(task: PackingTask, work: PackingJob) -> dict[str, Any]:
             else:
                 writer.add(row["key"], members, **values)
         writer.extra["failures"] = failures
+        if seen.num_multiframe:
+            writer.extra["num_multiframe"] = seen.num_multiframe
         if seen.counts or seen.failures:
             writer.extra |= {"masks": dict(seen.counts), "mask_failures": seen.failures}
     return {"shard": name, "count": len(rows) - len(failures), "quarantined": len(failures)}
 
 
 def _sample(
-    row: dict[str, Any], work: PackingJob, seen: _Masks
+    row: dict[str, Any], work: PackingJob, seen: _Seen
 ) -> tuple[dict[str, bytes], dict[str, object]]:
     """Tar members and table columns of one image; decodes it once to verify it."""
     data = _read(Address(row["path"], row["offset"], row["size"]))
     try:
         info = images.probe(data, max_pixels=work.max_pixels)
         extension = EXTENSIONS[info.format]
+        seen.num_multiframe += info.num_frames > 1
         content = short_hash(data)
         before = (info.width, info.height)
         if work.max_side and max(before) > work.max_side:
@@ -164,7 +169,7 @@ def _sample(
 
 
 def _mask(
-    row: dict[str, Any], seen: _Masks, *, before: tuple[int, int], after: tuple[int, int]
+    row: dict[str, Any], seen: _Seen, *, before: tuple[int, int], after: tuple[int, int]
 ) -> bytes:
     """The mask as PNG; keeps the original bytes unless meaning, format or size must change."""
     try:

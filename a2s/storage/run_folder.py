@@ -40,7 +40,7 @@ _RECORDS = {
 
 _SMALL = (
     *(".lock", "config.yaml", "environment.json", "resolved.json", _STOPPED),
-    *("unlabelled.jsonl", ".unlabelled.jsonl.r*"),
+    *("unlabelled.jsonl", ".unlabelled.jsonl.r*", "failures.jsonl", "left_out.jsonl"),
 )
 
 

@@ -152,3 +152,14 @@ def test_hidden_images_and_folders_are_counted(
     assert shard(source, tmp_path / "out") == 0
     said = capsys.readouterr().out
     assert "left out 2 files that are hidden or no images: 1 hidden, 1 hidden folders" in said
+
+
+def test_pages_beyond_the_first_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = fill(tmp_path / "in", 2)
+    pages = [Image.new("RGB", (8, 6), (40 * number, 9, 9)) for number in range(3)]
+    pages[0].save(source / "scan.tif", save_all=True, append_images=pages[1:])
+    assert shard(source, tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert "1 images have several pages or frames; the first one is used" in said

@@ -259,3 +259,21 @@ def test_filter_of_the_authors_code_is_the_default_of_pillow() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 70, 3), dtype=np.uint8)
     found = images.resize_rgb(pixels, height=32, width=32, resize_filter="bicubic")
     np.testing.assert_array_equal(found, np.array(Image.fromarray(pixels).resize((32, 32))))
+
+
+def several(image_format: str) -> bytes:
+    """Three pages or frames."""
+    frames = [Image.new("RGB", (8, 6), (40 * number, 9, 9)) for number in range(3)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, image_format, save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("image_format", ["TIFF", "WEBP", "PNG"])
+def test_pages_and_frames_beyond_the_first_are_counted(image_format: str) -> None:
+    data = several(image_format)
+    assert images.probe(data).num_frames == 3
+    assert images.decode(data)[..., 0].max() < 20, "the first one is used"
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 6)).save(buffer, image_format)
+    assert images.probe(buffer.getvalue()).num_frames == 1
