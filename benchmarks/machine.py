@@ -41,8 +41,8 @@ def describe_machine() -> dict[str, str]:
     }
 
 
-def tree_pss_kib(root: int) -> int:
-    """Sum the proportional set sizes of a process and its descendants, in KiB."""
+def tree(root: int) -> set[int]:
+    """A process and its descendants."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -51,13 +51,18 @@ def tree_pss_kib(root: int) -> int:
             except OSError:
                 continue
             parents[int(entry.name)] = int(stat.rsplit(") ", 1)[1].split()[1])
-    tree, grew = {root}, True
+    found, grew = {root}, True
     while grew:
-        more = {pid for pid, parent in parents.items() if parent in tree} - tree
-        tree |= more
+        more = {pid for pid, parent in parents.items() if parent in found} - found
+        found |= more
         grew = bool(more)
+    return found
+
+
+def tree_pss_kib(root: int) -> int:
+    """Sum the proportional set sizes of a process and its descendants, in KiB."""
     total = 0
-    for pid in tree:
+    for pid in tree(root):
         try:
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         except OSError:

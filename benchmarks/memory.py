@@ -51,7 +51,7 @@ def draw(folder: Path, num_images: int) -> None:
         Image.fromarray(inside.astype(np.uint8) * 255).save(folder / "masks" / f"{number:05d}.png")
 
 
-def save_models(folder: Path) -> None:
+def save_models(folder: Path, *, side: int = 128) -> None:
     """Save untrained networks; the quality of their output does not matter."""
     torch.manual_seed(0)
     for name, network in (
@@ -59,7 +59,7 @@ def save_models(folder: Path) -> None:
         ("stage2", Detector(build_encoder("mobilenet_v2"))),
     ):
         tensors = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
-        metadata = {**network.spec(), "image_size": "128", "resize_filter": "bilinear"}
+        metadata = {**network.spec(), "image_size": str(side), "resize_filter": "bilinear"}
         save_file(tensors, folder / f"{name}.safetensors", metadata)
 
 

@@ -11,6 +11,7 @@ take its rows of every step. Afterwards it checks over all ranks that every key 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import resource
@@ -54,13 +55,16 @@ def synthesise(folder: Path, *, num_keys: int, shard_size: int) -> None:
         }
         name = folder / f"shard-{number:06d}"
         pq.write_table(pa.table(columns), name.with_suffix(".parquet"))
-        tar_bytes = count * IMAGE_BYTES
+        table = name.with_suffix(".parquet").read_bytes()
+        tar_bytes = 512 + count * IMAGE_BYTES
         with name.with_suffix(".tar").open("wb") as file:
             file.truncate(tar_bytes)
         manifest = {
+            "name": name.name,
             "count": count,
             "tar_bytes": tar_bytes,
             "tar_sha256": f"{number:064x}",
+            "parquet_sha256": hashlib.sha256(table).hexdigest(),
             "settings": "",
             "num_shards": num_shards,
         }

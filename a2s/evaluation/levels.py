@@ -61,7 +61,10 @@ def levels(prediction_HW: NDArray[Any], cell_HW: NDArray[np.uint16]) -> Levels:
 
     Shape: [H, W]. Range: uint8 0..255, or floating point 0..1.
     """
-    if prediction_HW.dtype == np.uint8:
+    index_HW: NDArray[Any]
+    at_HW: NDArray[Any]
+    is_byte = prediction_HW.dtype == np.uint8
+    if is_byte:
         raw_K, index_HW = np.arange(256) / 255, np.ascontiguousarray(prediction_HW)
         at_HW = index_HW.astype(np.uint16) * np.uint16(_CELLS) + cell_HW
     else:
@@ -71,7 +74,6 @@ def levels(prediction_HW: NDArray[Any], cell_HW: NDArray[np.uint16]) -> Levels:
     count_KQB = np.bincount(at_HW.ravel(), minlength=len(raw_K) * _CELLS).reshape(-1, 4, 2)
     occurs = np.flatnonzero(count_KQB.any(axis=(1, 2)))
     low, high = raw_K[occurs[0]], raw_K[occurs[-1]]
-    value_K = raw_K if low == high else (raw_K - low) / (high - low)
-    is_byte = prediction_HW.dtype == np.uint8
-    values_HW = np.asarray(cv2.LUT(index_HW, value_K)) if is_byte else value_K[index_HW]
-    return Levels(values_HW, value_K[occurs], count_KQB[occurs])
+    value_K: F64 = raw_K if low == high else (raw_K - low) / (high - low)
+    values_HW: Any = cv2.LUT(index_HW, value_K) if is_byte else value_K[index_HW]
+    return Levels(np.asarray(values_HW), value_K[occurs], count_KQB[occurs])

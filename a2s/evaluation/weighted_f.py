@@ -70,12 +70,12 @@ def _squared_distances(background_HW: Bool) -> F64:
     """Exact squared distance of each pixel from the nearest object pixel."""
     height, width = background_HW.shape
     if height**2 + width**2 > _EXACT_SQUARED:
-        exact: F64 = distance_transform_edt(background_HW)
-        return np.rint(exact**2)
-    distance_HW = cv2.distanceTransform(
+        distance_HW: F64 = distance_transform_edt(background_HW)
+        return np.asarray(np.rint(distance_HW**2))
+    rounded_HW = cv2.distanceTransform(
         background_HW.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE
     )
-    return np.rint(np.square(distance_HW, dtype=np.float64))
+    return np.asarray(np.rint(np.square(rounded_HW, dtype=np.float64)))
 
 
 def weighted_f(values_HW: F64, around: Surroundings, epsilon: float) -> float:

@@ -12,9 +12,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from a2s.storage.machine import num_cpus
+
 R = TypeVar("R")
-PREFETCH_THREADS = 8
-"""Threads per GPU that read, decode, and do other CPU work."""
+PREFETCH_THREADS = max(8, min(16, num_cpus()))
+"""Threads per GPU that read, decode, and do other CPU work.
+
+A photograph takes them some 4 ms, so that eight carry 2,000 images a second at the very most
+(benchmarks/results/label_pipeline.json).
+"""
 
 
 class DeviceThread:
