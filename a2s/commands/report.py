@@ -6,12 +6,16 @@ a2s report runs/a runs/b --out comparison.html
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 
 from a2s.config.checks import ReportConfig
 from a2s.errors import ConfigError
 from a2s.parallel.progress import say
-from a2s.storage.files import atomic_write, remove_abandoned
+from a2s.storage.files import atomic_write, open_file, remove_abandoned
+
+_HEAD_BYTES = 4096
 
 
 def run(config: ReportConfig) -> int:
@@ -25,6 +29,9 @@ def run(config: ReportConfig) -> int:
 
     if len(config.runs) > len(LETTERS):
         raise ConfigError(f"report: {len(config.runs)} runs; give at most {len(LETTERS)}")
+    for folder in config.runs:
+        if not folder.is_dir():
+            raise ConfigError(f"report: {folder}: no such folder")
     out = config.out or config.runs[0] / "report.html"
     if out.is_dir():
         raise ConfigError(
@@ -32,6 +39,10 @@ def run(config: ReportConfig) -> int:
         )
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"report: there is no folder {out.parent}; make it first")
+    if os.path.lexists(out) and not _is_page(out):
+        raise ConfigError(
+            f"report: {out} exists, and a2s did not write it; delete it, or give another --out"
+        )
     start_sec = time.monotonic()
     say(f"report: reading {', '.join(str(folder) for folder in config.runs)}")
     text = page(config.runs)
@@ -40,3 +51,12 @@ def run(config: ReportConfig) -> int:
     size_mib, elapsed_sec = len(text.encode()) / 2**20, time.monotonic() - start_sec
     print(f"report: {out}, {size_mib:.1f} MiB, in {elapsed_sec:.0f} s; open it in a browser")
     return 0
+
+
+def _is_page(file: Path) -> bool:
+    """Whether a file is the page of an earlier call, by its title."""
+    try:
+        with open_file(file) as opened:
+            return b"<title>a2s report: " in opened.read(_HEAD_BYTES)
+    except OSError:
+        return False

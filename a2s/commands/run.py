@@ -22,9 +22,11 @@ import pyarrow.parquet as pq
 
 from a2s.config.run import RunConfig
 from a2s.config.training import Stage1Config, Stage2Config
+from a2s.data.file_tree import refuse_same
 from a2s.data.index import Index
 from a2s.data.inputs import collect
 from a2s.data.tar_inputs import is_tar
+from a2s.errors import ConfigError
 from a2s.evaluation import verdict
 from a2s.evaluation.table import (
     RUN_COLUMNS,
@@ -36,6 +38,7 @@ from a2s.evaluation.table import (
 from a2s.evaluation.truth_check import check_truths
 from a2s.labels.crf.backends import crf_of
 from a2s.parallel.progress import say
+from a2s.parallel.ranks import check_trackers
 from a2s.pipeline import Job, job_list, run_jobs, training_processes
 from a2s.storage.files import atomic_write, read_json
 from a2s.storage.remote import is_remote
@@ -90,8 +93,14 @@ def _check(config: RunConfig, jobs: Sequence[Job]) -> None:
 
     Raises: as `run`.
     """
+    refuse_same(config.images, config.out)
+    if config.mask_pattern is not None and config.truth is None:
+        raise ConfigError("run: --mask-pattern needs --truth, the folder of the masks")
     settings = [job.parsed() for job in jobs]
-    check_encoders([one for one in settings if isinstance(one, Stage1Config | Stage2Config)])
+    trainings = [one for one in settings if isinstance(one, Stage1Config | Stage2Config)]
+    if trackers := {one.tracker for one in trainings} - {"none"}:
+        check_trackers(tuple(sorted(trackers)))
+    check_encoders(trainings)
     if config.label.refine.backend == "pydensecrf":
         crf_of("pydensecrf")
     if config.test is None and config.truth is None:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from a2s.config.commands import ShardConfig
 from a2s.data import masks
 from a2s.data.added import added_since
+from a2s.data.file_tree import refuse_same
 from a2s.data.index import Index
 from a2s.data.inputs import collect
 from a2s.data.isolation import isolated
@@ -46,10 +47,12 @@ def run(config: ShardConfig) -> int:
     """Pack the images; return 0, or 3 when too many of them could not be used.
 
     Raises:
-        ConfigError: an input does not exist, or the folder belongs to another run.
+        ConfigError: an input does not exist, or is the output folder, which may also belong to
+            another run.
         DataError: an input holds no image or cannot be read, or images were added, or a tar has
             changed, since the first call, which listed them.
     """
+    refuse_same(config.images, config.out)
     with claim(config.out, command="shard", config=config) as folder:
         is_new = not (folder.path / "work.json").exists()
         frozen = _frozen_work(config, folder)

@@ -36,6 +36,6 @@ def run(config: Stage1Config) -> int:
                 print(f"stage1: {config.out} is done ({config.epochs} epochs). Next: {label}")
             else:
                 pause.pause(folder, "stage1", commit.state, epochs=config.epochs)
-    for line in untrained_lines("stage1", config) if is_main else ():
-        print(line)
+    for line in untrained_lines(config) if is_main else ():
+        print(f"stage1: {line}")
     return 0

@@ -40,8 +40,8 @@ def run(config: Stage2Config) -> int:
             else:
                 then = then or pause.GO_ON
                 pause.pause(folder, "stage2", commit.state, epochs=config.epochs, then=then)
-    for line in untrained_lines("stage2", config) if is_main else ():
-        print(line)
+    for line in untrained_lines(config) if is_main else ():
+        print(f"stage2: {line}")
     return 0
 
 

@@ -279,5 +279,8 @@ def problems(error: ValidationError, path: str, file: Path | None) -> str:
     clauses = []
     for problem in error.errors():
         key = ".".join([path, *map(str, problem["loc"])])
-        clauses.append(f"{key}: {problem['msg'].removeprefix('Value error, ')}")
+        text = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "too_short" and problem["ctx"]["actual_length"] == 0:
+            text = "give at least one"
+        clauses.append(f"{key}: {text}")
     return "config: " + "; ".join(dict.fromkeys(clauses)) + (f" ({file})" if file else "")

@@ -37,8 +37,7 @@ def added_since(
 ) -> Added:
     """List folders and lists again and compare with `listed`, the table of the first time.
 
-    Images that a2s itself has written, as in a run folder among the photographs, do not count. Tars
-    are left out: reading remote and compressed ones again would take as long as packing.
+    Tars are left out: reading remote and compressed ones again would take as long as packing.
     """
     again = [source for source in inputs if not is_remote(source) and not is_tar(Path(source))]
     try:
@@ -55,18 +54,4 @@ def added_since(
     without = before.filter(pc.is_null(before["mask_path"]))["key"]
     with_mask = found.filter(pc.is_valid(found["mask_path"]))["key"]
     num_masks = pc.sum(pc.is_in(without, value_set=with_mask)).as_py() or 0
-    ours: dict[str, bool] = {}
-    paths = [os.fsdecode(path) for path in new["path"].to_pylist()]
-    images = [path for path in paths if not _is_below_output(os.path.dirname(path), ours)]
-    return Added(images, int(num_masks))
-
-
-def _is_below_output(folder: str, known: dict[str, bool]) -> bool:
-    """Whether a command of a2s writes to a folder or one above it, such as masks among photos."""
-    if folder not in known:
-        records = [os.path.join(folder, name) for name in ("config.yaml", "environment.json")]
-        above = os.path.dirname(folder)
-        known[folder] = all(map(os.path.exists, records)) or (
-            above != folder and _is_below_output(above, known)
-        )
-    return known[folder]
+    return Added([os.fsdecode(path) for path in new["path"].to_pylist()], int(num_masks))

@@ -102,6 +102,17 @@ def refuse_overlap(source: Path, out: Path) -> None:
         _refuse(str(source), out)
 
 
+def refuse_same(sources: Sequence[str], out: Path) -> None:
+    """Check that the output folder is none of the inputs, also through links or mounts.
+
+    Raises:
+        ConfigError: it is.
+    """
+    for source in sources:
+        if os.path.isdir(source) and out.exists() and _identity(source) == _identity(str(out)):
+            _refuse(source, out)
+
+
 def refuse_linked(images: pa.Table, out: Path) -> None:
     """Check that no image file of a table (`inputs.SCHEMA`) lies in the output folder.
 

@@ -23,7 +23,7 @@ from a2s.data.input_rows import Rows, first_of_each_key, rejected
 from a2s.data.keys import encode_key
 from a2s.data.listed_tars import ListedTar, listed_tar
 from a2s.data.mask_names import MaskNames, suggestion
-from a2s.data.own_pictures import is_result
+from a2s.data.own_pictures import is_in_results, is_result
 from a2s.data.tar_inputs import is_tar, local_tar, tar_members
 from a2s.errors import ConfigError, DataError
 from a2s.storage.failures import Failure, as_text, failure
@@ -91,10 +91,13 @@ class _Collector:
 
     def folder(self, rows: Rows, number: int, root: Path, *, leave_out: list[Path]) -> None:
         before = rows.count + len(self.failures)
+        results: dict[str, bool] = {}
         files = walk(root, leave_out=leave_out, apart_from=self.apart_from, skipped=self.skipped)
         for path, relative in files:
             suffix = os.path.splitext(relative)[1].lower()
-            if suffix not in SUFFIXES:
+            if is_in_results(os.path.dirname(path), str(root), results):
+                self.skipped["in folders that a2s wrote"] += 1
+            elif suffix not in SUFFIXES:
                 self.skipped[suffix or "without suffix"] += 1
             elif rows is self.images and self.is_named_mask(path):
                 continue

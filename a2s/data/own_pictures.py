@@ -1,7 +1,8 @@
-"""Pictures that `a2s predict` wrote beside images: how they are called and marked."""
+"""What a2s wrote among images: pictures of `a2s predict` beside them, and folders of results."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from a2s.data.images import FORMATS, BadImage, decoding
@@ -32,3 +33,17 @@ def is_ours(path: Path) -> bool:
 def is_result(path: Path) -> bool:
     """Whether a file is what an earlier `a2s predict` wrote beside an image, by name and mark."""
     return path.stem.endswith(tuple(f".{word}" for word in WORDS)) and is_ours(path)
+
+
+def is_in_results(folder: str, root: str, known: dict[str, bool]) -> bool:
+    """Whether a command of a2s writes to a folder below `root`, or to one between the two.
+
+    `known` keeps the answers. Images that an earlier run wrote there are not photographs.
+    """
+    if folder == root:
+        return False
+    if folder not in known:
+        records = [os.path.join(folder, name) for name in ("config.yaml", "environment.json")]
+        above = is_in_results(os.path.dirname(folder), root, known)
+        known[folder] = above or all(map(os.path.exists, records))
+    return known[folder]

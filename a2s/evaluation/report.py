@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from a2s.data import masks
-from a2s.evaluation import metrics
+from a2s.evaluation import metrics, verdict
 from a2s.evaluation.table import BASELINES, baseline, border_note, text_lines
 
 NOTES = {
@@ -47,6 +47,8 @@ def report_lines(
             f"{scores['num_graded_truth']:,} truths hold greys between 0 and 255; what is above"
             f" {above} counts as salient"
         )
+    if text := verdict.inverted(scores):
+        yield f"warning: {text}"
     if scores["num_resized"]:
         yield f"{scores['num_resized']:,} predictions were resized to their truth's size"
     if scores["num_empty_truth"]:

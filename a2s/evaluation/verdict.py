@@ -27,6 +27,8 @@ On the same 200 photographs of ECSSD, where RBD has an adaptive F of 0.663, dete
 from 40, 250 and 1000 photographs had 0.605, 0.737 and 0.793 (benchmarks/results/few_images.json,
 benchmarks/ablations, benchmarks/results/real_run.json).
 """
+MOSTLY = 0.5
+"""Share of the outermost pixels above which truths cannot be right; those of ECSSD have 0.03."""
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -54,9 +56,10 @@ def verdict(
 
 
 def warnings(rows: Rows | None) -> list[str]:
-    """Say what the detector is not better than, by adaptive F."""
+    """Say what is wrong with the truths, and what the detector is not better than (adaptive F)."""
     if rows is None:
         return []
+    about_truths = inverted(rows["detector"])
     ours = rows["detector"]["adaptive_f"]
     others = {
         "labels": "its own labels ({:.3f})",
@@ -64,12 +67,24 @@ def warnings(rows: Rows | None) -> list[str]:
         "bundled": "the bundled detector ({:.3f}), which has not seen these images",
         "centre": "one Gaussian in the middle of every image ({:.3f})",
     }
-    return [
+    beaten_by = [
         f"the detector (adaptive F {ours:.3f}) is not better than "
         + text.format(rows[name]["adaptive_f"])
         for name, text in others.items()
         if ours <= rows[name]["adaptive_f"]
     ]
+    return [*([about_truths] if about_truths else []), *beaten_by]
+
+
+def inverted(scores: Mapping[str, Any]) -> str | None:
+    """Warn if the truths have their object around the border, where it hardly ever is."""
+    share = scores["truth_ring_share"]
+    if share <= MOSTLY:
+        return None
+    return (
+        f"{share:.0%} of the outermost pixels of the truths belong to the object: are these masks "
+        "inverted (a black object on white), or photographs instead of masks?"
+    )
 
 
 def nothing_stands_out(num_labels: int, num_no_object: int) -> str | None:

@@ -43,6 +43,13 @@ before_exit: list[Callable[[], None]] = []
 """Callbacks that block until this rank's pending writes finish; they must not raise."""
 
 
+def check_trackers(trackers: tuple[str, ...]) -> None:
+    """Refuse a tracker that is not installed, as `check_installed`."""
+    from accelerate.tracking import get_available_trackers
+
+    check_installed(trackers, get_available_trackers())
+
+
 def start(
     *,
     precision: str = "fp32",
@@ -55,21 +62,16 @@ def start(
     The device is CUDA if available and `ACCELERATE_USE_CPU` is not set, else the CPU.
 
     Raises:
-        ConfigError: `check_launch` refuses the launch, fewer ranks than WORLD_SIZE joined, or a
-            tracker is missing.
+        ConfigError: `check_launch` refuses, too few ranks joined, or a tracker is missing.
     """
     global _ends_jointly
     check_launch(os.environ)
     import torch
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
-    from accelerate.tracking import get_available_trackers
     from accelerate.utils import InitProcessGroupKwargs
 
-    check_installed(
-        trackers, {str(getattr(name, "value", name)) for name in get_available_trackers()}
-    )
-
+    check_trackers(trackers)
     _ends_jointly = False
     # Accelerate keeps the precision of a stage that ran earlier in this process.
     AcceleratorState._reset_state()

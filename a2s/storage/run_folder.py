@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +43,14 @@ _SMALL = (
     *(".lock", "config.yaml", "environment.json", "resolved.json", _STOPPED),
     *("unlabelled.jsonl", ".unlabelled.jsonl.r*", "failures.jsonl", "left_out.jsonl"),
 )
+
+
+_RESULT = re.compile(
+    r"shard-\d{6}\.(tar|parquet|json)|(work|images)\.parquet|(pr|f)_curve\.svg"
+    r"|(environment|resolved|stopped|work|scores|missing|curves)\.json"
+    r"|(metrics|failures)\.jsonl|sheet\.png|table\.md|written\.txt"
+)
+"""Names under which commands write into their folder; they replace what is there."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +154,9 @@ def claim(
     that of `lock.hold`.
 
     Raises:
-        ConfigError: another process holds the folder, it belongs to another command, or it was
-            made with other settings or inputs.
+        ConfigError: another process holds the folder, it belongs to another command, it was made
+            with other settings or inputs, or it holds files of something else that a job's files
+            would replace.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -164,6 +174,7 @@ def claim(
             if not (out / "config.yaml").exists():
                 # Files that are there already are somebody else's.
                 before = {path.name for path in out.iterdir()}
+                refuse_foreign(command, out)
             if latest or not (out / "config.yaml").exists():
                 # `identity` is stored as it was compared, so a later default cannot change it.
                 record = {command: json.loads(config.model_dump_json()), "identity": settings}
@@ -182,6 +193,22 @@ def claim(
             if is_last():
                 _record_stop(out, error, before)
             raise
+
+
+def refuse_foreign(command: str, out: Path) -> None:
+    """Of a folder without a job of a2s, check that nothing in it is called like a job's files.
+
+    Raises:
+        ConfigError: something is, so that it would be replaced.
+    """
+    if (out / "config.yaml").exists():
+        return
+    if names := sorted(path.name for path in out.iterdir() if _RESULT.fullmatch(path.name)):
+        more = ", …" if len(names) > 3 else ""
+        raise ConfigError(
+            f"{command}: {out} holds {', '.join(names[:3])}{more} of something else; use another "
+            "--out"
+        )
 
 
 def _record_stop(out: Path, error: BaseException, before: set[str]) -> None:

@@ -102,7 +102,7 @@ class TrainingRun:
         self._progress = self._stack.enter_context(bar)
         where = f"{ranks.world()} rank(s) on {self.device.type}"
         self.note(f"{where}, from epoch {epoch + 1}, step {step + 1}; {note}")
-        self.note("".join(untrained_lines(self.name, self.config)))
+        self.note("".join(untrained_lines(self.config)))
 
     def note(self, text: str) -> None:
         """Print a line above the progress bar, on the first rank."""

@@ -27,10 +27,10 @@ def is_untrained(config: TrainOptions) -> bool:
     return config.encoder.weights == "none" and not starts_trained
 
 
-def untrained_lines(stage: str, config: TrainOptions) -> Iterator[str]:
+def untrained_lines(config: TrainOptions) -> Iterator[str]:
     """Say that the encoder is untrained, if it is."""
     if is_untrained(config):
-        yield f"{stage}: {UNTRAINED}; give --encoder.weights {HOW_TO_TRAIN}"
+        yield f"{UNTRAINED}; give --encoder.weights {HOW_TO_TRAIN}"
 
 
 def training_inputs(

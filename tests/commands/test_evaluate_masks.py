@@ -93,6 +93,13 @@ def test_truths_without_two_sides_end_with_the_likely_cause(
     assert scores(root, truth=other / "truth")["num_images"] == 3
 
 
+def test_inverted_truths_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores(folders(tmp_path / "good", lambda m, path: Image.fromarray(m).save(path)))
+    assert "warning" not in capsys.readouterr().out
+    scores(folders(tmp_path / "inverted", lambda m, path: Image.fromarray(255 - m).save(path)))
+    assert "are these masks inverted" in capsys.readouterr().out
+
+
 def test_one_empty_truth_among_others_is_counted(tmp_path: Path) -> None:
     root = folders(tmp_path / "a", lambda m, path: Image.fromarray(m).save(path))
     Image.fromarray(np.zeros((30, 40), np.uint8)).save(root / "truth/0.png")

@@ -224,6 +224,20 @@ def test_runs_are_compared_side_by_side(made: Run, tmp_path: Path) -> None:
     assert len(ids) == len(set(ids))
 
 
+def test_a_file_of_others_is_not_replaced(made: Run, tmp_path: Path) -> None:
+    page = tmp_path / "index.html"
+    page.write_text("<title>mine</title>")
+    with pytest.raises(ConfigError, match=r"index\.html exists, and a2s did not write it"):
+        report.run(ReportConfig(runs=(made.out,), out=page))
+    assert page.read_text() == "<title>mine</title>"
+    with pytest.raises(ConfigError, match="nowhere: no such folder"):
+        report.run(ReportConfig(runs=(tmp_path / "nowhere",)))
+    # Its own page is written again.
+    page.unlink()
+    for _ in range(2):
+        assert report.run(ReportConfig(runs=(made.out,), out=page)) == 0
+
+
 def test_a_run_that_was_stopped_still_has_a_page(made: Run, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
     shutil.copytree(made.out, out)

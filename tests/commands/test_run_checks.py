@@ -64,6 +64,20 @@ def test_a_backend_that_is_not_installed(
     assert "pip install 'a2s[pydensecrf]'" in text
 
 
+def test_a_tracker_that_is_not_installed(
+    tmp_path: Path, scenes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: [])
+    options = Stage2Options(**SMALL, warm_epochs=1, tracker="mlflow")
+    text = refusal(small(scenes, tmp_path / "run", stage2=options), ConfigError)
+    assert text.startswith("tracker: mlflow is not installed")
+
+
+def test_a_pattern_without_truths(tmp_path: Path, scenes: Any) -> None:
+    config = small(scenes, tmp_path / "run", truth=None, mask_pattern="{stem}_mask.png")
+    assert "--mask-pattern needs --truth" in refusal(config, ConfigError)
+
+
 def test_truths_are_looked_at_first(tmp_path: Path, scenes: Any) -> None:
     def masks(name: str, value: int) -> Path:
         folder = tmp_path / f"masks{value}{name[:1]}"

@@ -89,6 +89,28 @@ def test_what_a2s_writes_among_the_photographs_is_not_added(tmp_path: Path) -> N
     assert shard(source, out) == 0
 
 
+def test_what_a2s_wrote_among_the_photographs_is_no_photograph(tmp_path: Path) -> None:
+    source = fill(tmp_path / "in", 2)
+    done = call("predict", source, "--model", "rbd", "--out", tmp_path / "preds", "--workers", 0)
+    assert done.code == 0, done.stderr
+    (tmp_path / "preds").rename(source / "preds")
+    done = call("shard", source, "--out", tmp_path / "out", "--workers", 0)
+    assert "in folders that a2s wrote" in done.stdout
+    assert Index.load(tmp_path / "out").keys.to_pylist() == ["000", "001"]
+    # Who names the folder itself means the masks.
+    assert shard(source / "preds", tmp_path / "masks") == 0
+
+
+def test_shards_are_not_written_among_the_photographs(tmp_path: Path) -> None:
+    source = fill(tmp_path / "in", 2)
+    (tmp_path / "link").symlink_to(source)
+    before = made(source)
+    for command in ("shard", "run"):
+        done = call(command, source, "--out", tmp_path / "link")
+        assert (done.code, "overlap" in done.stderr) == (2, True)
+    assert made(source) == before
+
+
 def test_pictures_that_predict_wrote_beside_photographs_are_not_photographs(
     tmp_path: Path,
 ) -> None:

@@ -119,7 +119,7 @@ def test_missing_config_file_is_named() -> None:
         ("predict", ["x.jpg", "--qqqqq"], "predict: no flag --qqqqq; see a2s predict --help"),
         ("stage2", ["--parity.flip", "twice"], "stage2: invalid choice 'twice'"),
         ("hma", [], "hma: Missing from a2s hma: --run PATH"),
-        ("shard", [], "config: shard.images: Tuple should have at least 1 item"),
+        ("shard", [], "config: shard.images: give at least one"),
     ],
 )
 def test_wrong_flags_are_one_line(command: str, flags: list[str], message: str) -> None:

@@ -21,7 +21,12 @@ def rows(**adaptive_f: float) -> dict[str, dict[str, Any]]:
     good = {"centre": 0.542, "rbd": 0.663, "bundled": 0.7, "maps": 0.621, "labels": 0.748}
     good["detector"] = 0.793
     return {
-        name: {"adaptive_f": value, "mae": 1 - value, "num_images": 200}
+        name: {
+            "adaptive_f": value,
+            "mae": 1 - value,
+            "num_images": 200,
+            "truth_ring_share": 0.03,
+        }
         for name, value in {**good, **adaptive_f}.items()
     }
 
@@ -54,6 +59,13 @@ def test_a_detector_that_is_not_better_is_warned_of(name: str, lead: float) -> N
     assert "the detector (adaptive F 0.793) is not better than" in line
     assert words[name] in line
     assert f"({0.793 + lead:.3f})" in line
+
+
+def test_truths_that_surround_the_image_are_warned_of() -> None:
+    found = rows()
+    found["detector"]["truth_ring_share"] = 0.97
+    (line,) = warnings(found)
+    assert line.startswith("97% of the outermost pixels of the truths belong to the object")
 
 
 def test_a_bad_detector_is_warned_of_once_per_row() -> None:

@@ -42,6 +42,19 @@ def test_claim_records_settings_and_environment(tmp_path: Path) -> None:
         assert run.settings_hash == first
 
 
+@pytest.mark.parametrize("name", ["shard-000000.tar", "metrics.jsonl", "scores.json"])
+def test_files_of_something_else_are_not_replaced(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    (tmp_path / "mine.txt").touch()
+    with (
+        pytest.raises(ConfigError, match=f"stage1: .* holds {name} of something else"),
+        run_folder.claim(tmp_path, command="stage1", config=_config(tmp_path)),
+    ):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} - {".lock"} == {name, "mine.txt"}
+    assert (tmp_path / name).read_text() == "mine"
+
+
 def test_other_settings_name_the_differing_keys(tmp_path: Path) -> None:
     with run_folder.claim(tmp_path, command="stage1", config=_config(tmp_path)):
         pass

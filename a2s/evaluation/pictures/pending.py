@@ -17,10 +17,9 @@ from a2s.data.tar_inputs import is_tar
 from a2s.errors import ConfigError
 from a2s.evaluation.pictures.outputs import Kind, Outputs
 from a2s.models.predict import Picture
-from a2s.storage.failures import FILE_NAME as FAILURES
+from a2s.storage import run_folder
 from a2s.storage.failures import Failure, failure
 from a2s.storage.remote import is_remote
-from a2s.storage.written import FILE_NAME as WRITTEN
 from a2s.storage.written import WrittenFiles
 
 if TYPE_CHECKING:
@@ -28,11 +27,6 @@ if TYPE_CHECKING:
 
 _COLUMNS = ["key", "path", "member", "offset", "size", "crc32"]
 _SCAN_ROWS = 4096
-_RECORDS = (
-    *("environment.json", "metrics.jsonl", "resolved.json", "stopped.json"),
-    *(FAILURES, WRITTEN),
-)
-"""Files of a job beside its results; with them there is a config.yaml."""
 
 
 def refuse_foreign(out: Path, sources: list[str], outputs: Outputs) -> None:
@@ -46,10 +40,7 @@ def refuse_foreign(out: Path, sources: list[str], outputs: Outputs) -> None:
             refuse_overlap(Path(source), out)
     if not out.is_dir() or (out / "config.yaml").exists():
         return
-    if records := [name for name in _RECORDS if os.path.lexists(out / name)]:
-        raise ConfigError(
-            f"predict: {out} holds {', '.join(records)} of something else; use another --out"
-        )
+    run_folder.refuse_foreign("predict", out)
     # Tars may have to be copied to the folder first, so theirs are looked for when it is claimed.
     plain = [s for s in sources if not is_remote(s) and not is_tar(Path(s)) and Path(s).exists()]
     if plain and any(out.iterdir()):
