@@ -1,7 +1,7 @@
 """Kill commands again and again, repeat them, and compare every file with a run without kills.
 
-    python benchmarks/soak.py [--kills 200] [--jobs NAME...] [--seed 0] [--folder DIR] \
-        --out benchmarks/results/soak.json
+    python benchmarks/soak.py [--kills 200] [--minutes M] [--jobs NAME...] [--seed 0] \
+        [--folder DIR] --out benchmarks/results/soak.json
 
 A job is a command on drawn scenes. It is started, killed at a random moment or just when one of its
 files appears, and started again, until it has been killed often enough; then it runs to its end.
@@ -107,11 +107,11 @@ class Soak:
             shutil.copytree(self.work / job.name, self.folder / "whole" / job.name)
         return seconds
 
-    def soak(self, job: Job, *, kills: int, usual_sec: float) -> None:
-        """Kill a job so many times, let it end, and compare."""
+    def soak(self, job: Job, *, kills: int, end_sec: float, usual_sec: float) -> None:
+        """Kill a job so many times, or until a time, let it end, and compare."""
         found = self.findings.setdefault(job.name, Findings())
         self._begin_again(job)
-        while found.kills.total() < kills:
+        while found.kills.total() < kills and time.monotonic() < end_sec:
             self._kill_once(job, found, usual_sec)
         code, said = self._finish(job)
         if code:
@@ -200,6 +200,7 @@ class Soak:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--minutes", type=float, help="end after this time")
     parser.add_argument("--jobs", nargs="+", choices=[job.name for job in jobs()])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="an empty folder; default: a temporary one")
@@ -208,13 +209,16 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     folder = args.folder or Path(tempfile.mkdtemp(prefix="a2s-soak-"))
     before = json.loads(args.out.read_text()) if args.out.exists() else {"rounds": []}
-    soak = Soak(folder, seed=args.seed)
+    soak, began = Soak(folder, seed=args.seed), time.monotonic()
     chosen = [job for job in jobs() if args.jobs is None or job.name in args.jobs]
     try:
         usual_sec = soak.prepare(with_those_before(chosen))
         per_job = -(-args.kills // len(chosen))
-        for job in chosen:
-            soak.soak(job, kills=per_job, usual_sec=usual_sec[job.name])
+        for number, job in enumerate(chosen):
+            # What is left of the time is shared by the jobs that are left.
+            left_sec = 60 * (args.minutes or float("inf")) - (time.monotonic() - began)
+            end_sec = time.monotonic() + left_sec / (len(chosen) - number)
+            soak.soak(job, kills=per_job, end_sec=end_sec, usual_sec=usual_sec[job.name])
             found = soak.findings[job.name]
             print(job.name, dict(found.kills), found.problems or "no difference", flush=True)
             rounds = [*before["rounds"], this_round(soak, usual_sec)]

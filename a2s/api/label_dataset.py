@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -32,16 +32,19 @@ class LabelDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
         images: Index,
         image_rows: npt.NDArray[np.int64],
         size: int | None,
+        left_out: Mapping[str, int],
     ) -> None:
         """Pair label `label_rows[i]`, which `read` reads, with image `image_rows[i]`.
 
-        With `size` both become squares of so many pixels.
+        With `size` both become squares of so many pixels. `left_out`: numbers of labels of the set
+        that are not here, by reason (`no_image`, `rejected`, `low_quality`).
         """
         self.read = read
         self.label_rows = label_rows
         self.images = images
         self.image_rows = image_rows
         self.size = size
+        self.left_out = dict(left_out)
 
     def __len__(self) -> int:
         return len(self.label_rows)

@@ -107,7 +107,8 @@ class LabelSet:
         `data` is the folder of shards that the labels were made of. With `size` images and labels
         become squares of so many pixels, so that a `DataLoader` can stack them; otherwise they keep
         their own size. Labels that a person rejected are left out, and those of less than
-        `min_quality`, unless a person accepted or fixed them.
+        `min_quality`, unless a person accepted or fixed them; and labels whose image `data` does
+        not have. `left_out` of the data set says how many.
 
         Raises:
             DataError: the shards are not finished, or have none of these images.
@@ -120,7 +121,9 @@ class LabelSet:
         usable_N = image_row_N >= 0
         if not usable_N.any():
             raise DataError(f"labels: {data} has none of the images of {self.folder}")
+        left_out = {"no_image": int((~usable_N).sum())}
         rejected_N, kept_N = self._decided("rejected"), self._decided("accepted", "fixed")
+        left_out["rejected"] = int((usable_N & rejected_N).sum())
         usable_N &= ~rejected_N
         if not usable_N.any():
             raise LabelError(f"labels: every label of {self.folder} was rejected in a2s review")
@@ -130,6 +133,7 @@ class LabelSet:
                     f"labels: {self.folder} has no quality numbers; leave min_quality out"
                 )
             good_N = self._columns["quality"].astype(np.float64) >= min_quality
+            left_out["low_quality"] = int((usable_N & ~(good_N | kept_N)).sum())
             usable_N &= good_N | kept_N
             if not usable_N.any():
                 raise LabelError(
@@ -142,6 +146,7 @@ class LabelSet:
             images=images,
             image_rows=image_row_N[label_rows],
             size=size,
+            left_out={reason: count for reason, count in left_out.items() if count},
         )
 
     def _decided(self, *verdicts: str) -> npt.NDArray[np.bool_]:

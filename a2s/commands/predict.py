@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import os
 import shlex
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from a2s.config.commands import PredictConfig
 from a2s.data.inputs import collect
 from a2s.data.isolation import isolated
 from a2s.data.left_out import describe_lost, describe_skipped, over_limit
+from a2s.data.tar_inputs import STAGING
 from a2s.errors import ConfigError, DataError
 from a2s.evaluation.pictures import files as pictures
 from a2s.evaluation.pictures.outputs import (
@@ -149,6 +151,7 @@ def _to_folder(config: PredictConfig, out: Path, model: Model, identity: dict[st
                 num_new += len(rows) - len(new_failures)
             # Workers that were killed, while the command lived, have left some.
             files.remove_temporary(out)
+            shutil.rmtree(out / STAGING, ignore_errors=True)
             write_failures(out, failures)
     num_images = len(images) + len(found.failures)
     lost: dict[str, Any] = {"num_lost": found.num_lost, "lost_is_known": found.lost_is_known}

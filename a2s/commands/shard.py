@@ -30,6 +30,7 @@ from a2s.data.left_out import describe_lost, describe_skipped, over_limit
 from a2s.data.listed_tars import bring_back
 from a2s.data.packing import MASK_TOLERANCE, PackingJob, PackingTask, pack, trials
 from a2s.data.shards import shard_done, shard_name
+from a2s.data.tar_inputs import STAGING
 from a2s.errors import DataError
 from a2s.parallel import pool
 from a2s.parallel.progress import Progress
@@ -70,7 +71,7 @@ def run(config: ShardConfig) -> int:
         }
         pending = [number for number in range(work.num_shards) if number not in manifests]
         if pending:
-            bring_back(frozen.get("tars", ()), staging=work.out / ".staging")
+            bring_back(frozen.get("tars", ()), staging=work.out / STAGING)
             _pack_all(config, folder, work, pending, frozen["num_images"])
         elif (work.out / FILE_NAME).exists():
             print(f"shard: {config.out} is done already")
@@ -171,7 +172,7 @@ def _finish(config: ShardConfig, work: PackingJob, frozen: dict[str, Any]) -> in
     rows = chain(of_images, of_masks, frozen["stray_masks"])
     write_failures(work.out, rows, sorted_ascii=True)
     failed = reasons.total()
-    shutil.rmtree(work.out / ".staging", ignore_errors=True)
+    shutil.rmtree(work.out / STAGING, ignore_errors=True)
     total = frozen["num_images"] + len(frozen["failures"])
     kept = total - failed
     if kept:

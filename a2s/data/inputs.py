@@ -24,7 +24,7 @@ from a2s.data.keys import encode_key
 from a2s.data.listed_tars import ListedTar, listed_tar
 from a2s.data.mask_names import MaskNames, suggestion
 from a2s.data.own_pictures import is_in_results, is_result
-from a2s.data.tar_inputs import is_tar, local_tar, tar_members
+from a2s.data.tar_inputs import STAGING, is_tar, local_tar, tar_members
 from a2s.errors import ConfigError, DataError
 from a2s.storage.failures import Failure, as_text, failure
 from a2s.storage.parsing import printable
@@ -108,11 +108,9 @@ class _Collector:
             else:
                 self.add(rows, number, os.fsencode(path), relative)
         if rows.count + len(self.failures) == before and not self.stray_masks:
-            others = sum(self.skipped.values())
             hint = f" (name tars explicitly: {root}/*.tar)" if self.skipped[".tar"] else ""
-            raise DataError(
-                f"{root}: holds no images ({', '.join(SUFFIXES)}), {others} other files{hint}"
-            )
+            others = f"{sum(self.skipped.values())} other files{hint}"
+            raise DataError(f"{root}: holds no images ({', '.join(SUFFIXES)}), {others}")
 
     def is_named_mask(self, path: str) -> bool:
         """Whether an image below the masks' folder is one of the masks, by its name."""
@@ -162,7 +160,7 @@ class _Collector:
 
     def tar(self, number: int, source: str) -> None:
         """Add the images and `.mask.png` members of a tar; download a remote tar first."""
-        path, lacking = local_tar(source, staging=self.out / ".staging", number=number)
+        path, lacking = local_tar(source, staging=self.out / STAGING, number=number)
         before, num_images = self.images.count + len(self.failures), self.images.count
         for member in chain(tar_members(path, source=source), lacking):
             shown = as_text(f"{source}/{member.name}")

@@ -23,6 +23,8 @@ from a2s.errors import DataError
 from a2s.storage.files import atomic_path, open_file
 from a2s.storage.remote import is_remote, open_source
 
+STAGING = ".staging"
+"""Folder, in the output folder, of the copies of compressed and remote tars."""
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tzst")
 _PLAIN_FILE = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _BLOCK = 512

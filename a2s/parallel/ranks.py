@@ -59,8 +59,7 @@ def start(
 ) -> Accelerator:
     """Join the process group that the launcher set up; a single rank without a launcher.
 
-    The device is CUDA if available and `ACCELERATE_USE_CPU` is not set, else the CPU.
-
+    Uses CUDA if available and `ACCELERATE_USE_CPU` is not set, else the CPU.
     Raises:
         ConfigError: `check_launch` refuses, too few ranks joined, or a tracker is missing.
     """

@@ -45,6 +45,9 @@ def labelled_images(
         SystemExit: on all ranks with code 3, if too many labels are damaged.
     """
     label_row_N = labels.rows_of(run.index.keys)
+    foreign = len(labels) - int((label_row_N >= 0).sum())
+    if foreign and ranks.is_main():
+        say(f"{run.name}: {foreign:,} labels of {labels.folder} have no image in {config.data}")
     decisions = _decisions(config, labels)
     if decisions and ranks.is_main():
         count = Counter(one.verdict for one in decisions.values())

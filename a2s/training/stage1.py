@@ -25,6 +25,7 @@ from a2s.data.index import Index
 from a2s.data.loader import Images
 from a2s.data.transforms import crop_cells, draw_window, flip_where
 from a2s.errors import A2SError
+from a2s.labels.store.reader import UNLABELLED
 from a2s.models.activation_net import ActivationNet
 from a2s.models.heads import CELL_PX, ActivationBlocks, ActivationMaps
 from a2s.models.vote import agreement, majority, probabilities
@@ -90,7 +91,12 @@ def _train(config: Stage1Config, run: TrainingRun, labels: Index | None) -> None
     metrics, losses = DeferredMetrics(), list[float]()
 
     num_images = len(index) if keep_N is None else int(keep_N.sum())
-    run.show_progress(images_per_epoch=num_images, note=features.describe())
+    note = features.describe()
+    if keep_N is not None:
+        note += (
+            f"; {num_images:,} labels, {len(index) - num_images:,} images without ({UNLABELLED})"
+        )
+    run.show_progress(images_per_epoch=num_images, note=note)
     for epoch in range(run.state["epoch"] + 1, run.last_epoch + 1):
         run.set_learning_rate(optimizer, epoch=epoch)
         for step in run.steps(epoch, loader, keep_N=keep_N):

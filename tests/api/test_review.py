@@ -31,7 +31,7 @@ def decide(labels: Path, verdicts: dict[str, Verdict], png: bytes | None = None)
     )
 
 
-def test_decisions_hold_in_a_label_set(folders: tuple[Path, Path]) -> None:
+def test_decisions_hold_in_a_label_set(folders: tuple[Path, Path], tmp_path: Path) -> None:
     labels, data = folders
     keys = a2s.LabelSet(labels).keys()
     drawn_HW = np.zeros((96, 120), np.uint8)
@@ -48,7 +48,13 @@ def test_decisions_hold_in_a_label_set(folders: tuple[Path, Path]) -> None:
     _, label_1HW, quality = every[1]
     assert np.array_equal(label_1HW[0].numpy() * 255, drawn_HW)
     assert math.isnan(float(quality))
-    assert found.dataset(data, min_quality=0.7).label_rows.tolist() == [0, 1, 9, 10]
+    good = found.dataset(data, min_quality=0.7)
+    assert good.label_rows.tolist() == [0, 1, 9, 10]
+    assert every.left_out == {"rejected": 1}
+    assert good.left_out == {"rejected": 1, "low_quality": 7}
+    # Other data, which has half of these images.
+    _, other = write_pair(tmp_path / "other", names=tuple(f"x{number}" for number in range(6)))
+    assert found.dataset(other).left_out == {"no_image": 6, "rejected": 1}
 
 
 def test_a_set_without_usable_labels_is_refused(folders: tuple[Path, Path]) -> None:

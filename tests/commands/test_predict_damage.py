@@ -59,6 +59,24 @@ def test_a_flipped_bit_in_a_shard_is_not_predicted(model: Path, tmp_path: Path) 
     ]
 
 
+def test_maps_of_shards_that_were_made_again_are_new(model: Path, tmp_path: Path) -> None:
+    """Other images under the same names must not keep the old maps."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    maps = []
+    for seed in (0, 1, 1):
+        if seed or not maps:
+            with ShardWriter(data) as writer:
+                buffer = io.BytesIO()
+                photograph(48, 64, seed=seed).save(buffer, "PNG")
+                writer.add("a", {"png": buffer.getvalue()})
+        config = PredictConfig(model=model, images=(str(data),), out=out, workers=0)
+        assert predict.run(config) == 0
+        maps.append((out / "a.png").read_bytes())
+    assert maps[0] != maps[1]
+    assert maps[1] == maps[2]
+
+
 def test_files_of_other_formats_are_counted(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,3 +148,5 @@ def test_the_exit_code_counts_what_a_damaged_tar_has_lost(
     assert "more images are lost in unreadable parts of damaged tars" in capsys.readouterr().out
     assert sorted(file.name for file in (tmp_path / "strict").glob("?.png")) == ["0.png", "1.png"]
     assert predicted("lax", 0.9) == 0
+    # The images of the tar were copied there.
+    assert not (tmp_path / "strict" / ".staging").exists()

@@ -12,6 +12,8 @@ from label_shards import MISSING, UNREADABLE, write_labels
 from processes import call, pack, run_ranks
 
 from a2s.data.index import Index
+from a2s.errors import LabelError
+from a2s.labels.store.reader import read_unlabelled
 from a2s.models import saved
 from a2s.storage import checkpoints
 from a2s.training.stage2_loss import LOSS_OF, micro_batches
@@ -55,6 +57,31 @@ def test_images_without_a_usable_label_are_listed(data: Path, warm: Path) -> Non
     lines = [json.loads(line) for line in (warm / "unlabelled.jsonl").read_text().splitlines()]
     found = {line["key"]: line["reason"] for line in lines}
     assert found == {index.key(1): "no_label", index.key(6): "unreadable_label"}
+
+
+@pytest.mark.parametrize("change", [(b'"key": "', b'"key": "x'), (b'"no_label"', b'"no_labul"')])
+def test_a_damaged_list_leaves_out_no_other_image(
+    warm: Path, tmp_path: Path, data: Path, change: tuple[bytes, bytes]
+) -> None:
+    """A key that is not there has the row -1, which is that of the last image."""
+    listed = (warm / "unlabelled.jsonl").read_bytes()
+    (tmp_path / "unlabelled.jsonl").write_bytes(listed.replace(*change))
+    with pytest.raises(LabelError, match=r"unlabelled\.jsonl is damaged"):
+        read_unlabelled(tmp_path, Index.load(data))
+
+
+def test_labels_without_an_image_are_counted(scenes, labels: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(scenes.train.iterdir())[:4]:
+        (few / path.name).symlink_to(path)
+    part = pack(few, tmp_path / "part")
+    done = call(*arguments(part, labels, tmp_path / "out", "--epochs", "1"))
+    assert done.code == 0, done.stderr
+    have = len(Index.load(labels)) - int(
+        (Index.load(labels).rows_of(Index.load(part).keys) >= 0).sum()
+    )
+    assert f"{have} labels of {labels} have no image in {part}" in done.stderr
 
 
 def test_without_rectification_the_labels_are_passed_on(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from processes import environment
@@ -15,6 +16,7 @@ from repository import REPO
 
 SABOTAGE = """
 import sys
+import time
 sys.argv[0] = {script!r}
 sys.path.insert(0, {folder!r})
 import soak
@@ -59,3 +61,38 @@ def test_what_a_kill_leaves_is_found(tmp_path: Path) -> None:
     (row,) = json.loads(out.read_text())["rounds"][0]["jobs"].values()
     assert any("more.json differs" in problem for problem in row["problems"])
     assert any("temporary files are left" in problem for problem in row["problems"])
+
+
+def with_mark(mark: str) -> list[bytes]:
+    """Command lines of running processes that have inherited a variable."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
+                found.append((entry / "cmdline").read_bytes())
+        except OSError:
+            continue
+    return [title for title in found if title]
+
+
+def test_a_soak_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
+    """Its job, with the servers and workers of Ray, has a session of its own."""
+    script = str(REPO / "benchmarks" / "soak.py")
+    flags = ("--kills", "1", "--jobs", "data-ray", "--folder", str(tmp_path / "soak"))
+    variables = {"A2S_TEST_MARK": str(tmp_path), "PYTHONPATH": str(REPO)}
+    process = subprocess.Popen(
+        [sys.executable, script, *flags, "--out", str(tmp_path / "soak.json")],
+        env=environment(**variables),
+    )
+    mark = f"A2S_TEST_MARK={tmp_path}"
+    deadline = time.monotonic() + 240
+    while not any(b"raylet/raylet" in title for title in with_mark(mark)):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 60
+    while left := with_mark(mark):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)

@@ -13,7 +13,7 @@ from a2s.data.index import Index
 from a2s.data.inputs import collect
 from a2s.data.keys import decode_key
 from a2s.data.open_files import Address
-from a2s.data.tar_inputs import is_tar
+from a2s.data.tar_inputs import STAGING, is_tar
 from a2s.errors import ConfigError
 from a2s.evaluation.pictures.outputs import Kind, Outputs
 from a2s.models.predict import Picture
@@ -131,9 +131,14 @@ def missing(
 
 
 def _is_done(picture: Picture, path: Path) -> bool:
-    """Whether a file is there and not older than its image (a tar's members have no date)."""
+    """Whether a file is there and not older than its image, or the tar that holds it."""
     try:
         written = path.stat().st_mtime_ns
-        return not picture.address.is_file or Path(picture.shown).stat().st_mtime_ns <= written
+        if not isinstance(picture.address, Address):
+            return True
+        source = os.fsdecode(picture.address.path)
+        # A copy of a compressed or remote tar is made again at every call.
+        is_copy = Path(source).parent.name == STAGING
+        return is_copy or os.stat(source).st_mtime_ns <= written
     except OSError:
         return False

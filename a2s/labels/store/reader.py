@@ -22,10 +22,12 @@ from a2s.labels.review import Decision
 from a2s.labels.store.generations import Generation
 from a2s.parallel import ranks
 from a2s.storage import files
+from a2s.storage.parsing import parse_json
 
 UNLABELLED = "unlabelled.jsonl"
 MISSING, UNREADABLE, DOUBTFUL = "no_label", "unreadable_label", "low_quality"
 REJECTED = "rejected"
+REASONS = (MISSING, UNREADABLE, DOUBTFUL, REJECTED)
 
 Label = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -174,12 +176,15 @@ def read_unlabelled(folder: Path, index: Index) -> Bools:
     """Which images have a usable label, as the list in the run folder says.
 
     Shape: bool[N].
-    Raises: LabelError when none has.
+    Raises: LabelError when none has, or the list is damaged.
     """
-    lines = files.read_text(folder / UNLABELLED).split("\n")[:-1]
     keep_N = np.ones(len(index), bool)
-    if lines:
-        keep_N[index.rows_of([json.loads(line)["key"] for line in lines])] = False
+    if listed := _listed(folder):
+        row_U = index.rows_of([line["key"] for line in listed])
+        # A row of -1 would be that of another image, the last one.
+        if (row_U < 0).any():
+            raise _damaged_list(folder)
+        keep_N[row_U] = False
     if not keep_N.any():
         raise LabelError(
             f"labels: none of the {len(index)} images has a usable label; {folder / UNLABELLED} "
@@ -190,9 +195,26 @@ def read_unlabelled(folder: Path, index: Index) -> Bools:
 
 def unreadable_labels(folder: Path) -> list[str]:
     """Keys of images whose label is damaged, from the list in the run folder."""
-    lines = files.read_text(folder / UNLABELLED).split("\n")[:-1]
-    listed = [json.loads(line) for line in lines]
-    return [line["key"] for line in listed if line["reason"] == UNREADABLE]
+    return [line["key"] for line in _listed(folder) if line["reason"] == UNREADABLE]
+
+
+def _listed(folder: Path) -> list[dict[str, str]]:
+    """The lines of a run's list of images without a label."""
+    try:
+        lines = files.read_text(folder / UNLABELLED).split("\n")[:-1]
+        listed = [parse_json(line.encode()) for line in lines]
+        if not all(isinstance(one["key"], str) and one["reason"] in REASONS for one in listed):
+            raise _damaged_list(folder)
+    except (ValueError, TypeError, KeyError):
+        raise _damaged_list(folder) from None
+    return listed
+
+
+def _damaged_list(folder: Path) -> LabelError:
+    return LabelError(
+        f"{folder / UNLABELLED} is damaged: it is not the list with which the run began; use "
+        "another --out, or put the file back"
+    )
 
 
 def _decode(labels: Index, label_row: int) -> npt.NDArray[np.uint8]:
