@@ -33,7 +33,7 @@ from a2s.evaluation.metrics import binary_truth, score
 from a2s.models.rbd import rbd, rbd_log_odds
 from a2s.models.vote import agreement
 
-FRAME, GATE = 64, 0.4
+FRAME, GATE = 64, 0.54
 BROKEN_RATES = (3.0, 10.0)
 BOUNDARY = Way("boundary loss, frame", "boundary", frame=FRAME)
 LABELS = Way("rbd, frame, crops", "rbd", frame=FRAME, crops=0.7)

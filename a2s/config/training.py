@@ -139,9 +139,9 @@ class Stage1Options(TrainOptions):
     labels (Eqn 4) and err elsewhere. Default with labels: 2."""
     label_lr_scale: float = Field(0.05, ge=0)
     """Learning rate of heads that learn from labels, as a share of `lr`."""
-    min_agreement: float = Field(0.4, ge=0, le=1)
+    min_agreement: float = Field(0.54, ge=0, le=1)
     """Two heads agree if their maps overlap by this much (mean IoU over the last epoch); without a
-    majority of agreeing heads training ends with an error."""
+    majority of agreeing heads, or agreement of those with labels, training ends with an error."""
     frame: int | None = Field(None, ge=0, multiple_of=32)
     """Reflected pixels around each image while the encoder runs for heads that learn from labels,
     which hide its zero padding. Default with labels: 64."""

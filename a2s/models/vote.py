@@ -60,18 +60,23 @@ def agreement(probability_KBHW: Tensor, valid_B: Tensor) -> Tensor:
     return torch.stack([iou_BKK.sum(0), counts_BKK.double().sum(0)])
 
 
-def majority(agreement_KK: Tensor, *, at_least: float) -> tuple[int, ...]:
+def majority(
+    agreement_KK: Tensor, *, at_least: float, anchored: Sequence[int] = ()
+) -> tuple[int, ...]:
     """Find the largest set of heads of which every pair agrees; ties go to the better mean.
 
-    Returns nothing unless the set holds more than half of the heads. A single head agrees with
-    itself.
+    Returns nothing unless the set holds more than half of the heads; half of them is enough if
+    they are the `anchored` ones, which know what an object is from labels. A single head agrees
+    with itself.
 
     Shape: mean agreement [K, K] -> head numbers, ascending
     """
     heads = range(len(agreement_KK))
-    for size in range(len(heads), len(heads) // 2, -1):
+    for size in range(len(heads), (len(heads) - 1) // 2, -1):
         found: list[tuple[float, tuple[int, ...]]] = []
         for chosen in combinations(heads, size):
+            if 2 * size == len(heads) and chosen != tuple(anchored):
+                continue
             pairs = [float(agreement_KK[a, b]) for a, b in combinations(chosen, 2)]
             if all(pair >= at_least for pair in pairs):
                 found.append((sum(pairs), chosen))

@@ -57,9 +57,8 @@ def start(
     tracker_dir: Path | None = None,
     timeout_sec: int = TIMEOUT_SEC,
 ) -> Accelerator:
-    """Join the process group that the launcher set up; a single rank without a launcher.
+    """Join the launcher's ranks, or be the only one; CUDA, or the CPU by `ACCELERATE_USE_CPU`.
 
-    Uses CUDA if available and `ACCELERATE_USE_CPU` is not set, else the CPU.
     Raises:
         ConfigError: `check_launch` refuses, too few ranks joined, or a tracker is missing.
     """

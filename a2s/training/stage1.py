@@ -216,8 +216,9 @@ def _keep_majority(config: Stage1Config, run: TrainingRun, model: ActivationNet)
         return
     sum_KK, count_KK = model.agreement_2KK.cpu()
     mean_KK = sum_KK / count_KK.clamp(min=1)
-    model.kept = majority(mean_KK, at_least=config.min_agreement)
     count = len(model.heads)
+    with_labels = range(count - model.label_heads, count)
+    model.kept = majority(mean_KK, at_least=config.min_agreement, anchored=with_labels)
     pairs: dict[str, Any] = {
         f"{a} and {b}": round(float(mean_KK[a, b]), 3) for a in range(count) for b in range(a)
     }

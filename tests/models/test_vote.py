@@ -67,6 +67,12 @@ def test_half_of_the_heads_is_no_majority() -> None:
     agreement_KK[0, 1] = agreement_KK[1, 0] = agreement_KK[2, 3] = agreement_KK[3, 2] = 0.9
     assert majority(agreement_KK, at_least=0.5) == ()
     assert majority(torch.eye(1), at_least=0.5) == (0,)
+    # But for those that learned from labels, which know what an object is.
+    assert majority(agreement_KK, at_least=0.5, anchored=range(2, 4)) == (2, 3)
+    assert majority(agreement_KK, at_least=0.5, anchored=range(1, 4)) == ()
+    assert majority(agreement_KK, at_least=0.95, anchored=range(2, 4)) == ()
+    agreement_KK[:2, 2] = agreement_KK[2, :2] = 0.6
+    assert majority(agreement_KK, at_least=0.5, anchored=range(2, 4)) == (0, 1, 2)
 
 
 @pytest.fixture(scope="module")
