@@ -68,7 +68,7 @@ def command_of(step: str, work: Path) -> list[str]:
             *("--image-size", str(SIDE), "--batch-size", "16", "--encoder.name", "mobilenet_v2"),
             *("--loader-workers", "2", "--log-every", "25", "--warm-epochs", "0"),
         ],
-        "predict": [str(work / "shard"), "--model", str(work / "stage2")],
+        "predict": [str(work / "shard"), "--model", str(work / "stage2.safetensors")],
         "evaluate": ["--pred", str(work / "predict"), "--truth", str(work / "masks")],
         "report": [str(work / "label")],
     }[step]

@@ -18,6 +18,7 @@ from a2s.evaluation.dataset_scores import OWN, RowScores
 from a2s.evaluation.pairs import PictureFile
 from a2s.evaluation.table import BASELINES
 from a2s.models.centre import centre
+from a2s.storage import machine
 from a2s.storage.failures import Failure, failure
 
 T = TypeVar("T")
@@ -65,6 +66,7 @@ def score_chunk(
 
     A pair without its prediction or truth has no row; without its map of RBD it has no score of it.
     """
+    machine.keep_freed_memory()
     number, pairs = item
     part, rules = Part(number, len(pairs)), metrics.CONVENTIONS[convention]
     for pair in pairs:
