@@ -271,7 +271,7 @@ def _refuse_added(config: ShardConfig, work: PackingJob, frozen: dict[str, Any])
             f"shard: {len(added.images):,} images were added after {config.out} was begun, such as "
             f"{printable(added.images[0])}, and are not in it. To learn from all, use a new --out "
             "(of a2s run, too); to label or predict only the new ones with a model that is there: "
-            f"a2s shard {file} --out NEW"
+            f"a2s shard {shlex.quote(str(file))} --out NEW"
         )
 
 
