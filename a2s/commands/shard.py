@@ -27,7 +27,7 @@ from a2s.data.index import Index
 from a2s.data.inputs import collect
 from a2s.data.isolation import isolated
 from a2s.data.left_out import describe_lost, describe_skipped, over_limit
-from a2s.data.listed_tars import bring_back
+from a2s.data.listed_tars import bring_back, resized
 from a2s.data.packing import MASK_TOLERANCE, PackingJob, PackingTask, pack, trials
 from a2s.data.shards import shard_done, shard_name
 from a2s.data.tar_inputs import STAGING
@@ -245,6 +245,11 @@ def _refuse_added(config: ShardConfig, work: PackingJob, frozen: dict[str, Any])
 
     They cannot be packed here: labels and models of these shards are bound to their content.
     """
+    if changed := resized(frozen.get("tars", ())):
+        raise DataError(
+            f"shard: {changed[0]} has another size than when {config.out} was begun, and what was "
+            "added to it is not there; pack it into a new --out"
+        )
     added = added_since(
         work.out / "work.parquet",
         frozen["failures"],
@@ -266,7 +271,7 @@ def _refuse_added(config: ShardConfig, work: PackingJob, frozen: dict[str, Any])
             f"shard: {len(added.images):,} images were added after {config.out} was begun, such as "
             f"{printable(added.images[0])}, and are not in it. To learn from all, use a new --out "
             "(of a2s run, too); to label or predict only the new ones with a model that is there: "
-            f"a2s shard {file} --out NEW"
+            f"a2s shard {shlex.quote(str(file))} --out NEW"
         )
 
 

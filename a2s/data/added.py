@@ -37,7 +37,7 @@ def added_since(
 ) -> Added:
     """List folders and lists again and compare with `listed`, the table of the first time.
 
-    Tars are left out: reading remote and compressed ones again would take as long as packing.
+    Tars are left out, since reading them again may take as long as packing: see `listed_tars`.
     """
     again = [source for source in inputs if not is_remote(source) and not is_tar(Path(source))]
     try:

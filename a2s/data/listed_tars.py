@@ -55,3 +55,13 @@ def bring_back(tars: Sequence[ListedTar], *, staging: Path) -> None:
                 f"{known['source']} has changed since its images were listed, so they would be "
                 "read as others; put the old file back, or use a new --out"
             )
+
+
+def resized(tars: Sequence[ListedTar]) -> list[str]:
+    """Local tars whose size has changed, as when images were appended; copies are not compared."""
+    here = [known for known in tars if not known["is_copy"] and Path(known["path"]).exists()]
+    return [
+        str(known["source"])
+        for known in here
+        if Path(known["path"]).stat().st_size != int(known["state"].split()[0])
+    ]

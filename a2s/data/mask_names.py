@@ -78,12 +78,14 @@ def suggestion(image_keys: Iterable[str], mask_paths: Iterable[str]) -> str:
     masks = list(mask_paths)
     for key in image_keys:
         stem = decode_key(key)
-        name = stem.rpartition("/")[2]
+        folder, _, name = stem.rpartition("/")
         for path in masks:
             for text, field in ((stem, "{stem}"), (name, "{name}")):
                 alone = rf"(?<![A-Za-z0-9]){re.escape(text)}(?![A-Za-z0-9])"
                 pattern = re.sub(alone, field, path, count=1)
                 if pattern != path:
+                    if folder and field == "{name}" and pattern.startswith(f"{folder}/"):
+                        pattern = f"{{parent}}{pattern.removeprefix(folder)}"
                     return f"--mask-pattern '{pattern}' would pair {path} with {stem}"
     return (
         f"where masks are called after their images in another way, give --mask-pattern {_EXAMPLE}"

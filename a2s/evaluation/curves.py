@@ -13,6 +13,8 @@ from a2s.storage.files import atomic_write, write_json
 from a2s.storage.parsing import printable
 
 _BLUE, _ORANGE = "#1f5fa8", "#d9730d"
+_TITLE_CHARS = 56
+"""Longest title that fits above axes of the width of `panels`."""
 
 
 def write_curves(out: Path, scores: DatasetScores, *, title: str) -> None:
@@ -75,7 +77,11 @@ def panels(count: int, *, width: float = 5.6, height: float = 4.2) -> tuple[Any,
 
 def name_axes(axes: Any, x_name: str, y_name: str, title: str) -> None:
     """Set title and axis names, draw a grid behind the lines, and remove the frame."""
-    axes.set_title(printable(title), fontsize=11, loc="left", parse_math=False)
+    title = printable(title)
+    if len(title) > _TITLE_CHARS:
+        # The end of a folder's name and what follows it tell more than its middle.
+        title = f"{title[: _TITLE_CHARS // 2 - 1]}…{title[-_TITLE_CHARS // 2 :]}"
+    axes.set_title(title, fontsize=11, loc="left", parse_math=False)
     axes.set_xlabel(x_name)
     axes.set_ylabel(y_name)
     axes.grid(color="#e4e4e4", linewidth=0.8)

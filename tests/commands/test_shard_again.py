@@ -24,12 +24,12 @@ def add(folder: Path, name: str) -> Path:
 
 
 def test_added_photographs_are_named_with_what_to_do(tmp_path: Path) -> None:
-    source, out = fill(tmp_path / "in", 5), tmp_path / "out"
+    source, out = fill(tmp_path / "in", 5), tmp_path / "my out"
     assert shard(source, out) == 0
     before = made(out)
     assert shard(source, out) == 0
     new = [add(source, "new.jpg"), add(source, "sub/ü.png")]
-    with pytest.raises(DataError, match=r"2 images were added after .*new\.jpg.* new --out"):
+    with pytest.raises(DataError, match=r"2 images .* a2s shard '.*/added.txt' --out NEW"):
         shard(source, out)
     listed = made(out).pop("added.txt")
     assert listed.decode().splitlines() == [str(path) for path in new]
@@ -49,6 +49,20 @@ def test_an_interrupted_job_finishes_what_it_began(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 images were added"):
         shard(source, out)
     assert len(Index.load(out)) == 5
+
+
+def test_a_tar_that_has_grown_is_named(tmp_path: Path) -> None:
+    source, out, tar = fill(tmp_path / "in", 2), tmp_path / "out", tmp_path / "in.tar"
+    with tarfile.open(tar, "w") as written:
+        written.add(source / "000.jpg", "000.jpg")
+    assert shard(tar, out) == 0
+    assert shard(tar, out) == 0
+    with tarfile.open(tar, "a") as written:
+        # A tar has room for 10 kB without growing.
+        written.add(fill(tmp_path / "large", 1, side=200) / "000.jpg", "large.jpg")
+    with pytest.raises(DataError, match=r"in\.tar has another size than .* new --out"):
+        shard(tar, out)
+    assert len(Index.load(out)) == 1
 
 
 def test_a_limit_asks_for_no_more(tmp_path: Path) -> None:

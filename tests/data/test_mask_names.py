@@ -41,4 +41,6 @@ def test_a_pattern_is_suggested_that_pairs() -> None:
     assert found == "--mask-pattern 'gt/{stem}-seg.png' would pair gt/sub/x-seg.png with sub/x"
     assert MaskNames.parse("gt/{stem}-seg.png").image_key("gt/sub/x-seg.png") == "sub/x"
     assert "--mask-pattern '{name}_m.png'" in suggestion(["sub/x"], ["x_m.png"])
+    assert "'{parent}/gt/{name}.png'" in suggestion(["a/b/x"], ["a/b/gt/x.png"])
     assert "'{stem}_mask.png'" in suggestion(["x"], ["y.png"])
+    assert "'{stem}_mask.png'" in suggestion(["a/x"], ["a/y.png"])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from a2s.evaluation import curves
 
 WIDTH_PX = 600
+TITLE = f"{'a_long_name_of_a_folder_' * 4}, 1,000 images"
 LEAST_PX = 9
 """Height of a line of text that can be read."""
 
@@ -45,9 +46,9 @@ def test_no_text_covers_another(which: str, kind: str, monkeypatch: pytest.Monke
 
     precision_T, recall_T = curve(kind)
     if which == "pr":
-        figure = drawn(monkeypatch, curves.pr_curve, precision_T, recall_T, title="scores")
+        figure = drawn(monkeypatch, curves.pr_curve, precision_T, recall_T, title=TITLE)
     else:
-        figure = drawn(monkeypatch, curves.f_curve, precision_T, adaptive_f=0.6, title="scores")
+        figure = drawn(monkeypatch, curves.f_curve, precision_T, adaptive_f=0.6, title=TITLE)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
@@ -56,8 +57,10 @@ def test_no_text_covers_another(which: str, kind: str, monkeypatch: pytest.Monke
     assert any("threshold" in name for name in boxes)
     for (one, box), (two, other) in combinations(boxes.items(), 2):
         assert not box.overlaps(other), (one, two)
+    assert any(name.endswith("folder_, 1,000 images") for name in boxes)
     for name, box in boxes.items():
         assert box.height >= LEAST_PX, name
+        assert box.x1 <= WIDTH_PX, name
         assert box.x0 >= 0, name
         assert box.x1 <= WIDTH_PX, name
 
