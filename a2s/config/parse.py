@@ -23,6 +23,8 @@ from a2s.storage.parsing import parse_yaml
 
 PRESETS = Path(__file__).parent / "presets"
 """Files that come with a2s: `--config paper` reads paper.yaml."""
+WRONG_FLAGS = 2
+"""Exit code of tyro for arguments that it refuses."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -69,8 +71,9 @@ def parse(command: str, arguments: list[str]) -> Any:
     except SystemExit as stop:
         if not stop.code and shown is not model:
             print(f"a2s {command} --help-all shows every setting.")
-        # Under a launcher every rank parses the same flags; one of them complains.
-        if not stop.code or os.environ.get("RANK", "0") != "0":
+        # Under a launcher every rank parses the same flags; one of them complains. A signal may
+        # have come, too, whose handler leaves by its own exit code.
+        if stop.code != WRONG_FLAGS or os.environ.get("RANK", "0") != "0":
             raise
         cause = _cause(stop)
         raise ConfigError(

@@ -153,6 +153,18 @@ def shown(capsys: pytest.CaptureFixture[str], command: str, flag: str) -> str:
     return capsys.readouterr().out
 
 
+def test_a_signal_while_flags_are_parsed_is_no_wrong_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handler of SIGTERM leaves with 143, wherever that is."""
+
+    def interrupted(*ignored: object, **named: object) -> None:
+        raise SystemExit(143)
+
+    monkeypatch.setattr("tyro.cli", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        parse("shard", ["x", "--out", "y"])
+    assert stop.value.code == 143
+
+
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_help_all_explains_every_flag(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     def explained(model: type[BaseModel], prefix: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from a2s.parallel.model_actors import ModelActors, ModelStage
 class Host:
     """An actor that starts like a model actor, but has no model."""
 
-    def __init__(self, build: Callable[[], Any] | None = None) -> None:
+    def __init__(self, isolation: Any = None, build: Callable[[], Any] | None = None) -> None:
         self.build = build
 
     def ping(self) -> None:
@@ -52,7 +53,7 @@ def notes() -> list[str]:
 
 @pytest.fixture
 def actors(ray_of_two: Any, notes: list[str]) -> Iterator[ModelActors]:
-    made = ModelActors(ray_of_two, Host, ModelStage(lambda: print), notes.append)
+    made = ModelActors(ray_of_two, Host, ModelStage(lambda: print), nullcontext, notes.append)
     yield made
     made.close()
 
