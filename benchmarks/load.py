@@ -7,8 +7,8 @@ label, stage2 (one epoch), predict and evaluate on them, then report. At every l
 looks at the command and all its processes: images done, CPU time, memory (proportional set size),
 file descriptors. Between the first and the last third of the images memory and descriptors must not
 grow, and the images per second of CPU time must stay within 10 %; the clock is not judged, because
-others may use the cores.
-A step that is repeated, also with other --images, is measured again. Writes `benchmarks/results/load.json`.
+others may use the cores. A step that is repeated, also with other --images, is measured again.
+Writes `benchmarks/results/load.json`.
 """
 
 from __future__ import annotations
