@@ -7,8 +7,8 @@ label, stage2 (one epoch), predict and evaluate on them, then report. At every l
 looks at the command and all its processes: images done, CPU time, memory (proportional set size),
 file descriptors. Between the first and the last third of the images memory and descriptors must not
 grow, and the images per second of CPU time must stay within 10 %; the clock is not judged, because
-others may use the cores.
-A step that is repeated is measured again. Writes `benchmarks/results/load.json`.
+others may use the cores. A step that is repeated, also with other --images, is measured again.
+Writes `benchmarks/results/load.json`.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def command_of(step: str, work: Path) -> list[str]:
             *("--image-size", str(SIDE), "--batch-size", "16", "--encoder.name", "mobilenet_v2"),
             *("--loader-workers", "2", "--log-every", "25", "--warm-epochs", "0"),
         ],
-        "predict": [str(work / "shard"), "--model", str(work / "stage2.safetensors")],
+        "predict": [str(work / "images"), "--model", str(work / "stage2.safetensors")],
         "evaluate": ["--pred", str(work / "predict"), "--truth", str(work / "masks")],
         "report": [str(work / "label")],
     }[step]
@@ -152,14 +152,15 @@ def main() -> None:
     if args.out.exists():
         result = json.loads(args.out.read_text())
     result |= {"command": f"python benchmarks/load.py --work DIR --images {args.images}"}
-    result |= {**describe_machine(), "images": args.images}
+    result |= describe_machine()
     for step in args.steps:
         if step == "draw":
             draw(args.work, args.images)
             save_models(args.work, side=SIDE)
             continue
         seen, wall_sec, peak = watch(command_of(step, args.work), args.work / f"{step}.log")
-        measured = {"wall_sec": round(wall_sec, 1), "peak_mib": peak, "looks": len(seen)}
+        measured = {"images": args.images, "wall_sec": round(wall_sec, 1)}
+        measured |= {"peak_mib": peak, "looks": len(seen)}
         if step != "report":
             measured |= judge(seen, args.images)
         measured["load_average"] = round(os.getloadavg()[0], 1)
