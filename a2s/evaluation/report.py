@@ -47,8 +47,8 @@ def report_lines(
             f"{scores['num_graded_truth']:,} truths hold greys between 0 and 255; what is above"
             f" {above} counts as salient"
         )
-    if text := verdict.inverted(scores):
-        yield f"warning: {text}"
+    if warning := verdict.inverted(scores):
+        yield f"warning: {warning}"
     if scores["num_resized"]:
         yield f"{scores['num_resized']:,} predictions were resized to their truth's size"
     if scores["num_empty_truth"]:
