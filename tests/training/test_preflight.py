@@ -22,9 +22,9 @@ def config(out: Path, **encoder: str) -> Stage1Config:
 
 
 def test_an_untrained_encoder_is_named(tmp_path: Path) -> None:
-    assert not [*untrained_lines("stage1", config(tmp_path, weights="mobilenet_v2/imagenet"))]
-    (said,) = untrained_lines("stage1", config(tmp_path))
-    assert said.startswith(f"stage1: {UNTRAINED}; give --encoder.weights")
+    assert not [*untrained_lines(config(tmp_path, weights="mobilenet_v2/imagenet"))]
+    (said,) = untrained_lines(config(tmp_path))
+    assert said.startswith(f"{UNTRAINED}; give --encoder.weights")
 
 
 def test_only_unfinished_runs_need_their_weights(
