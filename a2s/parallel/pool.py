@@ -218,11 +218,15 @@ def session(*, workers: int | None, ray_address: str | None = None) -> Iterator[
         return
     started_before = ray_session.children()
     try:
+        mark = ""
         if ray_address is None:
-            ray_session.start_local(ray, num_cpus() if workers is None else workers)
+            mark = ray_session.start_local(ray, num_cpus() if workers is None else workers)
         else:
             ray_session.join(ray, ray_address)
-        with ray_session.sigterm_handled_by(handler):
+        with (
+            ray_session.sigterm_handled_by(handler),
+            ray_session.raylet_watched(mark),
+        ):
             yield
     finally:
         ray_processes = ray_session.descendants(ray_session.children() - started_before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import select
 import signal
 import sys
 import threading
@@ -14,8 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from a2s.errors import ConfigError
-from a2s.storage import places
+from a2s.errors import ConfigError, StorageError
+from a2s.storage import places, processes
 
 STORE_BYTES_PER_WORKER = 8 * 2**20
 STORE_BYTES_MIN = 80 * 2**20
@@ -23,6 +24,10 @@ STORE_BYTES_MIN = 80 * 2**20
 GRACE_SEC = 3.0
 _SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """As long as the longest path of a socket of Ray below the folder for temporary files."""
+MARK = "A2S_RAY_SESSION"
+"""Environment variable of the processes of a session."""
+RAYLET = b"raylet/raylet"
+"""Part of the command line of Ray's server on a machine."""
 
 
 @contextlib.contextmanager
@@ -54,10 +59,49 @@ def sigterm_handled_by(handler: Any) -> Iterator[None]:
         signal.signal(signal.SIGTERM, handler)
 
 
-def start_local(ray: Any, workers: int) -> None:
-    """Start Ray on this machine; never join a running cluster.
+@contextlib.contextmanager
+def raylet_watched(mark: str) -> Iterator[None]:
+    """End a command in one line if its raylet dies inside the block; Ray would, without a word.
 
-    Raises: ConfigError if there is no folder for its sockets.
+    All other processes of the session end, too: workers would finish their tasks first. `mark` is
+    what `start_local` has returned.
+    """
+    raylets = [pid for pid, title in _marked(mark).items() if RAYLET in title]
+    if not (raylets and processes.is_command):
+        yield
+        return
+    raylet, (reader, writer) = os.pidfd_open(raylets[0]), os.pipe()
+
+    def watch() -> None:
+        if reader not in select.select([raylet, reader], [], [])[0]:
+            print(
+                "a2s: Ray has died on this machine (killed, perhaps for lack of memory); the same "
+                "command resumes, with --workers 0 without Ray",
+                file=sys.stderr,
+                flush=True,
+            )
+            for pid in _marked(mark):
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+            os._exit(2)
+
+    thread = threading.Thread(target=watch, daemon=True, name="raylet")
+    thread.start()
+    try:
+        yield
+    finally:
+        os.write(writer, b"end")
+        thread.join()
+        for descriptor in (raylet, reader, writer):
+            os.close(descriptor)
+
+
+def start_local(ray: Any, workers: int) -> str:
+    """Start Ray on this machine; never join a running cluster. Return the mark of its processes.
+
+    Raises:
+        ConfigError: there is no folder for its sockets.
+        StorageError: it does not start.
     """
     folder = temporary_folder()
     create_private_token()
@@ -67,6 +111,7 @@ def start_local(ray: Any, workers: int) -> None:
     old = os.environ.get("PYTHONPATH")
     paths = [str(Path(__file__).resolve().parents[2]), *filter(None, sys.path)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    os.environ[MARK] = mark = secrets.token_hex(16)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         ray.init(
@@ -79,11 +124,18 @@ def start_local(ray: Any, workers: int) -> None:
             _temp_dir=str(folder),
             _plasma_directory=store,
         )
+    except Exception as error:  # Ray raises Exception itself where a server of its does not start
+        why = " ".join(str(error).split()).split(". ")[0]
+        raise StorageError(
+            f"Ray did not start on this machine ({why}); repeat the command, or give --workers 0"
+        ) from error
     finally:
+        del os.environ[MARK]
         if old is None:
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = old
+    return mark
 
 
 def join(ray: Any, address: str) -> None:
@@ -167,8 +219,25 @@ def kill_leftovers(started: dict[int, str]) -> None:
     for pid in left:
         # Only Ray's processes: the caller may have started others meanwhile.
         with contextlib.suppress(OSError):
-            if b"ray" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"ray" in _command_line(pid):
                 os.kill(pid, signal.SIGKILL)
+
+
+def _marked(mark: str) -> dict[int, bytes]:
+    """Command lines of the running processes that have inherited the mark of a session."""
+    found = {}
+    for pid in _processes():
+        with contextlib.suppress(OSError):
+            if f"{MARK}={mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                found[pid] = _command_line(pid)
+    return found
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def _processes() -> dict[int, tuple[int, str]]:
