@@ -52,7 +52,8 @@ EXPECTED = {
     MAIN: {-signal.SIGKILL, 0},
     GROUP: {-signal.SIGKILL, 0},
     # Python's own handlers, before a2s has installed its own, end a process by the signal.
-    TERM: {143, -signal.SIGTERM, 0},
+    # So do Ray's, while it starts (15, or by SIGABRT).
+    TERM: {143, -signal.SIGTERM, 0, 15, -signal.SIGABRT},
     INT: {130, -signal.SIGINT, 0, 1},
     # The task of a killed worker is repeated. Without its raylet the command ends, in one line.
     WORKER: {0},

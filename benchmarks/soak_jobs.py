@@ -13,12 +13,12 @@ WORKER, ACTOR, RAYLET, SERVER = "worker", "actor", "raylet", "server"
 ALL = (MAIN, GROUP, TERM, INT)
 WITH_RAY = (*ALL, WORKER, RAYLET)
 TITLES = {
-    WORKER: b"ray::",
-    ACTOR: b"ray::_ModelHost",
-    RAYLET: b"raylet/raylet",
-    SERVER: b"-m a2s review",
+    WORKER: (b"ray::_run", b"ray::IDLE"),
+    ACTOR: (b"ray::_ModelHost",),
+    RAYLET: (b"raylet/raylet",),
+    SERVER: (b"-m a2s review",),
 }
-"""Part of the command line of those that are not started by the soak itself."""
+"""Parts of the command lines of those that are not started by the soak itself."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from soak_jobs import GROUP, INT, MAIN, TERM, TITLES, Job
+from soak_jobs import GROUP, INT, MAIN, RAYLET, TERM, TITLES, Job
 
 MARK = "A2S_SOAK_ID"
 """Environment variable by which the processes of a job are found."""
@@ -72,7 +72,7 @@ def kill(process: subprocess.Popen[str], victim: str, marks: Sequence[str]) -> b
     """Kill; return whether there was somebody to kill."""
     if victim in TITLES:
         running = [item for mark in marks for item in marked(mark).items()]
-        pids = [pid for pid, title in running if TITLES[victim] in title]
+        pids = [pid for pid, title in running if is_of(title, victim)]
         kill_all(pids[:1])
         return bool(pids)
     if victim == GROUP:
@@ -81,6 +81,11 @@ def kill(process: subprocess.Popen[str], victim: str, marks: Sequence[str]) -> b
         by = {MAIN: signal.SIGKILL, TERM: signal.SIGTERM, INT: signal.SIGINT}
         process.send_signal(by[victim])
     return True
+
+
+def is_of(title: bytes, victim: str) -> bool:
+    """Whether a command line is that of such a process."""
+    return any(word in title for word in TITLES[victim])
 
 
 def kill_all(pids: Sequence[int]) -> None:
@@ -99,7 +104,7 @@ class RayCluster:
 
     def address(self) -> str:
         """Where it listens; it is started again if its raylet was killed."""
-        if self.mark and any(TITLES["raylet"] in title for title in marked(self.mark).values()):
+        if self.mark and any(is_of(title, RAYLET) for title in marked(self.mark).values()):
             return str(self._cluster.address)
         self.end()
         from ray.cluster_utils import Cluster

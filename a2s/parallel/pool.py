@@ -232,3 +232,4 @@ def session(*, workers: int | None, ray_address: str | None = None) -> Iterator[
         ray_processes = ray_session.descendants(ray_session.children() - started_before)
         ray.shutdown()
         ray_session.kill_leftovers(ray_processes)
+        ray_session.end_reapers()

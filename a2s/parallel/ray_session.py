@@ -7,6 +7,7 @@ import os
 import secrets
 import select
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -24,8 +25,13 @@ STORE_BYTES_MIN = 80 * 2**20
 GRACE_SEC = 3.0
 _SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """As long as the longest path of a socket of Ray below the folder for temporary files."""
+_reapers: list[subprocess.Popen[bytes]] = []
 MARK = "A2S_RAY_SESSION"
 """Environment variable of the processes of a session."""
+RAY_DIED = (
+    "Ray has died on this machine (killed, perhaps for lack of memory); the same command resumes, "
+    "with --workers 0 without Ray"
+)
 RAYLET = b"raylet/raylet"
 """Part of the command line of Ray's server on a machine."""
 
@@ -74,12 +80,7 @@ def raylet_watched(mark: str) -> Iterator[None]:
 
     def watch() -> None:
         if reader not in select.select([raylet, reader], [], [])[0]:
-            print(
-                "a2s: Ray has died on this machine (killed, perhaps for lack of memory); the same "
-                "command resumes, with --workers 0 without Ray",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"a2s: {RAY_DIED}", file=sys.stderr, flush=True)
             for pid in _marked(mark):
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
@@ -111,7 +112,9 @@ def start_local(ray: Any, workers: int) -> str:
     old = os.environ.get("PYTHONPATH")
     paths = [str(Path(__file__).resolve().parents[2]), *filter(None, sys.path)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-    os.environ[MARK] = mark = secrets.token_hex(16)
+    mark = secrets.token_hex(16)
+    _start_reaper(mark)
+    os.environ[MARK] = mark
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         ray.init(
@@ -136,6 +139,30 @@ def start_local(ray: Any, workers: int) -> str:
         else:
             os.environ["PYTHONPATH"] = old
     return mark
+
+
+def _start_reaper(mark: str) -> None:
+    """Start the process that ends this session if this one is killed; it ends with this one."""
+    reaper = subprocess.Popen(
+        [sys.executable, "-S", "-E", str(Path(__file__).with_name("ray_reaper.py")), _entry(mark)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+    # Its standard input ends when this process does.
+    _reapers.append(reaper)
+
+
+def end_reapers() -> None:
+    """Let the reapers of this process end, after their sessions."""
+    while _reapers:
+        reaper = _reapers.pop()
+        assert reaper.stdin is not None
+        reaper.stdin.close()
+        reaper.wait()
+
+
+def _entry(mark: str) -> str:
+    return f"{MARK}={mark}"
 
 
 def join(ray: Any, address: str) -> None:
@@ -228,7 +255,7 @@ def _marked(mark: str) -> dict[int, bytes]:
     found = {}
     for pid in _processes():
         with contextlib.suppress(OSError):
-            if f"{MARK}={mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            if _entry(mark).encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
                 found[pid] = _command_line(pid)
     return found
 

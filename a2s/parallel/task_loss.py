@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from a2s.errors import A2SError
+from a2s.errors import A2SError, StorageError
+from a2s.parallel.ray_session import RAY_DIED
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ def result_of(ray: Any, reference: Any) -> Any:
             return Loss("node", "its node was lost")
         if isinstance(cause, errors.WorkerCrashedError):
             return Loss("crash", "its worker process died", "crashes")
+        if isinstance(cause, errors.LocalRayletDiedError):
+            raise StorageError(RAY_DIED) from None
         if isinstance(cause, A2SError):
             raise cause from None
         raise (cause if isinstance(cause, Exception) else error) from error

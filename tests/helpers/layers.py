@@ -104,7 +104,8 @@ PICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "mar
 # These read what the kernel shows as files. Everyone else reads with a2s.storage.files, which waits
 # for no named pipe.
 READ_KERNEL_FILES = {
-    *("a2s.storage.machine", "a2s.parallel.ray_session", "a2s.data.isolated_decoder"),
+    *("a2s.storage.machine", "a2s.data.isolated_decoder"),
+    *("a2s.parallel.ray_session", "a2s.parallel.ray_reaper"),
 }
 READERS = {"a2s.storage.files", *READ_KERNEL_FILES}
 FORBIDDEN_CALLS = {
