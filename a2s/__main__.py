@@ -19,6 +19,7 @@ from a2s.config.registry import COMMANDS
 from a2s.errors import A2SError
 from a2s.storage import machine, places, processes
 from a2s.storage.lock import TAKEOVER
+from a2s.storage.objects.urls import shown
 from a2s.storage.parsing import printable
 
 _MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
@@ -32,14 +33,17 @@ TAKEOVER_FLAG = "--takeover"
 
 
 class PlainText:
-    """A text stream that escapes control characters, so that no file name commands a terminal."""
+    """A text stream that escapes control characters, so that no file name commands a terminal.
+
+    Folders of object stores have their URL, not the path that stands for it.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
         """Write a text; line breaks, returns and tabs stay."""
-        return self._stream.write(printable(text, keep_breaks=True))
+        return self._stream.write(printable(shown(text), keep_breaks=True))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -58,7 +62,7 @@ def plain_output() -> Iterator[None]:
 
 def complain(text: str) -> None:
     """Print one line of error."""
-    print(f"a2s: {printable(text)}", file=sys.stderr)
+    print(f"a2s: {printable(shown(text))}", file=sys.stderr)
 
 
 def usage() -> str:
@@ -108,6 +112,7 @@ def run(arguments: list[str]) -> int:
         complain(f"no command {command!r}{nearest(command, COMMANDS)}")
         return 2
     from a2s.config.parse import parse
+    from a2s.storage.objects.session import session
 
     config = parse(command, arguments[1:])
     with plain_output(), contextlib.ExitStack() as stack:
@@ -115,7 +120,7 @@ def run(arguments: list[str]) -> int:
         if os.environ.get(QUIET):
             # Summaries; progress asks the variable itself. Errors are on standard error.
             stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        code: int = module.run(config)
+        code: int = module.run(stack.enter_context(session(command, config)))
     return code
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["figure_runs"]
+pytest_plugins = ["figure_runs", "object_store"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -12,6 +12,7 @@ from a2s.config.registry import COMMANDS
 from a2s.errors import DataError
 from a2s.pipeline import Job
 from a2s.storage.failures import FILE_NAME
+from a2s.storage.objects.session import session
 
 TOO_MANY_FAILED = 3
 """Exit code of a command that is done, but with too many failures."""
@@ -27,8 +28,8 @@ def run_command(command: str, settings: Mapping[str, Any]) -> None:
     job = Job(command, dict(settings))
     config = job.parsed()
     module = importlib.import_module(f"a2s.commands.{COMMANDS[command].module}")
-    with contextlib.redirect_stdout(sys.stderr):
-        code = module.run(config)
+    with contextlib.redirect_stdout(sys.stderr), session(command, config) as local:
+        code = module.run(local)
     if code == TOO_MANY_FAILED:
         raise DataError(
             f"{command}: done, but too many images failed; see {job.out / FILE_NAME}, or allow "

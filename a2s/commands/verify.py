@@ -21,6 +21,7 @@ from a2s.labels.store.generations import check_part, check_whole
 from a2s.parallel import pool
 from a2s.parallel.progress import Progress
 from a2s.storage import checkpoints, lock, run_folder
+from a2s.storage.files import is_there
 from a2s.storage.hashing import sha256_file
 
 MAX_SHARDS = 10**6
@@ -145,7 +146,7 @@ def _shard_problems(path: Path) -> Iterator[str]:
     expected = {".tar": manifest["tar_sha256"], ".parquet": manifest["parquet_sha256"]}
     for suffix, sha256 in expected.items():
         file = path.with_suffix(suffix)
-        if not file.is_file():
+        if not is_there(file):
             yield f"{file}: is missing"
         elif sha256_file(file) != sha256:
             yield f"{file}: does not match its checksum in {path.name}"

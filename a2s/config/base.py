@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from a2s.storage.objects import urls
+
 MAX_INT = 2**53
 NO_IDENTITY: dict[str, Any] = {"identity": False}
 
@@ -28,8 +30,20 @@ BenchmarkName = Literal["ECSSD", "PASCAL-S", "HKU-IS", "DUTS-TE", "DUT-OMRON", "
 RayAddress = Annotated[str | None, Field(json_schema_extra=NO_IDENTITY)]
 
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 """A URL, also after `Path` has made one slash of two. One letter is no scheme."""
+
+
+def _path_of(value: Any) -> Any:
+    match = _URL.match(str(value)) if isinstance(value, Path) else None
+    if match is None:
+        return value
+    if match[1].lower() == "file":
+        return Path(f"/{str(value)[len(match[0]) :].lstrip('/')}")
+    if not urls.is_url(str(value)):
+        known = ", ".join(f"{scheme}://" for scheme in urls.SCHEMES)
+        raise ValueError(f"{value} is a URL; give a local path, or one of {known}")
+    return urls.local_path(str(value))
 
 
 def _named_safetensors(path: Path) -> Path:
@@ -75,11 +89,13 @@ class Settings(BaseModel):
     @field_validator("*")
     @classmethod
     def _local(cls, value: Any) -> Any:
-        """Refuse a URL where a path of this machine is wanted; it would make a folder `s3:`."""
-        for path in value if isinstance(value, tuple) else (value,):
-            if isinstance(path, Path) and _URL.match(str(path)):
-                raise ValueError(f"{path} is a URL; give a local path")
-        return value
+        """Take the path that stands for a URL (`storage.objects`), or refuse it.
+
+        As a path, it would make a folder `s3:`.
+        """
+        if isinstance(value, tuple):
+            return tuple(map(_path_of, value))
+        return _path_of(value)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

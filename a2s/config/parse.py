@@ -19,6 +19,8 @@ from a2s.config.help import short_form
 from a2s.config.registry import COMMANDS
 from a2s.errors import ConfigError
 from a2s.storage.files import read_text
+from a2s.storage.objects.mirror import fetched
+from a2s.storage.objects.urls import is_url
 from a2s.storage.parsing import parse_yaml
 
 PRESETS = Path(__file__).parent / "presets"
@@ -192,7 +194,7 @@ def _take_config_flag(command: str, arguments: list[str]) -> tuple[Path | None, 
         value = value if equals else next(pending, "")
         if not value:
             raise ConfigError(f"{command}: --config needs a file")
-        file = _preset(Path(value))
+        file = fetched(value) if is_url(value) else _preset(Path(value))
     return file, flags
 
 

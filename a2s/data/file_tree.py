@@ -18,6 +18,8 @@ import pyarrow.compute as pc
 from a2s.data.images import SUFFIXES
 from a2s.errors import ConfigError, DataError
 from a2s.storage.files import read_bytes
+from a2s.storage.objects.mirror import read_files
+from a2s.storage.objects.urls import here
 
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -41,6 +43,18 @@ def read_lines(path: Path) -> list[str]:
         text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return [line for line in lines if line.strip()]
+
+
+def read_entries(path: Path) -> list[str]:
+    """Paths of the files that a list names, a line each: absolute or relative to the list, or URLs.
+
+    Raises:
+        DataError: as `read_lines`.
+        StorageError: a store cannot be read.
+    """
+    entries = [here(line) or os.path.normpath(path.parent / line) for line in read_lines(path)]
+    read_files(entries)
+    return entries
 
 
 def walk(
@@ -126,6 +140,7 @@ def refuse_linked(images: pa.Table, out: Path) -> None:
     files = images.filter(pc.less(images["offset"], 0))["path"]
     for chunk in files.chunks:
         for path in chunk.to_pylist():
+            path = os.fsencode(here(path) or path)
             folder = os.path.dirname(os.path.realpath(path) if os.path.islink(path) else path)
             if folder not in is_below:
                 is_below[folder] = own in _identities(Path(os.fsdecode(folder)))

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from a2s.storage.failures import Failure, failure
+from a2s.storage.objects.urls import portable
 
 SCHEMA = pa.schema(
     {
@@ -34,8 +35,8 @@ class Rows:
     count: int = 0
 
     def add(self, *row: object) -> None:
-        """Add a row: the values of SCHEMA."""
-        self.pending.append(row)
+        """Add a row: the values of SCHEMA. A path that stands for a URL becomes that again."""
+        self.pending.append(tuple(portable(one) if type(one) is bytes else one for one in row))
         self.count += 1
         if len(self.pending) == _CHUNK:
             self._flush()

@@ -17,7 +17,7 @@ from typing import NoReturn
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from a2s.data.file_tree import read_lines, refuse_linked, refuse_overlap, walk
+from a2s.data.file_tree import read_entries, refuse_linked, refuse_overlap, walk
 from a2s.data.images import SUFFIXES
 from a2s.data.input_rows import Rows, first_of_each_key, rejected
 from a2s.data.keys import encode_key
@@ -136,7 +136,7 @@ class _Collector:
         A path may lack the suffix of its image. Keys are relative to the list's folder. If an entry
         lies outside it, keys are relative to the deepest common folder of all entries.
         """
-        entries = [os.path.normpath(path.parent / line) for line in read_lines(path)]
+        entries = read_entries(path)
         if not entries:
             raise DataError(f"{path}: the list is empty; it needs one image path per line")
         root = str(path.parent)
@@ -227,7 +227,7 @@ def collect(
             if masks and path.is_relative_to(masks):
                 collector.images_among_masks = True
             collector.folder(collector.images, number, path, leave_out=excluded)
-        elif not path.exists():
+        elif not os.path.lexists(path):
             raise ConfigError(f"{source}: no such file or folder")
         elif is_tar(path):
             collector.tar(number, str(path))

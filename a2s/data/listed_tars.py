@@ -12,7 +12,9 @@ from typing import Any
 
 from a2s.data.tar_inputs import local_tar
 from a2s.errors import DataError
+from a2s.storage.files import facts_of
 from a2s.storage.hashing import sha256_file
+from a2s.storage.objects.urls import here
 
 ListedTar = dict[str, Any]
 """As JSON: source, number of the input, path, and its `state`: checksum of a copy; of the tar
@@ -29,8 +31,8 @@ def listed_tar(source: str, number: int, path: Path) -> ListedTar:
 def _state(path: Path, *, is_copy: bool) -> str:
     if is_copy:
         return sha256_file(path)
-    status = path.stat()
-    return f"{status.st_size} {status.st_mtime_ns}"
+    facts = facts_of(path)
+    return f"{facts.size} {facts.mtime_ns}"
 
 
 def bring_back(tars: Sequence[ListedTar], *, staging: Path) -> None:
@@ -41,7 +43,9 @@ def bring_back(tars: Sequence[ListedTar], *, staging: Path) -> None:
         StorageError: a download broke off.
     """
     for known in tars:
-        path, is_copy = Path(known["path"]), known["is_copy"]
+        # In a folder of an object store the path may be that of another machine.
+        path = Path(here(known["path"]) or known["path"])
+        is_copy = known["is_copy"]
         if is_copy and path.exists():
             continue
         if is_copy:

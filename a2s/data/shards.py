@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from a2s.errors import DataError
 from a2s.storage.failures import Failure
-from a2s.storage.files import atomic_path, read_json, write_json
+from a2s.storage.files import atomic_path, read_json, size_of, write_json
 from a2s.storage.hashing import sha256_file
 from a2s.storage.parsing import first_problem
 
@@ -74,7 +74,7 @@ def shard_done(out: Path, name: str, *, settings: str) -> dict[str, Any] | None:
     """Return the manifest of a shard if it is finished and was made with `settings`, else None."""
     try:
         manifest = read_manifest(out / f"{name}.json")
-        tar_bytes = (out / f"{name}.tar").stat().st_size
+        tar_bytes = size_of(out / f"{name}.tar")
         complete = manifest["settings"] == settings and manifest["tar_bytes"] == tar_bytes
         intact = sha256_file(out / f"{name}.parquet") == manifest["parquet_sha256"]
     except (FileNotFoundError, ValueError):

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from a2s.data.keys import IS_KEY, IS_NO_KEY
 from a2s.data.shards import read_manifest
 from a2s.errors import DataError
+from a2s.storage.files import size_of
 from a2s.storage.hashing import sha256_file
 
 COLUMNS = {
@@ -67,7 +68,7 @@ def read_manifests(folder: Path) -> tuple[list[ShardInfo], str]:
         expected_bytes = manifest["tar_bytes"]
         table_sha256 = manifest["parquet_sha256"]
         tar = path.with_suffix(".tar")
-        actual = tar.stat().st_size if tar.is_file() else -1
+        actual = size_of(tar)
         if actual != expected_bytes:
             state = "is missing" if actual < 0 else f"has {actual} bytes, not {expected_bytes}"
             raise DataError(

@@ -19,7 +19,7 @@ from a2s.data.mask_names import MaskNames, last_part, suggestion
 from a2s.data.masks import decode_map, decode_truth
 from a2s.data.open_files import Address
 from a2s.errors import ConfigError, DataError
-from a2s.storage.files import write_json
+from a2s.storage.files import facts_of, write_json
 from a2s.storage.parsing import printable
 
 if TYPE_CHECKING:
@@ -281,8 +281,8 @@ def _from_files(
             continue
         found[key] = relative
         try:
-            status = os.stat(root / relative)
-            state.update(f"{key} {status.st_size} {status.st_mtime_ns}\n".encode())
+            facts = facts_of(root / relative)
+            state.update(f"{key} {facts.size} {facts.mtime_ns}\n".encode())
         except OSError:  # a link to nowhere, say: reading it will report that
             state.update(f"{key} unreadable\n".encode())
     if not found:

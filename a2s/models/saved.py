@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from a2s.errors import CheckpointError
 from a2s.models.timm_name import require_timm
 from a2s.storage import hashing
 from a2s.storage.checkpoints import Commit, last_commit, verify
+from a2s.storage.files import is_there
+from a2s.storage.objects import cache
 from a2s.storage.tensors import read, read_metadata
 
 if TYPE_CHECKING:
@@ -55,7 +58,7 @@ class SavedNetwork:
             CheckpointError: neither, or the file cannot be read.
             ConfigError: its encoder needs timm, which is not installed.
         """
-        file = resolve_model(path).resolve()
+        file = Path(os.path.abspath(resolve_model(path)))
         saved = SavedNetwork(file, read_metadata(file))
         require_timm(saved.metadata.get("encoder.name", ""))
         return saved
@@ -69,7 +72,7 @@ class SavedNetwork:
                 nobody has compared yet.
             ConfigError: as `find`.
         """
-        file = resolve_model(path).resolve()
+        file = Path(os.path.abspath(resolve_model(path)))
         try:
             saved = SavedNetwork.find(file)
         except CheckpointError as error:
@@ -185,7 +188,7 @@ def check_network(commit: Commit, spec: Mapping[str, str]) -> None:
     from safetensors import safe_open
 
     file = commit.folder / "model.safetensors"
-    with safe_open(file, framework="pt") as handle:
+    with safe_open(cache.bring(file), framework="pt") as handle:
         there = handle.metadata() or {}
     differing = [
         f"{key}: {there.get(key, 'unset')} there, {spec[key]} now"
@@ -204,7 +207,7 @@ def resolve_model(path: Path) -> Path:
     Raises:
         CheckpointError: neither.
     """
-    if path.is_file():
+    if is_there(path):
         return path
     commit = last_commit(path) if path.is_dir() else None
     if commit is None:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from a2s.errors import CheckpointError
 from a2s.storage import files, hashing, tensors
+from a2s.storage.objects import cache
 from a2s.storage.parsing import first_problem
 
 if TYPE_CHECKING:
@@ -132,8 +133,9 @@ def load(commit: Commit) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str
     from safetensors.torch import load_file
 
     verify(commit)
-    model = load_file(commit.folder / "model.safetensors")
-    return model, load_file(commit.folder / "optimizer.safetensors"), commit.state
+    model = load_file(cache.bring(commit.folder / "model.safetensors"))
+    optimizer = load_file(cache.bring(commit.folder / "optimizer.safetensors"))
+    return model, optimizer, commit.state
 
 
 def verify(commit: Commit, names: Iterable[str] = FILES) -> None:
@@ -144,7 +146,7 @@ def verify(commit: Commit, names: Iterable[str] = FILES) -> None:
     """
     for name in names:
         path = commit.folder / name
-        if not path.is_file():
+        if not files.is_there(path):
             raise CheckpointError(f"checkpoint: {path} is missing. {_recovery_hint(commit.path)}")
         if hashing.sha256_file(path) != commit.sha256.get(name):
             raise CheckpointError(

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from a2s.storage.files import atomic_path
+from a2s.storage.objects.urls import shown
 from a2s.storage.parsing import json_line
 
 Failure = dict[str, str]
@@ -22,8 +23,8 @@ def failure(key: str, path: str, reason: str, detail: str) -> Failure:
 
 
 def as_text(path: str) -> str:
-    """A path as JSON can hold it: the bytes that are not UTF-8 are escaped."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """A path, or the URL it stands for, as JSON can hold it: bytes that are not UTF-8 escaped."""
+    return shown(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 def write_failures(

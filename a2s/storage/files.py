@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from a2s.errors import StorageError
+from a2s.storage.objects import cache
+from a2s.storage.objects.urls import here
 from a2s.storage.parsing import json_line, parse_json
 
 _umask_lock = threading.Lock()
@@ -39,10 +41,15 @@ class NotAFile(StorageError, OSError):
 def open_file(path: str | bytes | Path) -> io.BufferedReader:
     """Open a file to read it, without waiting for whoever may write to a named pipe.
 
+    A path that stands for an object of a store (`objects.urls`), or its URL, is fetched first.
+
     Raises:
         NotAFile: it is no regular file.
         OSError: it cannot be opened.
+        StorageError: the store cannot be read.
     """
+    if here(path) is not None:
+        path = cache.bring(path)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -56,6 +63,23 @@ def open_file(path: str | bytes | Path) -> io.BufferedReader:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+facts_of = cache.stat
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file with this path, or an object of a store that it stands for."""
+    return size_of(path) >= 0
+
+
+def size_of(path: Path) -> int:
+    """Size of a file in bytes, also of one that is still in a store; -1 if there is none."""
+    try:
+        facts = facts_of(path)
+    except OSError:
+        return -1
+    return -1 if path.is_dir() else facts.size
 
 
 def read_bytes(path: Path) -> bytes:

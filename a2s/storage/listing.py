@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from a2s.errors import ConfigError
+from a2s.errors import A2SError, ConfigError
+from a2s.storage.objects.retries import retried
+from a2s.storage.objects.stores import store_of
+from a2s.storage.objects.urls import is_url
 
 _TIMES = ("LastModified", "mtime", "updated", "last_modified", "created")
 """Keys under which the file systems of fsspec report the modification time."""
@@ -49,10 +52,14 @@ class Folder:
             is_remote(url)
         from fsspec.core import url_to_fs
 
-        try:
-            file_system, path = url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise ConfigError(f"{url}: cannot be opened ({_one_line(error)})") from None
+        if is_url(url):
+            file_system = store_of(url).file_system
+            path = file_system._strip_protocol(url)
+        else:
+            try:
+                file_system, path = url_to_fs(url)
+            except (ImportError, ValueError) as error:
+                raise ConfigError(f"{url}: cannot be opened ({_one_line(error)})") from None
         try:
             folder = Folder(url, file_system, path)
         except (FileNotFoundError, NotADirectoryError):
@@ -101,11 +108,24 @@ class Folder:
             if isinstance(content, FileNotFoundError):
                 found[name] = None
             elif isinstance(content, BaseException):
-                where = f"{self.url.rstrip('/')}/{name}"
-                raise ConfigError(f"{where}: cannot be read ({_one_line(content)})")
+                found[name] = self._read_again(name, content)
             else:
                 found[name] = bytes(content)
         return found
+
+    def _read_again(self, name: str, error: BaseException) -> bytes | None:
+        """Read a file that could not be read among others; None if it has been deleted."""
+        where = f"{self.url.rstrip('/')}/{name}"
+        if not is_url(self.url):
+            raise ConfigError(f"{where}: cannot be read ({_one_line(error)})")
+        path = self.entries[name].path
+        try:
+            return bytes(retried(where, "read", lambda: self._file_system.cat_file(path)))
+        except FileNotFoundError:
+            return None
+
+    def _repeated(self, what: str, call: Callable[[], Any]) -> Any:
+        return retried(self.url, what, call) if is_url(self.url) else call()
 
     def read_one(self, name: str) -> bytes | None:
         """Read a file; None if it does not exist.
@@ -124,8 +144,10 @@ class Folder:
         self._file_system.invalidate_cache()
         # Drivers also raise their own exception classes; all mean that listing failed.
         try:
-            infos = self._file_system.ls(self._path, detail=True)
+            infos = self._repeated("listed", lambda: self._file_system.ls(self._path, detail=True))
         except (FileNotFoundError, NotADirectoryError):
+            raise
+        except A2SError:
             raise
         except Exception as error:
             raise ConfigError(f"{self.url}: cannot be listed ({_one_line(error)})") from None

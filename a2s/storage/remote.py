@@ -9,13 +9,19 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from a2s.errors import DataError, StorageError
 from a2s.storage.files import open_file
+from a2s.storage.objects import urls
+from a2s.storage.objects.retries import named, retried
+from a2s.storage.objects.s3 import PART_BYTES, Object
+from a2s.storage.objects.stores import store_of
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-SCHEMES = ("file", "http", "https", "s3", "gs")
+SCHEMES = ("file", *urls.SCHEMES)
 STALL_SEC = 120.0
 """A download over HTTP that brings no byte for this long has broken off."""
+MAX_STREAM_BYTES = 2**38
+"""Size of the largest URL that is read as a stream."""
 _READ_BYTES = 2**20
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -43,8 +49,8 @@ def download(url: str, *, max_bytes: int, max_sec: float) -> bytes:
     """Return what a URL holds; the time limit is for HTTP.
 
     Raises:
-        DataError: the scheme is not allowed, it cannot be opened, or holds more than `max_bytes`.
-        StorageError: the download broke off, or took longer than `max_sec`.
+        DataError: the scheme is not allowed, there is nothing, or more than `max_bytes`.
+        StorageError: the download broke off, took longer than `max_sec`, or could not begin.
     """
     data = bytearray()
     with _open_remote(url, max_sec=max_sec) as file:
@@ -61,7 +67,8 @@ def open_source(path_or_url: str | Path) -> IO[bytes]:
     Reading a URL raises StorageError where the connection breaks.
 
     Raises:
-        DataError: the scheme is not allowed, or the source cannot be opened.
+        DataError: the scheme is not allowed, or there is no such source.
+        StorageError: the store or server cannot be reached.
     """
     text = str(path_or_url)
     if not is_remote(text):
@@ -74,22 +81,50 @@ def open_source(path_or_url: str | Path) -> IO[bytes]:
 
 def _open_remote(url: str, *, max_sec: float | None) -> _Download:
     try:
-        import fsspec
+        if not url.lower().startswith("http"):
+            one = store_of(url).head(url)
+            if one is None:
+                raise FileNotFoundError("no such object")
+            return _Download(_Parts(one), url)
+        file = retried(url, "opened", lambda: _open_http(url, max_sec))
+    except FileNotFoundError as error:
+        raise DataError(f"{url}: cannot be opened (there is no such object)") from error
+    return _Download(file, url)
 
-        return _Download(fsspec.open(url, "rb", **_options(url, max_sec)).open(), url)
-    except Exception as error:  # Each protocol has a library, and each library its own errors.
-        raise DataError(f"{url}: cannot be opened ({_named(error)})") from error
+
+def _open_http(url: str, max_sec: float | None) -> Any:
+    import fsspec
+
+    return fsspec.open(url, "rb", **_options(max_sec)).open()
 
 
-def _options(url: str, max_sec: float | None) -> dict[str, Any]:
-    if not url.lower().startswith("http"):
-        return {}
+def _options(max_sec: float | None) -> dict[str, Any]:
     import aiohttp
 
     # One request for everything: many servers answer no request for a part of a file. aiohttp would
     # end it after five minutes.
     timeout = aiohttp.ClientTimeout(total=max_sec, sock_connect=STALL_SEC, sock_read=STALL_SEC)
     return {"block_size": 0, "client_kwargs": {"timeout": timeout}}
+
+
+class _Parts:
+    """An object as a stream, by requests for its parts, each of which is repeated if it fails."""
+
+    def __init__(self, one: Object) -> None:
+        self._one = one
+        self._start = 0
+        self._part = memoryview(b"")
+
+    def read(self, num_bytes: int) -> bytes:
+        if not self._part:
+            end = min(self._one.size, self._start + PART_BYTES)
+            self._part = memoryview(store_of(self._one.url).read(self._one, self._start, end))
+            self._start = end
+        data, self._part = self._part[:num_bytes], self._part[num_bytes:]
+        return bytes(data)
+
+    def close(self) -> None:
+        self._part = memoryview(b"")
 
 
 class _Download(io.RawIOBase):
@@ -117,9 +152,11 @@ class _Download(io.RawIOBase):
         except Exception as error:  # As in `open_source`.
             raise StorageError(
                 f"{self._url}: the download broke off after {self._position:,} bytes"
-                f" ({_named(error)}); repeat the command, or download the file by other means"
+                f" ({named(error)}); repeat the command, or download the file by other means"
             ) from error
         self._position += len(data)
+        if self._position > MAX_STREAM_BYTES:
+            raise StorageError(f"{self._url}: more than {MAX_STREAM_BYTES:,} bytes came; split it")
         return data
 
     def tell(self) -> int:
@@ -129,8 +166,3 @@ class _Download(io.RawIOBase):
         if not self.closed:
             self._file.close()
         super().close()
-
-
-def _named(error: Exception) -> str:
-    kind = "timed out" if isinstance(error, TimeoutError) else type(error).__name__
-    return " ".join(str(error).split()) or kind

@@ -28,6 +28,7 @@ from a2s.storage.files import (
     write_json,
 )
 from a2s.storage.hashing import digest
+from a2s.storage.objects.urls import shown
 from a2s.storage.parsing import parse_yaml
 
 _STOPPED = "stopped.json"
@@ -112,7 +113,7 @@ def identity(config: BaseModel) -> dict[str, Any]:
         value = getattr(config, name)
         values[name] = identity(value) if isinstance(value, BaseModel) else value
     # Through JSON, so that tuples and paths compare equal to what YAML gives back.
-    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    plain: dict[str, Any] = json.loads(shown(json.dumps(values, default=str)))
     return plain
 
 
@@ -121,7 +122,7 @@ def settings_of(
 ) -> dict[str, Any]:
     """Command, settings and inputs that must be the same when a folder is written to again."""
     # In order: metadata of a file of tensors come in any.
-    ordered = dict(sorted((inputs or {}).items()))
+    ordered = {name: shown(value) for name, value in sorted((inputs or {}).items())}
     return {"command": command, **identity(config), "inputs": ordered}
 
 
@@ -177,7 +178,8 @@ def claim(
                 refuse_foreign(command, out)
             if latest or not (out / "config.yaml").exists():
                 # `identity` is stored as it was compared, so a later default cannot change it.
-                record = {command: json.loads(config.model_dump_json()), "identity": settings}
+                given = json.loads(shown(config.model_dump_json()))
+                record = {command: given, "identity": settings}
                 text = yaml.safe_dump(record, sort_keys=False)
                 file = out / "config.yaml"
                 if not file.exists() or read_text(file) != text:
@@ -226,7 +228,7 @@ def _record_stop(out: Path, error: BaseException, before: set[str]) -> None:
         why = _ended_by(error.code)
     else:
         why = f"{type(error).__name__}: {error}".rstrip(": ")
-    record = {"time_unix_sec": round(time.time(), 3), "why": " ".join(why.split())}
+    record = {"time_unix_sec": round(time.time(), 3), "why": shown(" ".join(why.split()))}
     # A full disk is often the very reason.
     with contextlib.suppress(OSError):
         write_json(out / _STOPPED, record)

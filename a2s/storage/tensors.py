@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from a2s.errors import CheckpointError, ConfigError
 from a2s.storage import files
+from a2s.storage.objects import cache
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +25,7 @@ def read(file: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(file)
+        return load_file(cache.bring(file))
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"model: {file} cannot be read as safetensors: {error}") from None
 
@@ -38,7 +39,7 @@ def read_metadata(file: Path) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(file, framework="np") as handle:
+        with safe_open(cache.bring(file), framework="np") as handle:
             return dict(handle.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"model: {file} cannot be read as safetensors: {error}") from None
@@ -50,9 +51,9 @@ def is_written(file: Path, metadata: Mapping[str, str]) -> bool:
     Raises:
         ConfigError: the path exists, with other metadata.
     """
-    if not file.exists():
+    if not file.exists() and not files.is_there(file):
         return False
-    found = read_metadata(file) if file.is_file() else {}
+    found = read_metadata(file) if files.is_there(file) else {}
     if metadata.items() <= found.items():
         return True
     raise ConfigError(f"{file} exists and was made from something else; use another --out")

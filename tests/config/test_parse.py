@@ -16,6 +16,7 @@ from a2s.config.parse import parse
 from a2s.config.registry import COMMANDS
 from a2s.config.training import Stage2Config
 from a2s.errors import ConfigError
+from a2s.storage.objects.urls import url_of
 
 PATHS = ["--data", "d", "--labels", "l", "--out", "o"]
 
@@ -249,17 +250,33 @@ def test_the_same_weights_file_is_the_same_setting(
         ("run", "--test"),
     ],
 )
-@pytest.mark.parametrize("url", ["s3://bucket/x", "gs://b", "https://host/x", "file:///x"])
-def test_a_url_is_no_local_path(command: str, flag: str, url: str, tmp_path: Path) -> None:
-    """As a path it would be a local folder `s3:`, and the job would end well."""
+@pytest.mark.parametrize("url", ["s3://bucket/x", "gs://b", "https://host/x"])
+def test_a_path_stands_for_a_url(command: str, flag: str, url: str) -> None:
+    config = parse(command, [*_required(command, flag), flag, url])
+    assert url_of(getattr(config, flag[2:].replace("-", "_"))) == url
+
+
+@pytest.mark.parametrize("url", ["ftp://host/x", "hdfs://x/y", "s3://b/../x"])
+def test_another_url_is_no_local_path(url: str) -> None:
+    """As a path it would be a local folder `ftp:`, and the job would end well."""
+    with pytest.raises(ConfigError, match=r"is a URL; give a local path, or|is no address of"):
+        parse("label", ["--data", "x", "--out", url])
+
+
+def test_a_file_url_is_a_local_path() -> None:
+    config = parse("label", ["--data", "file:///data/x", "--out", "file:///out"])
+    assert (config.data, config.out) == (Path("/data/x"), Path("/out"))
+
+
+def _required(command: str, flag: str) -> list[str]:
+    """Values of all settings that a command needs, but for one."""
     model = COMMANDS[command].settings_class()
     given: list[str] = []
     for name, field in model.model_fields.items():
         if field.is_required() and f"--{name}" != flag:
             positional = Positional in field.metadata or name == "images"
             given += ["x"] if positional else [f"--{name}", "x"]
-    with pytest.raises(ConfigError, match="is a URL; give a local path"):
-        parse(command, [*given, flag, url])
+    return given
 
 
 def test_paths_that_only_look_like_urls_are_paths() -> None:

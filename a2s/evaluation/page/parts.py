@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from a2s.errors import ConfigError
 from a2s.storage.files import read_text
+from a2s.storage.objects.mirror import read_folder
+from a2s.storage.objects.urls import is_url, local_path
 from a2s.storage.parsing import parse_yaml
 from a2s.storage.run_folder import recorded
 
@@ -172,7 +174,11 @@ def settings_of(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def _resolved(folder: Path, out: str, value: str) -> Path | None:
-    """Find a recorded path: absolute, or relative to where the command stood, or to here."""
+    """Find a recorded path: a URL, absolute, or relative to where the command stood, or to here."""
+    if is_url(value):
+        path = local_path(value)
+        read_folder(path)
+        return path if path.exists() else None
     here = str(folder.resolve())
     stood = here.removesuffix(os.sep + os.path.normpath(out))
     candidates = [Path(value)] if os.path.isabs(value) or stood == here else []

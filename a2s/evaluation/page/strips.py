@@ -23,6 +23,7 @@ from a2s.evaluation.page.parts import NAMED
 from a2s.evaluation.pairs import PictureFile, PictureSet
 from a2s.models.bundled import find_model
 from a2s.models.predict import Picture, Step, new_step, to_map
+from a2s.storage.files import is_there
 from a2s.storage.parsing import printable
 
 
@@ -173,7 +174,7 @@ def stored(folder: Path, key: str) -> U8 | None:
         DataError: it cannot be read.
     """
     path = folder / f"{decode_key(key)}.png"
-    return decode_map(PictureFile(Address(str(path))).read()) if path.is_file() else None
+    return decode_map(PictureFile(Address(str(path))).read()) if is_there(path) else None
 
 
 def shown(key: str) -> str:

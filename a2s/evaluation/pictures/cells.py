@@ -20,7 +20,7 @@ from a2s.data.keys import decode_key
 from a2s.errors import DataError
 from a2s.evaluation.pairs import PictureSet
 from a2s.evaluation.pictures.grid import Cell, grid, write_png
-from a2s.storage.files import read_bytes
+from a2s.storage.files import is_there, read_bytes
 
 NUM_IMAGES = 8
 _NAMED_CELLS = 10
@@ -87,7 +87,7 @@ def map_cell(maps: PictureSet, key: str, *, like: Cell) -> Cell:
 def file_cell(folder: Path, key: str, *, suffix: str) -> Cell:
     """Read the map in the file `KEY` + `suffix` of a folder into a cell."""
     path = folder / f"{decode_key(key)}{suffix}"
-    if not path.is_file():
+    if not is_there(path):
         return Cell(None, "missing")
     try:
         return Cell(decode_mask(read_bytes(path)))

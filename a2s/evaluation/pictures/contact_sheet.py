@@ -13,7 +13,7 @@ from a2s.data.index import Index
 from a2s.data.keys import decode_key
 from a2s.evaluation.pairs import find_truths, spread
 from a2s.evaluation.pictures.grid import Cell, grid, write_png
-from a2s.storage.files import read_bytes
+from a2s.storage.files import is_there, read_bytes
 
 
 def write_sheet(
@@ -60,7 +60,7 @@ def write_sheet(
 def _files(folder: Path) -> Callable[[str], U8 | None]:
     def read(key: str) -> U8 | None:
         path = folder / f"{decode_key(key)}.png"
-        return decode_mask(read_bytes(path)) if path.is_file() else None
+        return decode_mask(read_bytes(path)) if is_there(path) else None
 
     return read
 

@@ -19,6 +19,8 @@ from a2s.evaluation.pictures.outputs import Kind, Outputs
 from a2s.models.predict import Picture
 from a2s.storage import run_folder
 from a2s.storage.failures import Failure, failure
+from a2s.storage.files import facts_of
+from a2s.storage.objects.urls import portable
 from a2s.storage.remote import is_remote
 from a2s.storage.written import WrittenFiles
 
@@ -72,7 +74,7 @@ def with_checksums(images: pa.Table, indexes: list[Index]) -> pa.Table:
 
     crc32_N = np.full(len(images), -1, np.int64)
     for index in indexes:
-        tars = [os.fsencode(os.path.abspath(shard.path)) for shard in index.shards]
+        tars = [portable(os.fsencode(os.path.abspath(one.path))) for one in index.shards]
         is_here_N = pc.is_in(images["path"], value_set=pa.array(tars, pa.large_binary()))
         row_N = index.rows_of(images["key"])
         found_N = is_here_N.to_numpy() & (row_N >= 0)
@@ -133,12 +135,12 @@ def missing(
 def _is_done(picture: Picture, path: Path) -> bool:
     """Whether a file is there and not older than its image, or the tar that holds it."""
     try:
-        written = path.stat().st_mtime_ns
+        written = facts_of(path).mtime_ns
         if not isinstance(picture.address, Address):
             return True
         source = os.fsdecode(picture.address.path)
         # A copy of a compressed or remote tar is made again at every call.
         is_copy = Path(source).parent.name == STAGING
-        return is_copy or os.stat(source).st_mtime_ns <= written
+        return is_copy or facts_of(source).mtime_ns <= written
     except OSError:
         return False

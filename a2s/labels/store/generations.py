@@ -247,7 +247,8 @@ def clean(folder: Path, *, keep: Iterable[str], found: Sequence[Path] | None = N
     num_removed = 0
     for path in found:
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and _STORE_FILE.fullmatch(path.name) and name not in kept:
+        is_file = path.is_file() or path.is_symlink()
+        if is_file and _STORE_FILE.fullmatch(path.name) and name not in kept:
             path.unlink()
             num_removed += 1
     for path in found:

@@ -30,6 +30,7 @@ from a2s.paper.hma import rule
 from a2s.parallel.gpu_memory import pinned, retry_on_oom
 from a2s.parallel.gpu_thread import PREFETCH_THREADS
 from a2s.parallel.timing import StageTimer
+from a2s.storage.files import is_there
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,7 +100,7 @@ def row_files(hma_pass: HmaPass, chunk: LabelledChunk) -> tuple[RowFile, RowFile
     """The row files of averages and labels, when an earlier attempt has finished this chunk."""
     name = chunk.file(hma_pass.generation)
     # The label's row file is written last, so it is looked for first.
-    if not (hma_pass.labels / name).exists():
+    if not is_there(hma_pass.labels / name):
         return None
     try:
         headers = [read_header(store, name) for store in (hma_pass.averages, hma_pass.labels)]

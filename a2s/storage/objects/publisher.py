@@ -1,0 +1,290 @@
+"""Publish a working folder: what changed goes to the store, what declares it finished last.
+
+Every write has the condition that the object is what this process last saw. So two writers cannot
+both win, and a store always holds a state from which the same command resumes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from a2s.errors import StorageError
+from a2s.storage.objects import cache, mirror
+from a2s.storage.objects.lease import Lease, end_process
+from a2s.storage.objects.mirror import Known, is_hidden
+from a2s.storage.objects.retries import Conflict
+from a2s.storage.objects.s3 import ABSENT, MAX_PARTS, PART_BYTES, Object
+from a2s.storage.objects.stores import store_of
+from a2s.storage.objects.urls import url_of
+from a2s.storage.parsing import parse_yaml
+
+INTERVAL_SEC = 10.0
+SETTINGS = "config.yaml"
+"""The one file that processes which share a folder all write."""
+THREADS = 8
+_ROUNDS = 10
+MAX_BYTES = MAX_PARTS * PART_BYTES * 8
+"""Size of the largest file that is published."""
+_FIRST = (".txt", ".jsonl", ".yaml", "environment.json")
+"""What a command writes before its work. `a2s status` compares dates, so the order counts."""
+_LAST = ".json"
+_ALSO_LAST = "failures.jsonl"
+_CACHED = ".tar"
+
+
+class _State(NamedTuple):
+    mtime_ns: int
+    size: int
+
+
+class _Changing(Exception):
+    """A file was written or deleted while it was being published; the next round has it."""
+
+
+class Publisher:
+    """Publishes a working folder every few seconds, and once more when it is closed."""
+
+    def __init__(
+        self,
+        folder: Path,
+        command: str,
+        lease: Lease,
+        known: dict[str, Known],
+        *,
+        concerns: Callable[[str], bool] = lambda name: True,
+    ) -> None:
+        """`concerns` tells which files are those of this process, where others share the folder."""
+        self._folder = folder
+        self._concerns = concerns
+        self._url = str(url_of(folder))
+        self._command = command
+        self._lease = lease
+        self._known = {name: one for name, one in known.items() if concerns(name)}
+        self._guard = threading.Lock()
+        self._ended = threading.Event()
+        self._complained = False
+        self._thread = threading.Thread(target=self._run, daemon=True, name="publisher")
+        self._thread.start()
+
+    def close(self) -> None:
+        """Publish what is left.
+
+        Raises:
+            StorageError: the store cannot be reached; what is here is kept.
+            Conflict: somebody else has written there.
+        """
+        self._ended.set()
+        self._thread.join()
+        try:
+            for _ in range(_ROUNDS):
+                if self.publish():
+                    return
+            raise StorageError(f"{self._url}: its files change while they are published")
+        except Conflict:
+            raise
+        except StorageError as error:
+            raise StorageError(
+                f"{error}; what is not published stays on this machine, and the same command "
+                "publishes it"
+            ) from error
+
+    def publish(self) -> bool:
+        """Bring the store up to date; False if files changed meanwhile.
+
+        Raises:
+            StorageError: the store cannot be reached.
+            Conflict: somebody else has written there.
+        """
+        with self._guard:
+            before = dict(self._known)
+            try:
+                return self._publish()
+            finally:
+                if self._known != before:
+                    mirror.write_known(self._folder, self._known)
+
+    def _run(self) -> None:
+        pause_sec = INTERVAL_SEC
+        while not self._ended.wait(pause_sec):
+            began = time.monotonic()
+            try:
+                self.publish()
+            except Conflict as error:
+                end_process(self._command, str(error))
+            except (StorageError, OSError) as error:
+                if not self._complained:
+                    self._complained = True
+                    print(
+                        f"a2s: {self._command}: {error}; work goes on, and is published later",
+                        file=sys.stderr,
+                    )
+            # A folder of a million files is not looked through all the time.
+            pause_sec = max(INTERVAL_SEC, 2 * (time.monotonic() - began))
+
+    def _publish(self) -> bool:
+        # What declares files finished is looked at first: so they are at least as new as it says.
+        declared = {name: state for name, state in self._scan().items() if _is_last(name)}
+        files = {name: state for name, state in self._scan().items() if not _is_last(name)}
+        found = {**files, **declared}
+        changed = {
+            name: state
+            for name, state in found.items()
+            if state is not None and not self._is_known(name, state)
+        }
+        gone = self._known.keys() - found.keys()
+        if not changed and not gone:
+            return True
+        self._lease.renew()
+        last = sorted((changed[name].mtime_ns, name) for name in changed if _is_last(name))
+        first = [name for name in changed if _is_first(name)]
+        others = [name for name in changed if not _is_first(name) and not _is_last(name)]
+        # A log grows all the time, which holds nothing else back.
+        is_settled = self._put_all(first, found)
+        self._withdraw(others)
+        is_steady = self._put_all(others, found)
+        # What a file declares finished must be there before it.
+        for _, name in last if is_steady else ():
+            is_steady = self._put_all([name], found) and is_steady
+        if is_steady:
+            for name in sorted(gone, key=lambda name: (not name.endswith(_LAST), name)):
+                store_of(self._url).delete(f"{self._url}/{name}")
+                del self._known[name]
+        return is_steady and is_settled
+
+    def _scan(self) -> dict[str, _State | None]:
+        return {name: one for name, one in _scan(self._folder).items() if self._concerns(name)}
+
+    def _is_known(self, name: str, state: _State) -> bool:
+        known = self._known.get(name)
+        return known is not None and (known.mtime_ns, known.size) == state
+
+    def _withdraw(self, names: Iterable[str]) -> None:
+        """Delete the manifests of files that are about to be replaced: they describe the old."""
+        for name in names:
+            manifest = os.path.splitext(name)[0] + _LAST
+            if name in self._known and manifest in self._known:
+                store_of(self._url).delete(f"{self._url}/{manifest}")
+                del self._known[manifest]
+
+    def _put_all(self, names: list[str], found: dict[str, _State | None]) -> bool:
+        """Write some files; False if one of them changed meanwhile."""
+        if not names:
+            return True
+        with ThreadPoolExecutor(min(THREADS, len(names))) as threads:
+            return all(list(threads.map(lambda name: self._put(name, found[name]), names)))
+
+    def _put(self, name: str, state: _State | None) -> bool:
+        assert state is not None, name
+        path, url, known = self._folder / name, f"{self._url}/{name}", self._known.get(name)
+        if state.size > MAX_BYTES:
+            raise StorageError(f"{path}: {state.size:,} bytes are more than a store takes")
+        expect, store, token = known.etag if known else ABSENT, store_of(url), uuid.uuid4().hex
+        try:
+            if state.size <= PART_BYTES:
+                data = _read(path, state, may_grow=_is_first(name))
+                is_data = not _is_first(name) and not _is_last(name)
+                if is_data and known and _md5(data) == known.etag:
+                    self._known[name] = Known(known.etag, *state)
+                    return True
+                one = self._put_small(name, data, expect=expect, token=token)
+            else:
+                one = store.put_file(url, path, expect=expect, token=token)
+            if _is_last(name) and store.head(url) is None:
+                raise StorageError(
+                    f"{url}: was written, and is not there; is it a store of objects?"
+                )
+            self._known[name] = Known(one.etag, *state)
+            if _state(path) != state:
+                # Of a large file a mixture may have been written; its manifest waits.
+                return False
+        except (_Changing, FileNotFoundError):
+            return False
+        self._adopt(path, name, one, state)
+        return True
+
+    def _put_small(self, name: str, data: bytes, *, expect: str, token: str) -> Object:
+        """Write an object at once.
+
+        Raises:
+            Conflict: somebody else has, and not the settings that all share.
+        """
+        url = f"{self._url}/{name}"
+        try:
+            return store_of(url).put(url, data, expect=expect, token=token)
+        except Conflict:
+            there = store_of(url).head(url) if name == SETTINGS and expect == ABSENT else None
+            if there is None:
+                raise
+            if _identity(store_of(url).read(there, 0, there.size)) != _identity(data):
+                raise
+            return there
+
+    def _adopt(self, path: Path, name: str, one: Object, state: _State) -> None:
+        """Let the cache have a shard, which makes room when others need it."""
+        if name.endswith(_CACHED) and state.size <= cache.limit_bytes() // 2:
+            with contextlib.suppress(OSError):
+                cache.adopt(path, one)
+
+
+def _scan(folder: Path) -> dict[str, _State | None]:
+    """Files of a working folder by relative path; None for a link to an object."""
+    found: dict[str, _State | None] = {}
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        prefix = os.path.relpath(parent, folder)
+        prefix = "" if prefix == "." else f"{prefix}/"
+        for name in names:
+            if is_hidden(name):
+                continue
+            path = Path(parent, name)
+            if path.is_symlink():
+                found[f"{prefix}{name}"] = None
+            else:
+                with contextlib.suppress(FileNotFoundError):
+                    found[f"{prefix}{name}"] = _state(path)
+    return found
+
+
+def _identity(settings: bytes) -> object:
+    """What processes that share a folder must agree on; the bytes, if they are no settings."""
+    try:
+        return parse_yaml(settings)["identity"]
+    except (ValueError, KeyError, TypeError):
+        return settings
+
+
+def _is_last(name: str) -> bool:
+    return name.endswith((_LAST, _ALSO_LAST)) and not name.endswith(_FIRST[-1])
+
+
+def _is_first(name: str) -> bool:
+    return name.endswith(_FIRST) and not _is_last(name)
+
+
+def _state(path: Path) -> _State:
+    status = path.stat()
+    return _State(status.st_mtime_ns, status.st_size)
+
+
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def _read(path: Path, state: _State, *, may_grow: bool) -> bytes:
+    """The bytes of a file, if they are those of `state`; of a log, as many as it had then."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        data: bytes = file.read(state.size if may_grow else -1)
+        if len(data) != state.size or (not may_grow and _state(path) != state):
+            raise _Changing
+    return data

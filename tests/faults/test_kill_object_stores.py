@@ -1,0 +1,150 @@
+"""Commands that write into a store: killed, paused, two at once, and on several ranks."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from forkserver import Process
+from object_store import Bucket
+from processes import call, environment, pack, run_ranks
+
+if TYPE_CHECKING:
+    from conftest import SceneFolders
+
+LABELS = "s3://bucket/labels"
+LABEL = ["label", "--model", "rbd", "--workers", "0", "--data", "s3://bucket/data", "--out", LABELS]
+
+
+@pytest.fixture
+def data(scenes: SceneFolders, tmp_path: Path, bucket: Bucket) -> Path:
+    """Data shards here, and the same in the store."""
+    folder = pack(scenes.train, tmp_path / "data")
+    bucket.upload(folder, "data")
+    return folder
+
+
+def start(arguments: list[str], cache: Path) -> Process:
+    """Start a command on a machine with this cache."""
+    return Process(arguments, env=environment(A2S_CACHE=str(cache)))
+
+
+def wait_for(condition: Callable[[], bool], process: Process, timeout_sec: float = 120) -> None:
+    began = time.monotonic()
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() - began < timeout_sec
+        time.sleep(0.002)
+
+
+def _kill_at(process: Process, left: list[int], method: str, path: str) -> None:
+    """Kill a process at one of its writes of shards."""
+    if method == "PUT" and "/labels/shard-" in path:
+        left[0] -= 1
+        if left[0] == 0:
+            process.send_signal(signal.SIGKILL)
+
+
+def shards(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {name: data for name, data in files.items() if name.startswith("shard-")}
+
+
+def check_whole(files: dict[str, bytes]) -> None:
+    """Every manifest has the files that it describes."""
+    for name, data in files.items():
+        if name.startswith("shard-") and name.endswith(".json"):
+            manifest = json.loads(data)
+            for suffix in ("tar", "parquet"):
+                content = files[f"{manifest['name']}.{suffix}"]
+                assert hashlib.sha256(content).hexdigest() == manifest[f"{suffix}_sha256"]
+
+
+def test_killed_while_it_publishes_and_repeated_on_fresh_machines(
+    data: Path, bucket: Bucket, tmp_path: Path
+) -> None:
+    for number, num_puts in enumerate((1, 4, 2)):
+        process = start(LABEL, tmp_path / f"cache-{number}")
+        bucket.proxy.before = functools.partial(_kill_at, process, [num_puts])
+        assert process.wait(timeout=200) == -signal.SIGKILL
+        bucket.proxy.before = None
+        check_whole(bucket.files("labels"))
+    done = call(*LABEL)
+    assert done.code == 0, done.stderr
+    here = tmp_path / "here"
+    assert call(*LABEL[:5], "--data", data, "--out", here).code == 0
+    expected = {path.name: path.read_bytes() for path in here.iterdir()}
+    assert shards(bucket.files("labels")) == shards(expected)
+
+
+def test_of_two_writers_one_is_refused(data: Path, bucket: Bucket, tmp_path: Path) -> None:
+    first = start(LABEL, tmp_path / "one")
+    wait_for(lambda: bucket.proxy.count("PUT", "/labels/.lock") > 0, first)
+    second = start(LABEL, tmp_path / "two")
+    assert second.wait(timeout=120) == 2
+    _, complaint = second.communicate()
+    assert f"{LABELS} is in use by a2s label, pid {first.pid} on" in complaint
+    assert len(complaint.splitlines()) == 1
+    assert first.wait(timeout=120) == 0
+
+
+def test_a_writer_that_was_taken_over_writes_no_more(
+    data: Path, bucket: Bucket, tmp_path: Path
+) -> None:
+    first = start(LABEL, tmp_path / "one")
+    wait_for(lambda: bucket.proxy.count("PUT", "/labels/.lock") > 0, first)
+    first.send_signal(signal.SIGSTOP)
+    assert call(*LABEL).code == 2
+    # A process: the flag is an environment variable, so that ranks and workers have it too.
+    second = start([*LABEL, "--takeover"], tmp_path / "two")
+    assert second.wait(timeout=120) == 0, second.communicate()
+    assert "taking s3://bucket/labels over from a2s label" in second.communicate()[1]
+    after = bucket.files("labels")
+    first.send_signal(signal.SIGCONT)
+    assert first.wait(timeout=120) == 2
+    assert bucket.files("labels") == after
+    assert "somebody else has written it" in first.communicate()[1]
+
+
+def test_machines_label_shards_of_one_folder(data: Path, bucket: Bucket, tmp_path: Path) -> None:
+    first = start([*LABEL, "--shards", "0"], tmp_path / "one")
+    wait_for(lambda: bucket.proxy.count("PUT", "/labels/.locks/0-0") > 0, first)
+    first.send_signal(signal.SIGSTOP)
+    done = call(*LABEL, "--shards", "1-2")
+    assert done.code == 0, done.stderr
+    assert "next: the other 1 shards" in done.stdout
+    for others in (["--shards", "0,2"], []):
+        refused = call(*LABEL, *others)
+        assert refused.code == 2
+        assert f"in use by a2s label, pid {first.pid}" in refused.stderr
+    first.send_signal(signal.SIGCONT)
+    assert first.wait(timeout=200) == 0, first.communicate()
+    assert "holds 8 labels in 3 shards" in call(*LABEL).stdout
+    here = tmp_path / "here"
+    assert call(*LABEL[:5], "--data", data, "--out", here).code == 0
+    expected = {path.name: path.read_bytes() for path in here.iterdir()}
+    assert shards(bucket.files("labels")) == shards(expected)
+
+
+def test_ranks_share_a_working_folder(data: Path, bucket: Bucket, tmp_path: Path) -> None:
+    assert call(*LABEL).code == 0
+    train = ["stage2", "--data", "s3://bucket/data", "--labels", LABELS, "--out", "s3://bucket/s2"]
+    train += ["--image-size", "64", "--batch-size", "4", "--encoder.name", "mobilenet_v2"]
+    train += ["--epochs", "2", "--warm-epochs", "1", "--loader-workers", "0"]
+    variables = [{"A2S_CACHE": str(tmp_path / "one")}] * 2
+    done = run_ranks([*train, "--until-epoch", "1"], world=2, variables=variables)
+    assert [rank.code for rank in done] == [0, 0], done
+    assert "commits/00001.json" in bucket.files("s2")
+    variables = [{"A2S_CACHE": str(tmp_path / "two")}] * 2
+    done = run_ranks(train, world=2, variables=variables)
+    assert [rank.code for rank in done] == [0, 0], done
+    done = call("verify", "s3://bucket/s2")
+    assert done.code == 0, done.stdout
+    assert "3 shards and 2 commits" in done.stdout
+    assert "finished" in call("status", "s3://bucket/s2").stdout
