@@ -24,6 +24,7 @@ ENCODER_NAME ?= mobilenet_v2
 DEMO := runs/demo
 # Test files that run at once; each takes up to 4 GiB.
 TEST_PROCESSES ?= 2
+AT_ONCE := --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 DEMO_NAME := $(if $(IMAGES),yours,scenes)-$(if $(ENCODER),encoder,bundled)
 # Without an encoder it starts from the models inside the package, at the size that they know.
 DEMO_FLAGS := --config configs/mobile-cpu.yaml --workers 0 --stage1.cache-dir $(DEMO)/cache \
@@ -32,10 +33,10 @@ DEMO_FLAGS := --config configs/mobile-cpu.yaml --workers 0 --stage1.cache-dir $(
 	--stage2.image-size 256)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz soak check docs pages pins clean
+.PHONY: help setup demo test test-all fuzz soak check docs pages pins clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## build the environment in .venv (Python 3.11 to 3.13, a C compiler)
 
@@ -66,9 +67,11 @@ else
 endif
 	@$(BIN)/python -m a2s report $(DEMO)/$(DEMO_NAME)
 
-test: setup ## run the tests; one file or folder: make test T=tests/models/test_blocks.py
-	@$(BIN)/python -m pytest $(if $(T),$(T),--numprocesses $(TEST_PROCESSES) --dist loadfile \
-		--no-loadscope-reorder)
+test: setup ## run the tests but the slow ones; one file or folder: make test T=tests/models/test_blocks.py
+	@$(BIN)/python -m pytest $(if $(T),$(T),-m "not slow" $(AT_ONCE))
+
+test-all: setup ## run all tests
+	@$(BIN)/python -m pytest $(AT_ONCE)
 
 fuzz: setup ## try hostile inputs for BUDGET seconds (600), half of them with atheris if it is there
 	@if $(BIN)/python -c "import atheris" 2>/dev/null; then \

@@ -79,7 +79,9 @@ def size_of(path: Path) -> int:
         facts = facts_of(path)
     except OSError:
         return -1
-    return -1 if path.is_dir() else facts.size
+    # A named pipe in place of a file is no file.
+    is_other = path.exists() and not path.is_file()
+    return -1 if is_other else facts.size
 
 
 def read_bytes(path: Path) -> bytes:

@@ -111,12 +111,14 @@ def test_files_of_others_stay(detector_file, tmp_path, suffix: str) -> None:
     assert out.read_bytes() == b"mine"
 
 
+@pytest.mark.slow
 def test_a_network_that_depends_on_the_size_is_refused(minet_file, tmp_path) -> None:
     with pytest.raises(ConfigError, match="minet with mobilenet_v2 cannot be exported"):
         run(ExportModelConfig(model=minet_file, out=tmp_path / "minet.pt2"))
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_network_that_answers_otherwise_is_refused(detector_file, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
     with pytest.raises(ConfigError, match="nothing was written"):

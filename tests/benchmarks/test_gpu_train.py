@@ -14,6 +14,7 @@ from processes import environment
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
+@pytest.mark.slow
 def test_the_whole_run_is_measured_and_merged(tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     out.write_text(json.dumps({"parts": {"quality": {"adaptive_f_change": 0.001}}}))

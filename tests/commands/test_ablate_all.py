@@ -43,6 +43,7 @@ def test_every_entry_is_run_somewhere() -> None:
     assert {*HERE, *ELSEWHERE} == {*CATALOGUE}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HERE)
 def test_quick_form(
     name: str, out: Path, flags: list[str], capfd: pytest.CaptureFixture[str]
@@ -74,6 +75,7 @@ def test_quick_form(
         assert (out / f"{name}.svg").read_text("utf-8").startswith("<?xml")
 
 
+@pytest.mark.slow
 def test_snapshots_are_not_taken_again(out: Path, flags: list[str]) -> None:
     assert (out / "fig7.png").is_file(), "this test follows that of fig7"
     config = material.quick_form(parse("ablate", ["fig10", "--out", str(out), *flags]))

@@ -38,6 +38,7 @@ def trained_both_ways(
 
 
 # torch.compile looks at the gradients of its inputs, and warns of its own look.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize(
     ("stage", "precision", "flags"),

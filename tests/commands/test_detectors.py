@@ -64,6 +64,7 @@ def test_a_detector_trains_and_predicts(
         assert map_HW.shape == decode(image.read_bytes()).shape[:2]
 
 
+@pytest.mark.slow
 def test_minet_resumes_with_its_statistics(data: Path, tmp_path: Path) -> None:
     """A run that lost its last commit ends as the one that did not: statistics are kept too."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"

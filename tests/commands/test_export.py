@@ -232,6 +232,7 @@ def test_kill_9_anywhere_then_the_same_command_gives_the_same_files(
     assert written(out) == expected
 
 
+@pytest.mark.slow
 def test_ray_workers_write_what_one_process_writes(folders: Folders, tmp_path: Path) -> None:
     export(folders, tmp_path / "one", "yolo")
     done = call(*arguments(folders, tmp_path / "two", "yolo", workers=2))

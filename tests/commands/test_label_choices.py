@@ -179,6 +179,7 @@ def test_the_crf_of_the_device_makes_the_labels_that_it_makes_alone(
     assert max(np.count_nonzero(a != b) for a, b in masks) <= 4
 
 
+@pytest.mark.slow
 def test_devices_of_a_ray_session_make_the_same_bytes(
     model: Path, data: Path, reference: Path, tmp_path: Path
 ) -> None:

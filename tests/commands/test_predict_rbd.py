@@ -83,6 +83,7 @@ def test_a_second_call_does_nothing_and_failures_are_listed(
     assert "done already, nothing new" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_workers_of_ray_write_the_same_maps(images: Path, tmp_path: Path) -> None:
     assert run(images, out=tmp_path / "here", batch_size=2, workers=0) == 0
     assert run(images, out=tmp_path / "ray", batch_size=2, workers=2) == 0

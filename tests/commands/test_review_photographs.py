@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 from browser_session import Tab, browser
 from http_server import serving
 from numpy.typing import NDArray
@@ -81,6 +82,7 @@ def f_of(scores: Path, names: set[str]) -> tuple[float, float]:
     return float(np.mean(chosen[0])), float(np.mean(chosen[1]))
 
 
+@pytest.mark.slow
 def test_forty_fixed_labels_teach_the_detector(shared: Path, tmp_path: Path) -> None:
     photographs = tmp_path / "photographs"
     write_small(shared / "data" / "ecssd200", photographs)

@@ -173,6 +173,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_wait_for_the_lock_of_the_folder_is_no_hang(data: Path, tmp_path: Path) -> None:
     """Rank 0 waits longer than a rank may hang, for signs of life from another machine."""
     script, out = tmp_path / "waits.py", tmp_path / "out"

@@ -16,6 +16,7 @@ from a2s.parallel import ray_session
 NUM_SHARDS = 24
 
 
+@pytest.mark.slow
 def test_labels_do_not_depend_on_joining_and_lost_nodes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -63,6 +63,7 @@ def wait_for_shards(out: Path, number: int, process: subprocess.Popen[str]) -> N
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_the_same_command_on_a_new_cluster_finishes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

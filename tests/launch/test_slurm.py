@@ -96,6 +96,7 @@ def job() -> Iterator[list[subprocess.Popen[str]]]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_two_nodes_train_and_are_requeued_before_the_time_limit(
     data: Path, tmp_path: Path, slurm: dict[str, str], job: list[subprocess.Popen[str]]
 ) -> None:
@@ -122,6 +123,7 @@ def test_two_nodes_train_and_are_requeued_before_the_time_limit(
     assert list((out / "commits").iterdir())
 
 
+@pytest.mark.slow
 def test_an_array_labels_every_shard_once(
     data: Path, tmp_path: Path, slurm: dict[str, str], job: list[subprocess.Popen[str]]
 ) -> None:
@@ -158,6 +160,7 @@ def test_more_tasks_than_shards_and_no_array_at_all(
     assert "sbatch --array" in said
 
 
+@pytest.mark.slow
 def test_a_ray_cluster_of_the_job_labels(
     data: Path, tmp_path: Path, slurm: dict[str, str], short_folder: Path
 ) -> None:

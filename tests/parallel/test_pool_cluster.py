@@ -78,6 +78,7 @@ def add_node(cluster: Any, **resources: int) -> Any:
     return cluster.add_node(object_store_memory=80 * 2**20, **resources)
 
 
+@pytest.mark.slow
 def test_a_new_node_is_used_and_a_lost_node_loses_no_item(cluster: Any) -> None:
     tally, notes = tasks.Tally(), list[str]()
     results = pool.map_items(
@@ -154,6 +155,7 @@ class GpuHolder:
         return os.getpid()
 
 
+@pytest.mark.slow
 def test_waiting_for_a_gpu_does_not_count_towards_the_timeout(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +194,7 @@ def test_waiting_for_a_gpu_does_not_count_towards_the_timeout(
     assert tally.timed_out == 0
 
 
+@pytest.mark.slow
 def test_a_model_that_always_dies_ends_in_an_error(tmp_path: Path) -> None:
     results = pool.map_items(
         paired, [-1], workers=1, model_stage=model_actors.ModelStage(Where(tmp_path, deadly=(-1,)))

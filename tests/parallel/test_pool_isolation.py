@@ -151,6 +151,7 @@ def test_the_one_that_kills_its_process_is_found_and_the_others_are_done(
     assert notes[-2].endswith("trying again with nothing beside it")
 
 
+@pytest.mark.slow
 def test_the_one_that_never_ends_is_found_too(session: None, tmp_path: Path) -> None:
     results = pool.map_items(
         double,
