@@ -43,6 +43,7 @@ def converted(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     return out, done.stdout
 
 
+@pytest.mark.slow
 def test_both_networks_agree_on_photographs(converted: tuple[Path, str]) -> None:
     _, said = converted
     assert said.startswith("class scores of 16 photographs differ by ")

@@ -18,6 +18,7 @@ from a2s.paper.material import gather
 from a2s.paper.tables.results import num_parameters
 from a2s.paper.tables.rows import Row
 
+pytestmark = pytest.mark.slow
 TABLES = ("tab5", "tab6", "tab2", "tab3")
 """In this order: later ones find runs of earlier ones."""
 

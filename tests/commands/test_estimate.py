@@ -98,6 +98,7 @@ def test_the_model_that_was_timed_is_named(
     assert named in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_waiting_is_no_core_time(
     data: Path,
     tmp_path: Path,

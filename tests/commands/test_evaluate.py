@@ -199,6 +199,7 @@ def test_missing_folders_are_named(folders: Path) -> None:
         run(folders, truth=folders / "bare")
 
 
+@pytest.mark.slow
 def test_workers_of_ray_give_the_same_bytes(folders: Path) -> None:
     for number in range(40):
         prediction, truth = pictures(number % 5, height=44 + number)

@@ -167,6 +167,7 @@ def test_twice_is_once(waiting: Case, finished: Case, tmp_path: Path) -> None:
     assert finished.averaging().code == 0, "nor after the end"
 
 
+@pytest.mark.slow
 def test_ray_makes_the_same_bytes(waiting: Case, tmp_path: Path) -> None:
     here, there = waiting.copied(tmp_path / "here"), waiting.copied(tmp_path / "there")
     assert here.averaging().code == 0

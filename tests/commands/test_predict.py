@@ -260,6 +260,7 @@ def test_a_file_that_is_no_model(images: Path, tmp_path: Path) -> None:
         run(tmp_path / "no.safetensors", images, out=tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_workers_of_ray_write_the_same_maps(model: Path, images: Path, tmp_path: Path) -> None:
     assert run(model, images, out=tmp_path / "here", batch_size=2) == 0
     assert run(model, images, out=tmp_path / "ray", batch_size=2, workers=2) == 0

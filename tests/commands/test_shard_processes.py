@@ -62,6 +62,7 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
     assert f"pid {os.getpid()}" in other.stderr
 
 
+@pytest.mark.slow
 def test_ray_workers_write_what_one_process_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

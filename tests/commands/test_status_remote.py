@@ -89,6 +89,7 @@ def test_empty_prefix_in_object_storage(url: str, s3: Any) -> None:
         status.run(StatusConfig(out=url))
 
 
+@pytest.mark.slow
 def test_unreachable_storage_is_one_line(free_port: int, tmp_path: Path) -> None:
     variables = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port}",

@@ -62,6 +62,7 @@ def test_the_others_of_a_killed_rank_end_and_name_it(
     assert "Traceback" not in "".join(outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_the_others_of_a_stopped_rank_end_in_the_given_time(
     data: Path, tmp_path: Path, victim: int

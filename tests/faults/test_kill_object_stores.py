@@ -132,6 +132,7 @@ def test_machines_label_shards_of_one_folder(data: Path, bucket: Bucket, tmp_pat
     assert shards(bucket.files("labels")) == shards(expected)
 
 
+@pytest.mark.slow
 def test_ranks_share_a_working_folder(data: Path, bucket: Bucket, tmp_path: Path) -> None:
     assert call(*LABEL).code == 0
     train = ["stage2", "--data", "s3://bucket/data", "--labels", LABELS, "--out", "s3://bucket/s2"]

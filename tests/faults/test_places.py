@@ -58,6 +58,7 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
     return done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_ray_without_a_home_and_with_a_long_tmpdir(scenes, tmp_path: Path) -> None:
     done = run(
         *with_ray(scenes.images, tmp_path / "a"), unset=("HOME",), TMPDIR=str(long_folder(tmp_path))
@@ -66,6 +67,7 @@ def test_ray_without_a_home_and_with_a_long_tmpdir(scenes, tmp_path: Path) -> No
     assert len(list((tmp_path / "a").glob("shard-*.json"))) == 1
 
 
+@pytest.mark.slow
 def test_ray_with_a_home_that_cannot_be_written_and_without_shared_memory(
     scenes, tmp_path: Path
 ) -> None:
@@ -111,6 +113,7 @@ def test_no_folder_for_temporary_files_is_one_line(scenes, tmp_path: Path) -> No
     assert line.startswith("a2s: TMPDIR: no folder for temporary files can be written"), line
 
 
+@pytest.mark.slow
 def test_doctor_names_every_place_that_cannot_be_used(tmp_path: Path) -> None:
     read_only = f"mount --bind {REPO} {REPO}; mount -o remount,ro,bind {REPO}"
     done = run(

@@ -26,6 +26,7 @@ def launched(file: Path, *flags: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_configuration_starts_ranks_that_meet(file: Path, free_port: int) -> None:
     """Files for eight GPUs and more start two ranks here; everything else is as it is."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 from repository import REPO
 
 from a2s.labels.crf import pydensecrf_backend
@@ -113,6 +114,7 @@ def run_elsewhere(tmp_path: Path, root: Path, **environment: str) -> subprocess.
     )
 
 
+@pytest.mark.slow
 def test_baseline_cpu_and_concurrent_compilation(tmp_path: Path) -> None:
     plain = {"NUMBA_CPU_NAME": "generic", "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     runs = [run_elsewhere(tmp_path, REPO, **plain) for _ in range(2)]

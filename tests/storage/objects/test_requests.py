@@ -46,6 +46,7 @@ def test_a_read_outlives_what_passes(
     assert bucket.proxy.count("GET", "x.bin") == 4 + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["500", "503", "stall", "lost request", "lost answer"])
 @pytest.mark.parametrize("expect", [s3.ABSENT, "etag"])
 def test_a_write_outlives_what_passes(
