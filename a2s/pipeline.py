@@ -27,7 +27,7 @@ from a2s.config.run import RunConfig
 from a2s.config.training import TrainOptions
 from a2s.errors import ConfigError
 from a2s.parallel.launch import cpu_requested
-from a2s.parallel.progress import say
+from a2s.parallel.progress import as_step, say
 from a2s.storage.files import atomic_write
 from a2s.storage.hashing import digest
 from a2s.storage.machine import share_threads
@@ -114,7 +114,7 @@ def run_jobs(
                 code = _launch(job, processes)
             else:
                 # Standard output is for the caller's own table; each job's last lines are progress.
-                with contextlib.redirect_stdout(sys.stderr):
+                with contextlib.redirect_stdout(sys.stderr), as_step():
                     module = importlib.import_module(f"a2s.commands.{command.module}")
                     code = int(module.run(config))
         finally:

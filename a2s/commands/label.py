@@ -20,6 +20,7 @@ from a2s.labels.making.shards import is_done, summarise
 from a2s.labels.recipe import with_backend
 from a2s.models.bundled import find_model
 from a2s.parallel import pool
+from a2s.parallel.progress import say_next
 from a2s.storage import files, hashing, run_folder
 from a2s.storage.failures import FILE_NAME, write_failures
 from a2s.storage.status import quality
@@ -132,10 +133,10 @@ def _conclude(config: LabelConfig, folder: run_folder.RunDir, index: Index, *, n
         )
         return 3
     if stock.num_missing:
-        print(f"next: the other {stock.num_missing} shards, with other --shards or without")
+        say_next(f"the other {stock.num_missing} shards, with other --shards or without")
     else:
         # Labels of the baseline are where stage 1 starts, not what a detector should learn.
         stage, run = ("stage1", "runs/s1") if config.model == "rbd" else ("stage2", "runs/s2")
         paths = ["--data", str(config.data), "--labels", str(config.out)]
-        print(f"next: {shlex.join(['a2s', stage, *paths, '--out', run])}")
+        say_next(shlex.join(["a2s", stage, *paths, "--out", run]))
     return 0

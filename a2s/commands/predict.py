@@ -47,7 +47,7 @@ from a2s.models.bundled import find_model
 from a2s.models.predict import Picture, load_step
 from a2s.models.saved import Model
 from a2s.parallel import model_actors, pool
-from a2s.parallel.progress import Progress, say, say_error
+from a2s.parallel.progress import Progress, say, say_error, say_next
 from a2s.storage import files, places, run_folder
 from a2s.storage.failures import FILE_NAME, Failure, write_failures
 from a2s.storage.remote import is_remote
@@ -284,4 +284,4 @@ def _summarise(out: Path, outputs: Outputs, *, num_images: int, num_new: int, fa
             "retries them"
         )
     words = ["--pred", str(out), "--truth", "DIR", "--out", f"scores/{out.name}"]
-    print(f"next: {shlex.join(['a2s', 'evaluate', *words])}")
+    say_next(shlex.join(["a2s", "evaluate", *words]))

@@ -33,7 +33,7 @@ from a2s.data.shards import shard_done, shard_name
 from a2s.data.tar_inputs import STAGING
 from a2s.errors import DataError
 from a2s.parallel import pool
-from a2s.parallel.progress import Progress
+from a2s.parallel.progress import Progress, say_next
 from a2s.storage.failures import FILE_NAME, Failure, write_failures
 from a2s.storage.files import atomic_path, atomic_write, read_json, remove_temporary, write_json
 from a2s.storage.parsing import printable
@@ -197,10 +197,8 @@ def _finish(config: ShardConfig, work: PackingJob, frozen: dict[str, Any]) -> in
         )
     if not kept:
         raise DataError(f"{config.out}: not one of the {total} images could be used")
-    print(
-        f"shard: wrote {kept:,} images in {work.num_shards} shards to {config.out}; next:"
-        f" a2s stage1 --data {shlex.quote(str(config.out))} --out runs/s1"
-    )
+    print(f"shard: wrote {kept:,} images in {work.num_shards} shards to {config.out}")
+    say_next(f"a2s stage1 --data {shlex.quote(str(config.out))} --out runs/s1")
     return 3 if too_many else 0
 
 

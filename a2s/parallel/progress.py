@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from tqdm import tqdm
 
 INTERVAL_SEC = 10.0
+_is_step = False
 
 
 def _is_quiet() -> bool:
@@ -109,3 +112,20 @@ def say(text: str) -> None:
     """Tell people, on standard error, unless they asked for quiet."""
     if not _is_quiet():
         print(text, file=sys.stderr, flush=True)
+
+
+def say_next(words: str) -> None:
+    """Print the next command, unless another command called this one and goes on by itself."""
+    if not _is_step:
+        print(f"next: {words}")
+
+
+@contextmanager
+def as_step() -> Iterator[None]:
+    """Call a command as a step of another one."""
+    global _is_step
+    before, _is_step = _is_step, True
+    try:
+        yield
+    finally:
+        _is_step = before

@@ -65,7 +65,7 @@ def test_shards_from_a_store_into_a_store(
     there = ["s3://bucket/photos", "--masks", "s3://bucket/masks", "--out", DATA]
     done = call(*command, *there)
     assert done.code == 0, done.stderr
-    assert "to s3://bucket/data; next: a2s stage1 --data s3://bucket/data" in done.stdout
+    assert "to s3://bucket/data\nnext: a2s stage1 --data s3://bucket/data" in done.stdout
     here = [scenes.images, "--masks", scenes.masks, "--out", tmp_path / "here"]
     assert call(*command, *here).code == 0
     assert shards(bucket.files("data")) == shards(local(tmp_path / "here"))

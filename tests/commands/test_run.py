@@ -179,9 +179,13 @@ def test_second_run_changes_nothing_and_is_quick(finished, capsys):
     assert run_job.run(finished) == 0
     assert time.process_time() - start < 5
     assert results() == before
-    printed = capsys.readouterr().out
+    printed, steps = capsys.readouterr()
     assert "| detector (stage 2) |" in printed
     assert "UNTRAINED" in printed
+    # What comes next is said once, by the run, not by every step.
+    assert "predict: " in steps
+    (said,) = [line for line in (printed + steps).splitlines() if line.startswith("next: ")]
+    assert said.endswith("--out OUT --cutout")
 
 
 def test_other_settings_of_a_step_that_is_done_are_refused(finished):
