@@ -110,13 +110,14 @@ def run_jobs(
         start = time.monotonic()
         code: int | None = None
         try:
-            if job.command in TRAINING and processes > 1:
-                code = _launch(job, processes)
-            else:
-                # Standard output is for the caller's own table; each job's last lines are progress.
-                with contextlib.redirect_stdout(sys.stderr), as_step():
-                    module = importlib.import_module(f"a2s.commands.{command.module}")
-                    code = int(module.run(config))
+            with as_step():
+                if job.command in TRAINING and processes > 1:
+                    code = _launch(job, processes)
+                else:
+                    # Standard output is for the caller's own table.
+                    with contextlib.redirect_stdout(sys.stderr):
+                        module = importlib.import_module(f"a2s.commands.{command.module}")
+                        code = int(module.run(config))
         finally:
             if log is not None:
                 log(**fields, exit_code=code, elapsed_sec=round(time.monotonic() - start, 3))

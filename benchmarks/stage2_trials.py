@@ -39,23 +39,24 @@ from a2s.models.detector import Detector
 from a2s.models.encoder_weights import load_encoder
 from a2s.training.losses import detection_loss_per_image
 
-BATCH, LR, SMALLEST = 8, 0.005, 0.5
+BATCH, LR = 8, 0.005
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to train: weights of BCE, SSIM, IoU; share of windows; lambda; schedule; average."""
+    """Weights of BCE, SSIM, IoU; share of windows; lambda; schedule; the decoder's padding; …"""
 
     name: str
     weights: tuple[float, float, float] = (1, 1, 1)
     windows: float = 0.0
+    smallest: float = 0.5
+    """Least side of a window as a share of the image's."""
     lam: float = 0.4
     cosine: bool = False
     average: float = 0.0
     """Factor of an exponential moving average of the weights."""
     lr: float = LR
     padding: str = "zeros"
-    """Of the decoder's convolutions."""
     frame: int = 0
     """Reflected pixels around an image, in training and use."""
     consistency: float = 0.0
@@ -74,19 +75,18 @@ WAYS = {
         Way("default"),
         Way("bce+iou", weights=(1, 0, 1)),
         Way("windows", windows=0.7),
+        Way("large windows", windows=0.5, smallest=0.8),
+        Way("large windows, no olr", windows=0.5, smallest=0.8, lam=1),
         Way("no olr", lam=1),
         Way("cosine", cosine=True),
         Way("average", cosine=True, average=0.99),
         Way("average, no olr", cosine=True, average=0.99, lam=1),
         Way("twice the rate", cosine=True, average=0.99, lr=2 * LR),
-        Way("twice the rate, no olr", cosine=True, average=0.99, lam=1, lr=2 * LR),
         Way("replicate", cosine=True, average=0.99, padding="replicate"),
         Way("frame", cosine=True, average=0.99, frame=32),
         Way("consistency", cosine=True, average=0.99, consistency=1),
-        Way("iou", weights=(0, 0, 1), cosine=True, average=0.99),
         Way("best 80 %", best=0.8),
         Way("weighed by quality", weigh=True),
-        Way("half the rate", lr=LR / 2),
         Way("frozen encoder", encoder_rate=0),
         Way("encoder at the full rate", encoder_rate=1),
     )
@@ -125,9 +125,9 @@ def logits_in_frame(network: Any, images: Tensor, frame: int) -> Tensor:
     return logits[..., frame : logits.shape[2] - frame, frame : logits.shape[3] - frame].float()
 
 
-def window_of(draws: np.random.Generator, size: int) -> tuple[slice, slice]:
-    """Draw a window of a square."""
-    high, wide = (int(size * s) for s in draws.uniform(SMALLEST, 1, 2))
+def window_of(draws: np.random.Generator, size: int, least: float) -> tuple[slice, slice]:
+    """Draw a window of a square, whose sides are at least `least` of the square's."""
+    high, wide = (int(size * s) for s in draws.uniform(least, 1, 2))
     top, left = draws.integers(0, size - high + 1), draws.integers(0, size - wide + 1)
     return slice(top, top + high), slice(left, left + wide)
 
@@ -179,7 +179,7 @@ def train(
             whole_B = torch.ones(len(rows), dtype=torch.bool)
             for i in range(len(rows)):
                 if draws.random() < way.windows:
-                    whole_B[i], window = False, window_of(draws, size)
+                    whole_B[i], window = False, window_of(draws, size, way.smallest)
                     x_B3SS[i] = scaled(x_B3SS[i : i + 1, :, *window], size)[0]
                     target_B1SS[i] = scaled(target_B1SS[i : i + 1, :, *window], size)[0]
             flipped_B = torch.from_numpy(draws.random(len(rows)) < 0.5)[:, None, None, None]

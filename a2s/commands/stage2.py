@@ -8,6 +8,7 @@ import shlex
 from a2s.config.training import Stage2Config
 from a2s.data.index import Index
 from a2s.parallel import launch, rank_main
+from a2s.parallel.progress import say_next
 from a2s.storage import checkpoints, run_folder
 from a2s.storage.checkpoints import Commit
 from a2s.training import pause
@@ -28,7 +29,8 @@ def run(config: Stage2Config) -> int:
         if finished and is_main and (commit := checkpoints.last_commit(config.out)) is not None:
             wrote = f"{commit.folder} and {config.out}/rectified"
             generation = commit.state["generation"]
-            print(f"stage2: wrote {wrote} (label generation {generation}). Next: {predict}")
+            print(f"stage2: wrote {wrote} (label generation {generation})")
+            say_next(predict)
     elif is_main:
         # Nothing to train, which every rank knows without torch.
         index, labels = Index.load(config.data), Index.load(config.labels)
@@ -36,7 +38,8 @@ def run(config: Stage2Config) -> int:
         with run_folder.claim(config.out, command="stage2", config=config, inputs=inputs) as folder:
             then = pause.pending_label_command(config, commit.state)
             if commit.state["finished"] and then is None:
-                print(f"stage2: {config.out} is done ({config.epochs} epochs). Next: {predict}")
+                print(f"stage2: {config.out} is done ({config.epochs} epochs)")
+                say_next(predict)
             else:
                 then = then or pause.GO_ON
                 pause.pause(folder, "stage2", commit.state, epochs=config.epochs, then=then)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 from tyro.conf import Positional, UseAppendAction
@@ -51,12 +51,18 @@ class AblateConfig(Settings):
     """Training of the activation network, where a row does not change it."""
     label: LabelOptions = Field(LabelOptions(), json_schema_extra=NO_IDENTITY)
     """Making of pseudo labels."""
-    stage2: Stage2Options = Field(Stage2Options(), json_schema_extra=NO_IDENTITY)
-    """Training of the detector, where a row does not change it."""
+    stage2: Stage2Options = Field(Stage2Options(crops=0), json_schema_extra=NO_IDENTITY)
+    """Training of the detector, where a row does not change it; by default without crops."""
     workers: Workers = "auto"
     """Number of Ray workers of packing, labelling, prediction, and evaluation."""
     max_failure_rate: FailureRate = 0.01
     """Exit with code 3 if a larger share of the images fails."""
+
+    @field_validator("stage2", mode="before")
+    @classmethod
+    def _whole_images(cls, given: Any) -> Any:
+        """The paper's detectors see whole images."""
+        return {"crops": 0, **given} if isinstance(given, dict) else given
 
     @field_validator("test", "truth")
     @classmethod

@@ -23,11 +23,11 @@ Milestones = tuple[int, ...] | None
 MIN_SIZE_OF_STATISTICS = 64
 """Smallest input side in pixels at which E5, at stride 32, has more than one pixel."""
 
-
 DEPENDS_ON_LABELS: Mapping[str, tuple[int, int]] = {
     "heads": (1, 4),
     "label_heads": (0, 2),
     "frame": (0, 64),
+    "width": (64, 32),
 }
 """Defaults of stage 1: the paper's, and those of heads that learn from labels."""
 
@@ -132,11 +132,13 @@ class Stage1Options(TrainOptions):
     lr: float = Field(1.0, ge=0)
     """Learning rate."""
     heads: int | None = Field(None, ge=1, le=9)
-    """Sets of blocks with their own initial weights, trained at once over the same features. `a2s
-    label` averages those that agree with a majority. Default: 1 (the paper's), or 4 with labels."""
+    """Sets of blocks with their own initial weights, trained at once. `a2s label` averages those
+    that agree with a majority. Default: 1 (the paper's), or 4 with labels."""
     label_heads: int | None = Field(None, ge=0, le=9)
     """Number of these heads that learn from labels; the others learn by the paper's loss without
     labels (Eqn 4) and err elsewhere. Default with labels: 2."""
+    width: int | None = Field(None, ge=2, multiple_of=2)
+    """Channels of a head's blocks. Default: 64 (the paper's), or 32 with labels."""
     label_lr_scale: float = Field(0.05, ge=0)
     """Learning rate of heads that learn from labels, as a share of `lr`."""
     min_agreement: float = Field(0.54, ge=0, le=1)
@@ -201,6 +203,9 @@ class Stage2Options(TrainOptions):
     epochs until `a2s hma` has updated them by a historical moving average (Table VIII)."""
     lam: float = Field(0.4, ge=0, le=1)
     """Share lambda of the old label that `olr` keeps (Eqn 14)."""
+    crops: float = Field(0.5, ge=0, le=1)
+    """Share of the images of which an epoch sees a random window (at least 0.8 of each side), so
+    that objects reach its border; their labels stay as they are meanwhile. The paper: 0."""
     warm_epochs: int = Field(2, ge=0)
     """First epochs, which keep the labels as they are."""
     binarise: bool = True

@@ -29,8 +29,9 @@ class Batch:
     and copied to the GPU as a whole.
 
     Shape: image uint8 `[B,3,S,S]` as stored (not mirrored), row int64 `[B]`, valid bool `[B]`,
-    flip bool `[B]`, keep int32 `[B,W]` (`draw_keep_words`) or None, label float32 `[B,1,S,S]` or
-    None. If no image of the batch is needed, image is `[B,3,0,0]`.
+    flip bool `[B]`, keep int32 `[B,W]` (`draw_keep_words`) or None, window float32 `[B,4]`
+    (`draw_windows`) or None, label float32 `[B,1,S,S]` or None. If no image of the batch is needed,
+    image is `[B,3,0,0]`.
     """
 
     image_B3SS: Tensor
@@ -38,6 +39,7 @@ class Batch:
     valid_B: Tensor
     flip_B: Tensor
     keep_BW: Tensor | None = None
+    window_B4: Tensor | None = None
     label_B1SS: Tensor | None = None
 
     def __init__(self, bytes_N: Tensor, parts: Sequence[_Part]) -> None:

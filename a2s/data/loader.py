@@ -26,7 +26,7 @@ from a2s.data import images
 from a2s.data.batch import Batch
 from a2s.data.epoch_plan import Plan
 from a2s.data.index import Index
-from a2s.data.transforms import draw_flip, draw_keep_words
+from a2s.data.transforms import draw_flip, draw_keep_words, draw_windows
 from a2s.errors import A2SError, ConfigError, DataError
 from a2s.storage import places
 from a2s.storage.hashing import key_hash
@@ -74,7 +74,8 @@ class Images(Dataset[Batch]):
     """Map-style dataset: decoded images resized to a square, random draws, optional labels.
 
     With `flip_once` an image is mirrored in all epochs or in none. `keep_sides` are the sizes of
-    the maps whose dropped pixels are drawn. `resize_filter` is that of `resize_rgb`.
+    the maps whose dropped pixels are drawn, `crops` is the share of images of which a window is
+    to be seen. `resize_filter` is that of `resize_rgb`.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Images(Dataset[Batch]):
         needs_image: ImageFilter | None = None,
         flip_once: bool = False,
         keep_sides: Sequence[tuple[int, int]] = (),
+        crops: float = 0.0,
         resize_filter: str = "bilinear",
     ) -> None:
         self.index = index
@@ -96,6 +98,7 @@ class Images(Dataset[Batch]):
         self.needs_image = needs_image
         self.flip_once = flip_once
         self.keep_sides = keep_sides
+        self.crops = crops
         self.resize_filter = resize_filter
 
     def __len__(self) -> int:
@@ -130,6 +133,9 @@ class Images(Dataset[Batch]):
             keep_BW = draw_keep_words(
                 seed=seed, epoch=epoch, key_hash_B=hash_B, sides=self.keep_sides
             )
+        window_B4 = None
+        if self.crops:
+            window_B4 = draw_windows(seed=seed, epoch=epoch, key_hash_B=hash_B, share=self.crops)
         needed = [
             row >= 0 and (self.needs_image is None or self.needs_image(row, mirrored))
             for row, mirrored in zip(row_B.tolist(), flip_B.tolist(), strict=True)
@@ -150,6 +156,7 @@ class Images(Dataset[Batch]):
             valid_B=row_B >= 0,
             flip_B=flip_B,
             keep_BW=keep_BW,
+            window_B4=window_B4,
             label_B1SS=label_B1SS,
         )
 

@@ -13,12 +13,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 MASK = 0xFFFFFFFF
 GOLDEN = 0x9E3779B9
 # Separate the streams of flips and dropped pixels of one (seed, epoch, key).
-FLIP, KEEP, WINDOW = 1, 2, 3
+FLIP, KEEP, WINDOW, CROP = 1, 2, 3, 4
+LEAST_SIDE = 0.8
+"""Least side of a window that a detector sees, as a share of the image's."""
 
 Rgb = tuple[float, float, float]
 IMAGENET_MEAN: Rgb = (0.485, 0.456, 0.406)
@@ -110,6 +113,48 @@ def crop_cells(x_BCHW: Tensor, window: tuple[slice, slice], *, cell: int) -> Ten
     """Cut a window out of a map whose cells have `cell` pixels a side."""
     rows, columns = (slice(part.start * cell, part.stop * cell) for part in window)
     return x_BCHW[:, :, rows, columns]
+
+
+def draw_windows(*, seed: int, epoch: int, key_hash_B: Tensor, share: float) -> Tensor:
+    """Draw the part of each image that is seen in this epoch: top, left, height, width.
+
+    With probability `share` it is a window of at least `LEAST_SIDE` of each side, else everything.
+
+    Shape: int64 `[B] -> float32 [B,4]`. Range: shares of the image's sides, 0..1.
+    """
+    image_B1 = hash_u32(CROP, seed, epoch, key_hash_B)[:, None]
+    draw_B5 = hash_u32(image_B1, torch.arange(5)).double() / 2**32
+    side_B2 = LEAST_SIDE + (1 - LEAST_SIDE) * draw_B5[:, 1:3]
+    start_B2 = draw_B5[:, 3:5] * (1 - side_B2)
+    window_B4 = torch.cat([start_B2, side_B2], dim=1)
+    whole_B4 = torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.double).expand_as(window_B4)
+    return torch.where(draw_B5[:, :1] < share, window_B4, whole_B4).float()
+
+
+def is_window(window_B4: Tensor) -> Tensor:
+    """Whether it is less than the whole image. Shape: `[B,4]` -> bool `[B]`."""
+    return (window_B4[:, 2:] < 1).any(1)
+
+
+def zoom(x_BCHW: Tensor, window_B4: Tensor) -> Tensor:
+    """Enlarge a window of every image to the image's size, bilinearly; whole images stay exact.
+
+    Shape: B C H W, `[B,4]` (`draw_windows`) -> B C H W
+    """
+    top_B, left_B, height_B, width_B = window_B4.unbind(1)
+    zero_B = torch.zeros_like(top_B)
+    # In the coordinates of `affine_grid` an image reaches from -1 to 1.
+    rows = [
+        torch.stack([width_B, zero_B, 2 * left_B + width_B - 1], dim=1),
+        torch.stack([zero_B, height_B, 2 * top_B + height_B - 1], dim=1),
+    ]
+    grid_BHW2 = F.affine_grid(torch.stack(rows, dim=1), list(x_BCHW.shape), align_corners=False).to(
+        x_BCHW.dtype
+    )
+    seen_BCHW = F.grid_sample(
+        x_BCHW, grid_BHW2, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return torch.where(is_window(window_B4).view(-1, 1, 1, 1), seen_BCHW, x_BCHW)
 
 
 def normalise(

@@ -12,7 +12,8 @@ from types import TracebackType
 from tqdm import tqdm
 
 INTERVAL_SEC = 10.0
-_is_step = False
+_STEP = "A2S_IS_STEP"
+"""Variable that says, also to ranks, that another command called this one."""
 
 
 def _is_quiet() -> bool:
@@ -116,16 +117,17 @@ def say(text: str) -> None:
 
 def say_next(words: str) -> None:
     """Print the next command, unless another command called this one and goes on by itself."""
-    if not _is_step:
+    if not os.environ.get(_STEP):
         print(f"next: {words}")
 
 
 @contextmanager
 def as_step() -> Iterator[None]:
     """Call a command as a step of another one."""
-    global _is_step
-    before, _is_step = _is_step, True
+    is_outermost = _STEP not in os.environ
+    os.environ[_STEP] = "1"
     try:
         yield
     finally:
-        _is_step = before
+        if is_outermost:
+            del os.environ[_STEP]

@@ -49,9 +49,11 @@ def start_stage1(
     assert config.heads is not None, "resolved when the settings were read"
     assert config.label_heads is not None, "resolved when the settings were read"
     assert config.frame is not None, "resolved when the settings were read"
+    assert config.width is not None, "resolved when the settings were read"
     model = ActivationNet(
         encoder,
         fusion_stride=config.fusion_stride,
+        width=config.width,
         heads=config.heads,
         label_heads=config.label_heads,
         frame=config.frame,

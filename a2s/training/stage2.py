@@ -19,7 +19,7 @@ from a2s.config.training import Stage2Config
 from a2s.data.epoch_plan import lanes_per_rank
 from a2s.data.index import Index
 from a2s.data.loader import Images
-from a2s.data.transforms import flip_where
+from a2s.data.transforms import flip_where, zoom
 from a2s.errors import LabelError
 from a2s.labels.store.fixed_point import to_u16_bits
 from a2s.labels.store.reader import UNLABELLED
@@ -106,6 +106,7 @@ def _train(
         read_label=source,
         resize_filter=config.parity.resize_filter,
         flip_once=config.parity.flip == "once",
+        crops=config.crops,
     )
     loader = run.make_loader(dataset)
     metrics, measured = DeferredMetrics(), list[Tensor]()
@@ -132,6 +133,8 @@ def _train(
             batch = step.batch.to(device)
             assert batch.label_B1SS is not None
             image_B3SS = flip_where(model.encoder.normalise(batch.image_B3SS), batch.flip_B)
+            if (window_B4 := batch.window_B4) is not None:
+                image_B3SS = zoom(image_B3SS, window_B4)
 
             # Mean loss over the valid images of all ranks, and from the same forward pass the
             # rectified labels (Eqn 12, 13). DDP divides gradients by the number of ranks, so each
@@ -149,6 +152,7 @@ def _train(
                     lam=lam,
                     hard=config.binarise,
                     pinned_M=None if pinned_B is None else pinned_B[part],
+                    window_M4=None if window_B4 is None else window_B4[part],
                 )
                 with ranks.waiting():
                     run.accelerator.backward((outcome.loss_M * share_B[part]).sum())

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from a2s.data.transforms import flip_where
+from a2s.data.transforms import flip_where, is_window, zoom
 from a2s.labels.correction.online import rectify
 from a2s.training.losses import binarise, consistency_loss_per_image, detection_loss_per_image
 
@@ -58,14 +58,22 @@ def loss_and_labels(
     lam: float,
     hard: bool,
     pinned_M: Tensor | None = None,
+    window_M4: Tensor | None = None,
 ) -> Outcome:
     """Loss of predictions of (perhaps mirrored) images, and their rectified labels.
 
     Labels come and go in image coordinates; `hard` makes targets of labels > 0.5. The labels of
-    images in `pinned_M` (bool) stay as they are.
+    images in `pinned_M` (bool) stay as they are, and so do those of images of which the predictions
+    show only a window (`window_M4`, `draw_windows`; of the mirrored image).
     Reference: Eqn 12, 13
     """
-    target_M1SS = flip_where(binarise(label_M1SS) if hard else label_M1SS, flip_M)
+    target_M1SS = flip_where(label_M1SS, flip_M)
+    if window_M4 is not None:
+        target_M1SS = zoom(target_M1SS, window_M4)
+        seen_M = is_window(window_M4)
+        pinned_M = seen_M if pinned_M is None else pinned_M | seen_M
+    if hard:
+        target_M1SS = binarise(target_M1SS)
     parts = loss(logits_M1SS, target_M1SS)
     probability_M1SS = flip_where(logits_M1SS.detach().float().sigmoid(), flip_M)
     rectified_M1SS = rectify(label_M1SS, probability_M1SS, lam)

@@ -48,7 +48,7 @@ def warm(data: Path, labels: Path) -> Path:
     done = call(*arguments(data, labels, out, "--epochs", "1", "--log-every", "1"))
     assert done.code == 0, done.stderr
     assert "6 images, 2 left out (unlabelled.jsonl)" in done.stderr
-    assert f"Next: a2s predict --model {out} IMAGES" in done.stdout
+    assert f"next: a2s predict --model {out} IMAGES" in done.stdout
     return out
 
 

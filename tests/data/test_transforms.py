@@ -10,11 +10,14 @@ from a2s.data.transforms import (
     draw_flip,
     draw_keep_words,
     draw_window,
+    draw_windows,
     flip,
     flip_where,
     hash_u32,
+    is_window,
     normalise,
     unpack_keep,
+    zoom,
 )
 
 M = 0xFFFFFFFF
@@ -148,3 +151,30 @@ def test_a_window_of_cells_is_cut_at_every_stride() -> None:
     map_B1HW = torch.arange(48.0).view(1, 1, 6, 8)
     cut = crop_cells(map_B1HW, (slice(1, 3), slice(0, 2)), cell=2)
     assert torch.equal(cut, map_B1HW[:, :, 2:6, 0:4])
+
+
+def test_windows_of_images_are_inside_large_enough_and_the_images_own() -> None:
+    keys = torch.arange(4000)
+    window_B4 = draw_windows(seed=3, epoch=2, key_hash_B=keys, share=0.5)
+    seen_B = is_window(window_B4)
+    assert 0.47 < float(seen_B.float().mean()) < 0.53
+    start_B2, side_B2 = window_B4[:, :2], window_B4[:, 2:]
+    assert float(start_B2.min()) >= 0
+    assert float((start_B2 + side_B2).max()) <= 1 + 1e-6
+    assert 0.8 <= float(side_B2.min()) < 0.81
+    # Places and sizes are spread, and do not depend on the batch.
+    assert float(start_B2[seen_B].std(0).min()) > 0.03
+    alone = draw_windows(seed=3, epoch=2, key_hash_B=keys[7:8], share=0.5)
+    assert torch.equal(alone[0], window_B4[7])
+    assert not is_window(draw_windows(seed=3, epoch=2, key_hash_B=keys, share=0.0)).any()
+    assert is_window(draw_windows(seed=3, epoch=2, key_hash_B=keys, share=1.0)).all()
+
+
+def test_a_window_is_enlarged_and_whole_images_stay_exact() -> None:
+    rows, columns = torch.meshgrid(torch.arange(10.0), torch.arange(10.0), indexing="ij")
+    x_BCHW = (100 * rows + columns).expand(2, 1, 10, 10)
+    zoomed = zoom(x_BCHW, torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.2, 0.1, 0.8, 0.9]]))
+    assert torch.equal(zoomed[0], x_BCHW[0])
+    # The first pixel's centre lies at row 2 + 0.8 / 2 and column 1 + 0.9 / 2 from the corner.
+    assert float(zoomed[1, 0, 0, 0]) == pytest.approx(100 * 1.9 + 0.95, rel=1e-5)
+    assert float(zoomed[1, 0, 5, 5]) == pytest.approx(100 * (1.9 + 5 * 0.8) + 0.95 + 5 * 0.9)

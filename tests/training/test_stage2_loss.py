@@ -35,6 +35,24 @@ def test_soft_targets_are_used_as_they_are() -> None:
     assert soft.measured_MF[0, 1] < 1e-4 < hard.measured_MF[0, 1]
 
 
+def test_of_a_window_the_loss_sees_its_part_of_the_label_and_the_label_stays() -> None:
+    label = torch.zeros(2, 1, 20, 20)
+    label[:, :, :, :8] = 1
+    # The object is at the right of the mirrored image, of which the window shows four fifths.
+    flip = torch.tensor([True, True])
+    window = torch.tensor([[0.0, 0.0, 1.0, 0.8], [0.0, 0.0, 1.0, 1.0]])
+    logits = torch.full((2, 1, 20, 20), -30.0)
+    logits[:, :, :, 15:] = 30.0
+    outcome = loss_and_labels(
+        logits, label, flip, loss=PAPERS, lam=0.4, hard=True, window_M4=window
+    )
+    assert float(outcome.loss_M[0]) < 1e-2 < float(outcome.loss_M[1])
+    assert torch.equal(outcome.rectified_M1SS[0], label[0])
+    found = torch.zeros(1, 20, 20)
+    found[:, :, :5] = 1
+    assert torch.allclose(outcome.rectified_M1SS[1], 0.4 * label[1] + 0.6 * found, atol=1e-6)
+
+
 @pytest.mark.parametrize("detector", ["ram", "minet"])
 def test_the_loss_is_the_sum_of_its_parts_and_rectifies_alike(detector: str) -> None:
     loss = LOSS_OF[detector]

@@ -175,4 +175,4 @@ def _named(chunk: LabelledChunk) -> str:
 
 def next_command(config: HmaConfig) -> str:
     """Name the command that comes next."""
-    return f"Next: the a2s stage2 command of {config.out} again"
+    return f"the a2s stage2 command of {config.out} again"
