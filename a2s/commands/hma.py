@@ -16,6 +16,7 @@ import time
 
 from a2s.config.commands import HmaConfig
 from a2s.data.index import Index
+from a2s.data.origin import refuse_other_images
 from a2s.errors import ConfigError
 from a2s.labels.correction.schedule import generation_after
 from a2s.paper.hma.generation import make_generation, next_command
@@ -28,7 +29,7 @@ def run(config: HmaConfig) -> int:
     Raises:
         ConfigError: the folder is not that of such a run or is in use, or the data or labels are
             not those of the run.
-        DataError: an image cannot be decoded.
+        DataError: an image cannot be decoded, or the labels were made of other images.
     """
     started, run = time.monotonic(), config.out.resolve()
     if (
@@ -42,6 +43,7 @@ def run(config: HmaConfig) -> int:
     for name, given in {"data": index, "labels": labels}.items():
         if run_folder.recorded(run, "inputs", name) != given.fingerprint:
             raise ConfigError(f"hma: --{name} {given.folder} is not what {config.out} trains on")
+    refuse_other_images(labels, index, command="hma")
     with lock.hold(run, "hma"):
         commit = checkpoints.last_commit(run)
         if commit is None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from a2s.data.index import Index
 from a2s.data.isolation import isolated
+from a2s.data.origin import refuse_other_images
 from a2s.errors import DataError
 from a2s.labels.export.chunk import (
     PARTS,
@@ -48,8 +49,9 @@ def sources_of(labels: Index, data: Index) -> Sources:
     """Pair labels with their images.
 
     Raises:
-        DataError: the data has none of the images, or holds labels.
+        DataError: the data has none of the images, or other ones, or holds labels.
     """
+    refuse_other_images(labels, data, command="export")
     row_N = data.rows_of(labels.keys)
     if not (row_N >= 0).any():
         raise DataError(f"export: {data.folder} has none of the images of {labels.folder}")
