@@ -21,16 +21,17 @@ from a2s.errors import DataError
 from a2s.labels.export.chunk import (
     PARTS,
     Chunk,
-    ExportJob,
-    Record,
-    Sources,
     export_chunk,
+    given_up,
     mark_path,
     record_path,
     refuse_foreign,
+    trials,
+    without,
 )
 from a2s.labels.export.formats import FORMATS
 from a2s.labels.export.item import Document, Lines
+from a2s.labels.export.one_label import ExportJob, Record, Sources
 from a2s.labels.review import Decision
 from a2s.parallel import pool
 from a2s.parallel.progress import Progress
@@ -122,11 +123,13 @@ def export_all(
             workers=workers,
             common=(job,),
             isolation=isolated,
+            division=pool.Division(trials, without, given_up),
             ray_address=ray_address,
             note=progress.note,
         )
         with contextlib.closing(results):
             for record in results:
+                assert isinstance(record, Record), record
                 left_out = len(record.left_out) + len(record.failures)
                 progress.update(record.num_labels + left_out)
     return _conclude(job)
