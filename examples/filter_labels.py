@@ -41,6 +41,7 @@ def copy_kept(index: Index, keep_N: npt.NDArray[np.bool_], out: Path, *, setting
         with ShardWriter(
             out, shard.name, columns=columns, settings=settings, num_shards=len(index.shards)
         ) as writer:
+            writer.extra["data_sha256"] = shard.made_of
             for row in index.shard_rows(number):
                 if keep_N[row]:
                     values = {name: float(number_by_name[name][row]) for name in NUMBERS}

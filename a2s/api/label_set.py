@@ -15,6 +15,7 @@ from a2s.api.label_item import Label
 from a2s.data.arrays import U8
 from a2s.data.images import decode_mask
 from a2s.data.index import Index
+from a2s.data.origin import refuse_other_images
 from a2s.errors import DataError, LabelError
 from a2s.labels.review import read_decisions
 
@@ -111,12 +112,13 @@ class LabelSet:
         not have. `left_out` of the data set says how many.
 
         Raises:
-            DataError: the shards are not finished, or have none of these images.
+            DataError: the shards are not finished, or have none of these images, or other ones.
             LabelError: no label is good enough, all were rejected, or the set has no quality.
         """
         from a2s.api.label_dataset import LabelDataset
 
         images = Index.load(Path(data))
+        refuse_other_images(self.index, images, command="labels")
         image_row_N = images.rows_of(self.index.keys)
         usable_N = image_row_N >= 0
         if not usable_N.any():

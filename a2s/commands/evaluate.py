@@ -11,6 +11,7 @@ from typing import Any
 from a2s.config.commands import EvaluateConfig
 from a2s.data import masks
 from a2s.data.isolation import isolated
+from a2s.data.origin import refuse_folders_of_other_images
 from a2s.errors import ConfigError, DataError
 from a2s.evaluation import metrics
 from a2s.evaluation.benchmarks import BENCHMARKS, Benchmark, find_benchmark
@@ -66,6 +67,7 @@ def run(config: EvaluateConfig) -> int:
     truths, expected = _truths(config)
     predictions = find_predictions(config.pred, wanted=truths.keys)
     truths = spread(truths, predictions.keys)
+    refuse_folders_of_other_images(config.pred, _where(config), command="evaluate")
     keys = sorted(truths.keys & predictions.keys)
     if not keys:
         why = unpaired(predictions.keys, truths, folder=_where(config))

@@ -11,7 +11,6 @@ from pathlib import Path
 from a2s.config.export import ExportConfig
 from a2s.data.index import Index
 from a2s.errors import ConfigError
-from a2s.labels.export.chunk import ExportJob
 from a2s.labels.export.item import Style
 from a2s.labels.export.job import (
     CHUNK_LABELS,
@@ -23,6 +22,7 @@ from a2s.labels.export.job import (
     remove_parts,
     sources_of,
 )
+from a2s.labels.export.one_label import ExportJob
 from a2s.labels.review import fingerprint, read_decisions
 from a2s.parallel import pool
 from a2s.parallel.progress import say_error

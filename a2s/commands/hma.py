@@ -16,19 +16,21 @@ import time
 
 from a2s.config.commands import HmaConfig
 from a2s.data.index import Index
+from a2s.data.origin import refuse_other_images
 from a2s.errors import ConfigError
 from a2s.labels.correction.schedule import generation_after
 from a2s.paper.hma.generation import make_generation, next_command
 from a2s.storage import checkpoints, lock, run_folder
+from a2s.storage.failures import FILE_NAME
 
 
 def run(config: HmaConfig) -> int:
-    """Make the labels of the next epoch, unless that is done already.
+    """Make the labels of the next epoch, unless that is done; return 3 if too many images failed.
 
     Raises:
         ConfigError: the folder is not that of such a run or is in use, or the data or labels are
             not those of the run.
-        DataError: an image cannot be decoded.
+        DataError: a data shard is damaged, or the labels were made of other images.
     """
     started, run = time.monotonic(), config.out.resolve()
     if (
@@ -42,6 +44,7 @@ def run(config: HmaConfig) -> int:
     for name, given in {"data": index, "labels": labels}.items():
         if run_folder.recorded(run, "inputs", name) != given.fingerprint:
             raise ConfigError(f"hma: --{name} {given.folder} is not what {config.out} trains on")
+    refuse_other_images(labels, index, command="hma")
     with lock.hold(run, "hma"):
         commit = checkpoints.last_commit(run)
         if commit is None:
@@ -55,6 +58,21 @@ def run(config: HmaConfig) -> int:
                 f"{next_command(config)}"
             )
             return 0
-        num_images = make_generation(config, run, commit, number, index, labels, started=started)
-    print(f"hma: {at}: label generation {number} of {num_images:,} images. {next_command(config)}")
+        made = make_generation(config, run, commit, number, index, labels, started=started)
+    if made.too_many:
+        print(
+            f"hma: {made.num_failed:,} of {made.num_images:,} images failed, over the limit of "
+            f"{config.max_failure_rate:.2%}, so {config.out} is unchanged: {run / FILE_NAME}; the "
+            "same command tries them again"
+        )
+        return 3
+    if made.num_failed:
+        print(
+            f"hma: {made.num_failed:,} of {made.num_images:,} images failed and keep their labels: "
+            f"{run / FILE_NAME}"
+        )
+    print(
+        f"hma: {at}: label generation {number} of {made.num_images:,} images. "
+        f"{next_command(config)}"
+    )
     return 0

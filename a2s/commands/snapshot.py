@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from a2s.config.commands import SnapshotConfig
 from a2s.data.index import Index
+from a2s.data.origin import refuse_other_images
 from a2s.evaluation.pictures.cells import choose
 from a2s.storage import run_folder
 
@@ -20,11 +21,12 @@ def run(config: SnapshotConfig) -> int:
     Raises:
         CheckpointError: the run is not at the end of the epoch that was asked for.
         ConfigError: the folder was made with other settings, data or labels.
-        DataError: an unknown key.
+        DataError: an unknown key, or the labels were made of other images.
     """
     from a2s.evaluation.pictures.snapshot import snapshot
 
     index, labels = Index.load(config.data), Index.load(config.labels)
+    refuse_other_images(labels, index, command="snapshot")
     inputs = {"data": index.fingerprint, "labels": labels.fingerprint}
     with run_folder.claim(config.out, command="snapshot", config=config, inputs=inputs):
         keys = choose(index.keys.to_pylist(), num_images=config.images, given=config.keys)

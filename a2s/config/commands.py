@@ -14,6 +14,7 @@ from a2s.config.base import (
     BackendName,
     BenchmarkName,
     EncoderConfig,
+    FailureRate,
     Folder,
     PoolSettings,
     RayAddress,
@@ -150,6 +151,8 @@ class HmaConfig(Settings):
     """Number of Ray workers; 0 runs in this process, auto takes all CPUs, or 0 below 64 images."""
     ray_address: RayAddress = None
     """Join this Ray cluster instead of starting a local one; its nodes must see the run folder."""
+    max_failure_rate: FailureRate = 0.01
+    """Exit with code 3, and change nothing, if a larger share of the images fails."""
 
 
 class PredictConfig(PoolSettings, PredictOptions):

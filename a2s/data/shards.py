@@ -47,6 +47,7 @@ class _Manifest(BaseModel):
     parquet_sha256: str
     settings: str
     num_shards: int | None = Field(ge=1)
+    data_sha256: str | None = None
     failures: list[Failure] = []
     num_images: int = Field(0, ge=0)
     num_images_total: int = Field(0, ge=0)

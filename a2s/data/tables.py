@@ -39,6 +39,8 @@ class ShardInfo:
     start: int
     sha256: str
     num_bytes: int
+    made_of: str | None = None
+    """Of label shards: SHA-256 of the tar of the data shard, if the manifest says it."""
 
 
 def read_manifests(folder: Path) -> tuple[list[ShardInfo], str]:
@@ -81,7 +83,8 @@ def read_manifests(folder: Path) -> tuple[list[ShardInfo], str]:
             raise DataError(
                 f"{table}: {state}; delete {path.name} and rerun the command that made it"
             )
-        shards.append(ShardInfo(path.stem, tar, count, start, sha256, expected_bytes))
+        made_of = manifest.get("data_sha256")
+        shards.append(ShardInfo(path.stem, tar, count, start, sha256, expected_bytes, made_of))
         start += count
         fingerprint.update(f"{path.stem} {count} {sha256}\n".encode())
     if len(settings) > 1:

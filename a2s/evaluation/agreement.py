@@ -10,6 +10,7 @@ from a2s.data.images import decode, decode_mask
 from a2s.data.index import Index
 from a2s.data.keys import decode_key
 from a2s.data.open_files import Address
+from a2s.data.origin import refuse_other_images
 from a2s.errors import DataError
 from a2s.evaluation.metrics import above_adaptive
 from a2s.evaluation.pairs import PictureFile
@@ -26,8 +27,11 @@ def sampled_agreement(*, data: Path, labels: Path, preds: Path | None) -> Agreem
 
     Maps are binarised: the detector's, in `preds`, above one half; RBD's at its adaptive threshold.
     An image of which something is missing or damaged is left out, and not in `num_images`.
+
+    Raises: DataError if the labels were made of other images.
     """
     images, made = Index.load(data), Index.load(labels)
+    refuse_other_images(made, images, command="run")
     rows = np.unique(np.linspace(0, len(made) - 1, min(SAMPLE, len(made))).round().astype(int))
     with_rbd, with_detector = [], []
     for row, image_row in zip(rows.tolist(), images.rows_of(made.keys_for(rows)), strict=True):

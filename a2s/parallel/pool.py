@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import signal
 import sys
 import threading
 import time
@@ -16,7 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Literal, TypeVar
 
 from a2s.errors import ConfigError
-from a2s.parallel import ray_session
+from a2s.parallel import ray_session, ray_signals
 from a2s.parallel.division import Again, Division, halves
 from a2s.parallel.in_process import map_in_process, one_core
 from a2s.parallel.model_actors import ModelStage
@@ -207,29 +206,29 @@ def session(*, workers: int | None, ray_address: str | None = None) -> Iterator[
 
     Raises: ConfigError if ray is not installed or the cluster cannot be reached.
     """
-    handler = signal.getsignal(signal.SIGTERM)
     try:
-        import ray
+        with ray_signals.import_of_ray():
+            import ray
     except ImportError as error:
         message = "--workers above 0 needs Ray: pip install 'ray>=2.52', or give --workers 0"
         raise ConfigError(message) from error
     if ray.is_initialized():
         yield
         return
+    ray_signals.forget()
     started_before = ray_session.children()
     try:
         mark = ""
-        if ray_address is None:
-            mark = ray_session.start_local(ray, num_cpus() if workers is None else workers)
-        else:
-            ray_session.join(ray, ray_address)
-        with (
-            ray_session.sigterm_handled_by(handler),
-            ray_session.raylet_watched(mark),
-        ):
+        with ray_signals.deferred():
+            if ray_address is None:
+                mark = ray_session.start_local(ray, num_cpus() if workers is None else workers)
+            else:
+                ray_session.join(ray, ray_address)
+        with ray_signals.unchanged(), ray_session.raylet_watched(mark):
             yield
     finally:
-        ray_processes = ray_session.descendants(ray_session.children() - started_before)
-        ray.shutdown()
-        ray_session.kill_leftovers(ray_processes)
-        ray_session.end_reapers()
+        with ray_signals.deferred():
+            ray_processes = ray_session.descendants(ray_session.children() - started_before)
+            ray.shutdown()
+            ray_session.kill_leftovers(ray_processes)
+            ray_session.end_reapers()

@@ -11,8 +11,12 @@ import signal
 import sys
 import time
 
-ROUNDS, ROUND_SEC = 40, 0.25
-"""Processes that were being started appear a little later."""
+DONE = b"done"
+"""What a command writes that has ended its session itself."""
+ROUNDS, ROUND_SEC = 80, 0.25
+QUIET_ROUNDS = 12
+"""After a kill, none is left if none is seen in so many rounds: a process that is being started has
+no environment for a moment, and on a busy machine such a moment is long."""
 
 
 def end_all(mark: bytes) -> int:
@@ -33,12 +37,12 @@ def end_all(mark: bytes) -> int:
 
 def main() -> None:
     """Wait for the end of the command, then look for its processes until none is left."""
-    sys.stdin.buffer.read()
+    wanted = 2 if sys.stdin.buffer.read() == DONE else QUIET_ROUNDS
+    quiet = 0
     for _ in range(ROUNDS):
-        if not end_all(os.fsencode(sys.argv[1])):
-            time.sleep(ROUND_SEC)
-            if not end_all(os.fsencode(sys.argv[1])):
-                return
+        quiet = 0 if end_all(os.fsencode(sys.argv[1])) else quiet + 1
+        if quiet == wanted:
+            return
         time.sleep(ROUND_SEC)
 
 

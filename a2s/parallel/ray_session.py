@@ -13,16 +13,19 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from a2s.errors import ConfigError, StorageError
+from a2s.parallel import ray_signals
+from a2s.parallel.ray_reaper import DONE
 from a2s.storage import places, processes
 
 STORE_BYTES_PER_WORKER = 8 * 2**20
 STORE_BYTES_MIN = 80 * 2**20
 """Ray refuses much smaller stores. The objects are small; a larger store would only fill up."""
 GRACE_SEC = 3.0
+SIGNAL_SEC = 2.5
+"""A main thread that waits for Ray hears of a signal within a second."""
 _SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """As long as the longest path of a socket of Ray below the folder for temporary files."""
 _reapers: list[subprocess.Popen[bytes]] = []
@@ -34,35 +37,6 @@ RAY_DIED = (
 )
 RAYLET = b"raylet/raylet"
 """Part of the command line of Ray's server on a machine."""
-
-
-@contextlib.contextmanager
-def sigterm_handled_by(handler: Any) -> Iterator[None]:
-    """Inside the block, handle SIGTERM with `handler` and propagate its exception unchanged.
-
-    Ray installs its own handler, and changes every SystemExit raised while it waits to exit code 1.
-    """
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
-        yield
-        return
-    raised: list[BaseException] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        try:
-            handler(number, frame)
-        except BaseException as error:
-            raised.append(error)
-            raise
-
-    signal.signal(signal.SIGTERM, remember)
-    try:
-        yield
-    except SystemExit:
-        if raised:
-            raise raised[0] from None
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager
@@ -79,12 +53,20 @@ def raylet_watched(mark: str) -> Iterator[None]:
     raylet, (reader, writer) = os.pidfd_open(raylets[0]), os.pipe()
 
     def watch() -> None:
-        if reader not in select.select([raylet, reader], [], [])[0]:
+        if reader in select.select([raylet, reader], [], [])[0]:
+            return
+        code = 2
+        if number := ray_signals.wait_for_one(SIGNAL_SEC):
+            # It was for all processes of the job; this one ends by itself, if Ray lets it.
+            if select.select([reader], [], [], GRACE_SEC)[0]:
+                return
+            code = 128 + number
+        else:
             print(f"a2s: {RAY_DIED}", file=sys.stderr, flush=True)
-            for pid in _marked(mark):
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
-            os._exit(2)
+        for pid in _marked(mark):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        os._exit(code)
 
     thread = threading.Thread(target=watch, daemon=True, name="raylet")
     thread.start()
@@ -157,7 +139,8 @@ def end_reapers() -> None:
     while _reapers:
         reaper = _reapers.pop()
         assert reaper.stdin is not None
-        reaper.stdin.close()
+        with contextlib.suppress(BrokenPipeError), reaper.stdin:
+            reaper.stdin.write(DONE)
         reaper.wait()
 
 

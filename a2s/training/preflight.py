@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from a2s.config.training import Stage1Config, Stage2Config, Stage2Options, TrainOptions
 from a2s.data.index import Index
+from a2s.data.origin import refuse_other_images
 from a2s.errors import A2SError, ConfigError
 from a2s.labels import review
 from a2s.models.bundled import find_start
@@ -41,10 +42,12 @@ def training_inputs(
     Raises:
         CheckpointError: the detector cannot be read.
         ConfigError: the run began with other decisions.
-        DataError: the decisions are damaged.
+        DataError: the decisions are damaged, or the labels were made of other images.
     """
     inputs = {"data": index.fingerprint}
     if labels is not None:
+        command = "stage1" if isinstance(config, Stage1Config) else "stage2"
+        refuse_other_images(labels, index, command=command)
         inputs["labels"] = labels.fingerprint
         if decisions := review.read_decisions(labels.folder, labels):
             inputs["review"] = review.fingerprint(decisions)

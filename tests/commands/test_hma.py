@@ -220,6 +220,11 @@ def test_who_is_refused(waiting: Case, data: Path, tmp_path: Path) -> None:
     other = pack(data.parent / "photos", tmp_path / "other", shard_size=5)
     assert "is not what" in complaint("--data", other)
     assert "is not a run of a2s stage2 with rectify hma" in complaint("--run", tmp_path)
+    labels = tmp_path / "labels"
+    shutil.copytree(data.parent / "labels", labels)
+    manifest = labels / "shard-000000.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "data_sha256": "other"}))
+    assert "(shard-000000 was made of other images)" in complaint("--labels", labels)
     shutil.rmtree(case.out / "commits")
     assert "a2s stage2 comes first" in complaint()
 

@@ -12,6 +12,7 @@ import yaml
 from markupsafe import Markup
 
 from a2s.data.images import decode_mask
+from a2s.data.origin import refuse_folders_of_other_images
 from a2s.errors import A2SError, DataError
 from a2s.evaluation import verdict
 from a2s.evaluation.page import facts, label_charts, logs, training_charts
@@ -90,9 +91,16 @@ def gather(parts: Parts, letter: str) -> RunView:
     """Read everything about a run; what is missing or damaged becomes a note.
 
     Raises:
-        DataError: the labels of a run cannot be read at all.
+        DataError: the labels of a run cannot be read at all, or were made of other images.
     """
     view = RunView(letter, parts)
+    for labels, data in (
+        (parts.labels, parts.data),
+        (parts.rectified, parts.data),
+        (parts.test_labels, parts.test_data),
+    ):
+        if labels is not None and data is not None:
+            refuse_folders_of_other_images(labels, data, command="report")
     view.notes += [f"{path}: no longer there, its pictures are left out" for path in parts.gone]
     recorded = logs.environment(parts.folder)
     view.command = logs.command_line(recorded)

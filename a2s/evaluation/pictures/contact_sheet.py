@@ -11,6 +11,7 @@ from a2s.data.arrays import U8
 from a2s.data.images import decode, decode_mask
 from a2s.data.index import Index
 from a2s.data.keys import decode_key
+from a2s.data.origin import refuse_folders_of_other_images
 from a2s.evaluation.pairs import find_truths, spread
 from a2s.evaluation.pictures.grid import Cell, grid, write_png
 from a2s.storage.files import is_there, read_bytes
@@ -31,12 +32,14 @@ def write_sheet(
 
     A column is left out if its folder is None, an image if it is missing in one of the columns.
     Returns False and writes no file if no image is left.
+    Raises: DataError if a folder of shards is unfinished, or the labels are of other images.
     """
     index = Index.load(data)
     columns: dict[str, Callable[[str], U8 | None]] = {}
     if maps is not None:
         columns["activation map"] = _files(maps)
     if labels is not None:
+        refuse_folders_of_other_images(labels, data, command="run")
         columns["pseudo label"] = _labels(labels)
     columns["detector"] = _files(preds)
     if truth is not None:

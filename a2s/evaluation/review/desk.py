@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from a2s.data.index import Index
 from a2s.data.keys import decode_key, encode_key
-from a2s.data.shards import read_manifest
+from a2s.data.origin import refuse_other_images
 from a2s.errors import DataError
 from a2s.labels.review import Decision, DecisionLog, Verdict, superseded
 from a2s.storage.parsing import printable
@@ -250,17 +250,11 @@ def _rows_in_data(labels: Index, data: Index) -> npt.NDArray[np.int64]:
         if ("orientation" in schema.names) != is_data:
             held, wanted = ("labels", "images") if is_data else ("images", "labels")
             raise DataError(f"review: {index.folder} holds {held}, where {wanted} are wanted")
+    refuse_other_images(labels, data, command="review")
     rows_N = data.rows_of(labels.keys)
-    made_of = {
-        shard.name: read_manifest(labels.folder / f"{shard.name}.json").get("data_sha256")
-        for shard in labels.shards
-    }
-    of_data = {shard.name: shard.sha256 for shard in data.shards}
-    differ = [name for name, found in made_of.items() if found not in (None, of_data.get(name))]
-    if differ or (rows_N < 0).any():
-        why = f"{differ[0]} was made of other images" if differ else "it lacks images of them"
+    if (rows_N < 0).any():
         raise DataError(
-            f"review: {labels.folder} holds no labels of {data.folder} ({why}); give the --data "
+            f"review: {data.folder} lacks images of the labels in {labels.folder}; give the --data "
             "with which they were made"
         )
     return rows_N

@@ -7,29 +7,27 @@ there without the mark is known to be somebody else's.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from a2s.data.copies import copy_of, format_of
-from a2s.data.images import MAX_PIXELS, BadImage, decode_mask
-from a2s.data.index import Index
+from a2s.data.images import BadImage
 from a2s.data.packing import EXTENSIONS
 from a2s.errors import ConfigError, DataError
 from a2s.labels.export import hugging_face
 from a2s.labels.export.formats import FORMATS
-from a2s.labels.export.item import Item, Style
+from a2s.labels.export.item import Item
 from a2s.labels.export.names import file_name
+from a2s.labels.export.one_label import ExportJob, Record, described, made
 from a2s.labels.review import Decision
+from a2s.parallel import pool
 from a2s.storage import files
-from a2s.storage.failures import Failure, failure
+from a2s.storage.failures import failure
 
 PARTS = ".parts"
 """Folder of records and marks, below the output folder."""
@@ -38,55 +36,52 @@ _NAME_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, e
 
 
 @dataclass(frozen=True)
-class Sources:
-    """Labels, their images, and what is known about each label. Shapes: N labels."""
-
-    labels: Index
-    data: Index
-    data_row_N: npt.NDArray[np.int64]
-    """Row of the image; -1 if the data has none."""
-    orientation_N: npt.NDArray[np.int8]
-    """EXIF orientation of the image."""
-    quality_N: npt.NDArray[np.float32] | None
-    no_object_N: npt.NDArray[np.bool_] | None
-
-
-@dataclass(frozen=True)
-class ExportJob:
-    """What all chunks of an export share."""
-
-    sources: Sources
-    out: Path
-    format: str
-    style: Style
-    min_quality: float
-    copies_images: bool
-    num_chunks: int
-
-
-@dataclass(frozen=True)
 class Chunk:
-    """Consecutive labels, and the decisions about them."""
+    """Consecutive labels, and the decisions about them.
+
+    A trial writes nothing; it looks for labels that end their process. `left_out`: those that do,
+    with reason and detail.
+    """
 
     number: int
     rows: range
     decisions: Mapping[str, Decision]
+    is_trial: bool = False
+    left_out: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"export: labels {self.rows.start:,} to {self.rows.stop - 1:,}"
 
 
-@dataclass
-class Record:
-    """What a chunk has written."""
+@dataclass(frozen=True)
+class Trial:
+    """Labels of a trial that are given up, with reason and detail."""
 
-    num_labels: int = 0
-    num_objects: int = 0
-    num_converted: int = 0
-    """Images that were turned upright, or made JPEGs."""
-    lines: dict[str, list[str]] = field(default_factory=dict)
-    left_out: list[dict[str, Any]] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
+    left_out: Mapping[int, tuple[str, str]]
+
+
+def trials(chunk: Chunk) -> list[Chunk]:
+    """Trials of both halves of a chunk; none for the trial of one label."""
+    parts = [range(rows[0], rows[-1] + 1) for rows in pool.halves(chunk.rows)]
+    if not chunk.is_trial and not parts:
+        parts = [chunk.rows]
+    return [dataclasses.replace(chunk, rows=rows, is_trial=True) for rows in parts]
+
+
+def without(chunk: Chunk, results: list[Record | Trial]) -> Trial | pool.Again[Chunk]:
+    """What to do after the trials of a chunk: write it without the labels at fault."""
+    left_out: dict[int, tuple[str, str]] = {}
+    for result in results:
+        assert isinstance(result, Trial), result
+        left_out |= result.left_out
+    if chunk.is_trial:
+        return Trial(left_out)
+    return pool.Again(dataclasses.replace(chunk, left_out=left_out))
+
+
+def given_up(chunk: Chunk, reason: str, detail: str) -> Trial:
+    """The result of the trial of one label that ends its process."""
+    return Trial({chunk.rows.start: (reason, detail)})
 
 
 def record_path(out: Path, number: int) -> Path:
@@ -99,13 +94,21 @@ def mark_path(out: Path, name: str) -> Path:
     return out / PARTS / f"{name}.begun"
 
 
-def export_chunk(chunk: Chunk, job: ExportJob) -> Record:
+def export_chunk(chunk: Chunk, job: ExportJob) -> Record | Trial:
     """Write the files of a chunk and its record; labels that fail are listed, not raised.
+
+    A trial makes everything and writes nothing.
 
     Raises:
         ConfigError: a file that would be written is there already, and is somebody else's.
         StorageError: labels or images cannot be reached.
     """
+    if chunk.is_trial:
+        for row in chunk.rows:
+            with contextlib.suppress(DataError):
+                key = job.sources.labels.key(row)
+                made(row, key, chunk.decisions.get(key), job, Record())
+        return Trial({})
     record = Record()
     mark = mark_path(job.out, f"{chunk.number:06d}")
     is_new = not mark.exists()
@@ -125,6 +128,8 @@ def export_chunk(chunk: Chunk, job: ExportJob) -> Record:
         for row in chunk.rows:
             key = job.sources.labels.key(row)
             try:
+                if row in chunk.left_out:
+                    raise BadImage(*chunk.left_out[row])
                 _export(row, key, chunk.decisions.get(key), job, record, table)
             except BadImage as error:
                 record.failures.append(failure(key, key, error.reason, error.detail))
@@ -173,73 +178,21 @@ def _export(
     table: hugging_face.Table | None,
 ) -> None:
     """Write one label."""
-    form, sources = FORMATS[job.format], job.sources
-    quality = None if sources.quality_N is None else round(float(sources.quality_N[row]), 4)
-    if decision is not None and decision.verdict == "rejected":
-        record.left_out.append({"key": key, "reason": "rejected"})
+    label = made(row, key, decision, job, record)
+    if label is None:
         return
-    # A person's decision stands above the estimate.
-    if decision is None and quality is not None and quality < job.min_quality:
-        record.left_out.append({"key": key, "reason": "low_quality", "quality": quality})
-        return
-    mask_HW = _mask(row, decision, sources)
-    data_row = int(sources.data_row_N[row])
-    if data_row < 0:
-        raise BadImage("no_image", f"{sources.data.folder} has no image of this key")
-    size = (int(sources.data.height_N[data_row]), int(sources.data.width_N[data_row]))
-    if mask_HW.shape != size:
-        raise BadImage(
-            "wrong_size",
-            f"the label has {mask_HW.shape[1]} x {mask_HW.shape[0]} pixels, the image "
-            f"{size[1]} x {size[0]}",
-        )
-    packed = sources.data.read(data_row)
-    copies = job.copies_images and (form.images is not None or table is not None)
-    if copies:
-        image, extension = copy_of(
-            packed,
-            orientation=int(sources.orientation_N[row]),
-            as_jpeg=form.as_jpeg,
-            max_pixels=max(MAX_PIXELS, sources.data.pixels(data_row)),
-        )
-    else:
-        image, extension = packed, EXTENSIONS[format_of(packed)]
-    name = form.safe_path(file_name(key))
-    item = Item(
-        number=row,
-        key=key,
-        name=name,
-        image=f"{name}.{extension}",
-        mask_HW=mask_HW,
-        # A person's mask has no estimate.
-        quality=None if decision is not None and decision.verdict == "fixed" else quality,
-        no_object=None if sources.no_object_N is None else bool(sources.no_object_N[row]),
-        review="none" if decision is None else decision.verdict,
-    )
-    encoded = form.encode(item, job.style)
+    form, item, encoded = FORMATS[job.format], label.item, label.encoded
     if table is not None:
-        table.add(item, image)
-    elif copies and form.images:
-        _write(job.out / form.images / item.image, image)
+        table.add(item, label.image)
+    elif job.copies_images and form.images:
+        _write(job.out / form.images / item.image, label.image)
     for path, content in encoded.files.items():
         _write(job.out / path, content)
     record.num_labels += 1
     record.num_objects += len(item.objects(job.style))
-    record.num_converted += image is not packed
-    for name, lines in {**encoded.lines, "labels": list(_described(item))}.items():
+    record.num_converted += label.is_converted
+    for name, lines in {**encoded.lines, "labels": list(described(item))}.items():
         record.lines.setdefault(name, []).extend(lines)
-
-
-def _described(item: Item) -> Iterator[str]:
-    """The label's line in the list that every export has."""
-    yield json.dumps({"key": item.key, "image": item.image, **item.facts})
-
-
-def _mask(row: int, decision: Decision | None, sources: Sources) -> npt.NDArray[np.bool_]:
-    png = None if decision is None else decision.mask_png
-    data = sources.labels.read(row) if png is None else png
-    pixels = max(MAX_PIXELS, sources.labels.pixels(row))
-    return np.asarray(decode_mask(data, max_pixels=pixels) > 127)
 
 
 def _write(path: Path, content: bytes) -> None:

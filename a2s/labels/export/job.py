@@ -16,20 +16,22 @@ import numpy as np
 
 from a2s.data.index import Index
 from a2s.data.isolation import isolated
+from a2s.data.origin import refuse_other_images
 from a2s.errors import DataError
 from a2s.labels.export.chunk import (
     PARTS,
     Chunk,
-    ExportJob,
-    Record,
-    Sources,
     export_chunk,
+    given_up,
     mark_path,
     record_path,
     refuse_foreign,
+    trials,
+    without,
 )
 from a2s.labels.export.formats import FORMATS
 from a2s.labels.export.item import Document, Lines
+from a2s.labels.export.one_label import ExportJob, Record, Sources
 from a2s.labels.review import Decision
 from a2s.parallel import pool
 from a2s.parallel.progress import Progress
@@ -48,8 +50,9 @@ def sources_of(labels: Index, data: Index) -> Sources:
     """Pair labels with their images.
 
     Raises:
-        DataError: the data has none of the images, or holds labels.
+        DataError: the data has none of the images, or other ones, or holds labels.
     """
+    refuse_other_images(labels, data, command="export")
     row_N = data.rows_of(labels.keys)
     if not (row_N >= 0).any():
         raise DataError(f"export: {data.folder} has none of the images of {labels.folder}")
@@ -120,11 +123,13 @@ def export_all(
             workers=workers,
             common=(job,),
             isolation=isolated,
+            division=pool.Division(trials, without, given_up),
             ray_address=ray_address,
             note=progress.note,
         )
         with contextlib.closing(results):
             for record in results:
+                assert isinstance(record, Record), record
                 left_out = len(record.left_out) + len(record.failures)
                 progress.update(record.num_labels + left_out)
     return _conclude(job)

@@ -212,6 +212,7 @@ def _write_shard(
     with ShardWriter(
         out, name, columns=_COLUMNS, settings=settings, num_shards=len(index.shards)
     ) as writer:
+        writer.extra["data_sha256"] = index.shards[shard].sha256
         for row in index.shard_rows(shard):
             if not keep_N[row]:
                 continue

@@ -9,7 +9,7 @@ folder. Shapes: B images, S the side of the network's input.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from a2s.data.arrays import F32, U8
 from a2s.data.chunks import Chunk
+from a2s.data.images import BadImage
 from a2s.data.index import Index
 from a2s.errors import DataError, LabelError
 from a2s.labels.crf.backends import Backend, is_batched, marginal_of
@@ -64,12 +65,16 @@ class HmaPass:
 
 @dataclass(frozen=True)
 class LabelledChunk(Chunk):
-    """Labelled rows of one shard, by their numbers in the whole index; `part` begins at the first.
+    """Labelled rows of one shard, by their numbers in the whole index.
 
-    Between them `part` may have rows without a label.
+    `part` begins with row `first`; it may have rows without a label. A trial writes nothing; it
+    looks for images that end their process. `left_out`: those that do, with reason and detail.
     """
 
     rows: tuple[int, ...]
+    first: int
+    is_trial: bool = False
+    left_out: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
     def file(self, generation: int) -> str:
         """Name of its row file, in both stores."""
@@ -78,9 +83,11 @@ class LabelledChunk(Chunk):
 
 @dataclass
 class Updated:
-    """Result of a chunk: number of images, and seconds by stage."""
+    """Result of a chunk: its number of images, those that failed, and seconds by stage."""
 
     num_images: int
+    failed: dict[int, tuple[str, str]] = field(default_factory=dict)
+    """Rows without a new label, with reason and detail."""
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
 
@@ -93,11 +100,16 @@ def labelled_chunks(
         for number, first in enumerate(range(0, len(rows), size)):
             some = rows[first : first + size]
             part = index.part(range(some[0], some[-1] + 1))
-            yield LabelledChunk(shard, number, part, tuple(some))
+            yield LabelledChunk(shard, number, part, tuple(some), some[0])
 
 
-def row_files(hma_pass: HmaPass, chunk: LabelledChunk) -> tuple[RowFile, RowFile] | None:
-    """The row files of averages and labels, when an earlier attempt has finished this chunk."""
+def row_files(
+    hma_pass: HmaPass, chunk: LabelledChunk, *, failed: Container[int] = ()
+) -> tuple[RowFile, RowFile] | None:
+    """The row files of averages and labels, when an attempt has finished this chunk.
+
+    They must have all its rows but those that `failed`.
+    """
     name = chunk.file(hma_pass.generation)
     # The label's row file is written last, so it is looked for first.
     if not is_there(hma_pass.labels / name):
@@ -109,7 +121,8 @@ def row_files(hma_pass: HmaPass, chunk: LabelledChunk) -> tuple[RowFile, RowFile
     for header in headers:
         side = hma_pass.network_input.side
         same_size = (header.height, header.width) == (side, side)
-        if not same_size or header.rows_N.tolist() != list(chunk.rows):
+        rows = [row for row in chunk.rows if row not in failed]
+        if not same_size or header.rows_N.tolist() != rows:
             return None
     return headers[0].file, headers[1].file
 
@@ -191,16 +204,26 @@ def batched_marginals(
 
 
 def update_with(worker: HmaWorker, hma_pass: HmaPass, chunk: LabelledChunk) -> Updated:
-    """Update the images of a chunk, and write its row files.
+    """Update the images of a chunk, and write its row files; images that fail are not in them.
 
     Raises:
-        DataError: an image cannot be decoded.
+        DataError: the data shard is damaged.
         A2SError: not even one image fits into the GPU's memory.
     """
-    done = Updated(len(chunk.rows))
+    done = Updated(len(chunk.rows), failed=dict(chunk.left_out))
     timer, model, each = StageTimer(done.seconds), worker.model, worker.each
-    image_BSS3 = np.stack(list(each(functools.partial(read_input, hma_pass, chunk), chunk.rows)))
-    averages = list(each(lambda row: hma_pass.previous(row, 1), chunk.rows))
+    images = dict[int, U8]()
+    wanted = [row for row in chunk.rows if row not in done.failed]
+    read = functools.partial(read_input, hma_pass, chunk)
+    for row, image_SS3 in zip(wanted, each(read, wanted), strict=True):
+        if isinstance(image_SS3, BadImage):
+            done.failed[row] = (image_SS3.reason, image_SS3.detail)
+        else:
+            images[row] = image_SS3
+    if not images:
+        return done
+    image_BSS3 = np.stack(list(images.values()))
+    averages = list(each(lambda row: hma_pass.previous(row, 1), images))
     (host_BSS3,) = pinned([image_BSS3], model.device)
     timer.lap("decode")
 
@@ -219,23 +242,27 @@ def update_with(worker: HmaWorker, hma_pass: HmaPass, chunk: LabelledChunk) -> U
         pairs = list(each(one, image_BSS3, probability_BSS, averages))
     timer.lap("crf")
 
+    if chunk.is_trial:
+        return done
     name = chunk.file(hma_pass.generation)
     for position, store in enumerate((hma_pass.averages, hma_pass.labels)):
-        write_rows(store, name, chunk.rows, np.stack([quantise(pair[position]) for pair in pairs]))
+        labels_BSS = np.stack([quantise(pair[position]) for pair in pairs])
+        write_rows(store, name, list(images), labels_BSS)
     timer.lap("write")
     return done
 
 
-def read_input(hma_pass: HmaPass, chunk: LabelledChunk, row: int) -> U8:
-    """Read an image as the network sees it. Shape: S S 3.
+def read_input(hma_pass: HmaPass, chunk: LabelledChunk, row: int) -> U8 | BadImage:
+    """Read an image as the network sees it, or why it cannot be decoded. Shape: S S 3.
 
     Raises:
-        DataError: it cannot be decoded; names it.
+        DataError: its bytes are not those that were packed; names it.
     """
-    row_in_part = row - chunk.rows[0]
+    row_in_part = row - chunk.first
     try:
-        image_HW3 = chunk.decode(row_in_part)
+        return hma_pass.network_input.resize(chunk.decode(row_in_part))
+    except BadImage as error:
+        return error
     except DataError as error:
         key, folder = chunk.part.key(row_in_part), chunk.part.folder
         raise DataError(f"hma: image {key} of {folder}: {error}") from None
-    return hma_pass.network_input.resize(image_HW3)

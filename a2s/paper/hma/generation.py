@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,22 @@ from a2s.paper.hma.chunk import (
     take_updated,
     update_chunk,
 )
+from a2s.paper.hma.failing import failures, given_up, keep_old, trials, without
 from a2s.parallel import model_actors, pool
 from a2s.parallel.progress import Progress
 from a2s.storage import checkpoints, run_folder
 from a2s.storage.checkpoints import Commit
+from a2s.storage.failures import FILE_NAME, write_failures
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a pass has made: its images, and those that kept their labels because they failed."""
+
+    num_images: int
+    num_failed: int
+    too_many: bool
+    """Whether more failed than may; then nothing was committed."""
 
 
 def make_generation(
@@ -45,8 +59,11 @@ def make_generation(
     labels: Index,
     *,
     started: float,
-) -> int:
-    """Make and commit generation `number` of averages and labels; return the number of images."""
+) -> Made:
+    """Make and commit generation `number` of averages and labels.
+
+    Images that fail are listed and keep their labels; if too many do, nothing is committed.
+    """
     folder = run_folder.RunDir(run, settings_hash="")
     ray_address = None if config.workers == 0 else config.ray_address
     keep_N = read_unlabelled(run, index)
@@ -60,22 +77,39 @@ def make_generation(
         resize_filter = str(run_folder.recorded(run, "parity", "resize_filter"))
         averages, label_row_N = run / AVERAGES, labels.rows_of(index.keys)
         averages.mkdir(exist_ok=True)
+        previous = LabelSource(
+            *(labels, label_row_N, averages, side, [number - 1]),
+            resize_filter=resize_filter,
+            pinned=pinned_labels(decisions, index),
+        )
         hma_pass = HmaPass(
             model=SavedNetwork.find(run),
             network_input=NetworkInput(side, resize_filter),
             backend=_backend(config, folder, on_gpu=on_gpu),
-            previous=LabelSource(
-                *(labels, label_row_N, averages, side, [number - 1]),
-                resize_filter=resize_filter,
-                pinned=pinned_labels(decisions, index),
-            ),
+            previous=previous,
             averages=averages,
             labels=run / "labels",
             generation=number,
         )
-        work = _update_all(config, hma_pass, index, keep_N, ray_address=ray_address, on_gpu=on_gpu)
+        work, failed = _update_all(
+            config, hma_pass, index, keep_N, ray_address=ray_address, on_gpu=on_gpu
+        )
 
-    files = [row_files(hma_pass, chunk) for chunk in labelled_chunks(index, keep_N)]
+    if failed:
+        write_failures(run, failures(index, failed))
+    else:
+        (run / FILE_NAME).unlink(missing_ok=True)
+    num_images = int(keep_N.sum())
+    made = Made(num_images, len(failed), len(failed) > config.max_failure_rate * num_images)
+    if made.too_many:
+        return made
+    files = [
+        row_files(hma_pass, chunk, failed=failed)
+        for chunk in labelled_chunks(index, keep_N)
+        if not failed.keys() >= set(chunk.rows)
+    ]
+    old_labels = dataclasses.replace(previous, store=run / "labels")
+    files += keep_old(hma_pass, failed, old_labels=old_labels)
     for position, store in enumerate((hma_pass.averages, hma_pass.labels)):
         written = [pair[position] for pair in files if pair is not None]
         generations.publish(
@@ -93,7 +127,7 @@ def make_generation(
         then=next_command(config),
         **work,
     )
-    return int(keep_N.sum())
+    return made
 
 
 def _backend(config: HmaConfig, folder: run_folder.RunDir, *, on_gpu: bool) -> Backend:
@@ -118,9 +152,10 @@ def _update_all(
     *,
     ray_address: str | None,
     on_gpu: bool,
-) -> dict[str, object]:
-    """Update every chunk that is not done; return numbers for the log."""
+) -> tuple[dict[str, object], dict[int, tuple[str, str]]]:
+    """Update every chunk that is not done; return numbers for the log, and rows that failed."""
     num_images, num_new = int(keep_N.sum()), 0
+    failed: dict[int, tuple[str, str]] = {}
     seconds = dict.fromkeys(STAGES, 0.0)
     workers = pool.resolve_workers(config.workers, num_images, ray_address=ray_address)
     fn: Callable[..., Updated] = update_chunk
@@ -151,22 +186,25 @@ def _update_all(
             model_stage=model_stage,
             threads=pool.num_cpus() if workers == 0 else 0,
             isolation=isolated,
+            division=pool.Division(trials, without, given_up),
             ray_address=ray_address,
             name=_named,
             note=bar.note,
         )
         with closing(results):
             for done in results:
-                num_new += done.num_images
+                num_new += done.num_images - len(done.failed)
+                failed |= done.failed
                 for stage, sec in done.seconds.items():
                     seconds[stage] += sec
                 bar.update(done.num_images)
     return {
         "num_images": num_images,
         "num_new": num_new,
+        "num_failed": len(failed),
         "workers": workers,
         "stage_sec": {stage: round(sec, 3) for stage, sec in seconds.items()},
-    }
+    }, failed
 
 
 def _named(chunk: LabelledChunk) -> str:

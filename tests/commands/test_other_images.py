@@ -1,0 +1,120 @@
+"""Labels of other images are refused by every command that pairs labels with data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from PIL import Image
+from processes import call
+
+from a2s.api.label_set import LabelSet
+from a2s.data.index import Index
+from a2s.errors import DataError
+from a2s.evaluation.agreement import sampled_agreement
+from a2s.evaluation.pictures.contact_sheet import write_sheet
+
+TRAINING = (
+    *("--encoder.name", "mobilenet_v2", "--image-size", 32, "--batch-size", 2, "--epochs", 1),
+    *("--loader-workers", 0),
+)
+
+
+class Pair(NamedTuple):
+    """Labels, and data of other images with the same names and sizes."""
+
+    labels: Path
+    made_of: Path
+    remade: Path
+
+
+@pytest.fixture(scope="module")
+def pair(scenes, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    root = tmp_path_factory.mktemp("pair")
+    (root / "mirrored").mkdir()
+    for path in scenes.images.iterdir():
+        mirrored = Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        mirrored.save(root / "mirrored" / path.name)
+    for images, name in ((scenes.images, "data"), (root / "mirrored", "remade")):
+        packed = call(
+            *("shard", images, "--masks", scenes.masks, "--out", root / name),
+            *("--shard-size", 3, "--workers", 0),
+        )
+        assert packed.code == 0, packed.stderr
+    labelled = call(
+        *("label", "--model", "rbd", "--data", root / "data", "--out", root / "labels"),
+        *("--workers", 0),
+    )
+    assert labelled.code == 0, labelled.stderr
+    return Pair(root / "labels", root / "data", root / "remade")
+
+
+def command(name: str, labels: Path, data: Path, out: Path) -> tuple[object, ...]:
+    both = ("--labels", labels, "--data", data)
+    arguments = {
+        "stage1": (*both, "--out", out, *TRAINING),
+        "stage2": (*both, "--out", out, *TRAINING, "--warm-epochs", 1),
+        "snapshot": (*both, "--model", out.parent, "--out", out),
+        "export": (labels, "--data", data, "--format", "png", "--out", out, "--workers", 0),
+        "evaluate": ("--pred", labels, "--truth", data, "--out", out),
+        "review": (labels, "--data", data),
+    }
+    return (name, *arguments[name])
+
+
+@pytest.mark.parametrize("name", ["stage1", "stage2", "snapshot", "export", "evaluate", "review"])
+def test_every_command_refuses_them_and_writes_nothing(
+    name: str, pair: Pair, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = call(*command(name, pair.labels, pair.remade, out))
+    assert done.code == 2
+    message = f"{pair.labels} holds no labels of {pair.remade} (shard-000000 was made of other"
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(out.glob("*"))
+
+
+def test_the_report_of_a_run_refuses_them(pair: Pair, tmp_path: Path) -> None:
+    labels = tmp_path / "labels"
+    shutil.copytree(pair.labels, labels)
+    config = labels / "config.yaml"
+    config.write_text(config.read_text().replace(str(pair.made_of), str(pair.remade)))
+    done = call("report", labels)
+    assert (done.code, list(labels.glob("*.html"))) == (2, [])
+    assert f"{labels} holds no labels of {pair.remade}" in done.stderr
+
+
+def test_so_do_python_and_the_pictures_of_a_run(pair: Pair, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="was made of other images"):
+        LabelSet(pair.labels).dataset(pair.remade)
+    with pytest.raises(DataError, match="was made of other images"):
+        sampled_agreement(data=pair.remade, labels=pair.labels, preds=None)
+    sheet = {"maps": None, "labels": pair.labels, "preds": tmp_path, "truth": None}
+    with pytest.raises(DataError, match="was made of other images"):
+        write_sheet(tmp_path / "sheet.png", data=pair.remade, **sheet)
+
+
+def test_labels_that_do_not_say_of_what_they_were_made_are_taken(
+    pair: Pair, tmp_path: Path
+) -> None:
+    labels = tmp_path / "labels"
+    shutil.copytree(pair.labels, labels)
+    for path in labels.glob("shard-*.json"):
+        manifest = json.loads(path.read_text())
+        del manifest["data_sha256"]
+        path.write_text(json.dumps(manifest))
+    for name in ("stage2", "export", "evaluate"):
+        done = call(*command(name, labels, pair.remade, tmp_path / name))
+        assert done.code == 0, done.stderr
+    assert len(LabelSet(labels).dataset(pair.remade)) == 4
+
+
+def test_corrected_labels_say_of_what_they_were_made(pair: Pair, tmp_path: Path) -> None:
+    done = call(*command("stage2", pair.labels, pair.made_of, tmp_path / "s2"))
+    assert done.code == 0, done.stderr
+    made_of = [shard.made_of for shard in Index.load(tmp_path / "s2" / "rectified").shards]
+    assert made_of == [shard.sha256 for shard in Index.load(pair.made_of).shards]
