@@ -17,6 +17,7 @@ from huggingface_hub import ModelHubMixin, hf_hub_download
 
 from a2s.api.command import run_command
 from a2s.api.prediction import Prediction
+from a2s.api.readable import readable
 from a2s.api.sources import Source, named, to_picture
 from a2s.data.images import MAX_PIXELS, BadImage
 from a2s.errors import CheckpointError
@@ -67,10 +68,11 @@ class Detector(
 
         `model` is as `--model` of `a2s predict`: `bundled`, the detector inside the package;
         `bundled-activation`, its network of stage 1; a run folder of either stage (its last
-        commit) or a `.safetensors` file; or `rbd`, a baseline without network.
+        commit) or a `.safetensors` file, also as a URL; or `rbd`, a baseline without network.
 
         Raises:
             CheckpointError: there is no such model, or it is damaged.
+            StorageError: the store of its URL cannot be read.
             ConfigError: its encoder needs timm, which is not installed.
         """
         return cls(_find(model))
@@ -180,5 +182,5 @@ class Detector(
 
 def _find(model: str | os.PathLike[str]) -> Model:
     name = next((name for name in get_args(ModelName) if name == model), None)
-    network, _ = find_model(name or Path(model))
+    network, _ = find_model(name or readable(model))
     return network

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from a2s.api.command import run_command
+from a2s.api.readable import readable
 from a2s.storage.files import read_json
 
 if TYPE_CHECKING:
@@ -87,5 +88,5 @@ def evaluate(pred: AnyPath, truth: AnyPath, out: AnyPath, **settings: Any) -> di
         DataError: nothing pairs, or too many predictions are missing.
     """
     run_command("evaluate", {"pred": pred, "truth": truth, "out": out, **settings})
-    scores: dict[str, Any] = read_json(Path(out) / "scores.json")
+    scores: dict[str, Any] = read_json(readable(out) / "scores.json")
     return scores

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from a2s.api.label_item import Label
+from a2s.api.readable import readable
 from a2s.data.arrays import U8
 from a2s.data.images import decode_mask
 from a2s.data.index import Index
@@ -35,13 +36,13 @@ class LabelSet:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        """Open a finished set.
+        """Open a finished set, also by the URL of its folder.
 
         Raises:
             DataError: there are no shards, not all are finished, or a decision is damaged.
             LabelError: they hold images, not labels.
         """
-        self.folder = Path(folder)
+        self.folder = readable(folder)
         self.index = Index.load(self.folder)
         first = self.folder / f"{self.index.shards[0].name}.parquet"
         names = pq.read_schema(first).names
@@ -117,7 +118,7 @@ class LabelSet:
         """
         from a2s.api.label_dataset import LabelDataset
 
-        images = Index.load(Path(data))
+        images = Index.load(readable(data))
         refuse_other_images(self.index, images, command="labels")
         image_row_N = images.rows_of(self.index.keys)
         usable_N = image_row_N >= 0

@@ -18,6 +18,7 @@ from a2s.data import images, masks
 from a2s.data.open_files import Address
 from a2s.data.shards import MASK, ShardWriter, shard_name
 from a2s.storage.failures import Failure, failure
+from a2s.storage.files import open_file
 from a2s.storage.hashing import short_hash
 
 MASK_TOLERANCE = 0.02
@@ -104,7 +105,8 @@ class _Seen:
 
 def pack(task: PackingTask, work: PackingJob) -> dict[str, Any]:
     """Read, verify and write the images of one shard; a trial returns whom it leaves out."""
-    rows = pq.ParquetFile(work.out / "work.parquet").read_row_group(task.number).to_pylist()
+    with open_file(work.out / "work.parquet") as file:
+        rows = pq.ParquetFile(file).read_row_group(task.number).to_pylist()
     failures: list[Failure] = []
     seen = _Seen()
     name = shard_name(task.number)

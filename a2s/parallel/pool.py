@@ -7,6 +7,7 @@ in object references, so a killed job can be rerun.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import sys
 import threading
@@ -21,6 +22,7 @@ from a2s.parallel.in_process import map_in_process, one_core
 from a2s.parallel.model_actors import ModelStage
 from a2s.parallel.tasks import Isolation, Tally, TaskScheduler
 from a2s.storage.machine import num_cpus
+from a2s.storage.objects import elsewhere
 
 __all__ = [
     "Again",
@@ -131,7 +133,12 @@ def map_items(
             yield from map_in_process(fn, items, common, model_stage, threads, tally)
         return
     note = note or (lambda text: print(text, file=sys.stderr))
-    with session(workers=workers, ray_address=ray_address):
+    gathered: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if ray_address is not None and (job := elsewhere.job()) is not None:
+        fn, gathered = functools.partial(elsewhere.shared, job, fn), elsewhere.gathered()
+        if model_stage is not None:
+            model_stage = ModelStage(functools.partial(elsewhere.sharing, job, model_stage.build))
+    with session(workers=workers, ray_address=ray_address), gathered:
         import ray
 
         scheduler = TaskScheduler(

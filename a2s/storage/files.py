@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from a2s.errors import StorageError
-from a2s.storage.objects import cache
+from a2s.storage.objects import cache, written_here
 from a2s.storage.objects.urls import here
 from a2s.storage.parsing import json_line, parse_json
 
@@ -116,6 +116,9 @@ def fsync_dir(path: Path) -> None:
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success fsync it and rename it to `path`."""
+    if written_here.is_noted():
+        # A store has no folders, so on another machine of a job none is there yet.
+        path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = _locked_temporary(path)
     try:
         yield temporary
@@ -127,6 +130,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         os.close(descriptor)
     fsync_dir(path.parent)
+    written_here.note(path)
 
 
 def _locked_temporary(path: Path) -> tuple[int, Path]:

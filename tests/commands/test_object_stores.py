@@ -196,7 +196,6 @@ def test_masks_of_a_store(
         (["label", *RBD, "--data", DATA, "--out", "https://h/x"], "can only be read"),
         (["label", *RBD, "--data", "s3://none/x", "--out", "x"], "there is no such bucket"),
         (["label", *RBD, "--data", "x", "--out", "s3://none/x"], "there is no such bucket"),
-        (["shard", DATA, "--out", LABELS, "--ray-address", "auto"], "with --ray-address"),
         (["doctor", "--out", DATA], "is a URL; give a folder of this machine"),
         (["ablate", "tab4", "--out", DATA], "is a URL; give a folder of this machine"),
         (["label", *RBD, "--data", "ftp://h/x", "--out", "x"], "is a URL; give a local path"),

@@ -111,7 +111,7 @@ def export_chunk(chunk: Chunk, job: ExportJob) -> Record | Trial:
         return Trial({})
     record = Record()
     mark = mark_path(job.out, f"{chunk.number:06d}")
-    is_new = not mark.exists()
+    is_new = not files.is_there(mark)
     with contextlib.ExitStack() as stack:
         table = None
         if FORMATS[job.format].has_tables:
@@ -119,7 +119,7 @@ def export_chunk(chunk: Chunk, job: ExportJob) -> Record | Trial:
             if is_new:
                 refuse_foreign([path], job.out)
                 files.atomic_write(mark, "")
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             temporary = stack.enter_context(files.atomic_path(path))
             table = stack.enter_context(hugging_face.Table(temporary, job.style))
         elif is_new:
@@ -146,7 +146,11 @@ def export_chunk(chunk: Chunk, job: ExportJob) -> Record | Trial:
 
 def refuse_foreign(paths: list[Path], out: Path) -> None:
     """Raise ConfigError if one of the files that would be written is there already."""
-    there = [path for path in paths if os.path.lexists(path) and not path.is_dir()]
+    there = [
+        path
+        for path in paths
+        if (os.path.lexists(path) or files.is_there(path)) and not path.is_dir()
+    ]
     if there:
         some = ", ".join(str(path.relative_to(out)) for path in there[:3])
         raise ConfigError(

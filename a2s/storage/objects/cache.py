@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import time
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from a2s.errors import ConfigError, StorageError
+from a2s.storage.objects.locks import locked
 from a2s.storage.objects.retries import Conflict
 from a2s.storage.objects.s3 import Object
 from a2s.storage.objects.stores import copy_to, store_of
@@ -34,6 +34,7 @@ SPARE_BYTES = 2**30
 _TOUCH_SEC = 60.0
 _BLOCK = 4096
 _TRIES = 5
+_borrowed: set[str] = set()
 _fetched = {"bytes": -1}
 """What this process has fetched since it last looked how large the cache is; -1: it never has."""
 
@@ -58,8 +59,23 @@ def stat(path: str | bytes | os.PathLike[str]) -> Facts:
             blob = Path(os.readlink(found))
             if _is_blob(blob):
                 return Facts(_size_of(blob), os.lstat(found).st_mtime_ns)
-    status = os.stat(path if found is None else found)
+    try:
+        status = os.stat(path if found is None else found)
+    except FileNotFoundError:
+        if found is None or not _is_borrowed(found):
+            raise
+        one = _head(str(url_of(found)))
+        return Facts(one.size, round(one.written_sec * 1e9))
     return Facts(status.st_size, status.st_mtime_ns)
+
+
+def borrow(work: Path) -> None:
+    """Read what is not in this working folder from the store: another machine publishes it."""
+    _borrowed.add(str(work))
+
+
+def _is_borrowed(path: str | os.PathLike[str]) -> bool:
+    return any(os.fspath(path).startswith(f"{work}/") for work in _borrowed)
 
 
 def bring(path: str | bytes | os.PathLike[str]) -> Path:
@@ -77,7 +93,8 @@ def bring(path: str | bytes | os.PathLike[str]) -> Path:
         try:
             blob = Path(os.readlink(local))
         except FileNotFoundError:
-            return _unlisted(local) if tree_of(local) == "read" else local
+            is_there = tree_of(local) != "read" and not _is_borrowed(local)
+            return local if is_there else _unlisted(local)
         except OSError:
             # A file of its own, or a folder.
             return local
@@ -127,9 +144,7 @@ def fetch(url: str, blob: Path) -> bool:
     with locked("blob", blob.name):
         if _touch(blob):
             return True
-        one = store_of(url).head(url)
-        if one is None:
-            raise FileNotFoundError(errno.ENOENT, "no such object", url)
+        one = _head(url)
         if blob_of(one) != blob:
             raise StorageError(
                 f"{url}: was replaced after this job had listed it; repeat the command"
@@ -149,41 +164,6 @@ def fetch(url: str, blob: Path) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def locked(kind: str, name: str = "") -> Iterator[None]:
-    """Critical section among the processes of a machine; names of a kind share 256 locks.
-
-    Within a `folder` come `blob`s, within these `room`.
-    """
-    folder = root() / "locks"
-    _make_private(folder)
-    digest = hashlib.sha256(name.encode()).hexdigest()[:2]
-    file = os.open(folder / f"{kind}-{digest}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)
-
-
-@contextlib.contextmanager
-def try_locked(kind: str, name: str) -> Iterator[bool]:
-    """Whether no other process of this machine holds a lock of this name; holds it then."""
-    folder = root() / "locks"
-    _make_private(folder)
-    digest = hashlib.sha256(name.encode()).hexdigest()[:40]
-    file = os.open(folder / f"{kind}-{digest}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    is_free = True
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            is_free = False
-        yield is_free
-    finally:
-        os.close(file)
-
-
 def limit_bytes() -> int:
     """Size that the cache may have.
 
@@ -197,31 +177,22 @@ def limit_bytes() -> int:
         raise ConfigError(f"{LIMIT}={text} is not a number of GiB") from None
 
 
-def _make_private(folder: Path) -> None:
-    try:
-        root().mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.mkdir(exist_ok=True)
-        if root().stat().st_uid != os.getuid():
-            raise PermissionError(errno.EACCES, "it belongs to another user")
-    except OSError as error:
-        raise ConfigError(
-            f"{folder}: the cache of objects cannot be made ({error.strerror}); set A2S_CACHE to a "
-            "folder with space"
-        ) from None
-
-
 def _unlisted(local: Path) -> Path:
     """Fetch an object that nobody has listed on this machine.
 
     No link is made: it would still be there when the object has changed.
     """
-    url = str(url_of(local))
+    one = _head(str(url_of(local)))
+    blob = blob_of(one)
+    fetch(one.url, blob)
+    return blob
+
+
+def _head(url: str) -> Object:
     one = store_of(url).head(url)
     if one is None:
         raise FileNotFoundError(errno.ENOENT, "no such object", url)
-    blob = blob_of(one)
-    fetch(url, blob)
-    return blob
+    return one
 
 
 def _replace_by_link(path: Path, blob: Path, mtime_ns: int) -> None:

@@ -55,6 +55,11 @@ class Lease:
         self._record = record
         self._guard = threading.Lock()
 
+    @property
+    def token(self) -> str:
+        """What tells this holder from all others."""
+        return str(self._record["token"])
+
     def renew(self) -> None:
         """Give a sign of life.
 
@@ -109,6 +114,16 @@ def hold(folder_url: str, command: str, *, parts: Sequence[range] | None = None)
         ended.set()
         thread.join()
         lease.release()
+
+
+def is_held(url: str, token: str) -> bool:
+    """Whether the holder with this token still has a lock.
+
+    Raises:
+        StorageError: the store cannot be reached.
+    """
+    there = _read(url)
+    return there is not None and there.token == token
 
 
 def end_process(command: str, why: str) -> None:

@@ -6,13 +6,15 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 from a2s.errors import ConfigError, StorageError
 from a2s.storage.objects import cache
+from a2s.storage.objects.locks import locked
+from a2s.storage.objects.retries import Conflict
 from a2s.storage.objects.s3 import Object
 from a2s.storage.objects.stores import copy_to, store_of
 from a2s.storage.objects.urls import local_path, root, tree_of, url_of
@@ -22,6 +24,8 @@ _SMALL = (
     *(".yaml", ".yml"),
 )
 """Suffixes of files that are opened by other means than `files.open_file`, or appended to."""
+_SHOWN = (".", "..", ".parts")
+"""Hidden names that are published: records of an unfinished export, by which it resumes."""
 THREADS = 16
 READY_SEC = 300.0
 
@@ -71,7 +75,7 @@ def read_folder(path: Path) -> None:
         StorageError: the store cannot be read.
     """
     url = str(url_of(path))
-    with cache.locked("folder", url):
+    with locked("folder", url):
         listed, exact = list_below(url)
         if exact is not None and not listed:
             _replace_folder(path)
@@ -129,7 +133,7 @@ def work_folder(path: Path) -> dict[str, Known]:
         StorageError: the store cannot be read.
     """
     url = str(url_of(path))
-    with cache.locked("folder", url):
+    with locked("folder", url):
         listed, exact = list_below(url)
         if exact is not None:
             raise StorageError(f"{url}: is an object, not a folder; give another one")
@@ -139,17 +143,35 @@ def work_folder(path: Path) -> dict[str, Known]:
         }:
             return known
         shutil.rmtree(path, ignore_errors=True)
-        _link_all(path, {name: one for name, one in listed.items() if not _is_small(name)})
-        small = {name: one for name, one in listed.items() if _is_small(name)}
-        _for_all(lambda name: _copy(path / name, small[name]), small)
+        _take(path, listed)
         known = {name: _known(path / name, one) for name, one in listed.items()}
         write_known(path, known)
         return known
 
 
+def take_new(
+    path: Path, known: dict[str, Known], token: str, *, concerns: Callable[[str], bool]
+) -> None:
+    """Take what other machines have put into the folder of a job with this token; see `Known`.
+
+    Raises:
+        StorageError: the store cannot be read.
+        Conflict: somebody else has replaced an object.
+    """
+    url = str(url_of(path))
+    listed = {name: one for name, one in list_below(url)[0].items() if concerns(name)}
+    new = {n: one for n, one in listed.items() if n not in known or known[n].etag != one.etag}
+    for name, one in new.items():
+        there = store_of(one.url).head(one.url) if name in known else None
+        if there is not None and there.token != token:
+            raise Conflict(f"{one.url}: somebody else has written it meanwhile")
+    _take(path, new)
+    known |= {name: _known(path / name, one) for name, one in new.items()}
+
+
 def is_hidden(name: str) -> bool:
     """Whether a relative path is of no concern to a store: locks, temporary files."""
-    return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
+    return any(part.startswith(".") and part not in _SHOWN for part in name.split("/"))
 
 
 def read_known(path: Path) -> dict[str, Known]:
@@ -223,6 +245,13 @@ def _is_small(name: str) -> bool:
 def _known(path: Path, one: Object) -> Known:
     facts = cache.stat(path)
     return Known(one.etag, facts.mtime_ns, facts.size)
+
+
+def _take(path: Path, listed: Mapping[str, Object]) -> None:
+    """Link to objects, and copy the small ones."""
+    _link_all(path, {name: one for name, one in listed.items() if not _is_small(name)})
+    small = {name: one for name, one in listed.items() if _is_small(name)}
+    _for_all(lambda name: _copy(path / name, small[name]), small)
 
 
 def _copy(path: Path, one: Object) -> None:

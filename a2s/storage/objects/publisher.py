@@ -12,7 +12,6 @@ import os
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ from a2s.errors import StorageError
 from a2s.storage.objects import cache, mirror
 from a2s.storage.objects.lease import Lease, end_process
 from a2s.storage.objects.mirror import Known, is_hidden
+from a2s.storage.objects.order import LAST, is_first, is_last
 from a2s.storage.objects.retries import Conflict
 from a2s.storage.objects.s3 import ABSENT, MAX_PARTS, PART_BYTES, Object
 from a2s.storage.objects.stores import store_of
@@ -35,10 +35,6 @@ THREADS = 8
 _ROUNDS = 10
 MAX_BYTES = MAX_PARTS * PART_BYTES * 8
 """Size of the largest file that is published."""
-_FIRST = (".txt", ".jsonl", ".yaml", "environment.json")
-"""What a command writes before its work. `a2s status` compares dates, so the order counts."""
-_LAST = ".json"
-_ALSO_LAST = "failures.jsonl"
 _CACHED = ".tar"
 
 
@@ -113,6 +109,17 @@ class Publisher:
                 if self._known != before:
                     mirror.write_known(self._folder, self._known)
 
+    def take_in(self) -> None:
+        """Bring here what tasks on other machines have put into the store (`elsewhere`).
+
+        Raises:
+            StorageError: the store cannot be reached.
+            Conflict: somebody else has written there.
+        """
+        with self._guard:
+            mirror.take_new(self._folder, self._known, self._lease.token, concerns=self._concerns)
+            mirror.write_known(self._folder, self._known)
+
     def _run(self) -> None:
         pause_sec = INTERVAL_SEC
         while not self._ended.wait(pause_sec):
@@ -133,8 +140,8 @@ class Publisher:
 
     def _publish(self) -> bool:
         # What declares files finished is looked at first: so they are at least as new as it says.
-        declared = {name: state for name, state in self._scan().items() if _is_last(name)}
-        files = {name: state for name, state in self._scan().items() if not _is_last(name)}
+        declared = {name: state for name, state in self._scan().items() if is_last(name)}
+        files = {name: state for name, state in self._scan().items() if not is_last(name)}
         found = {**files, **declared}
         changed = {
             name: state
@@ -145,9 +152,9 @@ class Publisher:
         if not changed and not gone:
             return True
         self._lease.renew()
-        last = sorted((changed[name].mtime_ns, name) for name in changed if _is_last(name))
-        first = [name for name in changed if _is_first(name)]
-        others = [name for name in changed if not _is_first(name) and not _is_last(name)]
+        last = sorted((changed[name].mtime_ns, name) for name in changed if is_last(name))
+        first = [name for name in changed if is_first(name)]
+        others = [name for name in changed if not is_first(name) and not is_last(name)]
         # A log grows all the time, which holds nothing else back.
         is_settled = self._put_all(first, found)
         self._withdraw(others)
@@ -156,7 +163,7 @@ class Publisher:
         for _, name in last if is_steady else ():
             is_steady = self._put_all([name], found) and is_steady
         if is_steady:
-            for name in sorted(gone, key=lambda name: (not name.endswith(_LAST), name)):
+            for name in sorted(gone, key=lambda name: (not name.endswith(LAST), name)):
                 store_of(self._url).delete(f"{self._url}/{name}")
                 del self._known[name]
         return is_steady and is_settled
@@ -171,7 +178,7 @@ class Publisher:
     def _withdraw(self, names: Iterable[str]) -> None:
         """Delete the manifests of files that are about to be replaced: they describe the old."""
         for name in names:
-            manifest = os.path.splitext(name)[0] + _LAST
+            manifest = os.path.splitext(name)[0] + LAST
             if name in self._known and manifest in self._known:
                 store_of(self._url).delete(f"{self._url}/{manifest}")
                 del self._known[manifest]
@@ -188,18 +195,19 @@ class Publisher:
         path, url, known = self._folder / name, f"{self._url}/{name}", self._known.get(name)
         if state.size > MAX_BYTES:
             raise StorageError(f"{path}: {state.size:,} bytes are more than a store takes")
-        expect, store, token = known.etag if known else ABSENT, store_of(url), uuid.uuid4().hex
+        # That of the job: a task on another machine may have written the same (`elsewhere`).
+        expect, store, token = known.etag if known else ABSENT, store_of(url), self._lease.token
         try:
             if state.size <= PART_BYTES:
-                data = _read(path, state, may_grow=_is_first(name))
-                is_data = not _is_first(name) and not _is_last(name)
+                data = _read(path, state, may_grow=is_first(name))
+                is_data = not is_first(name) and not is_last(name)
                 if is_data and known and _md5(data) == known.etag:
                     self._known[name] = Known(known.etag, *state)
                     return True
                 one = self._put_small(name, data, expect=expect, token=token)
             else:
                 one = store.put_file(url, path, expect=expect, token=token)
-            if _is_last(name) and store.head(url) is None:
+            if is_last(name) and store.head(url) is None:
                 raise StorageError(
                     f"{url}: was written, and is not there; is it a store of objects?"
                 )
@@ -261,14 +269,6 @@ def _identity(settings: bytes) -> object:
         return parse_yaml(settings)["identity"]
     except (ValueError, KeyError, TypeError):
         return settings
-
-
-def _is_last(name: str) -> bool:
-    return name.endswith((_LAST, _ALSO_LAST)) and not name.endswith(_FIRST[-1])
-
-
-def _is_first(name: str) -> bool:
-    return name.endswith(_FIRST) and not _is_last(name)
 
 
 def _state(path: Path) -> _State:

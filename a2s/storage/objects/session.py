@@ -17,7 +17,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from a2s.errors import A2SError, ConfigError, StorageError
-from a2s.storage.objects import cache, lease, mirror
+from a2s.storage.objects import elsewhere, lease, mirror
+from a2s.storage.objects.elsewhere import Job
+from a2s.storage.objects.locks import try_locked
 from a2s.storage.objects.publisher import SETTINGS, Publisher
 from a2s.storage.objects.single_file import published_file
 from a2s.storage.objects.stores import refuse_read_only
@@ -30,8 +32,6 @@ _WRITES = {"review": "labels", "import-masks": "labels"}
 _FILE_WRITERS = ("report", "import-weights", "export-weights", "export-model")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _STREAMED = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tzst")
-_ON_ONE_MACHINE = ("shard", "predict", "export", "hma")
-"""Commands whose workers write files, so that all must share the machine's working folder."""
 _SHARD = re.compile(r"shard-(\d{6,})\.(?:tar|parquet|json)")
 C = TypeVar("C", bound=BaseModel)
 
@@ -103,6 +103,7 @@ def published(work: Path, command: str, *, parts: Sequence[range] | None = None)
         known = mirror.work_folder(work)
         publisher = Publisher(work, command, held, known, concerns=concerns)
         mirror.say_ready(work, _launch_id())
+        stack.enter_context(elsewhere.commanded(Job(work, held.token, held.url), publisher))
         before = os.environ.get(HELD)
         os.environ[HELD] = str(work)
         try:
@@ -130,7 +131,7 @@ def _alone_here(work: Path, command: str) -> Iterator[None]:
     Raises:
         ConfigError: there is one.
     """
-    with cache.try_locked("work", str(work)) as is_free:
+    with try_locked("work", str(work)) as is_free:
         if not is_free:
             raise ConfigError(
                 f"{command}: another process of this machine writes to {url_of(work)}; give it "
@@ -239,11 +240,6 @@ def _refuse(command: str, config: BaseModel, found: list[tuple[str, Path]]) -> N
         return
     url = str(url_of(written))
     refuse_read_only(url)
-    if getattr(config, "ray_address", None) is not None and command in _ON_ONE_MACHINE:
-        raise ConfigError(
-            f"{command}: with --ray-address, workers on other machines cannot write to {url}; "
-            "leave it out, or give a folder that all machines see"
-        )
     world, local = (os.environ.get(name, "1") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     if "LOCAL_WORLD_SIZE" in os.environ and world != local:
         raise ConfigError(
