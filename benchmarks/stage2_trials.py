@@ -44,7 +44,7 @@ BATCH, LR = 8, 0.005
 
 @dataclass(frozen=True)
 class Way:
-    """Weights of BCE, SSIM, IoU; share of windows; lambda; schedule; the decoder's padding; …"""
+    """What a way changes; `weights` are those of BCE, SSIM and IoU, `padding` is the decoder's."""
 
     name: str
     weights: tuple[float, float, float] = (1, 1, 1)
