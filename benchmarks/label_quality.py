@@ -1,11 +1,14 @@
 """Fit and judge the quality number of labels, and the flag for images without an object.
 
     a2s label --model RUN --data TEST --out LABELS        (once per seed)
-    python benchmarks/label_quality.py --labels LABELS... --masks DIR --out RESULT.json
+    python benchmarks/label_quality.py --votes LABELS... --head LABELS... --detector LABELS...
+        --rbd LABELS --masks DIR --out RESULT.json
 
-Every folder of `--labels` holds labels of the same images by another seed. The weights are fitted
-to all; they are judged by labels of a seed that did not take part, on images that did not either
-(5 parts, 4 shuffles). The last table judges the `quality` column as it is written today.
+Every source of labels has weights of its own, fitted to all of its folders, which hold labels of
+the same images by other runs. They are judged by labels of a run that did not take part, on images
+that did not either (5 parts, 4 shuffles); RBD learns nothing, so it has one folder. `today` judges
+the weights that a2s has, on all labels, `by_weights_of_votes` what those of votes would say of that
+source.
 
     python benchmarks/label_quality.py --crops DIR --images IMAGES --masks MASKS
 
@@ -16,9 +19,10 @@ or less. Their label folders, and those of textures, go to `--empty`.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +32,10 @@ from PIL import Image
 from a2s.data.images import decode_mask
 from a2s.data.index import Index
 from a2s.evaluation.metrics import binary_truth, score
-from a2s.labels.quality import NO_OBJECT_PEAK
+from a2s.labels.quality import NO_OBJECT_PEAK, WEIGHTS, Source
 
-FEATURES = ("map_overlap", "map_inside", "colour_contrast", "border_contact", "components", "area")
+COLUMNS = ("map_overlap", "map_inside", "colour_contrast", "decision_margin", "sign_margin")
+FEATURES = (*COLUMNS[:3], "border_contact", "components", "area", "decision_margin", "growth")
 RIDGE, PARTS, SHUFFLES, BAD_IOU = 3.0, 5, 4, 0.4
 F64 = npt.NDArray[np.float64]
 
@@ -40,10 +45,12 @@ def read(folder: Path, masks: Path) -> dict[str, F64]:
     index = Index.load(folder)
     rows = index.rows_by_key()
     order = [rows[key] for key in sorted(rows)]
-    found = {name: index.column(name)[order] for name in (*FEATURES[:4], "quality", "map_peak")}
+    found = {name: index.column(name)[order] for name in (*COLUMNS, "map_peak")}
     found["components"] = np.log1p(index.column("num_components")[order])
-    found["border_contact"] = found["border_contact"].clip(0, 0.3)
-    found["area"] = index.column("area_share")[order]
+    found["border_contact"] = index.column("border_contact")[order].clip(0, 0.3)
+    area = index.column("area_share")[order]
+    found["area"] = area.clip(0, 0.5)
+    found["growth"] = (area - (0.5 - found.pop("sign_margin"))).clip(-0.1, 0.1)
     found["f"], found["iou"] = np.zeros(len(order)), np.zeros(len(order))
     for number, row in enumerate(order):
         label = decode_mask(index.read(row)) > 127
@@ -104,7 +111,7 @@ def held_out(seeds: list[dict[str, F64]]) -> dict[str, Any]:
     num_images = len(seeds[0]["f"])
     results = []
     for number, judged_seed in enumerate(seeds):
-        others = [seed for other, seed in enumerate(seeds) if other != number]
+        others = [seed for other, seed in enumerate(seeds) if other != number] or seeds
         expected = np.zeros((SHUFFLES, num_images))
         for shuffle in range(SHUFFLES):
             order = np.random.default_rng(shuffle).permutation(num_images)
@@ -118,15 +125,17 @@ def held_out(seeds: list[dict[str, F64]]) -> dict[str, Any]:
     return means | {"calibration_expected_true": table}
 
 
-def plot(table: list[list[float]], file: Path) -> None:
-    """Draw expected against true F by decile."""
+def plot(tables: dict[str, list[list[float]]], file: Path) -> None:
+    """Draw expected against true F by decile, a line for every source."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.5, 4.5), layout="constrained")
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    axes.plot(*np.array(table).T, marker="o")
+    for source, table in tables.items():
+        axes.plot(*np.array(table).T, marker="o", label=source)
+    axes.legend(frameon=False)
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="quality (expected F)", ylabel="true adaptive F")
     FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})
 
@@ -150,9 +159,40 @@ def write_crops(out: Path, images: Path, masks: Path, *, at_least: int = 110) ->
     return len(list(out.iterdir()))
 
 
+def of_source(source: Source, runs: list[dict[str, F64]], votes: F64 | None) -> dict[str, Any]:
+    """Weights for the labels of one source, and how well they judge."""
+    today = np.array(dataclasses.astuple(WEIGHTS[source]))
+    everything = np.arange(len(runs[0]["f"]))
+    result: dict[str, Any] = {
+        "num_runs": len(runs),
+        "weights": dict(
+            zip(("intercept", *FEATURES), fit(runs, everything).round(3).tolist(), strict=True)
+        ),
+        "mean_f": [round(float(run["f"].mean()), 3) for run in runs],
+        "held_out": held_out(runs),
+        "today": [judged(apply(today, run, everything), run["f"], run["iou"]) for run in runs],
+        "single_features_spearman_auc": {
+            name: [
+                round(spearman(runs[0][name], runs[0]["f"]), 2),
+                round(auc(-runs[0][name], runs[0]["iou"] < BAD_IOU), 2),
+            ]
+            for name in (*FEATURES, "map_peak")
+        },
+        "flagged_with_object": [
+            round(float((run["map_peak"] < NO_OBJECT_PEAK).mean()), 3) for run in runs
+        ],
+    }
+    if votes is not None:
+        result["by_weights_of_votes"] = [
+            judged(apply(votes, run, everything), run["f"], run["iou"]) for run in runs
+        ]
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--labels", type=Path, nargs="+", default=[])
+    for source in get_args(Source):
+        parser.add_argument(f"--{source}", type=Path, nargs="+", default=[])
     parser.add_argument("--masks", type=Path, required=True)
     parser.add_argument("--empty", type=Path, nargs="*", default=[])
     parser.add_argument("--crops", type=Path)
@@ -162,30 +202,19 @@ def main() -> None:
     if args.crops:
         print(write_crops(args.crops, args.images, args.masks), "crops")
         return
-    seeds = [read(folder, args.masks) for folder in args.labels]
-    everything = np.arange(len(seeds[0]["f"]))
-    weights = fit(seeds, everything)
-    result: dict[str, Any] = {
-        "machine": describe_machine(),
-        "num_images": len(everything),
-        "num_seeds": len(seeds),
-        "weights": dict(zip(("intercept", *FEATURES), weights.round(3).tolist(), strict=True)),
-        "held_out": held_out(seeds),
-        "column_of_each_seed": [judged(s["quality"], s["f"], s["iou"]) for s in seeds],
-        "single_features_spearman_auc": {
-            name: [
-                round(spearman(seeds[0][name], seeds[0]["f"]), 2),
-                round(auc(-seeds[0][name], seeds[0]["iou"] < BAD_IOU), 2),
-            ]
-            for name in (*FEATURES, "map_peak")
-        },
-        "flagged_with_object": [
-            round(float((seed["map_peak"] < NO_OBJECT_PEAK).mean()), 3) for seed in seeds
-        ],
+    runs = {
+        source: [read(folder, args.masks) for folder in getattr(args, source)]
+        for source in get_args(Source)
     }
+    votes = runs["votes"]
+    everything = np.arange(len(votes[0]["f"]))
+    of_votes = fit(votes, everything)
+    result: dict[str, Any] = {"machine": describe_machine(), "num_images": len(everything)}
+    for source, folders in runs.items():
+        result[source] = of_source(source, folders, None if source == "votes" else of_votes)
     for folder in args.empty:
         peak = Index.load(folder).column("map_peak")
-        both = np.concatenate([seeds[0]["map_peak"], peak])
+        both = np.concatenate([votes[0]["map_peak"], peak])
         result[f"without_object_{folder.name}"] = {
             "num_images": len(peak),
             "flagged": round(float((peak < NO_OBJECT_PEAK).mean()), 3),
@@ -195,7 +224,10 @@ def main() -> None:
     print(text)
     if args.out:
         args.out.write_text(text + "\n")
-        plot(result["held_out"]["calibration_expected_true"], args.out.with_suffix(".svg"))
+        tables = {
+            source: result[source]["held_out"]["calibration_expected_true"] for source in runs
+        }
+        plot(tables, args.out.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

@@ -146,7 +146,6 @@ def _model(config: EstimateConfig) -> Iterator[SavedNetwork]:
     network = ActivationNet(
         encoder,
         fusion_stride=4,
-        width=with_labels["width"],
         heads=with_labels["heads"],
         label_heads=with_labels["label_heads"],
         frame=with_labels["frame"],

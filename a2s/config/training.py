@@ -27,7 +27,6 @@ DEPENDS_ON_LABELS: Mapping[str, tuple[int, int]] = {
     "heads": (1, 4),
     "label_heads": (0, 2),
     "frame": (0, 64),
-    "width": (64, 32),
 }
 """Defaults of stage 1: the paper's, and those of heads that learn from labels."""
 
@@ -137,8 +136,8 @@ class Stage1Options(TrainOptions):
     label_heads: int | None = Field(None, ge=0, le=9)
     """Number of these heads that learn from labels; the others learn by the paper's loss without
     labels (Eqn 4) and err elsewhere. Default with labels: 2."""
-    width: int | None = Field(None, ge=2, multiple_of=2)
-    """Channels of a head's blocks. Default: 64 (the paper's), or 32 with labels."""
+    width: int = Field(64, ge=2, multiple_of=2)
+    """Channels of a head's blocks."""
     label_lr_scale: float = Field(0.05, ge=0)
     """Learning rate of heads that learn from labels, as a share of `lr`."""
     min_agreement: float = Field(0.54, ge=0, le=1)

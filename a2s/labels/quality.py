@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -19,6 +20,9 @@ THUMBNAIL_PX = 96
 NO_OBJECT_PEAK = 0.75
 """Maps whose peak is lower show no salient object: 4 % of photographs with one, 73 % of crops of
 their background, all of 30 textures (benchmarks/results/label_quality.json)."""
+
+Source = Literal["votes", "head", "detector", "rbd"]
+"""What a label comes from: a vote of stage 1's heads, one head, a detector, or RBD."""
 
 _NEAR_PX = 7
 """How far from the label the background is compared with it, in pixels of a thumbnail."""
@@ -59,12 +63,40 @@ class Quality:
 
 
 @dataclass(frozen=True)
+class QualityWeights:
+    """Linear model of a label's adaptive F-measure (`expected_f`); one for every `Source`.
+
+    A detector's masks are sharp whether they are right or not, and RBD is sure of what it finds:
+    by the weights of votes their labels would look 0.1 better than they are.
+    """
+
+    intercept: float
+    map_overlap: float
+    map_inside: float
+    colour_contrast: float
+    border_contact: float
+    components: float
+    area: float
+    decision_margin: float
+    growth: float
+
+
+@dataclass(frozen=True)
 class MapQuality:
     """How a label lies on the map that it comes from."""
 
     overlap: float
     inside: float
     peak: float
+
+
+WEIGHTS: dict[Source, QualityWeights] = {
+    "votes": QualityWeights(-0.29, -0.2, 0.738, 0.214, -1.105, -0.022, 0.637, 1.031, 1.205),
+    "head": QualityWeights(-0.181, 0.296, 0.313, 0.26, -1.431, -0.05, 0.568, 0.76, 0.428),
+    "detector": QualityWeights(-0.228, 0.683, 0.046, 0.143, -1.184, -0.041, 0.203, 0.813, -0.244),
+    "rbd": QualityWeights(0.356, 0.683, -0.588, 0.008, -2.086, -0.066, 0.779, 0.818, -0.98),
+}
+"""Fitted by `benchmarks/label_quality.py`."""
 
 
 def border_contact(mask_HW: Bool | F64) -> float:
@@ -139,25 +171,31 @@ def expected_f(
     border_contact: float,
     num_components: int,
     area_share: float,
+    decision_margin: float,
+    sign_margin: float,
+    weights: QualityWeights,
 ) -> float:
     """Estimate a label's adaptive F-measure; 0 for an empty label.
 
-    A linear model, fitted to labels of photographs by votes of stage 1's heads, and judged on
-    labels of another seed and other images (`benchmarks/label_quality.py`). Few objects touch much
-    of the border there, so how much beyond 0.3 does not matter.
+    The weights are fitted to labels of photographs, and judged on labels of another seed and other
+    images (`benchmarks/label_quality.py`). There, few objects touch much of the border or take more
+    than half of the image, so how much beyond 0.3 and 0.5 does not matter. `growth` is how much
+    larger the label is than the map's smaller side, at most 0.1 either way.
 
     Range: 0..1
     """
     if area_share == 0:
         return 0.0
     value = (
-        0.39
-        + 0.41 * on_map.overlap
-        + 0.15 * on_map.inside
-        + 0.16 * colour_contrast
-        - 1.1 * min(border_contact, 0.3)
-        - 0.056 * math.log1p(num_components)
-        + 0.275 * area_share
+        weights.intercept
+        + weights.map_overlap * on_map.overlap
+        + weights.map_inside * on_map.inside
+        + weights.colour_contrast * colour_contrast
+        + weights.border_contact * min(border_contact, 0.3)
+        + weights.components * math.log1p(num_components)
+        + weights.area * min(area_share, 0.5)
+        + weights.decision_margin * decision_margin
+        + weights.growth * min(max(area_share - (0.5 - sign_margin), -0.1), 0.1)
     )
     return min(max(value, 0.0), 1.0)
 

@@ -8,7 +8,7 @@ from typing import Literal
 from a2s.config.base import RefineConfig
 from a2s.labels.crf.backends import choose_backend, crf_of, is_batched
 from a2s.labels.crf.energy import CrfParams, energy_of
-from a2s.labels.quality import NO_OBJECT_PEAK
+from a2s.labels.quality import NO_OBJECT_PEAK, WEIGHTS, Source
 from a2s.labels.refine import Recipe
 
 
@@ -40,7 +40,7 @@ def recipe_of(
     *,
     crf_input: Literal["hard", "soft"] = "hard",
     sign_tie: int | None = 1,
-    no_object_peak: float = NO_OBJECT_PEAK,
+    source: Source = "head",
 ) -> Recipe:
     """Build the recipe from resolved settings and what is known of the model's maps (`Recipe`).
 
@@ -55,5 +55,7 @@ def recipe_of(
         median=settings.median,
         max_side=settings.max_side,
         sign_tie=sign_tie,
-        no_object_peak=no_object_peak,
+        # How high RBD's maps rise says nothing.
+        no_object_peak=0.0 if source == "rbd" else NO_OBJECT_PEAK,
+        quality=WEIGHTS[source],
     )

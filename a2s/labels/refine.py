@@ -17,7 +17,9 @@ from a2s.labels.crf.backends import Crf
 from a2s.labels.crf.energy import CrfParams, Energy, binarise
 from a2s.labels.quality import (
     NO_OBJECT_PEAK,
+    WEIGHTS,
     Quality,
+    QualityWeights,
     agreement,
     border_contact,
     colour_contrast,
@@ -45,6 +47,8 @@ class Recipe:
     sign_tie: int | None = 1
     no_object_peak: float = NO_OBJECT_PEAK
     """Labels of maps whose peak is lower are flagged (`Quality.no_object`)."""
+    quality: QualityWeights = WEIGHTS["head"]
+    """How the quality numbers give the expected F-measure."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,7 @@ def median_and_quality(
         colour_contrast(thumbnail_TT3, foreground_HW),
         num_components(foreground_HW),
     )
+    decision_margin, sign_margin = float(np.abs(p_ST - 0.5).mean()), abs(0.5 - share)
     row = Quality(
         quality=expected_f(
             on_map,
@@ -179,12 +184,15 @@ def median_and_quality(
             border_contact=contact,
             num_components=components,
             area_share=area_share,
+            decision_margin=decision_margin,
+            sign_margin=sign_margin,
+            weights=recipe.quality,
         ),
         no_object=area_share == 0 or on_map.peak < recipe.no_object_peak,
         area_share=area_share,
         border_contact=contact,
-        decision_margin=float(np.abs(p_ST - 0.5).mean()),
-        sign_margin=abs(0.5 - share),
+        decision_margin=decision_margin,
+        sign_margin=sign_margin,
         crf_agreement=agreement(binarise(p_ST), label_ST > 0),
         num_components=components,
         map_overlap=on_map.overlap,

@@ -125,6 +125,11 @@ class SavedNetwork:
         return None if votes else tie
 
     @property
+    def num_voters(self) -> int:
+        """Number of heads of stage 1 whose vote is the map; 1 for a single head or a detector."""
+        return self.metadata.get("kept_heads", "").count(",") + 1
+
+    @property
     def trained_input(self) -> NetworkInput:
         """Square images as in training: the same size and resize filter.
 

@@ -49,7 +49,6 @@ def start_stage1(
     assert config.heads is not None, "resolved when the settings were read"
     assert config.label_heads is not None, "resolved when the settings were read"
     assert config.frame is not None, "resolved when the settings were read"
-    assert config.width is not None, "resolved when the settings were read"
     model = ActivationNet(
         encoder,
         fusion_stride=config.fusion_stride,

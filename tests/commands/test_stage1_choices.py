@@ -27,7 +27,7 @@ CHOICES = {
     "batch_statistics": "--parity.encoder-mode batch_statistics",
     "trained": "--parity.encoder-mode trained",
     "db1": "--parity.boundary db1",
-    "db2": "--parity.boundary db2",
+    "db2": "--parity.boundary db2 --width 32",
     "db3": "--parity.boundary db3",
     "db4": "--parity.boundary db4",
     "official": "--parity.encoder-mode batch_statistics --parity.e5-scale --parity.sign-tie 0 "
@@ -168,6 +168,11 @@ def test_the_model_says_how_it_wants_to_be_used(runs: dict[str, Path]) -> None:
     assert expected | {"resize_filter": "bicubic"} == {
         name: metadata[name] for name in (*expected, "resize_filter")
     }
+    assert metadata["width"] == "64"
+    narrow = runs["db2"] / "checkpoints" / f"{NUM_COMMITS:05d}" / "model.safetensors"
+    with safe_open(narrow, framework="pt") as handle:
+        assert handle.metadata()["width"] == "32"
+        assert handle.get_slice("heads.0.se5.conv.weight").get_shape()[0] == 32
     scale_C = tensors(runs["official"])["heads.0.e5_scale_C"]
     assert torch.equal(scale_C, random_e5_scale(1280, seed=4))
 

@@ -13,7 +13,7 @@ from repository import REPO
 from a2s.config.parse import parse
 from a2s.config.registry import COMMANDS
 
-NUM_ROWS = 38
+NUM_ROWS = 39
 PRESETS = ("paper", "official")
 FLAGS = {
     "run": ["images", "--out", "o"],

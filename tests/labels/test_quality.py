@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
 from a2s.labels.quality import (
     THUMBNAIL_PX,
+    WEIGHTS,
     MapQuality,
+    Source,
     colour_contrast,
     expected_f,
     map_quality,
@@ -15,6 +19,7 @@ from a2s.labels.quality import (
 )
 from a2s.storage.status import quality as distribution
 
+CERTAIN = {"decision_margin": 0.45, "sign_margin": 0.4}
 PERFECT = MapQuality(overlap=1.0, inside=1.0, peak=1.0)
 
 
@@ -59,12 +64,13 @@ def test_colours_that_do_not_occur_outside_contrast_fully() -> None:
     assert colour_contrast(image_HW3, mask_HW) == 1
 
 
-def test_expected_f_rises_with_what_speaks_for_a_label_and_stays_in_range() -> None:
+@pytest.mark.parametrize("source", get_args(Source))
+def test_expected_f_rises_with_what_speaks_for_a_label_and_stays_in_range(source: Source) -> None:
     def expected(on_map: MapQuality = PERFECT, **changed: float) -> float:
-        numbers = {"colour_contrast": 0.8, "border_contact": 0.0, "area_share": 0.1, **changed}
-        return expected_f(on_map, num_components=int(changed.pop("parts", 1)), **{
-            name: value for name, value in numbers.items() if name != "parts"
-        })  # fmt: skip
+        numbers = {"colour_contrast": 0.8, "border_contact": 0.0, "area_share": 0.1, **CERTAIN}
+        numbers |= changed
+        parts = int(numbers.pop("parts", 1))
+        return expected_f(on_map, weights=WEIGHTS[source], num_components=parts, **numbers)
 
     best = expected()
     assert best > expected(MapQuality(0.4, 0.6, 1.0))

@@ -30,7 +30,7 @@ from a2s.labels.making.chunk import (
 )
 from a2s.labels.making.shards import write_shard
 from a2s.labels.making.timing import StageTimes
-from a2s.labels.quality import NO_OBJECT_PEAK
+from a2s.labels.quality import Source
 from a2s.labels.recipe import crf_is_batched, recipe_of
 from a2s.models.saved import Model, NetworkInput
 from a2s.parallel import bottleneck, model_actors, pool
@@ -93,8 +93,7 @@ def label_shards(work: LabelJob, folder: run_folder.RunDir) -> None:
         config.refine,
         crf_input=config.parity.crf_input,
         sign_tie=sign_tie,
-        # How high RBD's maps rise says nothing.
-        no_object_peak=0.0 if model == "rbd" else NO_OBJECT_PEAK,
+        source=_source(model),
     )
     model_stage = None
     size = _chunk_size(work, folder, workers=workers, on_gpu=on_gpu)
@@ -160,6 +159,15 @@ def label_shards(work: LabelJob, folder: run_folder.RunDir) -> None:
     assert not pending, sorted(pending)
     totals.wall_sec = time.monotonic() - started
     _report(totals, work, threads=threads, folder=folder)
+
+
+def _source(model: Model) -> Source:
+    """What the labels come from, which says how their quality is estimated."""
+    if model == "rbd":
+        return "rbd"
+    if model.kind == "detector":
+        return "detector"
+    return "votes" if model.num_voters > 1 else "head"
 
 
 def _describe_workers(workers: int | None, threads: int, on_gpu: bool) -> str:
