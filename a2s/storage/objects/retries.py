@@ -22,7 +22,7 @@ PATIENCE_SEC = 90.0
 FIRST_WAIT_SEC = 0.25
 LONGEST_WAIT_SEC = 16.0
 
-EXTRAS = {"s3": "a2s[s3]", "gs": "a2s[gcs]", "az": "adlfs"}
+EXTRAS = {"s3": "a2s[s3]", "gs": "a2s[gcs]", "az": "a2s[azure]"}
 _PASSING = (408, 409, 425, 429)
 _PRECONDITION = 412
 _BROKEN_OFF = {

@@ -24,7 +24,7 @@ ABSENT = ""
 PART_BYTES = 8 * 2**20
 """Objects are read and written in parts of this size."""
 MAX_PARTS = 10_000
-_TOKEN = "a2s-token"
+TOKEN = "a2s-token"
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class S3:
             StorageError: it cannot be written.
         """
         bucket, key = _split(url)
-        fields = {"Bucket": bucket, "Key": key, "Body": data, "Metadata": {_TOKEN: token}}
+        fields = {"Bucket": bucket, "Key": key, "Body": data, "Metadata": {TOKEN: token}}
         return self._conditional(url, "put_object", fields, len(data), expect=expect, token=token)
 
     def put_file(self, url: str, path: Path, *, expect: str | None, token: str) -> Object:
@@ -136,7 +136,7 @@ class S3:
         size = path.stat().st_size
         part_bytes = max(PART_BYTES, -(-size // MAX_PARTS))
         upload = self._call(
-            url, "written", "create_multipart_upload", **where, Metadata={_TOKEN: token}
+            url, "written", "create_multipart_upload", **where, Metadata={TOKEN: token}
         )["UploadId"]
         try:
             parts = []
@@ -217,6 +217,6 @@ def _described(url: str, answer: dict[str, Any], size: int) -> Object:
     written = answer.get("LastModified") or datetime.datetime.now(datetime.UTC)
     date = answer["ResponseMetadata"].get("HTTPHeaders", {}).get("date")
     now_sec = email.utils.parsedate_to_datetime(date).timestamp() if date else None
-    token = answer.get("Metadata", {}).get(_TOKEN, "")
+    token = answer.get("Metadata", {}).get(TOKEN, "")
     etag = str(answer["ETag"]).strip('"')
     return Object(url, size, etag, written.timestamp(), now_sec, token)

@@ -1,0 +1,1 @@
+"""Kinds of stores whose objects are reached by file systems of fsspec."""
