@@ -82,6 +82,7 @@ def steps(out: Path) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/whole"))
+    parser.add_argument("--note", default="", help="a sentence for the result")
     options, more = parser.parse_known_args()
     out: Path = options.out
     words = command(out, more)
@@ -93,6 +94,7 @@ def main() -> None:
     shown = shown.replace(str(out), "runs/whole")
     document = {
         **describe_machine(),
+        "note": options.note,
         "command": shown,
         "minutes": round(total / 60, 1),
         "peak_memory_gib": read_json(out.with_suffix(".peak.json"))["gib"],
@@ -111,7 +113,7 @@ def main() -> None:
         "",
         "Learned from 1000 photographs of MSRA-B without masks; scored on 200 of ECSSD.",
         f"{document['minutes']:g} minutes, scoring included; at most "
-        f"{document['peak_memory_gib']:g} GiB.",
+        f"{document['peak_memory_gib']:g} GiB. {options.note}".rstrip(),
         "",
         score_table(rows).rstrip(),
         "",

@@ -136,7 +136,7 @@ class Stage1Options(TrainOptions):
     label_heads: int | None = Field(None, ge=0, le=9)
     """Number of these heads that learn from labels; the others learn by the paper's loss without
     labels (Eqn 4) and err elsewhere. Default with labels: 2."""
-    width: int = Field(64, ge=2, multiple_of=2)
+    width: int = Field(64, ge=2, multiple_of=2, json_schema_extra={"before": 64})
     """Channels of a head's blocks."""
     label_lr_scale: float = Field(0.05, ge=0)
     """Learning rate of heads that learn from labels, as a share of `lr`."""
@@ -202,7 +202,7 @@ class Stage2Options(TrainOptions):
     epochs until `a2s hma` has updated them by a historical moving average (Table VIII)."""
     lam: float = Field(0.4, ge=0, le=1)
     """Share lambda of the old label that `olr` keeps (Eqn 14)."""
-    crops: float = Field(0.5, ge=0, le=1)
+    crops: float = Field(0.5, ge=0, le=1, json_schema_extra={"before": 0.0})
     """Share of the images of which an epoch sees a random window (at least 0.8 of each side), so
     that objects reach its border; their labels stay as they are meanwhile. The paper: 0."""
     warm_epochs: int = Field(2, ge=0)

@@ -103,7 +103,8 @@ def _exclusive(out: Path, *, shared: bool) -> contextlib.AbstractContextManager[
 def identity(config: BaseModel) -> dict[str, Any]:
     """Settings that decide what a run writes (its identity), as plain values.
 
-    Shape: nested like the configuration; fields marked `identity: False` are left out.
+    Shape: nested like the configuration; fields marked `identity: False` are left out, and newer
+    ones where they have the value `before`, which is what runs did that knew no such field.
     """
     values: dict[str, Any] = {}
     for name, field in type(config).model_fields.items():
@@ -111,6 +112,8 @@ def identity(config: BaseModel) -> dict[str, Any]:
         if isinstance(extra, dict) and extra.get("identity") is False:
             continue
         value = getattr(config, name)
+        if isinstance(extra, dict) and "before" in extra and value == extra["before"]:
+            continue
         values[name] = identity(value) if isinstance(value, BaseModel) else value
     # Through JSON, so that tuples and paths compare equal to what YAML gives back.
     plain: dict[str, Any] = json.loads(shown(json.dumps(values, default=str)))

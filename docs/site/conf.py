@@ -29,6 +29,7 @@ include_patterns = [
     *("*.md", "docs/*.md", "docs/tutorials/*.md", "launch/README.md", "examples/README.md"),
     *("a2s/**/README.md", "a2s/models/weights/CARD.md", "benchmarks/ablations/README.md"),
     "benchmarks/results/real_run.md",
+    "benchmarks/results/whole_run.md",
 ]
 exclude_patterns = [".*", "**/.*", "build", "dist", "runs", "data", "tests", "shared", "docs/site"]
 

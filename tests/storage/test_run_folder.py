@@ -74,6 +74,18 @@ def test_other_settings_name_the_differing_keys(tmp_path: Path) -> None:
         pass
 
 
+def test_a_run_of_a_version_without_a_setting_goes_on_with_what_it_did(tmp_path: Path) -> None:
+    with run_folder.claim(tmp_path, command="stage1", config=_config(tmp_path)):
+        pass
+    # `width` was no setting once; every network had 64 channels.
+    assert "width" not in yaml.safe_load((tmp_path / "config.yaml").read_text())["identity"]
+    with (
+        pytest.raises(ConfigError, match="width: unset there, 32 now"),
+        run_folder.claim(tmp_path, command="stage1", config=_config(tmp_path, width=32)),
+    ):
+        pass
+
+
 def _fail_half_way(folder: Path) -> None:
     (folder / "work.json").touch()
     raise DataError("half way")
