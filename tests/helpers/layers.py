@@ -39,6 +39,7 @@ PURE = {
     "evaluation.dataset_scores",
     "evaluation.levels",
     "evaluation.metrics",
+    "evaluation.nearest",
     "evaluation.pictures.cutout",
     "evaluation.pictures.foreground",
     "evaluation.pictures.overlay",

@@ -26,7 +26,8 @@ def is_noted() -> bool:
 def noted() -> Iterator[list[Path]]:
     """The files that the block writes in this thread, in the order in which they were finished."""
     before = getattr(_of_thread, "written", None)
-    _of_thread.written = written = []
+    written: list[Path] = []
+    _of_thread.written = written
     try:
         yield written
     finally:

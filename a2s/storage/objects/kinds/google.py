@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -77,11 +78,11 @@ class Google(ByFsspec):
         answer, _ = self._sync(
             lambda: self._fs._call("POST", target, uploadType="resumable", **begin)
         )
+        send = functools.partial(upload_chunk, self._fs, answer["Location"])
         with path.open("rb") as file:
             start = 0
             while data := file.read(PART_BYTES):
-                part = (self._fs, answer["Location"], data, start, size, kind)
-                self._sync(lambda part=part: upload_chunk(*part))
+                self._sync(functools.partial(send, data, start, size, kind))
                 start += len(data)
 
     def _etag(self, info: Mapping[str, Any]) -> str:
