@@ -16,7 +16,7 @@ import pytest
 from repository import REPO
 
 from a2s.data.images import BadImage
-from a2s.errors import A2SError, ConfigError, DataError
+from a2s.errors import A2SError, DataError
 from a2s.parallel import model_actors, pool, tasks
 
 
@@ -238,31 +238,6 @@ def test_an_error_while_building_the_model_is_raised_unchanged(ray_session_of_tw
     )
     with pytest.raises(DataError, match="no such model"):
         list(results)
-
-
-def test_resolve_workers() -> None:
-    assert pool.resolve_workers("auto", 63) == 0
-    assert pool.resolve_workers("auto", 64) == pool.num_cpus() >= 1
-    assert pool.resolve_workers(3, 1) == 3
-    with pytest.raises(ConfigError, match="-1"):
-        pool.resolve_workers(-1, 100)
-
-
-def test_without_ray_auto_is_zero_and_a_number_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert pool.resolve_workers("auto", 1000) == 0
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match="pip install 'ray"):
-        list(pool.map_items(scale, [1], workers=1, common=(1,)))
-
-
-def test_zero_workers_never_import_ray() -> None:
-    code = (
-        "import sys; from a2s.parallel import pool\n"
-        "assert list(pool.map_items(abs, [-1, -2], workers=0)) == [1, 2]\n"
-        "assert not [name for name in sys.modules if name.split('.')[0] in ('ray', 'torch')]"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPO)
 
 
 def test_sigterm_exits_143_leaves_no_process_and_a_private_token(tmp_path: Path) -> None:

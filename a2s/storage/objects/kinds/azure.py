@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class Azure(ByFsspec):
 
     def _write_file(self, url: str, path: Path, expect: str | None, token: str) -> None:
         # Its parts are one object once all are there, on the same condition.
-        with path.open("rb") as file:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC), "rb") as file:
             self._write(url, file, expect, token)
 
     def _blob(self, url: str) -> Any:

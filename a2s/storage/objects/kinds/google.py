@@ -79,7 +79,7 @@ class Google(ByFsspec):
             lambda: self._fs._call("POST", target, uploadType="resumable", **begin)
         )
         send = functools.partial(upload_chunk, self._fs, answer["Location"])
-        with path.open("rb") as file:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC), "rb") as file:
             start = 0
             while data := file.read(PART_BYTES):
                 self._sync(functools.partial(send, data, start, size, kind))
