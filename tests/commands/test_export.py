@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import held
 import numpy as np
 import pytest
 from export_run import Folders, arguments, export, write_folders, written
@@ -16,11 +15,13 @@ from processes import call, environment
 from repository import REPO
 
 from a2s.data.images import decode_mask, encode_png
-from a2s.labels.export import chunk, job
+from a2s.labels.export import job
 from a2s.labels.review import Decision, append_decisions, now
 
 SMALL_CHUNKS = """
 import sys
+import held
+held.install()
 import a2s.commands.export as command
 import a2s.labels.export.job as job
 from a2s.__main__ import run
@@ -215,17 +216,16 @@ def test_kill_9_anywhere_then_the_same_command_gives_the_same_files(
     expected = written(tmp_path / "once")
     out = tmp_path / "killed"
     for target in ("000000.begun", "000002.json", "000004.begun"):
+        path = f"{REPO}:{REPO}/tests/helpers"
         child = subprocess.Popen(
             [sys.executable, "-c", SMALL_CHUNKS, *arguments(folders, out, form), "--instances"],
-            env=environment(PYTHONPATH=str(REPO)),
+            env=environment(PYTHONPATH=path, **held.variables(target, tmp_path)),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 60
-        while not (out / chunk.PARTS / target).exists() and child.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.0005)
-        child.send_signal(signal.SIGKILL)
+        held.wait_until_held(child, tmp_path)
+        child.kill()
+        (tmp_path / "held").unlink()
         child.wait(timeout=30)
         assert not (out / "export.json").exists()
     assert export(folders, out, form, "--instances").code == 0

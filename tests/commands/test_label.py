@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -16,8 +14,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from forkserver import Process
 from labelling_run import config, encoded, shard_bytes, write_data, write_model
 from PIL import Image
+from processes import environment
 from repository import REPO
 from safetensors.torch import save_file
 
@@ -202,20 +202,16 @@ def test_kill_9_and_the_same_command_again_make_the_same_labels(
     assert label.run(config(model, data, whole, batch_size=2)) == 0
 
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "a2s", "label", "--model", str(model), "--data", str(data)]
+    command = ["label", "--model", str(model), "--data", str(data)]
     command += ["--out", str(out), "--workers", "0", "--batch-size", "2"]
-    process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL)
-    try:
-        while not (out / "shard-000001.json").exists():
-            assert process.poll() is None, "finished before it could be killed"
-            time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
-    finally:
-        process.kill()
-        process.wait()
+    process = Process(command, env=environment(), hold_at="shard-000001.json")
+    process.wait_until_held()
+    process.kill()
+    process.communicate()
     num_done = len(list(out.glob("shard-*.json")))
-    assert 2 <= num_done < 6
-    assert subprocess.run(command, cwd=REPO, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    assert 1 <= num_done < 6
+    again = Process(command, env=environment())
+    assert again.wait(120) == 0, again.communicate()
     assert shard_bytes(out) == shard_bytes(whole)
 
 

@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from forkserver import Process
 from packing_run import fill, made, shard
+from processes import environment
 
 from a2s.config.commands import ShardConfig
 
@@ -23,7 +24,7 @@ def command(source: Path, out: Path, *extra: str) -> list[str]:
 
 
 def test_kill_9_anywhere_then_the_same_command_gives_the_same_files(tmp_path: Path) -> None:
-    source = fill(tmp_path / "in", 60, side=200)
+    source = fill(tmp_path / "in", 60)
     for number in (5, 30):
         (source / f"{number:03d}.jpg").write_bytes(b"\xff\xd8\xff")
     rate = ("--max-failure-rate", "0.5")
@@ -34,18 +35,13 @@ def test_kill_9_anywhere_then_the_same_command_gives_the_same_files(tmp_path: Pa
     out = tmp_path / "killed"
     killed_at = []
     for target in ("work.json", "shard-000004.json", "shard-000013.tar"):
-        process = subprocess.Popen(
-            command(source, out, *rate), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 60
-        while not (out / target).exists() and time.monotonic() < deadline:
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
+        process = Process(command(source, out, *rate)[3:], env=environment(), hold_at=target)
+        process.wait_until_held()
+        process.kill()
         assert process.wait() == -signal.SIGKILL
         killed_at.append(len(list(out.glob("shard-*.json"))))
         assert not (out / "failures.jsonl").exists()
-    assert killed_at[1] >= 5
-    assert killed_at[-1] < 20
+    assert killed_at == [0, 5, 13]
     finished = subprocess.run(command(source, out, *rate), capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     assert made(out) == expected

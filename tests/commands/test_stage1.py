@@ -6,7 +6,6 @@ import json
 import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -54,12 +53,8 @@ def test_killed_and_repeated_is_bit_identical(data: Path, reference: Path, tmp_p
     """With the cache, loader processes and commits within epochs, against a run without them."""
     out = tmp_path / "out"
     extra = ("--cache-dir", str(tmp_path / "cache"), "--commit-every", "1", "--loader-workers", "1")
-    (process,) = start_ranks(arguments(data, out, *extra), world=1)
-    deadline = time.monotonic() + 120
-    while not (out / "commits" / "00005.json").exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    (process,) = start_ranks(arguments(data, out, *extra), world=1, hold_at="commits/00005.json")
+    process.wait_until_held()
     process.kill()
     process.communicate()
     assert process.returncode == -9

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -24,13 +23,10 @@ def waiting(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
 def test_killed_during_the_pass_and_resumed(waiting: Case, tmp_path: Path) -> None:
     case, whole = waiting.copied(tmp_path / "run"), waiting.copied(tmp_path / "whole")
     before = case.state()
-    (process,) = start_ranks(case.averaging_arguments("--workers", "0"), world=1)
-    first = case.out / "averages" / "00001"
-    deadline = time.monotonic() + 300
-    while not (first.is_dir() and list(first.glob("*.rows"))):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.0005)
+    (process,) = start_ranks(
+        case.averaging_arguments("--workers", "0"), world=1, hold_at="averages/00001/*.rows"
+    )
+    process.wait_until_held()
     process.kill()
     process.communicate()
     assert process.returncode == -9

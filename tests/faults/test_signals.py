@@ -19,16 +19,8 @@ STEPS = 3
 """Of an epoch."""
 
 
-def _start(*arguments: str) -> Process:
-    return Process(list(arguments), env=environment())
-
-
-def _wait_for(path: Path, process: Process) -> None:
-    deadline = time.monotonic() + WAIT_SEC
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.02)
+def _start(*arguments: str, hold_at: str = "") -> Process:
+    return Process(list(arguments), env=environment(), hold_at=hold_at)
 
 
 def _descendants(root: int) -> dict[int, str]:
@@ -74,9 +66,10 @@ def test_training_commits_exits_with_the_signals_code_and_resumes(
         *("--image-size", "32", "--batch-size", "4", "--epochs", "12", "--loader-workers", "1"),
         *("--cache-gib", "0"),
     ]
-    process = _start(*command)
-    _wait_for(out / "commits" / "00001.json", process)
+    process = _start(*command, hold_at="commits/00001.json")
+    process.wait_until_held()
     process.send_signal(number)
+    process.release()
     _, errors = process.communicate(timeout=WAIT_SEC)
     assert process.returncode == code, errors
     found = re.search(rf"interrupted by {number.name}; epoch (\d+), step (\d) is committed", errors)

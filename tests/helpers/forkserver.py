@@ -17,6 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import held
+
 PRELOADED = ["torch", "torch._dynamo", "torchvision.models", "accelerate", "cv2", "pyarrow.dataset"]
 
 _context = multiprocessing.get_context("forkserver")
@@ -24,14 +26,24 @@ _context.set_forkserver_preload([*PRELOADED, "forkserver"])
 
 
 class Process:
-    """The part of `subprocess.Popen` that the tests use; output is collected in files."""
+    """The part of `subprocess.Popen` that the tests use; output is collected in files.
+
+    `hold_at`: the end of a path, with wildcards; when the process has written such a file it waits.
+    """
 
     def __init__(
-        self, arguments: list[str], *, env: dict[str, str], cwd: Path | None = None
+        self,
+        arguments: list[str],
+        *,
+        env: dict[str, str],
+        cwd: Path | None = None,
+        hold_at: str = "",
     ) -> None:
         self.args = arguments
         self._folder = Path(tempfile.mkdtemp(prefix="a2s-process-"))
         atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
+        if hold_at:
+            env = {**env, **held.variables(hold_at, self._folder)}
         outputs = [str(self._folder / name) for name in ("stdout", "stderr")]
         self._process = _context.Process(
             target=_main, args=(arguments, env, str(cwd or Path.cwd()), outputs)
@@ -69,6 +81,14 @@ class Process:
         self.wait(timeout)
         return (self._folder / "stdout").read_text(), (self._folder / "stderr").read_text()
 
+    def wait_until_held(self) -> None:
+        """Wait until it has written the file at which it is held."""
+        held.wait_until_held(self, self._folder)
+
+    def release(self) -> None:
+        """Let it go on, until it writes such a file again."""
+        (self._folder / "held").unlink()
+
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal if it still runs."""
         if self.poll() is None:
@@ -93,6 +113,7 @@ def _main(arguments: list[str], env: dict[str, str], cwd: str, outputs: list[str
     os.chdir(cwd)
     sys.argv = ["a2s", *arguments]
 
+    held.install()
     from a2s.__main__ import main
 
     main()

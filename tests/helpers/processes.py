@@ -36,10 +36,11 @@ def start_ranks(
     world: int,
     variables: list[dict[str, str]] | None = None,
     folders: list[Path] | None = None,
+    hold_at: str = "",
 ) -> list[Process]:
     """Start `a2s ARGUMENTS` on `world` gloo ranks, as a launcher would.
 
-    `variables` and (working) `folders` are per rank.
+    `variables` and (working) `folders` are per rank. `hold_at`: as of `Process`.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -60,6 +61,7 @@ def start_ranks(
                 arguments,
                 env=environment(**(launcher if world > 1 else {}), **own),
                 cwd=folders[rank] if folders else None,
+                hold_at=hold_at,
             )
         )
     return processes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -146,12 +145,8 @@ def test_killed_in_mid_epoch_and_resumed_with_another_number_of_ranks(
     out = tmp_path / "out"
     # Two commits per epoch, so the third is in the middle of the second epoch.
     changed = {"commit_every": 1}
-    processes = start_ranks(arguments(data, out, **changed), world=2)
-    deadline = time.monotonic() + 900
-    while not (out / "commits" / "00003.json").exists():
-        assert time.monotonic() < deadline
-        assert all(process.poll() is None for process in processes)
-        time.sleep(0.001)
+    processes = start_ranks(arguments(data, out, **changed), world=2, hold_at="commits/00003.json")
+    processes[0].wait_until_held()
     for process in processes:
         process.kill()
     for process in processes:
