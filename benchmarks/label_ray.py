@@ -1,4 +1,4 @@
-"""What Ray costs `a2s label` on one machine: CPU time by kind of process, with threads and with Ray.
+"""What Ray costs `a2s label` on one machine: CPU time by kind of process, without Ray and with it.
 
     python benchmarks/label_ray.py --data DIR --out benchmarks/results/label_ray.json [--limit 32]
 
