@@ -203,8 +203,8 @@ class Stage2Options(TrainOptions):
     lam: float = Field(0.4, ge=0, le=1)
     """Share lambda of the old label that `olr` keeps (Eqn 14)."""
     crops: float = Field(0.5, ge=0, le=1, json_schema_extra={"before": 0.0})
-    """Share of the images of which an epoch sees a random window (at least 0.8 of each side), so
-    that objects reach its border; their labels stay as they are meanwhile. The paper: 0."""
+    """Share of the images of which an epoch sees a window (at least 0.8 of each side), so that
+    objects reach its border, until `lr` first falls; their labels stay meanwhile. The paper: 0."""
     warm_epochs: int = Field(2, ge=0)
     """First epochs, which keep the labels as they are."""
     binarise: bool = True

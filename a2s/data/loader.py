@@ -75,7 +75,7 @@ class Images(Dataset[Batch]):
 
     With `flip_once` an image is mirrored in all epochs or in none. `keep_sides` are the sizes of
     the maps whose dropped pixels are drawn, `crops` is the share of images of which a window is
-    to be seen. `resize_filter` is that of `resize_rgb`.
+    to be seen up to `last_crop_epoch`. `resize_filter` is that of `resize_rgb`.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class Images(Dataset[Batch]):
         flip_once: bool = False,
         keep_sides: Sequence[tuple[int, int]] = (),
         crops: float = 0.0,
+        last_crop_epoch: int = 0,
         resize_filter: str = "bilinear",
     ) -> None:
         self.index = index
@@ -99,6 +100,7 @@ class Images(Dataset[Batch]):
         self.flip_once = flip_once
         self.keep_sides = keep_sides
         self.crops = crops
+        self.last_crop_epoch = last_crop_epoch
         self.resize_filter = resize_filter
 
     def __len__(self) -> int:
@@ -134,7 +136,7 @@ class Images(Dataset[Batch]):
                 seed=seed, epoch=epoch, key_hash_B=hash_B, sides=self.keep_sides
             )
         window_B4 = None
-        if self.crops:
+        if self.crops and epoch <= self.last_crop_epoch:
             window_B4 = draw_windows(seed=seed, epoch=epoch, key_hash_B=hash_B, share=self.crops)
         needed = [
             row >= 0 and (self.needs_image is None or self.needs_image(row, mirrored))

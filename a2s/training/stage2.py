@@ -107,6 +107,8 @@ def _train(
         resize_filter=config.parity.resize_filter,
         flip_once=config.parity.flip == "once",
         crops=config.crops,
+        # While the rate is full. The last steps see images as they are in use.
+        last_crop_epoch=min(config.milestones or (config.epochs,)),
     )
     loader = run.make_loader(dataset)
     metrics, measured = DeferredMetrics(), list[Tensor]()
