@@ -57,7 +57,8 @@ EXPECTED = {
     # The task of a killed worker is repeated. Without its raylet the command ends, in one line.
     WORKER: {0},
     ACTOR: {0},
-    RAYLET: {0, 2},
+    # Ray itself ends with 1 a process that is just registering with a raylet that dies.
+    RAYLET: {0, 1, 2},
     SERVER: {0, 3},
 }
 """Exit codes by who was killed; 0 also where the command had just ended."""
@@ -168,7 +169,7 @@ class Soak:
     def _end(self, process: subprocess.Popen[str], mark: str, found: Findings, victim: str) -> str:
         """Wait for the end of the job and of all that it has started; return its errors."""
         try:
-            process.wait(timeout=300)
+            process.wait(timeout=900)
         except subprocess.TimeoutExpired:
             found.problems.append(f"hangs after the end of {victim}")
             os.killpg(process.pid, signal.SIGKILL)

@@ -73,7 +73,7 @@ def deferred() -> Iterator[None]:
 
     for number in SIGNALS:
         install(number, note)
-    signal.signal = install_others
+    signal.signal = install_others  # type: ignore[assignment]
     num_before = len(_came)
     try:
         yield
@@ -83,8 +83,8 @@ def deferred() -> Iterator[None]:
             install(number, signal.SIG_DFL if handler is None else handler)
         for timer in timers:
             timer.cancel()
-        for number in _came[num_before:][:1]:
-            _handle(number, handlers[signal.Signals(number)])
+        for came in _came[num_before:][:1]:
+            _handle(came, handlers[signal.Signals(came)])
 
 
 @contextlib.contextmanager
