@@ -75,6 +75,7 @@ def _stage1(data: Path, out: Path, *flags: str) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.slow
 def test_a_failed_commit_is_reported_and_the_last_one_is_kept(
     scenes, tmp_path: Path, small_disk: Path
 ) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from processes import environment, pack
 
 SLOW = """
@@ -21,6 +22,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_error_message_is_not_lost_while_a_commit_is_written(scenes, tmp_path: Path) -> None:
     data, out, script = (
         pack(scenes.train, tmp_path / "data"),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from processes import environment, pack
 from repository import REPO
 
@@ -23,6 +24,7 @@ def local(*arguments: object, **variables: str) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.slow
 def test_two_ranks_train(scenes, tmp_path: Path) -> None:
     data, out = pack(scenes.train, tmp_path / "data"), tmp_path / "s1"
     flags = ["--encoder.name", "mobilenet_v2", "--image-size", "64", "--batch-size", "4"]
