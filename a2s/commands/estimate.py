@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from a2s.config.commands import EstimateConfig
-from a2s.config.training import DEPENDS_ON_LABELS
+from a2s.config.schedules import DEPENDS_ON_LABELS
 from a2s.data.chunks import Chunk
 from a2s.data.index import Index
 from a2s.data.isolation import isolated

@@ -1,4 +1,4 @@
-"""Learning rates of both stages. Pure."""
+"""Learning rates of both stages, and defaults that depend on what stage 1 learns from. Pure."""
 
 from __future__ import annotations
 
@@ -36,3 +36,11 @@ def scaled_milestones(schedule: Schedule, *, epochs: int) -> tuple[int, ...]:
         (2 * milestone * epochs + schedule.epochs) // (2 * schedule.epochs)
         for milestone in schedule.milestones
     )
+
+
+DEPENDS_ON_LABELS: Mapping[str, tuple[int, int]] = {
+    "heads": (1, 4),
+    "label_heads": (0, 2),
+    "frame": (0, 64),
+}
+"""Defaults of stage 1: the paper's, and those of heads that learn from labels."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from a2s.config import schedules
 from a2s.config.base import (
     NO_IDENTITY,
     DetectorName,
@@ -16,19 +17,12 @@ from a2s.config.base import (
     Folder,
     Settings,
 )
-from a2s.config.schedules import STAGE1, STAGE2, Schedule, ScheduleName, scaled_milestones
+from a2s.config.schedules import DEPENDS_ON_LABELS, Schedule, ScheduleName, scaled_milestones
 
 Milestones = tuple[int, ...] | None
 
 MIN_SIZE_OF_STATISTICS = 64
 """Smallest input side in pixels at which E5, at stride 32, has more than one pixel."""
-
-DEPENDS_ON_LABELS: Mapping[str, tuple[int, int]] = {
-    "heads": (1, 4),
-    "label_heads": (0, 2),
-    "frame": (0, 64),
-}
-"""Defaults of stage 1: the paper's, and those of heads that learn from labels."""
 
 
 class TrainParity(Settings):
@@ -122,7 +116,7 @@ class TrainOptions(Settings):
 class Stage1Options(TrainOptions):
     """Settings of stage 1."""
 
-    SCHEDULES = STAGE1
+    SCHEDULES = schedules.STAGE1
 
     parity: Stage1Parity = Stage1Parity()
     """Choices that matter only to reproduce the paper or its authors' code."""
@@ -134,8 +128,7 @@ class Stage1Options(TrainOptions):
     """Sets of blocks with their own initial weights, trained at once. `a2s label` averages those
     that agree with a majority. Default: 1 (the paper's), or 4 with labels."""
     label_heads: int | None = Field(None, ge=0, le=9)
-    """Number of these heads that learn from labels; the others learn by the paper's loss without
-    labels (Eqn 4) and err elsewhere. Default with labels: 2."""
+    """How many of them learn from labels, the others by Eqn 4. Default with labels: 2."""
     width: int = Field(64, ge=2, multiple_of=2, json_schema_extra={"before": 64})
     """Channels of a head's blocks."""
     label_lr_scale: float = Field(0.05, ge=0)
@@ -184,7 +177,7 @@ class Stage1Options(TrainOptions):
 class Stage2Options(TrainOptions):
     """Settings of stage 2."""
 
-    SCHEDULES = STAGE2
+    SCHEDULES = schedules.STAGE2
 
     parity: Stage2Parity = Stage2Parity()
     """Choices that matter only to reproduce the paper or its authors' code."""
@@ -202,9 +195,9 @@ class Stage2Options(TrainOptions):
     epochs until `a2s hma` has updated them by a historical moving average (Table VIII)."""
     lam: float = Field(0.4, ge=0, le=1)
     """Share lambda of the old label that `olr` keeps (Eqn 14)."""
-    crops: float = Field(0.5, ge=0, le=1, json_schema_extra={"before": 0.0})
-    """Share of the images of which an epoch sees a window (at least 0.8 of each side), so that
-    objects reach its border, until `lr` first falls; their labels stay meanwhile. The paper: 0."""
+    crops: float | None = Field(None, ge=0, le=1, json_schema_extra={"before": 0.0})
+    """Share of the images of which an epoch sees a window, so that objects reach its border, until
+    `lr` first falls; their labels stay meanwhile. Default: 0.5; 0 with `init`. The paper: 0."""
     warm_epochs: int = Field(2, ge=0)
     """First epochs, which keep the labels as they are."""
     binarise: bool = True
@@ -297,3 +290,11 @@ class Stage2Config(Stage2Options):
     """Run folder."""
     max_failure_rate: FailureRate = 0.01
     """Stop with code 3 before training if a larger share of the labels is damaged."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_init(cls, data: Any) -> Any:
+        """Resolve the default of `crops`: a trained detector goes on at a rate that has fallen."""
+        if not isinstance(data, dict) or data.get("crops") is not None:
+            return data
+        return {**data, "crops": 0.5 if data.get("init") is None else 0.0}

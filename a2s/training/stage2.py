@@ -99,6 +99,7 @@ def _train(
         pinned_N = torch.zeros(len(index), dtype=torch.bool)
         pinned_N[list(source.pinned)] = True
         pinned_N = pinned_N.to(device)
+    assert config.crops is not None, "resolved when the settings were read"
     dataset = Images(
         index,
         image_size=size,

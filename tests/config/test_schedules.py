@@ -14,8 +14,9 @@ from a2s.config.base import Settings
 from a2s.config.parse import parse
 from a2s.config.run import RunConfig
 from a2s.config.schedules import STAGE1, STAGE2, Schedule, scaled_milestones
-from a2s.config.training import Stage1Config
+from a2s.config.training import Stage1Config, Stage2Config
 from a2s.errors import ConfigError
+from a2s.pipeline import job_list
 from a2s.storage import run_folder
 from a2s.training.learning_rate import learning_rate
 
@@ -133,3 +134,15 @@ def test_a_run_keeps_its_milestones_when_it_is_resumed(tmp_path: Path) -> None:
     claim(epochs=10, parity={"schedule": "official"}, milestones=(5, 8))
     with pytest.raises(ConfigError, match=r"milestones: \[5, 8\] there, \[6, 8\] now"):
         claim(epochs=10, parity={"schedule": "official"})
+
+
+def test_windows_are_for_detectors_that_begin_at_the_full_rate(tmp_path: Path) -> None:
+    paths = {name: tmp_path for name in ("data", "labels", "out")}
+    assert Stage2Config(**paths).crops == 0.5
+    assert Stage2Config(**paths, init="bundled").crops == 0
+    assert Stage2Config(**paths, init="bundled", crops=0.3).crops == 0.3
+    run = RunConfig(images=("photos",), out=tmp_path)
+    for init, crops in (("none", 0.5), ("bundled", 0)):
+        jobs = job_list(run.model_copy(update={"init": init}))
+        (stage2,) = [job.parsed() for job in jobs if job.command == "stage2"]
+        assert stage2.crops == crops
