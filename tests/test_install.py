@@ -49,9 +49,9 @@ def test_every_import_is_a_dependency() -> None:
     asked = {
         normal(re.split(r"[\[<>=!~; ]", entry)[0]) for entry in [*PROJECT["dependencies"], *extras]
     }
-    # aiohttp comes with fsspec[http], markupsafe with jinja2, triton with torch's wheels for GPUs,
-    # llvmlite with numba.
-    asked |= {"a2s", "aiohttp", "triton", "llvmlite", "markupsafe"}
+    # azure.core comes with adlfs, aiohttp with fsspec[http], markupsafe with jinja2, triton with
+    # torch's wheels for GPUs, llvmlite with numba.
+    asked |= {"a2s", "azure", "aiohttp", "triton", "llvmlite", "markupsafe"}
     modules = imported() - set(sys.stdlib_module_names) - {"_typeshed", "a2s", "backports"}
     unknown = {m for m in modules if not {normal(name) for name in providers.get(m, [m])} & asked}
     assert unknown == set()

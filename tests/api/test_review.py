@@ -52,9 +52,9 @@ def test_decisions_hold_in_a_label_set(folders: tuple[Path, Path], tmp_path: Pat
     assert good.label_rows.tolist() == [0, 1, 9, 10]
     assert every.left_out == {"rejected": 1}
     assert good.left_out == {"rejected": 1, "low_quality": 7}
-    # Other data, which has half of these images.
     _, other = write_pair(tmp_path / "other", names=tuple(f"x{number}" for number in range(6)))
-    assert found.dataset(other).left_out == {"no_image": 6, "rejected": 1}
+    with pytest.raises(DataError, match="shard-000000 was made of other images"):
+        found.dataset(other)
 
 
 def test_a_set_without_usable_labels_is_refused(folders: tuple[Path, Path]) -> None:

@@ -26,7 +26,7 @@ def data(scenes, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(data: Path, out: Path, *extra: str) -> list[str]:
     flags = "--encoder.name mobilenet_v2 --image-size 64 --batch-size 4 --loader-workers 0"
-    flags += " --epochs 3 --warm-epochs 1 --log-every 1 --commit-every 1"
+    flags += " --epochs 3 --warm-epochs 1 --log-every 1 --commit-every 1 --crops 0"
     labels = str(data.parent / "labels")
     return [
         *("stage2", "--data", str(data), "--labels", labels, "--out", str(out)),

@@ -40,9 +40,9 @@ def test_bytes_are_kept_as_they_came(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert set(index.width_N) == {30}
     assert set(index.height_N) == {24}
     assert failures(out) == {}
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last.endswith(f"a2s stage1 --data {out} --out runs/s1")
-    assert "9 images in 3 shards" in last
+    wrote, last = capsys.readouterr().out.splitlines()[-2:]
+    assert "9 images in 3 shards" in wrote
+    assert last == f"next: a2s stage1 --data {out} --out runs/s1"
 
 
 def test_everything_bad_is_quarantined_and_the_rest_goes_on(

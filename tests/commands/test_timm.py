@@ -73,7 +73,7 @@ def test_every_command_takes_it(scenes, data: Path, tmp_path: Path, name: str) -
             assert np.abs(found - 255 * logits.sigmoid()[0, 0].numpy()).max() <= 1
 
     command = ("stage2", "--data", data, "--labels", labels, "--out", stage2)
-    succeed(*command, *encoder, *FLAGS, "--warm-epochs", "0", "--log-every", "1")
+    succeed(*command, *encoder, *FLAGS, "--warm-epochs", "0", "--crops", "0", "--log-every", "1")
     lines = [json.loads(line) for line in (stage2 / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 2
     generation = Generation.load(stage2 / "labels", 1)

@@ -58,7 +58,8 @@ def test_ranks_together_read_the_global_batches(data: Path, workers: int) -> Non
 
 def test_tensors_of_a_batch_share_one_buffer(data: Path) -> None:
     index, sides = Index.load(data), [(32, 32), (4, 4)]
-    dataset = Images(index, image_size=32, seed=0, read_label=label_of, keep_sides=sides)
+    windows = {"crops": 0.5, "last_crop_epoch": 1}
+    dataset = Images(index, image_size=32, seed=0, read_label=label_of, keep_sides=sides, **windows)
     columns = PlanSampler(rank=0, world=1)
     columns.set(make_plan(index.shard_sizes, batch_size=3, seed=0, epoch=1), epoch=1)
     requests = list(columns)

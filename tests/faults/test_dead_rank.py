@@ -146,6 +146,7 @@ def test_a_rank_with_a_bug_is_named_by_the_others(data: Path, tmp_path: Path) ->
     assert "failed: IndexError: a bug" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_what_one_rank_cannot_read_ends_the_others_soon(
     data: Path, tmp_path: Path, rank: int
@@ -205,6 +206,7 @@ def test_a_signal_to_one_rank_ends_all_after_a_commit(
     assert not [path for path in out.rglob("*") if path.name.endswith(".tmp")]
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_a_rank_that_waits_at_once(data: Path, tmp_path: Path) -> None:
     """Rank 1 is stopped, so rank 0 is deaf inside a collective."""
     processes = start_ranks(arguments(data, tmp_path / "out"), world=2)

@@ -69,12 +69,15 @@ def check_whole(files: dict[str, bytes]) -> None:
 def test_killed_while_it_publishes_and_repeated_on_fresh_machines(
     data: Path, bucket: Bucket, tmp_path: Path
 ) -> None:
+    codes = []
     for number, num_puts in enumerate((1, 4, 2)):
         process = start(LABEL, tmp_path / f"cache-{number}")
         bucket.proxy.before = functools.partial(_kill_at, process, [num_puts])
-        assert process.wait(timeout=200) == -signal.SIGKILL
+        codes.append(process.wait(timeout=200))
         bucket.proxy.before = None
         check_whole(bucket.files("labels"))
+    # Writes that were under way when a process was killed may arrive, and leave the last one none.
+    assert codes in ([-signal.SIGKILL] * 3, [-signal.SIGKILL] * 2 + [0])
     done = call(*LABEL)
     assert done.code == 0, done.stderr
     here = tmp_path / "here"

@@ -114,6 +114,7 @@ def test_a_new_node_is_used_and_a_lost_node_loses_no_item(cluster: Any) -> None:
     assert tally.max_workers == 3
 
 
+@pytest.mark.slow
 def test_a_straggler_gets_a_speculative_copy_and_counts_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
     """What this process's handler has seen, and the exit codes with which it would have ended."""
     seen = list[object]()
     before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    # Whoever runs the tests in the background lets their processes ignore Ctrl-C.
+    ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def exit_now(code: int) -> None:
         seen.append(("exit", code))
@@ -31,6 +33,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
     monkeypatch.setattr(processes, "is_command", True)
     yield seen
     signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGINT, ctrl_c)
 
 
 def test_a_signal_is_handled_when_the_block_ends(seen: list[object]) -> None:

@@ -78,9 +78,9 @@ def test_labels_are_bit_equal_with_learning_rate_0(
     one, many = stored(runs[1], number, data), stored(runs[world], number, data)
     assert len(one) == 8
     assert one.keys() == many.keys()
-    # Labels of images of which the epoch saw a window are copies.
     rectified = [key for key, label in one.items() if np.unique(label).size > 100]
-    assert 2 <= len(rectified) < 8, rectified
+    # Labels of images of which the first epoch saw a window are copies.
+    assert 2 <= len(rectified) < 8 if number == 1 else len(rectified) == 8, rectified
     for key, label in one.items():
         assert (many[key] == label).all(), key
 
