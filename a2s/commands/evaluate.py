@@ -10,6 +10,7 @@ from typing import Any
 
 from a2s.config.commands import EvaluateConfig
 from a2s.data import masks
+from a2s.data.isolated_decoder import expendable
 from a2s.data.isolation import isolated
 from a2s.data.origin import refuse_folders_of_other_images
 from a2s.errors import ConfigError, DataError
@@ -45,8 +46,8 @@ from a2s.storage import files, hashing, run_folder
 from a2s.storage.failures import FILE_NAME, Failure, write_failures
 
 CHUNK_PAIRS = 16
-# Below this many pairs Ray's start takes longer than the scoring that it would share.
-AUTO_MIN_PAIRS = 1000
+# Below this many pairs the start of child processes takes longer than they save.
+CHILDREN_MIN_PAIRS = 200
 COLUMNS = (
     ("adaptive F", "adaptive_f"),
     *BORDER_COLUMNS,
@@ -176,10 +177,12 @@ def _score_all(
     missing = write_missing(folder.path, keys, predictions, truths, rbd)
     # Old scores must not pass for those of a run that has not finished.
     (folder.path / "scores.json").unlink(missing_ok=True)
-    small = config.workers == "auto" and len(keys) < AUTO_MIN_PAIRS
+    # On one machine child processes are as fast as Ray's workers, and there at once.
+    is_here = config.workers == "auto" and config.ray_address is None
     workers = pool.resolve_workers(
-        0 if small else config.workers, len(keys), ray_address=config.ray_address
+        0 if is_here else config.workers, len(keys), ray_address=config.ray_address
     )
+    in_children = workers == 0 and len(keys) >= CHILDREN_MIN_PAIRS
 
     def rbd_map(key: str) -> PictureFile | None:
         return rbd.locate(key) if rbd and key in rbd.keys else None
@@ -203,10 +206,11 @@ def _score_all(
         score_chunk,
         chunks(),
         common=(config.parity.convention,),
-        isolation=isolated,
+        isolation=expendable if in_children else isolated,
         division=pool.Division(halves, merged, given_up),
         workers=workers,
         threads=pool.num_cpus() if workers == 0 else 0,
+        children=pool.num_cpus() if in_children else 0,
         ray_address=config.ray_address,
         name=lambda item: f"evaluate: pairs from {item[1][0].key}",
     )

@@ -84,7 +84,8 @@ def isolable(function: F) -> F:
     @functools.wraps(function)
     def call(data: bytes, **limits: int) -> Any:
         if not isolation.is_on():
-            return function(data, **limits)
+            with isolation.guard(data):
+                return function(data, **limits)
         try:
             reply, payload = isolation.ask(function.__name__, data, limits)
         except isolation.DecoderDied as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import os
 import resource
@@ -11,15 +10,14 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from a2s.data import images, masks, photograph
-from a2s.data.isolation import Header, receive, send
+from a2s.data import images, isolation, masks, photograph
+from a2s.data.isolation import LIMIT_SEC, Header, receive, send
+from a2s.storage import child_process
 
-PR_SET_PDEATHSIG = 1
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "probe": images.probe,
     "decode": images.decode,
@@ -30,14 +28,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "decode_with_alpha": photograph.decode_with_alpha,
     "colour_profile": photograph.colour_profile,
 }
-
-
-OOM_SCORE = 250
-"""In thousandths of the memory: how much smaller than its parent it may be when the kernel, out of
-memory, ends it and not the parent."""
 BYTES_PER_PIXEL = 24
 """More than any format needs: masks in WebP take 20, all others up to 16."""
 ROOM_BYTES = 256 * 2**20
+_is_within = False
 
 
 @contextlib.contextmanager
@@ -60,6 +54,47 @@ def limited_memory(data: bytes) -> Iterator[int]:
         resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 
 
+@contextlib.contextmanager
+def within_limits(data: bytes) -> Iterator[None]:
+    """Decode in this process, which may be lost: with a limit to its memory, and to the time.
+
+    Raises:
+        BadImage: what the block raises; if memory was short, it says how much was not enough.
+    """
+    global _is_within
+    if _is_within:
+        yield
+        return
+    room, _is_within = 0, True
+    signal.setitimer(signal.ITIMER_REAL, LIMIT_SEC)
+    try:
+        with limited_memory(data) as room:
+            yield
+    except images.BadImage as error:
+        raise with_room(error, room) from None
+    finally:
+        _is_within = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@contextlib.contextmanager
+def expendable() -> Iterator[None]:
+    """Decode in this process, which has one thread and may be lost, within the same limits."""
+    isolation.guard = within_limits
+    try:
+        yield
+    finally:
+        isolation.guard = contextlib.nullcontext
+
+
+def with_room(error: images.BadImage, room: int) -> images.BadImage:
+    """Say how many bytes were not enough, if memory was the reason."""
+    if error.reason != "memory":
+        return error
+    detail = f"needs over {room / 2**30:.1f} GiB to decode, or that is not there"
+    return images.BadImage(error.reason, detail)
+
+
 def answer(header: Header, data: bytes) -> tuple[Header, bytes | memoryview]:
     """Call what the header names; return the header and the bytes of the reply."""
     function, room = FUNCTIONS[header["function"]], 0
@@ -67,10 +102,8 @@ def answer(header: Header, data: bytes) -> tuple[Header, bytes | memoryview]:
         with limited_memory(data) as room:
             result = function(data, **header["limits"])
     except images.BadImage as error:
-        detail = error.detail
-        if error.reason == "memory":
-            detail = f"needs over {room / 2**30:.1f} GiB to decode, or that is not there"
-        return {"reason": error.reason, "detail": detail}, b""
+        error = with_room(error, room)
+        return {"reason": error.reason, "detail": error.detail}, b""
     except MemoryError as error:
         return {"memory": str(error)}, b""
     except Exception:
@@ -84,27 +117,9 @@ def answer(header: Header, data: bytes) -> tuple[Header, bytes | memoryview]:
     return reply, np.ascontiguousarray(content).data.cast("B")
 
 
-def _end_before_the_parent() -> None:
-    """If the kernel must kill for lack of memory, one image is lost and not a whole command."""
-    file = Path("/proc/self/oom_score_adj")
-    with contextlib.suppress(OSError, ValueError):
-        file.write_text(str(min(1000, int(file.read_text()) + OOM_SCORE)))
-
-
 def main() -> NoReturn:
     """Answer requests until the parent closes the pipe."""
-    # Signals that end a whole job are for the parent; the image must not be blamed for them.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    # A codec that hangs notices neither the end of the parent nor of its time; the kernel does.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    # The parent reports a crash; a file of this process's memory would help nobody.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    requests, replies = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
-    _end_before_the_parent()
-    # What a codec prints must not come between the replies.
-    os.dup2(2, 1)
+    requests, replies = child_process.settle()
     try:
         send(replies, {}, b"")
         while True:

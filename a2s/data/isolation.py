@@ -13,18 +13,20 @@ import json
 import os
 import signal
 import struct
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import IO, Any
+
+from a2s.storage import child_process
 
 LIMIT_SEC = 300.0
 """Only a codec that hangs takes longer: the largest images allowed take some 10 s."""
 _LENGTH = struct.Struct("<I")
-_PACKAGES = Path(__file__).resolve().parents[2]
+
+Guard = Callable[[bytes], contextlib.AbstractContextManager[None]]
+guard: Guard = contextlib.nullcontext
+"""What surrounds the decoding of some bytes in this process (`isolated_decoder.expendable`)."""
 
 Header = dict[str, Any]
 
@@ -68,19 +70,7 @@ class _Decoder:
     """A decoder process; one request at a time."""
 
     def __init__(self) -> None:
-        paths = [str(_PACKAGES), os.environ.get("PYTHONPATH", "")]
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "a2s.data.isolated_decoder"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **threads, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-            # Ctrl-C in the terminal is for this process, which ends the decoder.
-            process_group=0,
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._requests, self._replies = self._process.stdin, self._process.stdout
+        self._child = child_process.start("a2s.data.isolated_decoder")
         self._is_ready = False
 
     def ask(self, header: Header, data: bytes) -> tuple[Header, bytearray]:
@@ -91,33 +81,29 @@ class _Decoder:
         """
         if not self._is_ready:
             try:
-                receive(self._replies)
+                receive(self._child.replies)
             except EOFError:
-                if (code := self._process.wait()) == -signal.SIGKILL:
+                if (code := self._child.process.wait()) == -signal.SIGKILL:
                     raise MemoryError("the decoder process was killed when it started") from None
                 raise RuntimeError(f"the decoder process did not start (exit {code})") from None
             self._is_ready = True
         try:
-            send(self._requests, {**header, "limit_sec": LIMIT_SEC}, data)
-            return receive(self._replies)
+            send(self._child.requests, {**header, "limit_sec": LIMIT_SEC}, data)
+            return receive(self._child.replies)
         except (EOFError, BrokenPipeError):
-            raise DecoderDied(*_cause_of_death(self._process.wait())) from None
+            raise DecoderDied(*cause_of_death(self._child.process.wait())) from None
 
     def died_idle(self) -> bool:
         """Whether something has ended it while it had nothing to decode."""
-        return self._is_ready and self._process.poll() is not None
+        return self._is_ready and self._child.process.poll() is not None
 
     def close(self) -> None:
         """End the process, also one that is decoding."""
-        self._process.kill()
-        # What was not sent, because the decoder is dead, is not sent now either.
-        with contextlib.suppress(BrokenPipeError):
-            self._requests.close()
-        self._replies.close()
-        self._process.wait()
+        self._child.close()
 
 
-def _cause_of_death(code: int) -> tuple[str, str]:
+def cause_of_death(code: int) -> tuple[str, str]:
+    """Reason and detail of a `BadImage` for the exit code of the process that decoded it."""
     if code == -signal.SIGALRM:
         return "timeout", f"not decoded after {LIMIT_SEC:g} s"
     if code == -signal.SIGKILL:

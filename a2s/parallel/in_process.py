@@ -27,7 +27,7 @@ def map_in_process(
     threads: int,
     tally: Tally,
 ) -> Iterator[R]:
-    """Yield the results as `pool.map_items` does."""
+    """Yield the results as `pool.map_items` does without Ray."""
     prepare = model_stage.build() if model_stage else None
 
     def work(item: T) -> R:

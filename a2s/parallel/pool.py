@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from a2s.errors import ConfigError
 from a2s.parallel import ray_session, ray_signals
+from a2s.parallel.children import map_in_children
 from a2s.parallel.division import Again, Division, halves
 from a2s.parallel.in_process import map_in_process, one_core
 from a2s.parallel.model_actors import ModelStage
@@ -100,6 +101,7 @@ def map_items(
     common: tuple[Any, ...] = (),
     model_stage: ModelStage | None = None,
     threads: int = 0,
+    children: int = 0,
     ray_address: str | None = None,
     isolation: Isolation = contextlib.nullcontext,
     division: Division[T, R] | None = None,
@@ -119,7 +121,7 @@ def map_items(
     without limit if its node is lost. A straggler gets a speculative copy; the first result counts.
     So `fn` must be deterministic and idempotent, importable on the workers, and keep no state
     between calls. With `workers` 0 there are no retries: this thread runs `fn`, or `threads`
-    threads that use one core each.
+    threads that use one core each; or `children` processes of this one, which needs `division`.
 
     `isolation()` makes a context in which `fn` survives what its images do to their decoders; it is
     entered once in each process. With `division` an item whose processes die all the same, such as
@@ -128,11 +130,25 @@ def map_items(
     Raises: exceptions of `fn` unchanged; A2SError naming the item after the last retry.
     """
     tally = tally if tally is not None else Tally()
+    note = note or (lambda text: print(text, file=sys.stderr))
+    if workers == 0 and children:
+        assert division is not None
+        yield from map_in_children(
+            fn,
+            items,
+            common,
+            number=children,
+            isolation=isolation,
+            division=division,
+            name=name,
+            note=note,
+            tally=tally,
+        )
+        return
     if workers == 0:
         with isolation():
             yield from map_in_process(fn, items, common, model_stage, threads, tally)
         return
-    note = note or (lambda text: print(text, file=sys.stderr))
     gathered: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if ray_address is not None and (job := elsewhere.job()) is not None:
         fn, gathered = functools.partial(elsewhere.shared, job, fn), elsewhere.gathered()

@@ -214,3 +214,34 @@ def test_a_forked_process_has_decoders_of_its_own() -> None:
         assert process.communicate(timeout=60)[0] == "True 0\n"
     finally:
         process.kill()
+
+
+def test_an_expendable_process_decodes_itself_within_the_same_limits(planted: Path) -> None:
+    """A bomb that needs gigabytes, a codec that hangs: as a decoder would say, or the end."""
+    script = """
+import sys
+import test_isolation as given
+from a2s.data import images, isolated_decoder
+plain = [given.outcome(call, data) for call in given.CALLS for data in given.DATA]
+with isolated_decoder.expendable():
+    assert [given.outcome(call, data) for call in given.CALLS for data in given.DATA] == plain
+    isolated_decoder.ROOM_BYTES = isolated_decoder.BYTES_PER_PIXEL = 0
+    print(given.outcome(images.decode, given.large()))
+    isolated_decoder.ROOM_BYTES = 2**28
+    isolated_decoder.LIMIT_SEC = 0.2
+    images.decode(given.encoded(1) + b"A2S-HANG")
+"""
+    here = [str(Path(__file__).parent), str(REPO / "tests" / "helpers")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(planted), *here])}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == -signal.SIGALRM, done.stderr
+    assert "('memory', 'needs over 0.0 GiB to decode, or that is not there')" in done.stdout
+
+
+def large() -> bytes:
+    """An image of 48 million bytes."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (4000, 4000)).save(buffer, "PNG")
+    return buffer.getvalue()

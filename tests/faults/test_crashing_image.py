@@ -17,6 +17,7 @@ from crashing_codec import KILL_WORKER, SEGV, plant
 from labelling_run import encoded, write_data, write_model
 from processes import Finished, call
 
+from a2s.commands import evaluate
 from a2s.data.images import encode_png
 from a2s.parallel import pool
 
@@ -141,3 +142,34 @@ def test_a_mask_that_crashes_its_codec_is_quarantined_with_its_image(
         "3": "mask_crashes",
         CRASHING: "mask_without_image",
     }
+
+
+@pytest.mark.slow
+def test_a_map_that_crashes_its_codec_among_many_is_quarantined(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many pairs that child processes score them."""
+    (tmp_path / "site").mkdir()
+    plant(tmp_path / "site", monkeypatch)
+    truth, pred = tmp_path / "truth", tmp_path / "pred"
+    for folder, kind in ((truth, "truth"), (pred, "pred")):
+        folder.mkdir()
+        sources = sorted((root / "good" / kind).iterdir())
+        for number in range(evaluate.CHILDREN_MIN_PAIRS):
+            data = sources[number % len(sources)].read_bytes()
+            crashes = number == 77 and kind == "pred"
+            (folder / f"{number:03}.png").write_bytes(data + (SEGV if crashes else b""))
+    sides = ("--pred", str(pred), "--truth", str(truth), "--workers", "0")
+    done = call("evaluate", *sides, "--out", str(tmp_path / "out"))
+    assert done.code == 0, done.stderr
+    (row,) = map(json.loads, (tmp_path / "out" / "failures.jsonl").read_text().splitlines())
+    assert (row["key"], row["reason"]) == ("077", "crashes")
+    assert row["detail"] == "its process ended with SIGSEGV"
+    assert "looking for the image that does it" in done.stderr
+    rows = pq.read_table(tmp_path / "out" / "images.parquet").to_pylist()
+    assert [row["key"] for row in rows] == [f"{n:03}" for n in range(200) if n != 77]
+    # The children's scores are those of this process.
+    monkeypatch.setattr(evaluate, "CHILDREN_MIN_PAIRS", 10**9)
+    done = call("evaluate", *sides, "--out", str(tmp_path / "here"))
+    assert done.code == 0, done.stderr
+    assert pq.read_table(tmp_path / "here" / "images.parquet").to_pylist() == rows
