@@ -23,7 +23,7 @@ NO_IDENTITY: dict[str, Any] = {"identity": False}
 Workers = Annotated[int | Literal["auto"], Field(json_schema_extra=NO_IDENTITY)]
 Folder = Annotated[Path, Field(json_schema_extra=NO_IDENTITY)]
 FailureRate = Annotated[float, Field(ge=0, le=1, json_schema_extra=NO_IDENTITY)]
-EncoderName = Literal["resnet50", "mobilenet_v2"]
+EncoderName = Literal["resnet50", "mobilenet_v2", "efficientnet_lite2"]
 DetectorName = Literal["ram", "conv", "minet"]
 BackendName = Literal["auto", "numba", "torch", "pydensecrf"]
 BenchmarkName = Literal["ECSSD", "PASCAL-S", "HKU-IS", "DUTS-TE", "DUT-OMRON", "MSRA-B"]

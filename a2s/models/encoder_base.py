@@ -32,6 +32,8 @@ class Encoder(nn.Module):
     std: Rgb = IMAGENET_STD
     library: ClassVar[str] = "torchvision"
     """What computes it, with the version if the taps may depend on it."""
+    classifier_names: ClassVar[frozenset[str]] = frozenset()
+    """Names of tensors in published files that no tap needs, besides usual ones of classifiers."""
     registers_in_order: ClassVar[bool] = True
     """Whether each BatchNorm is registered just after the convolution whose output it takes."""
 

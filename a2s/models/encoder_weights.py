@@ -9,7 +9,6 @@ import sys
 import urllib.request
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from a2s.errors import WeightsError
 from a2s.models.bundled import bundled_encoder
 from a2s.models.encoder_base import Encoder
 from a2s.models.encoders import build_encoder, calibrate_batchnorm
+from a2s.models.published_weights import REGISTRY, PublishedWeights
 from a2s.models.timm_name import PRETRAINED, is_timm, require_timm
 from a2s.storage import places
 from a2s.storage.files import atomic_path, open_file, remove_abandoned
@@ -28,55 +28,6 @@ from a2s.storage.files import atomic_path, open_file, remove_abandoned
 DOWNLOAD_TIMEOUT_SEC = 30.0
 BUNDLED = "bundled"
 """Weights inside the package, those of MobileNetV2."""
-
-
-@dataclass(frozen=True)
-class PublishedWeights:
-    """A published weight file: URL, checksum, licence and training data."""
-
-    encoder: str
-    url: str
-    algorithm: str
-    digest_prefix: str
-    licence: str
-    trained_on: str
-
-    @property
-    def file_name(self) -> str:
-        """File name in the cache; it contains the digest."""
-        return self.url.rsplit("/", 1)[1]
-
-
-_TORCHVISION = "https://download.pytorch.org/models"
-_BSD = "torchvision, BSD-3-Clause; trained on ImageNet, whose images have terms of their own"
-REGISTRY = {
-    "resnet50/moco_v2_800ep": PublishedWeights(
-        encoder="resnet50",
-        url="https://dl.fbaipublicfiles.com/moco/moco_checkpoints/"
-        "moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar",
-        algorithm="md5",
-        digest_prefix="a04e12f8",
-        licence="unclear: facebookresearch/moco says CC-BY-NC 4.0 in its README and MIT in its "
-        "LICENSE file; take it as non-commercial unless you have cleared it",
-        trained_on="ImageNet images without labels",
-    ),
-    "resnet50/imagenet": PublishedWeights(
-        encoder="resnet50",
-        url=f"{_TORCHVISION}/resnet50-0676ba61.pth",
-        algorithm="sha256",
-        digest_prefix="0676ba61",
-        licence=_BSD,
-        trained_on="ImageNet labels",
-    ),
-    "mobilenet_v2/imagenet": PublishedWeights(
-        encoder="mobilenet_v2",
-        url=f"{_TORCHVISION}/mobilenet_v2-b0353104.pth",
-        algorithm="sha256",
-        digest_prefix="b0353104",
-        licence=_BSD,
-        trained_on="ImageNet labels",
-    ),
-}
 
 # Classifier heads of the published files, which encoders omit; every other key must match.
 _HEADS = frozenset(
@@ -239,9 +190,10 @@ def fill_encoder(name: str, state: Mapping[str, Tensor], *, source: str) -> Enco
         return _fill_timm(name, state, source=source)
     if name == "mobilenet_v2":  # files of the bare `features` start at the block number
         state = {f"features.{k}" if k[:1].isdigit() else k: v for k, v in state.items()}
-    state = {key: value for key, value in state.items() if key not in _HEADS}
     is_onnx_zoo = name == "mobilenet_v2" and "features.1.0.0.weight" in state
-    encoder = build_encoder(name, variant="onnx_zoo" if is_onnx_zoo else "torchvision")
+    encoder = build_encoder(name, variant="onnx_zoo" if is_onnx_zoo else None)
+    unused = _HEADS | encoder.classifier_names
+    state = {key: value for key, value in state.items() if key not in unused}
     require_coverage(_shapes(state), _shapes(encoder.state_dict()), source=source, network=name)
     encoder.load_state_dict(dict(state), strict=False)
     return encoder

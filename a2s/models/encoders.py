@@ -1,4 +1,4 @@
-"""Encoders by name: two that are built in, and `timm:NAME`, any network of timm.
+"""Encoders by name: three that are built in, and `timm:NAME`, any network of timm.
 
 Shape suffixes: B images, H W the image's size.
 """
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from a2s.errors import ConfigError
+from a2s.models.efficientnet import EfficientNetLite2
 from a2s.models.encoder_base import Encoder, Taps
 from a2s.models.timm_name import is_timm, require_timm
 from a2s.models.torchvision_nets import Conv2dNormActivation, mobilenet_v2, resnet50
@@ -66,11 +67,13 @@ class MobileNetV2(Encoder):
         return e1, e2, e3, e4, blocks[14:](e4)
 
 
-ENCODERS: dict[str, type[Encoder]] = {encoder.name: encoder for encoder in (ResNet50, MobileNetV2)}
+ENCODERS: dict[str, type[Encoder]] = {
+    encoder.name: encoder for encoder in (ResNet50, MobileNetV2, EfficientNetLite2)
+}
 
 
-def build_encoder(name: str, *, variant: str = "torchvision") -> Encoder:
-    """Build an encoder with random weights.
+def build_encoder(name: str, *, variant: str | None = None) -> Encoder:
+    """Build an encoder with random weights; without `variant` the first one that it has.
 
     Raises:
         ConfigError: no such encoder or variant, or timm is not installed.
@@ -80,6 +83,8 @@ def build_encoder(name: str, *, variant: str = "torchvision") -> Encoder:
         from a2s.models.timm_encoder import TimmEncoder
 
         return TimmEncoder(name)
+    if name in ENCODERS and variant is None:
+        variant = ENCODERS[name].variants[0]
     if name not in ENCODERS or variant not in ENCODERS[name].variants:
         known = ", ".join(f"{n} ({'|'.join(e.variants)})" for n, e in ENCODERS.items())
         raise ConfigError(

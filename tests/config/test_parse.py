@@ -106,8 +106,8 @@ def test_missing_config_file_is_named() -> None:
         (
             "stage2",
             ["--encoder.name", "vgg"],
-            "config: stage2.encoder.name: vgg is unknown; known are resnet50, mobilenet_v2 and "
-            "timm:NAME, such as timm:convnext_tiny",
+            "config: stage2.encoder.name: vgg is unknown; known are resnet50, mobilenet_v2, "
+            "efficientnet_lite2 and timm:NAME, such as timm:convnext_tiny",
         ),
         ("stage2", ["--encoder.name", "timm:"], "config: stage2.encoder.name: timm: is unknown"),
         ("stage2", ["--lr", "x"], "stage2: Error parsing --lr: could not convert"),

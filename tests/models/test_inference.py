@@ -24,7 +24,7 @@ from a2s.models.saved import NetworkInput, SavedNetwork
 from a2s.parallel.gpu_thread import DeviceThread
 
 
-@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2", "efficientnet_lite2"])
 def test_folded_batchnorm_is_the_same_function(name: str) -> None:
     torch.manual_seed(0)
     encoder = build_encoder(name)

@@ -118,7 +118,7 @@ def test_the_frozen_encoder_never_changes(mobile: ActivationNet) -> None:
     assert all(torch.equal(before[k], v) for k, v in mobile.encoder.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2", "efficientnet_lite2"])
 def test_every_tap_of_an_untrained_encoder_is_alive(name: str) -> None:
     encoder = load_encoder(name, None).eval()
     with torch.no_grad():
