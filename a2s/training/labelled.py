@@ -20,6 +20,7 @@ from a2s.labels.store.reader import (
 )
 from a2s.parallel import ranks
 from a2s.parallel.progress import say
+from a2s.parallel.shared_folder import share_files
 from a2s.storage import run_folder
 from a2s.training.loop import TrainingRun
 
@@ -81,6 +82,7 @@ def _decisions(config: Stage1Config | Stage2Config, labels: Index) -> dict[str, 
             now = review.read_decisions(labels.folder, labels)
             if review.fingerprint(now) == wanted:
                 review.write_decisions(config.out, now)
+    share_files()
     with ranks.fail_together():
         decisions = review.read_decisions(config.out, labels)
         if review.fingerprint(decisions) != wanted:

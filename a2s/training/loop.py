@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -24,6 +25,7 @@ from a2s.models.activation_net import ActivationNet
 from a2s.models.detector import Detector
 from a2s.parallel import ranks, stop
 from a2s.parallel.progress import Progress
+from a2s.parallel.shared_folder import share_files
 from a2s.parallel.trackers import start_trackers
 from a2s.storage import checkpoints, run_folder
 from a2s.storage.checkpoints import Commit
@@ -37,7 +39,6 @@ from a2s.training.throughput import Meter, peak_memory_mib
 
 if TYPE_CHECKING:
     from a2s.labels.store.reader import Bools
-
 
 NOTHING_DONE: dict[str, Any] = {"epoch": 0, "step": 0, "finished": False}
 """State of a run before its first commit."""
@@ -277,11 +278,10 @@ def open_run(
         with ranks.fail_together():
             if ranks.is_main():
                 # The others wait for this rank meanwhile, and must not take it for one that hangs.
-                claim = run_folder.claim(
-                    config.out, command=name, config=config, inputs=inputs, waiting=ranks.waiting
-                )
-                folder = stack.enter_context(claim)
+                claim = partial(run_folder.claim, config.out, waiting=ranks.waiting)
+                folder = stack.enter_context(claim(command=name, config=config, inputs=inputs))
                 stack.enter_context(checkpointer)
+        share_files()
         with ranks.fail_together():
             commit = checkpoints.last_commit(config.out)
         ranks.check_same("last commit in --out", str(commit.number if commit else 0))
@@ -295,6 +295,6 @@ def open_run(
             checkpointer=checkpointer,
             stack=stack,
         )
-        # Not `end_training`, which also destroys the process group, while DDP still uses it.
         for tracker in accelerator.trackers:
+            # Not `end_training`, which also destroys the process group, while DDP still uses it.
             tracker.finish()

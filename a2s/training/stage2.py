@@ -26,6 +26,7 @@ from a2s.labels.store.reader import UNLABELLED
 from a2s.labels.store.writer import NextGeneration, list_stale_labels, write_rectified
 from a2s.models.encoders import set_batchnorm
 from a2s.parallel import ranks
+from a2s.parallel.shared_folder import share_files
 from a2s.training import pause
 from a2s.training.labelled import labelled_images
 from a2s.training.loop import TrainingRun, open_run
@@ -75,6 +76,8 @@ def _train(
             store.mkdir(exist_ok=True)
             # Labels that no commit names were written by a run that was killed.
             list_stale_labels(config.out)()
+    share_files()
+    with ranks.fail_together():
         if (command := pause.pending_label_command(config, run.state)) is not None:
             number = schedule.generation_by_epoch[run.state["epoch"]]
             raise LabelError(f"stage2: {config.out} waits for label generation {number}; {command}")

@@ -201,7 +201,7 @@ def test_masks_of_a_store(
         (["label", *RBD, "--data", "ftp://h/x", "--out", "x"], "is a URL; give a local path"),
         (["label", *RBD, "--data", "s3://bucket/none", "--out", "x"], "no finished shards"),
         (["predict", "s3://bucket/none", *RBD, "--out", "x"], "no such file or folder"),
-        (["stage2", "--data", DATA, "--labels", LABELS, "--out", DATA], "ranks on several"),
+        (["shard", DATA, "--out", "s3://bucket/x"], "ranks on several"),
         (["stage1", "--data", DATA, "--out", "x", "--cache-dir", LABELS], "--cache-dir"),
     ],
 )
@@ -213,7 +213,7 @@ def test_what_does_not_work_is_one_line_and_no_folder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    if arguments[0] == "stage2":
+    if arguments[0] == "shard":
         for name, value in {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": "0"}.items():
             monkeypatch.setenv(name, value)
     done = call(*arguments)

@@ -59,7 +59,7 @@ def start_ranks(
         processes.append(
             Process(
                 arguments,
-                env=environment(**(launcher if world > 1 else {}), **own),
+                env=environment(**{**(launcher if world > 1 else {}), **own}),
                 cwd=folders[rank] if folders else None,
                 hold_at=hold_at,
             )

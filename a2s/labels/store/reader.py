@@ -21,6 +21,7 @@ from a2s.errors import DataError, LabelError
 from a2s.labels.review import Decision
 from a2s.labels.store.generations import Generation
 from a2s.parallel import ranks
+from a2s.parallel.shared_folder import gather_bytes, share_files
 from a2s.storage import files
 from a2s.storage.parsing import parse_json
 
@@ -140,7 +141,6 @@ def _list_unlabelled(
     decisions: Mapping[str, Decision],
 ) -> None:
     rank, world = ranks.rank(), ranks.world()
-    parts = [folder / f".{UNLABELLED}.r{number:04d}" for number in range(world)]
     with ranks.fail_together():
         lines = []
         quality_N = labels.column("quality") if min_quality > 0 else np.ones(len(labels))
@@ -163,13 +163,11 @@ def _list_unlabelled(
                     reason, detail = DOUBTFUL, f"quality {quality:.3f}, wanted {min_quality:g}"
             lines.append({"key": index.key(row), "reason": reason, "detail": detail})
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        files.atomic_write(parts[rank], text)
+    joined = b"".join(gather_bytes(text.encode()))
     with ranks.fail_together():
         if ranks.is_main():
-            joined = b"".join(map(files.read_bytes, parts))
             files.atomic_write(folder / UNLABELLED, joined)
-            for part in parts:
-                part.unlink()
+    share_files()
 
 
 def read_unlabelled(folder: Path, index: Index) -> Bools:

@@ -23,6 +23,7 @@ from a2s.labels.store.generations import Generation
 from a2s.labels.store.reader import Bools, LabelSource, resize
 from a2s.labels.store.rows import RowFile, RowWriter
 from a2s.parallel import ranks
+from a2s.parallel.shared_folder import share_files
 from a2s.storage import checkpoints, hashing
 
 AVERAGES = "averages"
@@ -94,6 +95,8 @@ class NextGeneration:
                     height=self._side,
                     width=self._side,
                 )
+        # The next epoch reads it.
+        share_files()
 
     def _write(self, rows: list[int], bits_B1SS: Tensor, wait: Callable[[], None]) -> None:
         wait()
@@ -121,6 +124,7 @@ class NextGeneration:
         with ranks.fail_together():
             self._drain()
             num_files = len(self._writer.close())
+        share_files()
         num_files_by_rank = ranks.all_gather(torch.tensor([num_files])).flatten().tolist()
         with ranks.fail_together():
             if ranks.is_main():
@@ -186,6 +190,7 @@ def write_rectified(
                     keep_N=keep_N,
                     generation=generation,
                 )
+    share_files()
 
 
 def _settings(number: int, *, source: LabelSource, index: Index) -> str:

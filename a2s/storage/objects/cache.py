@@ -31,6 +31,7 @@ LIMIT = "A2S_CACHE_GIB"
 LIMIT_GIB = 50.0
 SPARE_BYTES = 2**30
 """Space that the cache leaves free on its disk."""
+_ADOPTED = (".rows", ".tar")
 _TOUCH_SEC = 60.0
 _BLOCK = 4096
 _TRIES = 5
@@ -132,6 +133,16 @@ def adopt(path: Path, one: Object) -> None:
         os.link(path, blob)
     _replace_by_link(path, blob, mtime_ns)
     _make_room(one.size, keep=blob)
+
+
+def adopt_if_large(path: Path, one: Object) -> None:
+    """Let the cache have a file of shards or labels, which makes room when others need it.
+
+    Others, such as logs, are opened by other means than `files.open_file`.
+    """
+    if path.suffix in _ADOPTED and one.size <= limit_bytes() // 2:
+        with contextlib.suppress(OSError):
+            adopt(path, one)
 
 
 def fetch(url: str, blob: Path) -> bool:

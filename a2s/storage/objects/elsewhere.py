@@ -30,7 +30,7 @@ from a2s.storage.objects.mirror import is_hidden
 from a2s.storage.objects.order import is_last
 from a2s.storage.objects.publisher import THREADS, Publisher
 from a2s.storage.objects.retries import Conflict
-from a2s.storage.objects.s3 import ABSENT, PART_BYTES
+from a2s.storage.objects.s3 import ABSENT, PART_BYTES, Object
 from a2s.storage.objects.stores import store_of
 from a2s.storage.objects.urls import here, in_tree, root, url_of
 
@@ -107,7 +107,10 @@ def shared(job: Job, function: Callable[..., R], *arguments: Any) -> R:
     cache.borrow(work)
     with written_here.noted() as written:
         result = function(*map(on_this_machine, arguments))
-    _put_all(job, work, [path for path in written if path.is_relative_to(work)])
+    names = [path.relative_to(work).as_posix() for path in written if path.is_relative_to(work)]
+    names = [name for name in dict.fromkeys(names) if not is_hidden(name)]
+    for name in put_all(job, work, [name for name in names if (work / name).is_file()]):
+        (work / name).unlink()
     return result
 
 
@@ -134,49 +137,44 @@ def on_this_machine(value: Any) -> Any:
     return value
 
 
-def _put_all(job: Job, work: Path, written: Sequence[Path]) -> None:
-    """Put the files that a task has written, what declares others finished last."""
-    names = list(dict.fromkeys(path.relative_to(work).as_posix() for path in written))
-    names = [name for name in names if not is_hidden(name) and (work / name).is_file()]
+def put_all(job: Job, work: Path, names: Sequence[str]) -> dict[str, Object]:
+    """Put files of a working folder, what declares others finished last; the objects by name.
+
+    Raises:
+        StorageError: the store cannot be reached, or another command has taken over.
+        Conflict: somebody else has written one of them.
+    """
     if not names:
-        return
+        return {}
     if not lease.is_held(job.lock_url, job.token):
         raise StorageError(
             f"{url_of(work)}: the command of this task does not hold it any more, so that nothing "
             "is written"
         )
     put = functools.partial(_put, job, work)
+    first = [name for name in names if not is_last(name)]
     with ThreadPoolExecutor(THREADS) as threads:
-        list(threads.map(put, (name for name in names if not is_last(name))))
-    for name in names:
-        if is_last(name):
-            put(name)
+        objects = dict(zip(first, threads.map(put, first), strict=True))
+    return objects | {name: put(name) for name in names if is_last(name)}
 
 
-def _put(job: Job, work: Path, name: str) -> None:
+def _put(job: Job, work: Path, name: str) -> Object:
     path, url = work / name, f"{url_of(work)}/{name}"
     store = store_of(url)
     there = store.head(url)
-    if there is None or there.token != job.token:
-        expect = ABSENT if there is None else there.etag
-        with contextlib.ExitStack() as stack:
-            # The other attempt of a straggler may come in between.
-            stack.enter_context(_unless_ours(url, job.token))
-            if path.stat().st_size <= PART_BYTES:
-                store.put(url, _read(path), expect=expect, token=job.token)
-            else:
-                store.put_file(url, path, expect=expect, token=job.token)
-    path.unlink()
-
-
-@contextlib.contextmanager
-def _unless_ours(url: str, token: str) -> Iterator[None]:
+    if there is not None and there.token == job.token:
+        return there
+    expect = ABSENT if there is None else there.etag
     try:
-        yield
+        if path.stat().st_size <= PART_BYTES:
+            return store.put(url, _read(path), expect=expect, token=job.token)
+        return store.put_file(url, path, expect=expect, token=job.token)
     except Conflict:
-        there = store_of(url).head(url)
-        if there is None or there.token != token:
+        # The other attempt of a straggler may come in between.
+        there = store.head(url)
+        if there is None or there.token != job.token:
             raise
+        return there
 
 
 def _read(path: Path) -> bytes:

@@ -25,7 +25,7 @@ def locked(kind: str, name: str = "") -> Iterator[None]:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(file)
+        _unlock(file)
 
 
 @contextlib.contextmanager
@@ -40,7 +40,13 @@ def try_locked(kind: str, name: str) -> Iterator[bool]:
             is_free = False
         yield is_free
     finally:
-        os.close(file)
+        _unlock(file)
+
+
+def _unlock(file: int) -> None:
+    # A process that was forked meanwhile has the file open too, which would keep the lock.
+    fcntl.flock(file, fcntl.LOCK_UN)
+    os.close(file)
 
 
 def _open_lock(kind: str, digest: str) -> int:

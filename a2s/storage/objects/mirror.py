@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,7 +26,6 @@ _SMALL = (
 _SHOWN = (".", "..", ".parts")
 """Hidden names that are published: records of an unfinished export, by which it resumes."""
 THREADS = 16
-READY_SEC = 300.0
 
 
 class Known(NamedTuple):
@@ -169,6 +167,29 @@ def take_new(
     known |= {name: _known(path / name, one) for name, one in new.items()}
 
 
+def follow(path: Path) -> None:
+    """Make a working folder that another machine publishes equal to the store.
+
+    No process may be writing there. What others have done here already is not done again.
+
+    Raises:
+        StorageError: the store cannot be read.
+    """
+    url = str(url_of(path))
+    with locked("folder", url):
+        listed, known = list_below(url)[0], read_known(path)
+        _drop_others(path, listed)
+        path.mkdir(parents=True, exist_ok=True)
+        new = {
+            name: one
+            for name, one in listed.items()
+            if name not in known or _now(path / name, one) != known[name]
+        }
+        _take(path, new)
+        known = {name: _known(path / name, one) for name, one in listed.items()}
+        write_known(path, known)
+
+
 def is_hidden(name: str) -> bool:
     """Whether a relative path is of no concern to a store: locks, temporary files."""
     return any(part.startswith(".") and part not in _SHOWN for part in name.split("/"))
@@ -177,7 +198,7 @@ def is_hidden(name: str) -> bool:
 def read_known(path: Path) -> dict[str, Known]:
     """What this machine last had in common with the store; nothing if it cannot be told."""
     try:
-        descriptor = os.open(_state_file(path), os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(state_file(path), os.O_RDONLY | os.O_CLOEXEC)
         with os.fdopen(descriptor) as file:
             return {name: Known(*values) for name, values in json.load(file).items()}
     except (OSError, ValueError, TypeError, AttributeError):
@@ -186,53 +207,22 @@ def read_known(path: Path) -> dict[str, Known]:
 
 def write_known(path: Path, known: Mapping[str, Known]) -> None:
     """Remember it."""
-    file = _state_file(path)
+    file = state_file(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(json.dumps(known))
     temporary.replace(file)
 
 
-def say_ready(path: Path, launch: str) -> None:
-    """Tell the other ranks of a start that a working folder is up to date."""
-    file = _state_file(path).with_suffix(".ready")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(launch)
-    temporary.replace(file)
-
-
-def wait_until_ready(path: Path, launch: str) -> None:
-    """Wait until the first rank of the same start has said so.
-
-    Raises:
-        StorageError: it has not within minutes.
-    """
-    file, began = _state_file(path).with_suffix(".ready"), time.monotonic()
-    while time.monotonic() - began < READY_SEC:
-        try:
-            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            descriptor = -1
-        if descriptor >= 0:
-            with os.fdopen(descriptor) as opened:
-                if opened.read() == launch:
-                    return
-        time.sleep(0.1)
-    raise StorageError(
-        f"{url_of(path)}: the first rank has not brought it to this machine in {READY_SEC:.0f} s; "
-        "all ranks must run on one machine, with one A2S_CACHE"
-    )
-
-
 def forget(path: Path) -> None:
     """Delete a working folder whose content is in the store."""
     shutil.rmtree(path, ignore_errors=True)
     for suffix in (".json", ".ready"):
-        _state_file(path).with_suffix(suffix).unlink(missing_ok=True)
+        state_file(path).with_suffix(suffix).unlink(missing_ok=True)
 
 
-def _state_file(path: Path) -> Path:
+def state_file(path: Path) -> Path:
+    """Where `Known` files of a working folder are kept."""
     import hashlib
 
     return root() / "state" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:40]}.json"
@@ -245,6 +235,13 @@ def _is_small(name: str) -> bool:
 def _known(path: Path, one: Object) -> Known:
     facts = cache.stat(path)
     return Known(one.etag, facts.mtime_ns, facts.size)
+
+
+def _now(path: Path, one: Object) -> Known | None:
+    try:
+        return _known(path, one)
+    except OSError:
+        return None
 
 
 def _take(path: Path, listed: Mapping[str, Object]) -> None:

@@ -12,18 +12,18 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 from a2s.errors import StorageError
 from a2s.storage.objects import cache, mirror
 from a2s.storage.objects.lease import Lease, end_process
-from a2s.storage.objects.mirror import Known, is_hidden
+from a2s.storage.objects.mirror import Known
 from a2s.storage.objects.order import LAST, is_first, is_last
 from a2s.storage.objects.retries import Conflict
 from a2s.storage.objects.s3 import ABSENT, MAX_PARTS, PART_BYTES, Object
+from a2s.storage.objects.scan import State, scan, state_of
 from a2s.storage.objects.stores import store_of
 from a2s.storage.objects.urls import url_of
 from a2s.storage.parsing import parse_yaml
@@ -35,12 +35,6 @@ THREADS = 8
 _ROUNDS = 10
 MAX_BYTES = MAX_PARTS * PART_BYTES * 8
 """Size of the largest file that is published."""
-_CACHED = ".tar"
-
-
-class _State(NamedTuple):
-    mtime_ns: int
-    size: int
 
 
 class _Changing(Exception):
@@ -66,7 +60,7 @@ class Publisher:
         self._command = command
         self._lease = lease
         self._known = {name: one for name, one in known.items() if concerns(name)}
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()
         self._ended = threading.Event()
         self._complained = False
         self._thread = threading.Thread(target=self._run, daemon=True, name="publisher")
@@ -82,10 +76,7 @@ class Publisher:
         self._ended.set()
         self._thread.join()
         try:
-            for _ in range(_ROUNDS):
-                if self.publish():
-                    return
-            raise StorageError(f"{self._url}: its files change while they are published")
+            self.publish_all()
         except Conflict:
             raise
         except StorageError as error:
@@ -93,6 +84,24 @@ class Publisher:
                 f"{error}; what is not published stays on this machine, and the same command "
                 "publishes it"
             ) from error
+
+    def publish_all(self) -> None:
+        """Bring the store up to date.
+
+        Raises:
+            StorageError: the store cannot be reached, or files change all the time.
+            Conflict: somebody else has written there.
+        """
+        for _ in range(_ROUNDS):
+            if self.publish():
+                return
+        raise StorageError(f"{self._url}: its files change while they are published")
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """A block in which only its own thread publishes."""
+        with self._guard:
+            yield
 
     def publish(self) -> bool:
         """Bring the store up to date; False if files changed meanwhile.
@@ -168,10 +177,10 @@ class Publisher:
                 del self._known[name]
         return is_steady and is_settled
 
-    def _scan(self) -> dict[str, _State | None]:
-        return {name: one for name, one in _scan(self._folder).items() if self._concerns(name)}
+    def _scan(self) -> dict[str, State | None]:
+        return {name: one for name, one in scan(self._folder).items() if self._concerns(name)}
 
-    def _is_known(self, name: str, state: _State) -> bool:
+    def _is_known(self, name: str, state: State) -> bool:
         known = self._known.get(name)
         return known is not None and (known.mtime_ns, known.size) == state
 
@@ -183,14 +192,14 @@ class Publisher:
                 store_of(self._url).delete(f"{self._url}/{manifest}")
                 del self._known[manifest]
 
-    def _put_all(self, names: list[str], found: dict[str, _State | None]) -> bool:
+    def _put_all(self, names: list[str], found: dict[str, State | None]) -> bool:
         """Write some files; False if one of them changed meanwhile."""
         if not names:
             return True
         with ThreadPoolExecutor(min(THREADS, len(names))) as threads:
             return all(list(threads.map(lambda name: self._put(name, found[name]), names)))
 
-    def _put(self, name: str, state: _State | None) -> bool:
+    def _put(self, name: str, state: State | None) -> bool:
         assert state is not None, name
         path, url, known = self._folder / name, f"{self._url}/{name}", self._known.get(name)
         if state.size > MAX_BYTES:
@@ -212,12 +221,12 @@ class Publisher:
                     f"{url}: was written, and is not there; is it a store of objects?"
                 )
             self._known[name] = Known(one.etag, *state)
-            if _state(path) != state:
+            if state_of(path) != state:
                 # Of a large file a mixture may have been written; its manifest waits.
                 return False
         except (_Changing, FileNotFoundError):
             return False
-        self._adopt(path, name, one, state)
+        cache.adopt_if_large(path, one)
         return True
 
     def _put_small(self, name: str, data: bytes, *, expect: str, token: str) -> Object:
@@ -237,31 +246,6 @@ class Publisher:
                 raise
             return there
 
-    def _adopt(self, path: Path, name: str, one: Object, state: _State) -> None:
-        """Let the cache have a shard, which makes room when others need it."""
-        if name.endswith(_CACHED) and state.size <= cache.limit_bytes() // 2:
-            with contextlib.suppress(OSError):
-                cache.adopt(path, one)
-
-
-def _scan(folder: Path) -> dict[str, _State | None]:
-    """Files of a working folder by relative path; None for a link to an object."""
-    found: dict[str, _State | None] = {}
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        prefix = os.path.relpath(parent, folder)
-        prefix = "" if prefix == "." else f"{prefix}/"
-        for name in names:
-            if is_hidden(name):
-                continue
-            path = Path(parent, name)
-            if path.is_symlink():
-                found[f"{prefix}{name}"] = None
-            else:
-                with contextlib.suppress(FileNotFoundError):
-                    found[f"{prefix}{name}"] = _state(path)
-    return found
-
 
 def _identity(settings: bytes) -> object:
     """What processes that share a folder must agree on; the bytes, if they are no settings."""
@@ -271,20 +255,15 @@ def _identity(settings: bytes) -> object:
         return settings
 
 
-def _state(path: Path) -> _State:
-    status = path.stat()
-    return _State(status.st_mtime_ns, status.st_size)
-
-
 def _md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-def _read(path: Path, state: _State, *, may_grow: bool) -> bytes:
+def _read(path: Path, state: State, *, may_grow: bool) -> bytes:
     """The bytes of a file, if they are those of `state`; of a log, as many as it had then."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         data: bytes = file.read(state.size if may_grow else -1)
-        if len(data) != state.size or (not may_grow and _state(path) != state):
+        if len(data) != state.size or (not may_grow and state_of(path) != state):
             raise _Changing
     return data

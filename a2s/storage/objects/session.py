@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from a2s.errors import A2SError, ConfigError, StorageError
-from a2s.storage.objects import elsewhere, lease, mirror
+from a2s.storage.objects import elsewhere, lease, machines, mirror
 from a2s.storage.objects.elsewhere import Job
 from a2s.storage.objects.locks import try_locked
 from a2s.storage.objects.publisher import SETTINGS, Publisher
@@ -30,6 +30,7 @@ HELD = "A2S_HELD"
 _WRITES = {"review": "labels", "import-masks": "labels"}
 """The setting that names what a command writes, where that is not `out`."""
 _FILE_WRITERS = ("report", "import-weights", "export-weights", "export-model")
+_WITH_RANKS = ("stage1", "stage2")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _STREAMED = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tzst")
 _SHARD = re.compile(r"shard-(\d{6,})\.(?:tar|parquet|json)")
@@ -79,8 +80,8 @@ def session(command: str, config: C) -> Iterator[C]:
 def published(work: Path, command: str, *, parts: Sequence[range] | None = None) -> Iterator[None]:
     """Hold a folder of a store, bring it here, and publish what the block writes there.
 
-    Of several ranks the first does; all see the same folder. With `parts`, only these shards are
-    held and published, and other machines may write other shards meanwhile.
+    Of several ranks the first does; the others join it (`machines`). With `parts`, only these
+    shards are held and published, and other machines may write other shards meanwhile.
 
     Raises:
         ConfigError: it is in use.
@@ -91,8 +92,8 @@ def published(work: Path, command: str, *, parts: Sequence[range] | None = None)
         return
     if os.environ.get("RANK", "0") != "0":
         # Only the first rank may bring the folder up to date: it knows what it has published.
-        mirror.wait_until_ready(work, _launch_id())
-        yield
+        with machines.joined(work, command):
+            yield
         return
     url = str(url_of(work))
     with contextlib.ExitStack() as stack:
@@ -102,12 +103,12 @@ def published(work: Path, command: str, *, parts: Sequence[range] | None = None)
         concerns = functools.partial(_is_of, parts)
         known = mirror.work_folder(work)
         publisher = Publisher(work, command, held, known, concerns=concerns)
-        mirror.say_ready(work, _launch_id())
         stack.enter_context(elsewhere.commanded(Job(work, held.token, held.url), publisher))
         before = os.environ.get(HELD)
         os.environ[HELD] = str(work)
         try:
-            yield
+            with machines.led(work, command, held, publisher):
+                yield
         except BaseException:
             try:
                 publisher.close()
@@ -155,12 +156,6 @@ def _is_of(parts: Sequence[range] | None, name: str) -> bool:
     if parts is None:
         return True
     return name == SETTINGS or (match is not None and any(int(match[1]) in one for one in parts))
-
-
-def _launch_id() -> str:
-    """What the ranks of one start have in common."""
-    names = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")
-    return " ".join(os.environ.get(name, "-") for name in names)
 
 
 def _is_held(path: Path) -> bool:
@@ -240,9 +235,9 @@ def _refuse(command: str, config: BaseModel, found: list[tuple[str, Path]]) -> N
         return
     url = str(url_of(written))
     refuse_read_only(url)
-    world, local = (os.environ.get(name, "1") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    if "LOCAL_WORLD_SIZE" in os.environ and world != local:
+    if command not in _WITH_RANKS and machines.are_several():
+        world = os.environ["WORLD_SIZE"]
         raise ConfigError(
-            f"{command}: {world} ranks on several machines cannot share {url}; give an --out that "
-            "all of them see, or train on one machine"
+            f"{command}: {world} ranks on several machines cannot share {url}; start it on one "
+            "machine, without a launcher"
         )
