@@ -22,8 +22,14 @@ from a2s.storage.lock import TAKEOVER
 from a2s.storage.objects.urls import shown
 from a2s.storage.parsing import printable
 
-_MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-"""Storage that is full, read-only, or forbidden, or fails: no bug of a2s."""
+_MACHINE_ERRORS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG),
+    *(errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO, errno.EBUSY, errno.ENOMEM),
+    *(errno.EMFILE, errno.ENFILE, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTEMPTY),
+    *(errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+}
+"""Storage that is full, read-only, forbidden, or gone, or fails, or files that somebody moves
+meanwhile: no bug of a2s."""
 
 
 QUIET_FLAG = "--quiet"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from a2s.api.command import run_command
 from a2s.api.readable import readable
-from a2s.storage.files import read_json
+from a2s.evaluation.score_files import read_scores
 
 if TYPE_CHECKING:
     from a2s.api.detector import Detector
@@ -88,5 +88,4 @@ def evaluate(pred: AnyPath, truth: AnyPath, out: AnyPath, **settings: Any) -> di
         DataError: nothing pairs, or too many predictions are missing.
     """
     run_command("evaluate", {"pred": pred, "truth": truth, "out": out, **settings})
-    scores: dict[str, Any] = read_json(readable(out) / "scores.json")
-    return scores
+    return read_scores(readable(out) / "scores.json")

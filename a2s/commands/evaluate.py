@@ -38,6 +38,7 @@ from a2s.evaluation.pairs import (
     write_missing,
 )
 from a2s.evaluation.report import NOTES, read_as, report_lines
+from a2s.evaluation.score_files import read_scores
 from a2s.evaluation.table import BORDER_COLUMNS
 from a2s.parallel import pool
 from a2s.parallel.progress import Progress
@@ -154,8 +155,8 @@ def _rbd_maps(config: EvaluateConfig, truths: PictureSet) -> PictureSet | None:
 
 def _finished(out: Path, fingerprint: str) -> dict[str, Any] | None:
     try:
-        scores: dict[str, Any] = files.read_json(out / "scores.json")
-    except (FileNotFoundError, ValueError):
+        scores = read_scores(out / "scores.json")
+    except DataError:
         return None
     same_code = scores.get("metric_library_version") == metrics.LIBRARY_VERSION
     same_code &= {"centre_adaptive_f", "num_full_truth"} <= scores.keys()

@@ -18,16 +18,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from a2s.config.run import RunConfig
 from a2s.config.training import Stage1Config, Stage2Config
+from a2s.data import work_list
 from a2s.data.file_tree import refuse_same
 from a2s.data.index import Index
 from a2s.data.inputs import collect
 from a2s.data.tar_inputs import is_tar
 from a2s.errors import ConfigError
 from a2s.evaluation import verdict
+from a2s.evaluation.score_files import read_scores
 from a2s.evaluation.table import (
     RUN_COLUMNS,
     RUN_TITLES,
@@ -40,7 +40,7 @@ from a2s.labels.crf.backends import crf_of
 from a2s.parallel.progress import say
 from a2s.parallel.ranks import check_trackers
 from a2s.pipeline import Job, job_list, run_jobs, training_processes
-from a2s.storage.files import atomic_write, read_json
+from a2s.storage.files import atomic_write
 from a2s.storage.remote import is_remote
 from a2s.storage.run_folder import claim
 from a2s.training.preflight import HOW_TO_TRAIN, UNTRAINED, check_encoders, is_untrained
@@ -119,9 +119,8 @@ def _test_keys(config: RunConfig) -> list[str] | None:
     """
     tests = config.images if config.test is None else (str(config.test),)
     data = config.out / ("data" if config.test is None else "test-data")
-    if (listed := data / "work.parquet").exists():
-        keys: list[str] = pq.read_table(listed, columns=["key"])["key"].to_pylist()
-        return keys
+    if (data / work_list.WORK).exists():
+        return work_list.keys(data)
     if any(is_remote(one) or is_tar(Path(one)) for one in tests):
         return None
     out = Path(os.path.abspath(data))
@@ -132,7 +131,7 @@ def _test_keys(config: RunConfig) -> list[str] | None:
 def read_rows(scores: Path) -> dict[str, dict[str, Any]]:
     """Read the scores of every row; the Gaussian is scored with any other row."""
     rows = {
-        name: read_json(scores / name / "scores.json") for name in RUN_TITLES if name != "centre"
+        name: read_scores(scores / name / "scores.json") for name in RUN_TITLES if name != "centre"
     }
     centre = baseline(rows["detector"], "centre")
     assert centre is not None, "evaluate always scores it"

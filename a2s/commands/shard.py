@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from a2s.config.commands import ShardConfig
-from a2s.data import masks
+from a2s.data import masks, work_list
 from a2s.data.added import added_since
 from a2s.data.file_tree import refuse_same
 from a2s.data.index import Index
@@ -35,7 +34,7 @@ from a2s.errors import DataError
 from a2s.parallel import pool
 from a2s.parallel.progress import Progress, say_next
 from a2s.storage.failures import FILE_NAME, Failure, write_failures
-from a2s.storage.files import atomic_path, atomic_write, read_json, remove_temporary, write_json
+from a2s.storage.files import atomic_write, read_json, remove_temporary
 from a2s.storage.parsing import printable
 from a2s.storage.run_folder import RunDir, claim
 
@@ -55,7 +54,7 @@ def run(config: ShardConfig) -> int:
     """
     refuse_same(config.images, config.out)
     with claim(config.out, command="shard", config=config) as folder:
-        is_new = not (folder.path / "work.json").exists()
+        is_new = not (folder.path / work_list.WORK).exists()
         frozen = _frozen_work(config, folder)
         work = PackingJob(
             out=Path(os.path.abspath(config.out)),
@@ -83,10 +82,8 @@ def run(config: ShardConfig) -> int:
 
 def _frozen_work(config: ShardConfig, folder: RunDir) -> dict[str, Any]:
     """List the inputs, or read the list of an earlier attempt."""
-    path = folder.path / "work.json"
-    if path.exists():
-        frozen: dict[str, Any] = read_json(path)
-        return frozen
+    if os.path.lexists(folder.path / work_list.WORK):
+        return work_list.read(folder.path, shard_size=config.shard_size)
     remove_temporary(folder.path)
     found = collect(
         config.images,
@@ -96,8 +93,6 @@ def _frozen_work(config: ShardConfig, folder: RunDir) -> dict[str, Any]:
     )
     images_wanted = found.images.slice(0, config.limit)
     num_images = len(images_wanted)
-    with atomic_path(folder.path / "work.parquet") as temporary:
-        pq.write_table(images_wanted, temporary, row_group_size=config.shard_size)
     frozen = {
         "num_images": num_images,
         "num_shards": -(-num_images // config.shard_size),
@@ -109,7 +104,7 @@ def _frozen_work(config: ShardConfig, folder: RunDir) -> dict[str, Any]:
         "lost_is_known": found.lost_is_known,
         "tars": found.tars,
     }
-    write_json(path, frozen)
+    work_list.write(folder.path, images_wanted, frozen, shard_size=config.shard_size)
     return frozen
 
 
@@ -249,7 +244,7 @@ def _refuse_added(config: ShardConfig, work: PackingJob, frozen: dict[str, Any])
             "added to it is not there; pack it into a new --out"
         )
     added = added_since(
-        work.out / "work.parquet",
+        work.out / work_list.IMAGES,
         frozen["failures"],
         config.images,
         masks=config.masks,

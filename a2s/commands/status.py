@@ -16,6 +16,7 @@ from typing import Any
 
 from a2s.config.checks import StatusConfig
 from a2s.errors import ConfigError
+from a2s.storage.checkpoints import check_state
 from a2s.storage.hashing import digest
 from a2s.storage.listing import Folder
 from a2s.storage.parsing import parse_json, parse_yaml
@@ -107,6 +108,11 @@ def _progress(folder: Folder, *, now_sec: float) -> Status:
     if command in ("shard", "label") or any(map(_SHARD.fullmatch, folder.entries)):
         settings = digest(identity) if identity else None
         return _shards(folder, command, settings, problems, now_sec=now_sec)
+    if problems:
+        raise ConfigError(
+            f"status: {folder.url}/config.yaml is damaged, or not written by a2s; restore it from "
+            "a copy"
+        )
     raise ConfigError(
         f"status: {folder.url} holds nothing that a2s has written (looked for config.yaml and "
         "shard-*.json); give the --out of shard, stage1, label, stage2, snapshot, predict, "
@@ -239,10 +245,9 @@ def _last_commit(folder: Folder, problems: list[str]) -> dict[str, Any] | None:
         try:
             record: dict[str, Any] = parse_json(data)
             state = record["state"]
-            bool(state["finished"])
-            numbers = {name: int(state[name]) for name in ("epoch", "step")}
-            return {"commit": int(record["commit"]), "state": {**state, **numbers}}
-        except (ValueError, KeyError, TypeError, OverflowError):
+            check_state(state)
+            return {"commit": int(name.removesuffix(".json")), "state": state}
+        except (ValueError, KeyError, TypeError):
             problems.append(f"commits/{name} is damaged")
     return None
 

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from a2s.config.checks import VerifyConfig
+from a2s.data.index import Index
 from a2s.data.shards import read_manifest, shard_name
-from a2s.errors import CheckpointError, ConfigError, LabelError, StorageError
+from a2s.errors import CheckpointError, ConfigError, DataError, LabelError, StorageError
 from a2s.labels.store.generations import check_part, check_whole
 from a2s.parallel import pool
 from a2s.parallel.progress import Progress
 from a2s.storage import checkpoints, lock, run_folder
-from a2s.storage.files import is_there
+from a2s.storage.files import is_there, size_of
 from a2s.storage.hashing import sha256_file
 
 MAX_SHARDS = 10**6
@@ -64,7 +65,11 @@ def run(config: VerifyConfig) -> int:
         for damage in damaged:
             for problem in damage.problems:
                 print(f"verify: {problem}")
-        for text in unfinished:
+        shard_folders = {part.path.parent for part in parts if not part.is_commit}
+        intact = shard_folders - {damage.part.path.parent for damage in damaged} - set(unfinished)
+        others = [*unfinished.values(), *_refusals(sorted(intact))]
+        others += _damaged_settings(sorted({_folder_of(part) for part in parts}))
+        for text in others:
             print(f"verify: {text}")
         repaired = [_repair(damage.part) for damage in damaged] if config.repair else []
     shards = sum(not part.is_commit for part in parts)
@@ -76,12 +81,12 @@ def run(config: VerifyConfig) -> int:
         print(f"verify: {text}")
     if damaged and not config.repair:
         print("next: the same command with --repair deletes what declares them finished")
-    return 3 if damaged or unfinished else 0
+    return 3 if damaged or others else 0
 
 
-def _parts(root: Path) -> tuple[list[Part], list[str]]:
+def _parts(root: Path) -> tuple[list[Part], dict[Path, str]]:
     """Find shards and commits below a folder, and say which folders of shards are unfinished."""
-    parts, unfinished = [], []
+    parts, unfinished = [], {}
     for folder, subfolders, names in os.walk(root, onerror=_raise):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         path = Path(folder)
@@ -93,7 +98,7 @@ def _parts(root: Path) -> tuple[list[Part], list[str]]:
         finished = {manifest.stem for manifest in manifests}
         without = sorted((tars | _expected(manifests)) - finished)
         if manifests and without:
-            unfinished.append(
+            unfinished[path] = (
                 f"{path}: {len(without)} shards are not finished (first {without[0]}); "
                 "repeat the command that makes them"
             )
@@ -150,6 +155,25 @@ def _shard_problems(path: Path) -> Iterator[str]:
             yield f"{file}: is missing"
         elif sha256_file(file) != sha256:
             yield f"{file}: does not match its checksum in {path.name}"
+    if is_there(tar := path.with_suffix(".tar")) and size_of(tar) != manifest["tar_bytes"]:
+        yield f"{path}: says that {tar.name} has {manifest['tar_bytes']} bytes, not {size_of(tar)}"
+
+
+def _refusals(folders: Iterable[Path]) -> Iterator[str]:
+    """What a command that reads these folders of whole shards would say against them."""
+    for folder in folders:
+        try:
+            Index.load(folder)
+        except DataError as error:
+            yield str(error)
+
+
+def _damaged_settings(folders: Iterable[Path]) -> Iterator[str]:
+    """Folders whose settings cannot be read: no command would go on in them."""
+    for folder in folders:
+        file = folder / "config.yaml"
+        if os.path.lexists(file) and run_folder.recorded(folder, "command") is None:
+            yield f"{file}: not the settings of a command; restore it from a copy"
 
 
 def _commit_problems(path: Path) -> Iterator[str]:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from a2s.data import images, masks
 from a2s.data.open_files import Address
 from a2s.data.shards import MASK, ShardWriter, shard_name
+from a2s.data.work_list import IMAGES
 from a2s.storage.failures import Failure, failure
 from a2s.storage.files import open_file
 from a2s.storage.hashing import short_hash
@@ -105,7 +106,7 @@ class _Seen:
 
 def pack(task: PackingTask, work: PackingJob) -> dict[str, Any]:
     """Read, verify and write the images of one shard; a trial returns whom it leaves out."""
-    with open_file(work.out / "work.parquet") as file:
+    with open_file(work.out / IMAGES) as file:
         rows = pq.ParquetFile(file).read_row_group(task.number).to_pylist()
     failures: list[Failure] = []
     seen = _Seen()

@@ -15,6 +15,9 @@ from a2s.models.encoders import ENCODERS, build_encoder
 from a2s.models.heads import FUSION_STRIDES
 from a2s.models.timm_name import is_timm, require_timm
 
+MAX_NUMBER = 4096
+"""Of heads, channels and pixels of a frame; a file must not make a network of any size."""
+
 
 def build_from_spec(spec: Mapping[str, str]) -> ActivationNet | Detector:
     """Build the network that `spec` describes, without its weights; other entries are ignored.
@@ -33,9 +36,11 @@ def build_from_spec(spec: Mapping[str, str]) -> ActivationNet | Detector:
 
     def number(key: str, *, at_least: int) -> int:
         text = entry(key)
-        if not text.isdecimal() or int(text) < at_least:
+        # Python refuses to read thousands of digits.
+        if not (text.isdecimal() and at_least <= int(text[:9]) <= MAX_NUMBER):
             raise CheckpointError(
-                f"model: metadata entry {key} is {text!r}, must be a number from {at_least} on"
+                f"model: metadata entry {key} is {text!r}, must be a number from {at_least} to "
+                f"{MAX_NUMBER}"
             )
         return int(text)
 
@@ -46,10 +51,8 @@ def build_from_spec(spec: Mapping[str, str]) -> ActivationNet | Detector:
     else:
         name = entry("encoder.name", *ENCODERS)
         encoder = build_encoder(name, variant=entry("encoder.variant", *ENCODERS[name].variants))
-    text = entry("width")
-    if not (text.isdecimal() and int(text) > 0 and int(text) % 2 == 0):
-        raise CheckpointError(f"model: metadata entry width is {text!r}, must be an even number")
-    width = int(text)
+    if (width := number("width", at_least=2)) % 2:
+        raise CheckpointError(f"model: metadata entry width is {width}, must be an even number")
     if kind == "detector":
         chosen = entry("detector", *DETECTORS)
         return Detector(encoder, detector=next(d for d in DETECTORS if d == chosen), width=width)

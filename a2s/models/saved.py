@@ -12,17 +12,21 @@ from a2s.data import images
 from a2s.data.arrays import U8
 from a2s.errors import CheckpointError
 from a2s.models.timm_name import require_timm
-from a2s.storage import hashing
+from a2s.storage import checkpoints, hashing
 from a2s.storage.checkpoints import Commit, last_commit, verify
 from a2s.storage.files import is_there
-from a2s.storage.objects import cache
 from a2s.storage.tensors import read, read_metadata
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from a2s.models.activation_net import ActivationNet
+    from a2s.models.detector import Detector
+
 UNUSED = "unused."
 """Prefix of an imported checkpoint's extra tensors, which `a2s export-weights` writes back."""
+MAX_SIDE = 8192
+"""Of training images in pixels; a file must not ask for memory without bounds."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,7 @@ class SavedNetwork:
                 f"label: {file} is of kind {saved.kind}; labels come from a model of a2s stage1 or "
                 "stage2"
             )
-        for name in ("image_size", "resize_filter"):
-            saved._entry(name)
+        _ = saved.trained_input
         is_vote = saved.sign_tie is None and saved.kind == "activation"
         if is_vote and "kept_heads" not in saved.metadata:
             raise CheckpointError(
@@ -105,9 +108,13 @@ class SavedNetwork:
         """Side in pixels of the square training images.
 
         Raises:
-            CheckpointError: the file does not say.
+            CheckpointError: the file does not say, or says what cannot be.
         """
-        return int(self._entry("image_size"))
+        text = self._entry("image_size")
+        # Python refuses to read thousands of digits.
+        if not (text.isdecimal() and 0 < int(text[:9]) <= MAX_SIDE):
+            raise self._impossible("image_size", f"a number up to {MAX_SIDE}")
+        return int(text)
 
     @property
     def sign_tie(self) -> int | None:
@@ -120,9 +127,10 @@ class SavedNetwork:
         """
         if self.kind == "detector":
             return None
-        tie = int(self._entry("sign_tie"))
+        if (tie := self._entry("sign_tie")) not in ("0", "1"):
+            raise self._impossible("sign_tie", "0 or 1")
         votes = self._entry("heads") != "1" or self._entry("label_heads") != "0"
-        return None if votes else tie
+        return None if votes else int(tie)
 
     @property
     def num_voters(self) -> int:
@@ -136,7 +144,9 @@ class SavedNetwork:
         Raises:
             CheckpointError: as `image_size`.
         """
-        return NetworkInput(self.image_size, self._entry("resize_filter"))
+        if (name := self._entry("resize_filter")) not in images.RESIZE_FILTERS:
+            raise self._impossible("resize_filter", f"one of {', '.join(images.RESIZE_FILTERS)}")
+        return NetworkInput(self.image_size, name)
 
     def _entry(self, name: str) -> str:
         if name not in self.metadata:
@@ -144,6 +154,12 @@ class SavedNetwork:
                 f"model: {self.file} does not say with which {name} it was trained"
             )
         return self.metadata[name]
+
+    def _impossible(self, name: str, wanted: str) -> CheckpointError:
+        return CheckpointError(
+            f"model: {self.file} says {self.metadata[name]!r:.80} for {name}, must be {wanted}; "
+            "take the original file"
+        )
 
     def identity(self) -> dict[str, str]:
         """What identifies this model as the input of a job.
@@ -169,13 +185,10 @@ class SavedNetwork:
             tensors |= {f"encoder.{name}": tensor for name, tensor in encoder.items()}
         try:
             model = build_from_spec(self.metadata)
-            model.load_state_dict({k: v for k, v in tensors.items() if not k.startswith(UNUSED)})
-        except (CheckpointError, RuntimeError) as error:
-            # torch lists every tensor, a line each.
-            reason = " ".join(str(error).split())
-            reason = reason if len(reason) <= 200 else f"{reason[:200]}…"
+            fill(model, {k: v for k, v in tensors.items() if not k.startswith(UNUSED)})
+        except (CheckpointError, ValueError) as error:
             raise CheckpointError(
-                f"model: {self.file} is not a model that a2s wrote ({reason})"
+                f"model: {self.file} is not a model that a2s wrote ({error})"
             ) from None
         return model.eval()
 
@@ -184,17 +197,52 @@ Model = SavedNetwork | Literal["rbd"]
 """A saved network, or the name of the baseline that needs none."""
 
 
+def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give a network its tensors.
+
+    Raises:
+        ValueError: they are not those of this network, or not finite.
+    """
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        # torch lists every tensor, a line each.
+        reason = " ".join(str(error).split())
+        raise ValueError(reason if len(reason) <= 200 else f"{reason[:200]}…") from None
+    own = model.state_dict()
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() != own[name].is_floating_point():
+            raise ValueError(f"{name} has numbers of another kind")
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"{name} is not finite")
+
+
+def resume(model: ActivationNet | Detector, commit: Commit) -> dict[str, Tensor]:
+    """Give a network the weights of a commit; return the optimizer's tensors.
+
+    Raises:
+        CheckpointError: a file is damaged, or of another network.
+    """
+    tensors, buffers, _ = checkpoints.load(commit)
+    check_network(commit, model.spec())
+    try:
+        fill(model, tensors)
+    except ValueError as error:
+        raise CheckpointError(
+            f"checkpoint: {commit.folder / 'model.safetensors'} is damaged ({error}). "
+            f"{checkpoints.recovery_hint(commit)}"
+        ) from None
+    return buffers
+
+
 def check_network(commit: Commit, spec: Mapping[str, str]) -> None:
     """Check that a commit holds the network that these settings build.
 
     Raises:
         CheckpointError: it holds another one; the message says what differs.
     """
-    from safetensors import safe_open
-
     file = commit.folder / "model.safetensors"
-    with safe_open(cache.bring(file), framework="pt") as handle:
-        there = handle.metadata() or {}
+    there = read_metadata(file)
     differing = [
         f"{key}: {there.get(key, 'unset')} there, {spec[key]} now"
         for key in sorted(spec)

@@ -20,7 +20,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from a2s.errors import CheckpointError
 from a2s.storage import files, hashing, tensors
-from a2s.storage.objects import cache
 from a2s.storage.parsing import first_problem
 
 if TYPE_CHECKING:
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 KEPT_COMMITS = 2
+_MOST = 10**9
+"""Epochs and steps that no run has."""
 _CHECKPOINT_NAME = re.compile(r"\d{5,}|\.\d{5,}\.tmp")
 
 
@@ -47,10 +48,10 @@ class _State(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    epoch: int = Field(ge=0)
-    step: int = Field(ge=0)
+    epoch: int = Field(ge=0, le=_MOST)
+    step: int = Field(ge=0, le=_MOST)
     finished: bool
-    generation: int = Field(0, ge=0)
+    generation: int = Field(0, ge=0, le=_MOST)
     part: str | None = None
 
 
@@ -124,17 +125,24 @@ def read_commit(path: Path) -> Commit:
     return Commit(number, folder, path, record.sha256, record.state)
 
 
+def check_state(state: object) -> None:
+    """Check that a commit's state has what every state has.
+
+    Raises:
+        ValueError: it has not.
+    """
+    _State.model_validate(state)
+
+
 def load(commit: Commit) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
     """Load model tensors, optimizer tensors and state of a commit, and verify the checksums.
 
     Raises:
         CheckpointError: a file is missing or damaged.
     """
-    from safetensors.torch import load_file
-
     verify(commit)
-    model = load_file(cache.bring(commit.folder / "model.safetensors"))
-    optimizer = load_file(cache.bring(commit.folder / "optimizer.safetensors"))
+    model = tensors.read(commit.folder / "model.safetensors")
+    optimizer = tensors.read(commit.folder / "optimizer.safetensors")
     return model, optimizer, commit.state
 
 
@@ -193,6 +201,11 @@ def _commit_path(run: Path, number: int) -> Path:
 
 def _commit_numbers(run: Path) -> list[int]:
     return sorted(int(p.stem) for p in (run / "commits").glob("*.json") if p.stem.isdigit())
+
+
+def recovery_hint(commit: Commit) -> str:
+    """What to do about a commit that is damaged."""
+    return _recovery_hint(commit.path)
 
 
 def _recovery_hint(path: Path) -> str:

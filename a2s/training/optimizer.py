@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from a2s.errors import CheckpointError
-
 
 def pack_momentum(optimizer: Optimizer, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
     """SGD's momentum buffers as flat tensors, by parameter name."""
@@ -27,12 +25,18 @@ def unpack_momentum(
     """Give SGD back the buffers that `pack_momentum` took.
 
     Raises:
-        CheckpointError: the buffers are not those of these parameters.
+        ValueError: the buffers are not those of these parameters, or not finite.
     """
+    names = {key: key.removeprefix("momentum_buffer/") for key in tensors}
+    kept = {name for name, one in parameters.items() if "momentum_buffer" in optimizer.state[one]}
+    if missing := sorted(kept - set(names.values())):
+        raise ValueError(f"it has no tensor momentum_buffer/{missing[0]}")
     for key, tensor in tensors.items():
-        parameter = parameters.get(key.removeprefix("momentum_buffer/"))
-        if parameter is None or parameter.shape != tensor.shape:
-            raise CheckpointError(f"checkpoint: optimizer tensor {key} fits no parameter")
+        parameter = parameters.get(names[key])
+        if parameter is None or (parameter.shape, parameter.dtype) != (tensor.shape, tensor.dtype):
+            raise ValueError(f"{key} fits no parameter")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{key} is not finite")
         # In the parameter's memory format: a fused update goes through both address by address.
         buffer = torch.empty_like(parameter.detach()).copy_(tensor)
         optimizer.state[parameter]["momentum_buffer"] = buffer

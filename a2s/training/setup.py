@@ -20,8 +20,7 @@ from a2s.models.bundled import find_start
 from a2s.models.detector import Detector
 from a2s.models.encoder_weights import load_encoder
 from a2s.parallel import ranks
-from a2s.storage import checkpoints
-from a2s.storage.checkpoints import Commit
+from a2s.storage.checkpoints import Commit, recovery_hint
 from a2s.training.features.file_cache import fingerprint_tensors
 from a2s.training.features.gpu_cache import open_cache
 from a2s.training.features.source import CachedFeatures, LiveFeatures
@@ -62,10 +61,7 @@ def start_stage1(
         sign_tie=parity.sign_tie,
         encoder_mode=parity.encoder_mode,
     )
-    tensors, buffers, _ = checkpoints.load(commit) if commit else (model.state_dict(), {}, {})
-    if commit:
-        saved.check_network(commit, model.spec())
-    model.load_state_dict(tensors)
+    buffers = saved.resume(model, commit) if commit else {}
     model.to(device)
     model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parameters = dict(model.heads.named_parameters(prefix="heads"))
@@ -85,8 +81,24 @@ def start_stage1(
         weight_decay=config.weight_decay,
         nesterov=config.nesterov,
     )
-    unpack_momentum(optimizer, parameters, tensors=buffers)
+    if commit:
+        _resume_momentum(optimizer, parameters, buffers, commit)
     return model, parameters, optimizer
+
+
+def _resume_momentum(
+    optimizer: GuardedSGD,
+    parameters: dict[str, nn.Parameter],
+    buffers: dict[str, Tensor],
+    commit: Commit,
+) -> None:
+    try:
+        unpack_momentum(optimizer, parameters, tensors=buffers)
+    except ValueError as error:
+        raise CheckpointError(
+            f"checkpoint: {commit.folder / 'optimizer.safetensors'} is damaged ({error}). "
+            f"{recovery_hint(commit)}"
+        ) from None
 
 
 def start_features(
@@ -193,10 +205,7 @@ def start_stage2(
     else:
         model = load_init(config.init, config)
     model.encoder.check_side(config.image_size)
-    tensors, buffers, _ = checkpoints.load(commit) if commit else (model.state_dict(), {}, {})
-    if commit:
-        saved.check_network(commit, model.spec())
-    model.load_state_dict(tensors)
+    buffers = saved.resume(model, commit) if commit else {}
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = GuardedSGD(
         [
@@ -209,5 +218,6 @@ def start_stage2(
         nesterov=config.nesterov,
     )
     parameters = dict(model.named_parameters())
-    unpack_momentum(optimizer, parameters, tensors=buffers)
+    if commit:
+        _resume_momentum(optimizer, parameters, buffers, commit)
     return model, parameters, optimizer

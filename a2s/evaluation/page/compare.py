@@ -14,9 +14,8 @@ from a2s.evaluation.page.label_table import find_rows
 from a2s.evaluation.page.one_run import SHOWN, RunView
 from a2s.evaluation.page.scored import draw_curves
 from a2s.evaluation.page.strips import Strip, Wanted
+from a2s.evaluation.score_files import read_curves
 from a2s.evaluation.table import RUN_COLUMNS, cell
-from a2s.storage.files import read_bytes
-from a2s.storage.parsing import parse_json
 
 PATHS = ("out", "images", "test", "truth", "data", "labels", "model", "cache_dir", "pred")
 """Settings that say where things lie, not what was done."""
@@ -120,7 +119,7 @@ def _charts(views: Sequence[RunView]) -> list[Markup]:
         folder = view.parts.scores.get(ours.name) if ours else None
         if ours and folder and (folder / "curves.json").exists():
             name = f"{view.letter} {ours.name}"
-            curves[name] = parse_json(read_bytes(folder / "curves.json"))
+            curves[name] = read_curves(folder / "curves.json")
     charts = draw_curves(curves) if len(curves) > 1 else []
     for stage in ("stage1", "stage2"):
         logs = {view.letter: getattr(view, stage) for view in views}

@@ -5,7 +5,7 @@ Logs are read line by line; lines that cannot be read are skipped and counted.
 
 from __future__ import annotations
 
-import json
+import math
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -23,6 +23,7 @@ LISTED = ("failures.jsonl", "unlabelled.jsonl", "left_out.jsonl")
 EXAMPLES = 5
 POINTS = 400
 """Most points of a line; longer logs are averaged."""
+_LOSSES, _FLIPS = ("loss", "bce", "ssim", "iou", "foreground_share"), "label_flip_share"
 
 
 @dataclass
@@ -65,7 +66,7 @@ def records(path: Path) -> Iterator[dict[str, Any] | None]:
     with file:
         for line in file:
             try:
-                value = json.loads(line)
+                value = parse_json(line)
             except ValueError:
                 value = None
             yield value if isinstance(value, dict) else None
@@ -74,7 +75,7 @@ def records(path: Path) -> Iterator[dict[str, Any] | None]:
 def training_log(run: Path) -> TrainingLog:
     """Read `metrics.jsonl` of stage 1 or 2. Where a run was resumed, the later lines count."""
     log = TrainingLog()
-    steps: dict[tuple[int, int], dict[str, Any]] = {}
+    steps: dict[tuple[int, int], dict[str, float]] = {}
     for record in records(run / "metrics.jsonl"):
         try:
             if record is None:
@@ -84,8 +85,10 @@ def training_log(run: Path) -> TrainingLog:
                 log.agreement = {_pair(name): float(value) for name, value in pairs}
                 log.kept = [int(head) for head in record["kept"]]
             elif "event" not in record:
-                steps[int(record["epoch"]), int(record["step"])] = record
-        except (KeyError, TypeError, ValueError, AttributeError):
+                steps[int(record["epoch"]), int(record["step"])] = {
+                    name: float(record[name]) for name in (*_LOSSES, _FLIPS) if name in record
+                }
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             log.damaged += 1
     per_epoch = max((step for _, step in steps), default=1)
     flips: defaultdict[int, list[float]] = defaultdict(list)
@@ -95,12 +98,12 @@ def training_log(run: Path) -> TrainingLog:
         if not part:
             continue
         log.epochs.append(float(np.mean([epoch - 1 + step / per_epoch for epoch, step in group])))
-        for name in ("loss", "bce", "ssim", "iou", "foreground_share"):
-            values = [float(record.get(name, "nan")) for record in part]
+        for name in _LOSSES:
+            values = [record.get(name, math.nan) for record in part]
             log.losses.setdefault(name, []).append(float(np.mean(values)))
     for (epoch, _), record in steps.items():
-        if "label_flip_share" in record:
-            flips[epoch].append(float(record["label_flip_share"]))
+        if _FLIPS in record:
+            flips[epoch].append(record[_FLIPS])
     log.flips_by_epoch = {epoch: float(np.mean(flips[epoch])) for epoch in sorted(flips)}
     log.losses = {k: v for k, v in log.losses.items() if not np.isnan(v).all()}
     return log
@@ -134,8 +137,12 @@ def step_times(run: Path) -> list[tuple[str, str, float, int | None]]:
             step = (str(record["job"]), Path(str(record.get("out", ""))).name)
             if step[0] == "evaluate":
                 step = (step[0], f"scores/{step[1]}")
-            seconds[step] += float(record["elapsed_sec"])
-            codes[step] = record.get("exit_code")
+            try:
+                seconds[step] += float(record["elapsed_sec"])
+            except (TypeError, ValueError, OverflowError):
+                continue
+            code = record.get("exit_code")
+            codes[step] = code if isinstance(code, int) else None
     return [(*step, seconds[step], codes[step]) for step in codes]
 
 
@@ -144,7 +151,8 @@ def judged(run: Path) -> list[str]:
     lines: list[str] = []
     for record in records(run / "metrics.jsonl"):
         if record and record.get("event") == "judged":
-            lines = [str(line) for line in record.get("lines", [])]
+            said = record.get("lines")
+            lines = [str(line) for line in said] if isinstance(said, list) else []
     return lines
 
 

@@ -159,7 +159,7 @@ def settings_of(folder: Path) -> tuple[dict[str, Any], str]:
     """
     command = recorded(folder, "command")
     if command not in REPORTED:
-        said = "it holds no config.yaml of a2s" if command is None else f"it is of a2s {command}"
+        said = f"it is of a2s {command}" if isinstance(command, str) else _without_settings(folder)
         raise ConfigError(
             f"report: {folder}: {said}; give the --out of {', '.join(REPORTED[:-1])} or "
             f"{REPORTED[-1]}"
@@ -171,6 +171,12 @@ def settings_of(folder: Path) -> tuple[dict[str, Any], str]:
     if not isinstance(values, dict):
         raise ConfigError(f"report: {folder}/config.yaml is damaged: no settings of {command}")
     return values, command
+
+
+def _without_settings(folder: Path) -> str:
+    if os.path.lexists(folder / "config.yaml"):
+        return "its config.yaml cannot be read, or is damaged"
+    return "it holds no config.yaml of a2s"
 
 
 def _resolved(folder: Path, out: str, value: str) -> Path | None:

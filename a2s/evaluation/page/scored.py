@@ -17,9 +17,8 @@ from a2s.errors import DataError
 from a2s.evaluation.page.charts import Line, line_chart
 from a2s.evaluation.page.label_table import LabelTable
 from a2s.evaluation.page.parts import Parts
+from a2s.evaluation.score_files import read_curves, read_scores
 from a2s.evaluation.table import BASELINES, RUN_COLUMNS, RUN_TITLES, baseline, cell
-from a2s.storage.files import read_bytes
-from a2s.storage.parsing import parse_json
 
 OURS = ("detector", "predictions", "labels", "maps")
 """The row whose images are looked at: the first one that a run has."""
@@ -51,9 +50,9 @@ def score_rows(parts: Parts) -> list[ScoreRow]:
     """Read the scores of a run, in the order of its table; rows of other names come after it.
 
     Raises:
-        DataError: a scores.json is damaged.
+        DataError: a scores.json is damaged, or of another program.
     """
-    found = {name: _json(folder / "scores.json") for name, folder in parts.scores.items()}
+    found = {name: read_scores(folder / "scores.json") for name, folder in parts.scores.items()}
     for name in OURS:
         if name in found:
             for base in BASELINES:
@@ -80,7 +79,7 @@ def curve_charts(parts: Parts, rows: list[ScoreRow]) -> tuple[list[Markup], list
         if folder is None:
             continue
         if (folder / "curves.json").exists():
-            curves[row.name] = _json(folder / "curves.json")
+            curves[row.name] = read_curves(folder / "curves.json")
         else:
             without.append(row.name)
     return draw_curves(curves), without
@@ -146,11 +145,3 @@ def calibration(table: LabelTable, scored: PerImage) -> Markup | None:
         f"{float(np.abs(expected - true).mean()):.2f}.",
         limits=(0, 1.02),
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = parse_json(read_bytes(path))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); evaluate again") from error
-    return values

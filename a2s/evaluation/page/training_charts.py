@@ -10,7 +10,7 @@ from a2s.evaluation.page.logs import TrainingLog
 
 def losses(title: str, log: TrainingLog) -> list[Markup]:
     """Draw all losses of a stage; nothing without a log line."""
-    if not log.epochs:
+    if "loss" not in log.losses:
         return []
     names = [name for name in ("loss", "bce", "ssim", "iou") if name in log.losses]
     lines = [Line(name, log.epochs, log.losses[name]) for name in names]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from a2s.data.index import Index
 from a2s.data.isolation import isolated
@@ -44,6 +45,7 @@ SUMMARY = "export.json"
 """Written last: counts of what the folder holds."""
 LABELS, LEFT_OUT = "labels.jsonl", "left_out.jsonl"
 _RECORDS = (SUMMARY, FAILURES, LEFT_OUT)
+_STORED = TypeAdapter(Record)
 
 
 def sources_of(labels: Index, data: Index) -> Sources:
@@ -86,9 +88,8 @@ class Summary:
 def finished(out: Path) -> Summary | None:
     """The counts of an export that is done and has no failures that could be tried again."""
     try:
-        known = files.read_json(out / SUMMARY)
-        summary = Summary(**{**known, "left_out": Counter(known["left_out"])})
-    except (OSError, ValueError, KeyError, TypeError):
+        summary = TypeAdapter(Summary).validate_python(files.read_json(out / SUMMARY))
+    except (OSError, ValueError):
         return None
     return None if summary.num_failures else summary
 
@@ -150,12 +151,12 @@ def _is_done(out: Path, number: int) -> bool:
     """Whether a chunk is written; one with failures is tried again."""
     try:
         return not _read(out, number).failures
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError):
         return False
 
 
 def _read(out: Path, number: int) -> Record:
-    return Record(**files.read_json(record_path(out, number)))
+    return _STORED.validate_python(files.read_json(record_path(out, number)))
 
 
 class _StoredLines(Lines):

@@ -27,6 +27,7 @@ from a2s.labels.store.fixed_point import from_u16
 from a2s.labels.store.rows import (
     DTYPE,
     RowFile,
+    cure,
     read_header,
     read_row,
     row_file_name,
@@ -70,21 +71,22 @@ class Generation:
         manifest = _read_manifest(path)
         files = tuple(manifest.files)
         if manifest.table is None or manifest.table.name != f"{path.stem}.table":
-            raise LabelError(f"{path} is not the manifest of a whole generation")
+            raise LabelError(f"{path} is not the manifest of a whole generation{cure(folder)}")
         shape = (2, manifest.num_rows)
         height, width = manifest.height, manifest.width
         table_path, sha256 = folder / manifest.table.name, manifest.table.sha256
         try:
             found = sha256_file(table_path)
         except OSError as error:
-            raise LabelError(f"{table_path}, named by {path.name}, cannot be read") from error
+            text = f"{table_path}, named by {path.name}, cannot be read{cure(folder)}"
+            raise LabelError(text) from error
         if found != sha256:
-            raise LabelError(f"{table_path} is damaged (sha256 differs from {path.name})")
-        if table_path.stat().st_size != 8 * manifest.num_rows:
-            raise LabelError(f"{table_path} has not the size that {path.name} says")
+            raise LabelError(f"{table_path} does not match {path.name} (sha256){cure(folder)}")
+        if not 0 < table_path.stat().st_size == 8 * manifest.num_rows:
+            raise LabelError(f"{table_path} has not the size that {path.name} says{cure(folder)}")
         table_2N = np.memmap(table_path, dtype="<i4", mode="r", shape=shape)
         if int(table_2N[0].max()) >= len(files):
-            raise LabelError(f"{table_path} names files that {path.name} does not")
+            raise LabelError(f"{table_path} names files that {path.name} does not{cure(folder)}")
         return cls(folder, number, height, width, files, table_2N)
 
     @property
@@ -290,6 +292,9 @@ def _read_manifest(path: Path) -> _Manifest:
     except ValidationError as error:
         raise LabelError(
             f"{path} is not a manifest of labels of version {VERSION} ({first_problem(error)})"
+            f"{cure(path.parent)}"
         ) from None
     except (OSError, ValueError) as error:
-        raise LabelError(f"{path}: a manifest of labels cannot be read: {error}") from error
+        raise LabelError(
+            f"{path}: a manifest of labels cannot be read ({error}){cure(path.parent)}"
+        ) from error

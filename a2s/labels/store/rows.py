@@ -142,15 +142,23 @@ def quantise(label: npt.NDArray[np.float32] | U16) -> U16:
     return to_u16(label.astype(np.float32))
 
 
+def cure(store: Path) -> str:
+    """What to do about a damaged file of a run's label store."""
+    return (
+        f"; restore it from a copy, or let a2s verify {store.parent} --repair go back to an intact "
+        "commit"
+    )
+
+
 def read_header(folder: Path, name: str) -> RowHeader:
     """Read and verify the header of a row file.
 
     Raises: LabelError if the file is missing, truncated, or damaged.
     """
     path = folder / name
-    descriptor = _open(path)
+    descriptor = _open(path, folder)
     try:
-        return _read_header(descriptor, path=path, name=name)
+        return _read_header(descriptor, folder, name)
     finally:
         os.close(descriptor)
 
@@ -162,17 +170,20 @@ def read_row(folder: Path, file: RowFile, position: int, *, row_index: int) -> U
     Raises: LabelError if the file is missing, damaged, or differs from the manifest.
     """
     path = folder / file.name
-    descriptor = _open(path)
+    descriptor = _open(path, folder)
     try:
-        header = _read_header(descriptor, path=path, name=file.name)
-        if header.file != file or header.rows_N[position] != row_index:
-            raise LabelError(f"{path} differs from its entry in the manifest; restore it")
+        header = _read_header(descriptor, folder, file.name)
+        is_there = header.file == file and 0 <= position < file.count
+        if not is_there or header.rows_N[position] != row_index:
+            raise LabelError(f"{path} differs from its entry in the manifest{cure(folder)}")
         size = header.height * header.width * 2
         data = os.pread(descriptor, size, header.data_offset + position * size)
     finally:
         os.close(descriptor)
     if len(data) != size or zlib.crc32(data) != header.crc32_N[position]:
-        raise LabelError(f"{path}: the label of row {row_index} is damaged (checksum)")
+        raise LabelError(
+            f"{path}: the label of row {row_index} is damaged (checksum){cure(folder)}"
+        )
     return np.frombuffer(data, "<u2").reshape(header.height, header.width)
 
 
@@ -184,19 +195,20 @@ def _head(rows_N: I64, labels_NHW: U16) -> bytes:
     return _PREFIX.pack(MAGIC, VERSION, len(text)) + text + rows_N.tobytes() + crc32_N.tobytes()
 
 
-def _open(path: Path) -> int:
+def _open(path: Path, folder: Path) -> int:
     try:
         with open_file(path) as file:
             return os.dup(file.fileno())
     except OSError as error:
-        raise LabelError(f"{path}: a row file of the labels cannot be read: {error}") from error
+        raise LabelError(
+            f"{path}: a row file of the labels cannot be read ({error}){cure(folder)}"
+        ) from error
 
 
-def _read_header(descriptor: int, *, path: Path, name: str) -> RowHeader:
+def _read_header(descriptor: int, folder: Path, name: str) -> RowHeader:
     """Parse the header and verify its checksum."""
-    damaged = LabelError(
-        f"{path}: the header of this row file is damaged; restore it or start a new run"
-    )
+    path = folder / name
+    damaged = LabelError(f"{path}: the header of this row file is damaged{cure(folder)}")
     prefix = os.pread(descriptor, _PREFIX.size, 0)
     if len(prefix) != _PREFIX.size:
         raise damaged

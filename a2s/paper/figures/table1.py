@@ -88,7 +88,7 @@ def write(
     """
     origin = {"data": Index.load(data).fingerprint, **made_from}
     file = out / "tab1.json"
-    with contextlib.suppress(FileNotFoundError, ValueError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         known = read_json(file)
         if known.pop("made_from", None) == origin:
             return Table1(**{**known, "failed": tuple(known["failed"])})

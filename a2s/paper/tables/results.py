@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from a2s.data.index import Index
+from a2s.evaluation.score_files import read_scores
 from a2s.evaluation.table import baseline, border_note
 from a2s.paper import numbers
 from a2s.paper.tables.charts import bars, curve
@@ -15,7 +16,7 @@ from a2s.paper.tables.format import Line, Table, csv_text, differences, markdown
 from a2s.paper.tables.hours import wall_sec
 from a2s.paper.tables.rows import Material, Row
 from a2s.storage.checkpoints import last_commit
-from a2s.storage.files import atomic_write, open_file, read_json, read_text
+from a2s.storage.files import atomic_write, open_file, read_text
 from a2s.storage.parsing import parse_json, parse_yaml
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "e5_scale_C")
@@ -85,7 +86,7 @@ def notes_of(
 def scores_of(folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     """Read the scores.json of every set; sets that are not scored yet are left out."""
     files = {name: folder / "scores.json" for name, folder in folders.items()}
-    return {name: read_json(file) for name, file in files.items() if file.is_file()}
+    return {name: read_scores(file) for name, file in files.items() if file.is_file()}
 
 
 def read_settings(run: Path, command: str) -> dict[str, Any] | None:

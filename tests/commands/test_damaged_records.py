@@ -1,0 +1,171 @@
+"""Records of a job that hold something else than the command wrote: one line, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from forkserver import Process
+from processes import Finished, call, environment, pack
+
+from a2s.data.shards import read_manifest
+from a2s.storage.hashing import sha256_file
+
+
+def walked(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A JSON value with every number and text changed."""
+    if isinstance(value, dict):
+        return {key: walked(inner, change) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [walked(inner, change) for inner in value]
+    return change(value)
+
+
+OTHER_KINDS: dict[str, Callable[[Any], Any]] = {
+    "list": lambda _: [],
+    "number": lambda _: 3,
+    "nothing": lambda _: None,
+    "no names": lambda _: {},
+    "texts": lambda value: walked(value, lambda _: "x"),
+    "nones": lambda value: walked(value, lambda _: None),
+    "not finite": lambda value: walked(value, lambda _: float("nan")),
+    "huge": lambda value: walked(value, lambda _: 10**400),
+}
+
+
+def change_json(path: Path, change: Callable[[Any], Any]) -> None:
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+def assert_one_line(done: Finished, *parts: str) -> None:
+    assert done.code == 2, done.stdout + done.stderr
+    line = done.stderr.splitlines()[-1]
+    for part in parts:
+        assert part in line
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def scored(scenes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("scored") / "scores"
+    masks = ("--pred", scenes.masks, "--truth", scenes.masks)
+    done = call("evaluate", *masks, "--out", out, "--workers", 0)
+    assert done.code == 0, done.stderr
+    return out
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+@pytest.mark.parametrize("name", ["scores.json", "curves.json"])
+def test_a_report_of_damaged_scores(scored: Path, tmp_path: Path, name: str, kind: str) -> None:
+    scores = shutil.copytree(scored, tmp_path / "scores")
+    change_json(scores / name, OTHER_KINDS[kind])
+    done = call("report", scores, "--out", tmp_path / "page.html")
+    assert_one_line(done, f"{name}: cannot be read", "evaluate again")
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("kind", ["list", "texts", "no names"])
+def test_damaged_scores_are_computed_again(scored: Path, scenes, tmp_path: Path, kind: str) -> None:
+    scores = shutil.copytree(scored, tmp_path / "scores")
+    change_json(scores / "scores.json", OTHER_KINDS[kind])
+    masks = ("--pred", scenes.masks, "--truth", scenes.masks)
+    assert call("evaluate", *masks, "--out", scores, "--workers", 0).code == 0
+    assert (scores / "scores.json").read_bytes() == (scored / "scores.json").read_bytes()
+
+
+def packing(scenes, data: Path) -> tuple[object, ...]:
+    return ("shard", scenes.train, "--out", data, "--workers", 0, "--shard-size", 3)
+
+
+def fewer(work: dict[str, Any]) -> dict[str, Any]:
+    return {**work, "num_images": 5, "num_shards": 2}
+
+
+@pytest.mark.parametrize("change", [*OTHER_KINDS.values(), fewer])
+def test_shard_does_not_go_by_a_damaged_list(
+    scenes, tmp_path: Path, change: Callable[[Any], Any]
+) -> None:
+    """A list of fewer images would pass for a job that is done."""
+    data = pack(scenes.train, tmp_path / "data")
+    (data / "shard-000002.json").unlink()
+    change_json(data / "work.json", change)
+    assert_one_line(
+        call(*packing(scenes, data)), "work.json: the list of what is packed is damaged"
+    )
+    assert not (data / "shard-000002.json").exists()
+
+
+def test_nor_by_a_damaged_table_or_an_impossible_list_of_older_versions(
+    scenes, tmp_path: Path
+) -> None:
+    data = pack(scenes.train, tmp_path / "data")
+    table, before = data / "work.parquet", (data / "work.parquet").read_bytes()
+    table.write_bytes(before[:99] + bytes([before[99] ^ 1]) + before[100:])
+    assert_one_line(call(*packing(scenes, data)), "work.parquet does not match its checksum")
+    table.write_bytes(before)
+    assert call(*packing(scenes, data)).code == 0
+
+    def older(work: dict[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in work.items() if not k.endswith("sha256")}
+
+    change_json(data / "work.json", older)
+    assert call(*packing(scenes, data)).code == 0
+    change_json(data / "work.json", lambda work: {**work, "num_shards": 2})
+    assert_one_line(call(*packing(scenes, data)), "2 shards of 8 images are impossible")
+
+
+@pytest.mark.parametrize(
+    "change", [{"tar_bytes": 512}, {"count": 1}, {"num_shards": 2}, {"settings": "x"}]
+)
+def test_verify_reads_what_manifests_say(scenes, tmp_path: Path, change: dict[str, object]) -> None:
+    data = pack(scenes.train, tmp_path / "data")
+    change_json(data / "shard-000001.json", lambda manifest: {**manifest, **change})
+    read_manifest(data / "shard-000001.json")
+    assert call("stage1", "--data", data, "--out", tmp_path / "s1").code == 2
+    assert call("verify", data).code == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"identity: [1]", b"a: b"])
+def test_settings_that_nobody_can_read(scenes, tmp_path: Path, content: bytes) -> None:
+    data = pack(scenes.train, tmp_path / "data")
+    assert call("verify", data).code == 0
+    (data / "config.yaml").write_bytes(content)
+    done = call("verify", data)
+    assert done.code == 3
+    assert "config.yaml: not the settings of a command" in done.stdout
+    assert "config.yaml is damaged" in call("status", data).stdout
+    assert_one_line(call(*packing(scenes, data)), "config.yaml is not a configuration")
+    # Without shards, too, it is not called a folder of something else.
+    for path in data.glob("shard-*.json"):
+        path.unlink()
+    assert_one_line(call("status", data), "config.yaml is damaged")
+
+
+@pytest.mark.parametrize("name", ["scores.json", "images.parquet", "config.yaml"])
+def test_something_else_in_the_place_of_a_file_is_named(
+    scored: Path, scenes, tmp_path: Path, name: str
+) -> None:
+    scores = shutil.copytree(scored, tmp_path / "scores")
+    (scores / "scores.json").unlink()
+    (scores / name).unlink(missing_ok=True)
+    (scores / name).mkdir()
+    (scores / name / "x").touch()
+    masks = ("--pred", scenes.masks, "--truth", scenes.masks)
+    command = ["evaluate", *masks, "--out", scores, "--workers", "0"]
+    process = Process([str(one) for one in command], env=environment())
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 2, said
+    line = said.splitlines()[-1]
+    assert name in line
+    assert ".tmp" not in line
+    assert "Traceback" not in said
+    assert not list(scores.glob(".*.tmp"))
+    before = sha256_file(scored / "scores.json")
+    shutil.rmtree(scores / name)
+    if name != "config.yaml":
+        assert call(*command).code == 0
+        assert sha256_file(scores / "scores.json") == before
