@@ -46,6 +46,8 @@ def gather_bytes(data: bytes) -> list[bytes]:
     import torch
 
     num_bytes_R = ranks.all_gather(torch.tensor([len(data)])).flatten().tolist()
+    if not any(num_bytes_R):
+        return [b""] * len(num_bytes_R)
     padded = torch.zeros(max(num_bytes_R), dtype=torch.uint8)
     padded[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else 0
     parts = ranks.all_gather(padded).numpy()

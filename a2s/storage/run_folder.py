@@ -42,7 +42,7 @@ _RECORDS = {
 
 _SMALL = (
     *(".lock", "config.yaml", "environment.json", "resolved.json", _STOPPED),
-    *("unlabelled.jsonl", ".unlabelled.jsonl.r*", "failures.jsonl", "left_out.jsonl"),
+    *("unlabelled.jsonl", "failures.jsonl", "left_out.jsonl"),
 )
 
 

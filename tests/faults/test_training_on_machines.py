@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fault_proxy import Fault
-from label_shards import write_labels
+from label_shards import MISSING, write_labels
 from object_store import Bucket
 from processes import Finished, call, pack, run_ranks, start_ranks
+
+from a2s.data.index import Index
 
 if TYPE_CHECKING:
     from conftest import SceneFolders
@@ -28,7 +31,7 @@ STAGE1 = "--encoder.name mobilenet_v2 --image-size 32 --batch-size 2 --epochs 2"
 def data(scenes: SceneFolders, tmp_path: Path, bucket: Bucket) -> Path:
     """Data and label shards here, and the same in the store."""
     folder = pack(scenes.train, tmp_path / "data")
-    write_labels(folder, tmp_path / "labels")
+    write_labels(folder, tmp_path / "labels", odd={0: MISSING, 7: MISSING})
     bucket.upload(folder, "data")
     bucket.upload(tmp_path / "labels", "labels")
     return folder
@@ -57,6 +60,10 @@ def result(found: dict[str, bytes]) -> dict[str, bytes]:
     for name in ("model.safetensors", "optimizer.safetensors"):
         chosen[name] = found[f"checkpoints/{last}/{name}"]
     return chosen
+
+
+def left_out(listed: bytes) -> list[str]:
+    return [json.loads(line)["key"] for line in listed.splitlines()]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -101,6 +108,10 @@ def test_stage_2_on_two_machines_gives_what_one_gives(
 
     all_well(run_ranks(IN_STORE, world=2, variables=machines(tmp_path, "two", "three")))
     assert result(bucket.files("s2")) == wanted
+    # Each rank has looked for the labels of a half of the images.
+    keys = left_out(bucket.get("s2/unlabelled.jsonl"))
+    assert keys == left_out((here / "unlabelled.jsonl").read_bytes())
+    assert keys == [Index.load(data).key(row) for row in (0, 7)]
     verified = call("verify", OUT)
     assert verified.code == 0, verified.stdout
     for rank in (0, 1):

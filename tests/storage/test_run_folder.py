@@ -278,7 +278,6 @@ def test_a_damaged_choice_of_the_first_run_is_one_line(tmp_path: Path, stored: b
 
 def test_what_killed_calls_left_goes_and_settings_have_one_order(tmp_path: Path) -> None:
     left = [f".{name}.abcd_012.tmp" for name in ("environment.json", "config.yaml", ".lock")]
-    left += ["..unlabelled.jsonl.r0000.abcd_012.tmp"]
     others = [".mine.abcd_012.tmp", ".environment.json.tmp", "environment.json.abcd_012.tmp"]
     for name in left + others:
         (tmp_path / name).write_bytes(b"half")

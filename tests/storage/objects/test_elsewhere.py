@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from moving_average_run import Case, contents, pack_photographs, train_until_it_waits
 from object_store import Bucket
 from processes import call, pack
 from repository import REPO
@@ -165,3 +166,29 @@ def test_commands_with_workers_on_another_machine(
     assert call(*export, "--out", tmp_path / "voc").code == 0
     assert same(bucket, "voc", tmp_path / "voc", suffix=".png")
     assert not [name for name in bucket.files("voc") if ".parts" in name]
+
+
+@pytest.mark.slow
+def test_moving_averages_with_workers_on_another_machine(
+    cluster: str, shared: Path, bucket: Bucket, tmp_path: Path
+) -> None:
+    """`hma` twice: the second pass reads averages that the first has written over there."""
+    here = train_until_it_waits(shared, pack_photographs(shared, tmp_path), tmp_path / "run")
+    for name in ("data", "labels", "run"):
+        bucket.upload(tmp_path / name, name)
+    there = Case(Path("s3://bucket/data"), here.encoder, Path("s3://bucket/run"))
+    folders = ("labels", "averages", "checkpoints", "commits", "rectified")
+    for message in ("label generation 1 of 9 images", "label generation 2 of 9 images"):
+        assert here.averaging().code == 0
+        done = call(*there.averaging_arguments("--ray-address", cluster, "--workers", "auto"))
+        assert done.code == 0, done.stderr
+        assert message in done.stdout
+        found = {n: d for n, d in bucket.files("run").items() if n.startswith(folders)}
+        assert found == contents(here.out)
+        assert here.stage2().code == 0
+        done = there.stage2()
+        assert done.code == 0, done.stderr
+    found = {n: d for n, d in bucket.files("run").items() if n.startswith(folders)}
+    assert found == contents(here.out)
+    assert len([name for name in found if name.startswith("rectified/")]) == 9
+    assert (tmp_path / "other-machine" / urls.MARK / "blobs").exists()
