@@ -1,10 +1,12 @@
-"""Write the models inside the package from a run of each stage.
+"""Write the models inside the package from a run of each stage, which share their encoder.
 
-    python benchmarks/bundle_models.py --stage1 RUN --heads 0 1 --stage2 RUN --out FOLDER
+    python benchmarks/bundle_models.py --stage2 RUN --encoder FILE
+    a2s stage1 --encoder.name NAME --encoder.weights FILE ...
+    python benchmarks/bundle_models.py --stage2 RUN --stage1 RUN --heads 0 1 --out FOLDER
 
-Everything is stored in half precision but the statistics of BatchNorm, which it may not hold. The
-encoder of the activation network is frozen, so it is the encoder that others train from, and is
-stored once. FOLDER is a2s/models/weights.
+The first call writes the detector's encoder, on which stage 1 trains its heads. Everything is
+stored in half precision but the statistics of BatchNorm, which it may not hold, and the encoder
+once. FOLDER is a2s/models/weights.
 """
 
 from __future__ import annotations
@@ -44,30 +46,47 @@ def only_heads(state: dict[str, Tensor], heads: list[int]) -> dict[str, Tensor]:
     return kept
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--stage1", type=Path, required=True)
-    parser.add_argument("--heads", type=int, nargs="+", required=True)
-    parser.add_argument("--stage2", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    first, second = SavedNetwork.find_for_labels(args.stage1), SavedNetwork.find(args.stage2)
-    network = first.load()
+def split(saved: SavedNetwork) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Tensors of a network's encoder, by the encoder's own names, and all others."""
+    state = tensors.read(saved.file)
+    encoder = {k.removeprefix(ENCODER): v for k, v in state.items() if k.startswith(ENCODER)}
+    return encoder, {k: v for k, v in state.items() if not k.startswith(ENCODER)}
+
+
+def heads_of(saved: SavedNetwork, heads: list[int]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors of some heads of stage 1, and the metadata of a network with only these."""
+    network = saved.load()
     assert isinstance(network, ActivationNet)
     boundaries = len(network.heads) - network.label_heads
     numbers = {
-        "heads": str(len(args.heads)),
-        "label_heads": str(sum(head >= boundaries for head in args.heads)),
-        "kept_heads": ",".join(map(str, range(len(args.heads)))),
+        "heads": str(len(heads)),
+        "label_heads": str(sum(head >= boundaries for head in heads)),
+        "kept_heads": ",".join(map(str, range(len(heads)))),
     }
-    state = tensors.read(first.file)
-    encoder = {k.removeprefix(ENCODER): v for k, v in state.items() if k.startswith(ENCODER)}
-    description = {k: v for k, v in first.metadata.items() if k.startswith(ENCODER)}
-    detector = dict(second.metadata)
+    return only_heads(tensors.read(saved.file), heads), {**saved.metadata, **numbers}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--stage2", type=Path, required=True)
+    parser.add_argument("--encoder", type=Path, help="write only the detector's encoder there")
+    parser.add_argument("--stage1", type=Path)
+    parser.add_argument("--heads", type=int, nargs="+")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    second = SavedNetwork.find(args.stage2)
+    encoder, decoder = split(second)
+    description = {k: v for k, v in second.metadata.items() if k.startswith(ENCODER)}
+    if args.encoder:
+        tensors.write(args.encoder, encoder, metadata={"kind": "encoder", **description})
+        return
+    first = SavedNetwork.find_for_labels(args.stage1)
+    for name, value in split(first)[0].items():
+        assert torch.equal(value, encoder[name]), f"{name} differs: two encoders"
     files = {
         "encoder": (encoder, {"kind": "encoder", **description}),
-        "activation": (only_heads(state, args.heads), {**first.metadata, **numbers}),
-        "detector": (tensors.read(second.file), detector),
+        "activation": heads_of(first, args.heads),
+        "detector": (decoder, dict(second.metadata)),
     }
     checksums = {}
     for name, (values, metadata) in files.items():
@@ -80,5 +99,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     main()

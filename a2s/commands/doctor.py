@@ -254,7 +254,8 @@ def detector(name: str, chosen: DetectorName) -> Finding:
 
 def cached_weights() -> Finding:
     """List the registered weights that are on this machine, and the others."""
-    from a2s.models.encoder_weights import REGISTRY, cache_folder
+    from a2s.models.encoder_weights import cache_folder
+    from a2s.models.published_weights import REGISTRY
 
     folder = cache_folder()
     existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())

@@ -124,8 +124,8 @@ class EncoderConfig(Settings):
     E1..E5 at strides 2, 4, 8, 16, 32."""
     weights: str = "none"
     """Pretrained weights: a file (.safetensors, .pth), a name such as `resnet50/moco_v2_800ep`,
-    `bundled` for those of MobileNetV2 inside the package, `pretrained` for those that timm
-    publishes as `timm:NAME`, or `none`."""
+    `bundled` for those of EfficientNet-Lite2 inside the package, `pretrained` for those that
+    timm publishes as `timm:NAME`, or `none`."""
 
     @field_validator("name")
     @classmethod

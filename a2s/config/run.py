@@ -8,12 +8,11 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 from tyro.conf import Positional
 
-from a2s.config.base import NO_IDENTITY, EncoderConfig, FailureRate, Folder, Settings, Workers
+from a2s.config.base import NO_IDENTITY, FailureRate, Folder, Settings, Workers
 from a2s.config.commands import LabelOptions, ShardOptions
 from a2s.config.predict import PredictOptions
 from a2s.config.training import Stage1Options, Stage2Options
 
-BUNDLED_ENCODER = "mobilenet_v2"
 """Encoder of the models inside the package."""
 
 
@@ -53,8 +52,7 @@ class RunConfig(Settings):
     )
     """`bundled` starts from the models inside the package: its activation network labels the
     images, and its detector goes on learning from these labels. `none` trains both stages. Default:
-    `none` if the settings name weights, another encoder than MobileNetV2, or `seeds`; else
-    `bundled`."""
+    `none` if the settings name weights, an encoder of timm, or `seeds`; else `bundled`."""
     predict: PredictOptions = Field(PredictOptions(), json_schema_extra=NO_IDENTITY)
     """Prediction of saliency maps."""
     workers: Workers = "auto"
@@ -73,7 +71,7 @@ class RunConfig(Settings):
         if init is not None or not {"stage1", "stage2", "seeds"} <= given.keys():
             return init
         encoders = [given[stage].encoder for stage in ("stage1", "stage2")]
-        # The default encoder has no weights, so it stands for no wish.
-        ours = EncoderConfig(), EncoderConfig(name=BUNDLED_ENCODER)
-        another = given["stage2"].init is not None or given["seeds"] is not None
-        return "bundled" if set(encoders) <= set(ours) and not another else "none"
+        # One that is built in, without weights, stands for no wish: nothing good comes of it.
+        another = any(one.weights != "none" or one.name.startswith("timm:") for one in encoders)
+        another |= given["stage2"].init is not None or given["seeds"] is not None
+        return "none" if another else "bundled"

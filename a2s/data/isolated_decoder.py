@@ -84,7 +84,7 @@ def expendable() -> Iterator[None]:
     try:
         yield
     finally:
-        isolation.guard = contextlib.nullcontext
+        isolation.guard = isolation.unguarded
 
 
 def with_room(error: images.BadImage, room: int) -> images.BadImage:

@@ -25,7 +25,14 @@ LIMIT_SEC = 300.0
 _LENGTH = struct.Struct("<I")
 
 Guard = Callable[[bytes], contextlib.AbstractContextManager[None]]
-guard: Guard = contextlib.nullcontext
+
+
+def unguarded(data: bytes) -> contextlib.AbstractContextManager[None]:
+    """Nothing surrounds the decoding."""
+    return contextlib.nullcontext()
+
+
+guard: Guard = unguarded
 """What surrounds the decoding of some bytes in this process (`isolated_decoder.expendable`)."""
 
 Header = dict[str, Any]

@@ -1,7 +1,7 @@
-"""The models inside the package: an encoder, an activation network, a detector. No torch here.
+"""The models inside the package: activation network and detector on one encoder. No torch here.
 
 `weights/CARD.md` is their card. They are in half precision but for statistics of BatchNorm, and
-become float32 when they are loaded.
+become float32 when they are loaded. The encoder is a file of its own, which both of them need.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def bundled_file(name: str) -> Path:
 
 
 def bundled_encoder() -> Path:
-    """Weights of the bundled encoder, MobileNetV2.
+    """Weights of the bundled encoder, EfficientNet-Lite2.
 
     Raises:
         CheckpointError: as `bundled_file`.
@@ -60,8 +60,7 @@ def bundled(kind: Kind) -> SavedNetwork:
         CheckpointError: as `bundled_file`.
     """
     file = bundled_file(f"{kind}.safetensors")
-    encoder = bundled_encoder() if kind == "activation" else None
-    return SavedNetwork(file, read_metadata(file), encoder)
+    return SavedNetwork(file, read_metadata(file), bundled_encoder())
 
 
 def find_start(init: Literal["bundled"] | Path) -> SavedNetwork:

@@ -1,7 +1,7 @@
 """EfficientNet-Lite2, the encoder of the bundled models: weights of TensorFlow, names of timm.
 
-Blocks without squeeze-and-excitation, ReLU6, and TensorFlow's padding, which depends on the image's
-size and may be larger at the right and the bottom.
+Blocks without squeeze-and-excitation, ReLU6, and TensorFlow's padding, which is larger at the right
+and the bottom where a convolution strides.
 
 Shape suffixes: B images, C channels, H W the image's size.
 Reference: Tan, Le, "EfficientNet: Rethinking Model Scaling for CNNs", ICML 2019;
@@ -30,15 +30,14 @@ _STAGES = (
 _STEM = 32
 
 
-def pad_as_tensorflow(x_BCHW: Tensor, kernel: int, stride: int) -> Tensor:
-    """Pad for a convolution without padding whose output has ceil(side / stride) pixels.
+def pad_as_tensorflow(x_BCHW: Tensor, kernel: int) -> Tensor:
+    """Pad for a convolution of stride 2 without padding, whose output has ceil(side / 2) pixels.
 
-    Of an odd number of pixels one more comes at the right and the bottom.
+    The convolution begins as TensorFlow's does on even sides, which those of images of whole 32
+    pixels are. Of even sides it does not reach the last pixel; odd ones need it.
     """
-    height, width = (
-        max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in x_BCHW.shape[2:]
-    )
-    return F.pad(x_BCHW, (width // 2, width - width // 2, height // 2, height - height // 2))
+    before, after = kernel // 2 - 1, kernel // 2 + 1
+    return F.pad(x_BCHW, (before, after, before, after))
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
@@ -77,12 +76,13 @@ class Block(nn.Module):
         """
         x = F.relu6(self.bn1(self.conv_pw(x_BCHW))) if self.expands else x_BCHW
         if self.stride > 1:
-            x = pad_as_tensorflow(x, self.kernel, self.stride)
+            x = pad_as_tensorflow(x, self.kernel)
         if self.expands:
             x = self.bn3(self.conv_pwl(F.relu6(self.bn2(self.conv_dw(x)))))
         else:
             x = self.bn2(self.conv_pw(F.relu6(self.bn1(self.conv_dw(x)))))
-        return x + x_BCHW if self.is_residual else x
+        result: Tensor = x + x_BCHW if self.is_residual else x
+        return result
 
 
 class EfficientNetLite2(Encoder):
@@ -125,7 +125,7 @@ class EfficientNetLite2(Encoder):
     def forward(self, image_B3HW: Tensor) -> Taps:
         """Compute the five taps of normalised images."""
         blocks = self.blocks
-        padded = pad_as_tensorflow(image_B3HW, 3, 2)
+        padded = pad_as_tensorflow(image_B3HW, 3)
         e1 = blocks[0](F.relu6(self.bn1(self.conv_stem(padded))))
         e2 = blocks[1](e1)
         e3 = blocks[2](e2)

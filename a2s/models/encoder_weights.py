@@ -27,7 +27,7 @@ from a2s.storage.files import atomic_path, open_file, remove_abandoned
 
 DOWNLOAD_TIMEOUT_SEC = 30.0
 BUNDLED = "bundled"
-"""Weights inside the package, those of MobileNetV2."""
+"""Weights inside the package, those of EfficientNet-Lite2."""
 
 # Classifier heads of the published files, which encoders omit; every other key must match.
 _HEADS = frozenset(

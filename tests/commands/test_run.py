@@ -68,6 +68,7 @@ def test_from_the_bundled_models_no_stage_1_is_trained(tmp_path, scenes):
         ({}, "bundled"),
         ({"init": "none"}, "none"),
         ({"seeds": "rbd"}, "none"),
+        ({"stage1": Stage1Options(encoder=EncoderConfig(name="efficientnet_lite2"))}, "bundled"),
         ({"stage1": Stage1Options(encoder=EncoderConfig(name="mobilenet_v2"))}, "bundled"),
         ({"stage1": Stage1Options(encoder=EncoderConfig(weights="resnet50/imagenet"))}, "none"),
         ({"stage2": Stage2Options(encoder=EncoderConfig(name="timm:resnet18"))}, "none"),

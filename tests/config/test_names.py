@@ -11,8 +11,8 @@ from a2s.evaluation.benchmarks import BENCHMARKS
 from a2s.labels.crf.backends import BACKENDS
 from a2s.models.boundary import BOUNDARIES
 from a2s.models.detector import DETECTORS
-from a2s.models.encoder_weights import REGISTRY
 from a2s.models.encoders import ENCODERS
+from a2s.models.published_weights import REGISTRY
 
 
 def test_settings_offer_what_there_is() -> None:

@@ -24,7 +24,7 @@ _TINY_TRAINING = [
     *("--image-size", "64", "--epochs", "1", "--loader-workers", "0"),
     *("--batch-size", "4", "--min-quality", "0"),
 ]
-_ENCODER = ["--encoder.name", "mobilenet_v2", "--encoder.weights", "bundled"]
+_ENCODER = ["--encoder.name", "efficientnet_lite2", "--encoder.weights", "bundled"]
 _SMALL = {
     "shard": ["--workers", "0"],
     "label": ["--workers", "0", "--min-quality", "0"],

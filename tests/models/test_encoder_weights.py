@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from a2s.errors import WeightsError
-from a2s.models import encoder_weights
-from a2s.models.encoder_weights import REGISTRY, PublishedWeights, fetch, load_encoder
+from a2s.models.encoder_weights import fetch, load_encoder
 from a2s.models.encoders import build_encoder
+from a2s.models.published_weights import REGISTRY, PublishedWeights
 
 State = dict[str, Tensor]
 
@@ -214,7 +214,7 @@ def test_download_is_verified_and_kept(
     state = encoder_state("mobilenet_v2")
     torch.save(state, root / "m.pth")
     source = published((root / "m.pth").read_bytes(), f"{address}/m.pth", algorithm)
-    monkeypatch.setitem(encoder_weights.REGISTRY, "mobilenet_v2/test", source)
+    monkeypatch.setitem(REGISTRY, "mobilenet_v2/test", source)
     for _ in range(2):
         loaded = load_encoder("mobilenet_v2", "mobilenet_v2/test").state_dict()
         assert all(torch.equal(loaded[key], value) for key, value in state.items())
