@@ -62,7 +62,8 @@ def training_inputs(
                 f"{config.out} was begun; use another --out, or undo the changes in a2s review"
             )
     if isinstance(config, Stage2Config) and config.init is not None:
-        inputs["init"] = find_start(config.init).identity()["model_sha256"]
+        start = find_start(config.init).identity()
+        inputs["init"] = " ".join(start[key] for key in sorted(start) if key.endswith("_sha256"))
     return inputs
 
 
