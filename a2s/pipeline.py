@@ -219,6 +219,8 @@ def job_list(config: RunConfig) -> list[Job]:
             yield Job("label", {**seeds, **label, **pooled})
             stage1.update(labels=out / "seeds", **failures)
         if bundled:
+            # It brings its encoder; one that was named without weights is none (`RunConfig.init`).
+            stage2.pop("encoder", None)
             stage2["init"] = "bundled"
         else:
             yield Job("stage1", {"data": out / "data", "out": out / "stage1", **stage1})
