@@ -91,6 +91,16 @@ def usage() -> str:
     )
 
 
+def open_streams() -> None:
+    """Give this process the standard streams that whoever started it has closed.
+
+    Else the next file that is opened would get what is printed.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
@@ -132,6 +142,7 @@ def run(arguments: list[str]) -> int:
 
 def main() -> None:
     """Entry point: errors that a user can act on are one line and exit code 2."""
+    open_streams()
     machine.choose_threads(os.environ)
     places.replace_cache_of_kernels(os.environ)
     processes.is_command = True

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from a2s.errors import DataError
 from a2s.storage.failures import Failure
-from a2s.storage.files import atomic_path, read_json, write_json
+from a2s.storage.files import NotAFile, atomic_path, read_json, write_json
 from a2s.storage.hashing import sha256_file
 from a2s.storage.parsing import first_problem
 
@@ -63,7 +63,7 @@ def read(folder: Path, *, shard_size: int) -> dict[str, Any]:
             raise ValueError(f"{work.num_shards} shards of {work.num_images} images are impossible")
         if work.parquet_sha256 not in (None, sha256_file(folder / IMAGES)):
             raise ValueError(f"{IMAGES} does not match its checksum")
-    except (OSError, ValueError) as error:
+    except (FileNotFoundError, NotAFile, ValueError) as error:
         why = first_problem(error) if isinstance(error, ValidationError) else error
         raise _damaged(folder / WORK, why) from error
     return values

@@ -70,11 +70,23 @@ def listen(app: ASGIApp, listener: socket.socket, *, started: Callable[[], None]
         limit_concurrency=256,
         h11_max_incomplete_event_size=65_536,
     )
-    with listener:
-        started()
+    with listener, contextlib.suppress(KeyboardInterrupt):
         # It raises the interrupt again when it has ended.
-        with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(settings).run(sockets=[listener])
+        _Server(settings, started).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """A server that says when it answers; from then on it handles signals, too."""
+
+    def __init__(self, settings: uvicorn.Config, say: Callable[[], None]) -> None:
+        super().__init__(settings)
+        self._say = say
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so."""
+        await super().startup(sockets)
+        if self.started:
+            self._say()
 
 
 def only_for(app: ASGIApp, hosts: frozenset[str]) -> ASGIApp:

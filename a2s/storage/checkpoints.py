@@ -174,7 +174,7 @@ def _write(run: Path, commit: int, contents: dict[str, bytes], state: dict[str, 
     contents = {**contents, "state.json": json.dumps(state, indent=1, sort_keys=True).encode()}
     try:
         for name in FILES:
-            with open(temporary / name, "wb") as file:
+            with files.naming(folder / name), open(temporary / name, "wb") as file:
                 file.write(contents[name])
                 file.flush()
                 os.fsync(file.fileno())

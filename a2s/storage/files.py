@@ -114,22 +114,37 @@ def fsync_dir(path: Path) -> None:
 
 
 @contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let errors of writing a file name it, not its temporary file, and not nothing.
+
+    A full disk is reported for a descriptor, without a name.
+    """
+    try:
+        yield
+    except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        named = _TEMPORARY.fullmatch(os.path.basename(os.fsdecode(error.filename or "")))
+        if is_full or (named and named[1] == path.name[:50]):
+            error.filename, error.filename2 = str(path), None
+            error.strerror = os.strerror(error.errno or errno.EIO)
+        raise
+
+
+@contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success fsync it and rename it to `path`."""
     if written_here.is_noted():
         # A store has no folders, so on another machine of a job none is there yet.
         path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = _locked_temporary(path)
+    with naming(path):
+        descriptor, temporary = _locked_temporary(path)
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        try:
+        with naming(path):
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
-        except OSError as error:
-            # Nobody knows the temporary file; what stands in the way is called `path`.
-            raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
         os.close(descriptor)
@@ -228,7 +243,7 @@ def append_jsonl(path: Path, value: Mapping[str, object]) -> None:
     After a truncated line, start a new line.
     """
     line = json_line(json.dumps(value, ensure_ascii=False)) + "\n"
-    with path.open("ab+") as file:
+    with naming(path), path.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             line = line if file.read(1) == b"\n" else f"\n{line}"

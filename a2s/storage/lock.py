@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from a2s.errors import ConfigError
+from a2s.storage.files import naming
 from a2s.storage.lock_holder import LOCK, STALE_SEC, UNKNOWN, Holder, read_record
 from a2s.storage.processes import machine_id, state_of
 
@@ -178,7 +179,8 @@ def _signs_of_life(out: Path, command: str, file: int, *, settles: bool) -> Iter
     name = f"a2s {command}, pid {os.getpid()} on {socket.gethostname()}\n"
     token = uuid.uuid4().hex
     fields = {"pid": os.getpid(), "machine": machine_id(), "token": token}
-    _rewrite(file, name + "".join(f"{key} {value}\n" for key, value in fields.items()))
+    with naming(out / LOCK):
+        _rewrite(file, name + "".join(f"{key} {value}\n" for key, value in fields.items()))
 
     def is_ours() -> bool:
         said, found = read_record(out)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from a2s.errors import DataError
-from a2s.storage.files import read_bytes
+from a2s.storage.files import naming, read_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,7 +53,7 @@ class WrittenFiles:
         lines = "".join(f"{kind} {key}\n" for kind, key in files)
         if not lines:
             return
-        with self._path.open("a", encoding="ascii") as file:
+        with naming(self._path), self._path.open("a", encoding="ascii") as file:
             file.write(lines)
             file.flush()
             os.fsync(file.fileno())
