@@ -101,7 +101,7 @@ def shared(job: Job, function: Callable[..., R], *arguments: Any) -> R:
         StorageError: what it has written cannot be put, or another command has taken over.
     """
     work = in_tree(job.work, "work")
-    if _read_mark(work) == job.token:
+    if is_commanded_here(work, job.token):
         return function(*map(on_this_machine, arguments))
     work.mkdir(parents=True, exist_ok=True)
     cache.borrow(work)
@@ -189,8 +189,9 @@ def _mark_of(work: Path) -> Path:
     return root() / "state" / f"{name}.command"
 
 
-def _read_mark(work: Path) -> str:
+def is_commanded_here(work: Path, token: str) -> bool:
+    """Whether this machine's working folder is that of the command with this token."""
     try:
-        return _read(_mark_of(work)).decode()
+        return _read(_mark_of(work)).decode() == token
     except OSError:
-        return ""
+        return False

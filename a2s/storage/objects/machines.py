@@ -110,17 +110,17 @@ def cache_id() -> str:
     """What tells the cache of this machine from those of others; made once."""
     file = root() / "id"
     with locked("id"):
-        if not file.exists():
+        if not file.exists() or not file.stat().st_size:
             file.write_text(uuid.uuid4().hex)
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         with os.fdopen(descriptor) as opened:
             return opened.read()
 
 
-def hear(shared: Shared, *, token: str, cache_of_leader: str) -> None:
+def hear(shared: Shared, token: str) -> None:
     """Learn from rank 0 which lock it holds, and whether its working folder is this machine's."""
     is_new, shared.token = not shared.token, token
-    shared.is_copy = cache_of_leader != cache_id()
+    shared.is_copy = not elsewhere.is_commanded_here(shared.work, token)
     if shared.is_copy and is_new:
         thread = threading.Thread(target=_put_meanwhile, args=(shared,), daemon=True, name="putter")
         thread.start()

@@ -6,13 +6,15 @@ import json
 import threading
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 from object_store import Bucket
 
 from a2s.errors import StorageError
 from a2s.storage import files
-from a2s.storage.objects import lease, machines, mirror, publisher, session, urls
+from a2s.storage.objects import elsewhere, lease, machines, mirror, publisher, session, urls
+from a2s.storage.objects.elsewhere import Job
 from a2s.storage.objects.machines import Shared
 
 OUT = "s3://bucket/out"
@@ -97,8 +99,10 @@ def test_nothing_is_put_when_rank_0_has_lost_the_folder(
 
 
 def test_a_machine_with_the_cache_of_rank_0_has_its_folder(bucket: Bucket, copy: Shared) -> None:
-    machines.hear(copy, token=copy.token, cache_of_leader=machines.cache_id())
-    assert not copy.is_copy
+    job = Job(copy.work, copy.token, copy.lock_url)
+    with elsewhere.commanded(job, cast("publisher.Publisher", None)):
+        machines.hear(copy, copy.token)
+        assert not copy.is_copy
     write(copy.work / "a.rows", "1")
     machines.put_written(copy)
     assert bucket.keys("out/a") == []
