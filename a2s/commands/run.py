@@ -124,7 +124,7 @@ def _test_keys(config: RunConfig) -> list[str] | None:
     if any(is_remote(one) or is_tar(Path(one)) for one in tests):
         return None
     out = Path(os.path.abspath(data))
-    keys = collect(tests, masks=None, out=out).images["key"].to_pylist()
+    keys: list[str] = collect(tests, masks=None, out=out).images["key"].to_pylist()
     return keys
 
 

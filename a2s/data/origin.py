@@ -13,6 +13,8 @@ from typing import Any
 from a2s.data.index import Index
 from a2s.data.shards import read_manifest
 from a2s.errors import DataError
+from a2s.storage.files import read_text
+from a2s.storage.parsing import parse_yaml
 
 
 def refuse_other_images(labels: Index, data: Index, *, command: str) -> None:
@@ -62,7 +64,17 @@ def _compare(
     for name, sha256 in made_of.items():
         if sha256 is not None and sha256 != hashes.get(name):
             raise DataError(
-                f"{command}: {labels} holds no labels of {data} ({name} was made of other images); "
-                "give the data with which they were made, or make labels of these images with a2s "
-                "label"
+                f"{command}: {labels} holds no labels of {data} ({name} was made of other images, "
+                f"or of these before they were packed anew); give the data with which they were "
+                f"made{_recorded_data(labels)}, or label these images: a2s label --data {data} "
+                "--out NEW"
             )
+
+
+def _recorded_data(labels: Path) -> str:
+    """The data folder of a2s label, as its settings name it, in brackets; "" if they do not."""
+    try:
+        name = parse_yaml(read_text(labels / "config.yaml"))["label"]["data"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return f" ({name})" if isinstance(name, str) else ""

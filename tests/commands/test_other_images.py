@@ -118,3 +118,15 @@ def test_corrected_labels_say_of_what_they_were_made(pair: Pair, tmp_path: Path)
     assert done.code == 0, done.stderr
     made_of = [shard.made_of for shard in Index.load(tmp_path / "s2" / "rectified").shards]
     assert made_of == [shard.sha256 for shard in Index.load(pair.made_of).shards]
+
+
+def test_the_same_images_packed_anew_are_told_what_to_do(
+    scenes, pair: Pair, tmp_path: Path
+) -> None:
+    again = tmp_path / "again"
+    packed = call("shard", scenes.images, "--out", again, "--shard-size", 4, "--workers", 0)
+    assert packed.code == 0, packed.stderr
+    done = call(*command("stage2", pair.labels, again, tmp_path / "s2"))
+    assert done.code == 2
+    assert f"packed anew); give the data with which they were made ({pair.made_of})" in done.stderr
+    assert f"or label these images: a2s label --data {again} --out NEW" in done.stderr

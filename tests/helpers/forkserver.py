@@ -85,8 +85,10 @@ class Process:
         """Wait until it has written the file at which it is held."""
         held.wait_until_held(self, self._folder)
 
-    def release(self) -> None:
-        """Let it go on, until it writes such a file again."""
+    def release(self, *, for_good: bool = False) -> None:
+        """Let it go on, until it writes such a file again; or to its end."""
+        if for_good:
+            (self._folder / held.FREE).touch()
         (self._folder / "held").unlink()
 
     def send_signal(self, number: signal.Signals) -> None:

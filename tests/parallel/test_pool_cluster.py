@@ -175,16 +175,19 @@ def test_waiting_for_a_gpu_does_not_count_towards_the_timeout(
     import ray
 
     monkeypatch.setattr(model_actors, "ACTOR_START_SEC", 1.0)
+    # A call takes milliseconds, but on a busy machine a process takes seconds to start.
+    deadline_sec = 20.0
     add_node(cluster, num_cpus=1, num_gpus=2)
     tally, notes = tasks.Tally(), list[str]()
     with pool.session(workers=None, ray_address=cluster.address):
         others = [ray.remote(num_cpus=0, num_gpus=1)(GpuHolder).remote() for _ in range(2)]
-        ray.get([other.pid.remote() for other in others], timeout=60)
+        ray.get([other.pid.remote() for other in others], timeout=300)
 
         def note(text: str) -> None:
             notes.append(text)
             if text.startswith("no GPU"):
-                # Free one of the two GPUs for which model actors wait.
+                # Free one of the two GPUs for which model actors wait, after the deadline.
+                time.sleep(deadline_sec + 1)
                 ray.kill(others[0])
 
         results = pool.map_items(
@@ -193,7 +196,7 @@ def test_waiting_for_a_gpu_does_not_count_towards_the_timeout(
             workers=None,
             model_stage=model_actors.ModelStage(Where(tmp_path)),
             ray_address=cluster.address,
-            deadline_sec=3.0,
+            deadline_sec=deadline_sec,
             tally=tally,
             note=note,
         )
