@@ -150,3 +150,24 @@ def test_the_exit_code_counts_what_a_damaged_tar_has_lost(
     assert predicted("lax", 0.9) == 0
     # The images of the tar were copied there.
     assert not (tmp_path / "strict" / ".staging").exists()
+
+
+def test_an_empty_map_and_a_folder_in_its_place_are_no_map(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        photograph(48, 64).save(tmp_path / "in" / f"{name}.png")
+    out = tmp_path / "out"
+    config = PredictConfig(model=model, images=(str(tmp_path / "in"),), out=out, workers=0)
+    assert predict.run(config) == 0
+    before = (out / "a.png").read_bytes()
+    (out / "a.png").write_bytes(b"")
+    assert predict.run(config) == 0
+    assert (out / "a.png").read_bytes() == before
+    (out / "a.png").unlink()
+    (out / "a.png").mkdir()
+    assert predict.run(config) == 3
+    (failure,) = map(json.loads, (out / "failures.jsonl").read_text().splitlines())
+    assert (failure["key"], "a.png" in failure["detail"]) == ("a", True)
+    (out / "a.png").rmdir()
+    assert predict.run(config) == 0
+    assert (out / "a.png").read_bytes() == before

@@ -133,9 +133,12 @@ def missing(
 
 
 def _is_done(picture: Picture, path: Path) -> bool:
-    """Whether a file is there and not older than its image, or the tar that holds it."""
+    """Whether a file is there, with content, and not older than its image or the tar of that."""
     try:
-        written = facts_of(path).mtime_ns
+        facts = facts_of(path)
+        if not facts.size or path.is_dir():
+            return False
+        written = facts.mtime_ns
         if not isinstance(picture.address, Address):
             return True
         source = os.fsdecode(picture.address.path)
