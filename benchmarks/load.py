@@ -133,7 +133,8 @@ def watch(command: list[str], log: Path) -> tuple[list[dict[str, float]], float,
 
 def judge(seen: list[dict[str, float]], count: int) -> dict[str, Any]:
     """Compare the last third of the images with the first (after a twentieth, to warm up)."""
-    steady = [one for one in seen if count / 20 <= one["done"] <= count]
+    # The last line comes when stage 2 has written its labels as shards, too.
+    steady = [one for one in seen if count / 20 <= one["done"] < count]
     first = [one for one in steady if one["done"] <= count * 0.35]
     last = [one for one in steady if one["done"] >= count * 0.65]
     if len(first) < 2 or len(last) < 2:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import http.server
 import json
-import shutil
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,9 @@ from fault_proxy import Fault
 from object_store import Bucket
 from processes import call, pack
 
-from a2s.models.bundled import bundled_file
+from a2s.models.detector import Detector
+from a2s.models.encoders import build_encoder
+from a2s.storage import tensors
 from a2s.storage.objects import cache, urls
 
 if TYPE_CHECKING:
@@ -229,7 +230,9 @@ def test_shards_and_a_model_of_a_web_server(
     data: Path, scenes: SceneFolders, tmp_path: Path
 ) -> None:
     """One that lists folders as pages, and answers no request for a part of a file."""
-    shutil.copy(bundled_file("detector.safetensors"), tmp_path / "data" / "m.safetensors")
+    detector = Detector(build_encoder("mobilenet_v2"), width=16)
+    metadata = {**detector.spec(), "image_size": "64", "resize_filter": "bilinear"}
+    tensors.write(tmp_path / "data/m.safetensors", detector.state_dict(), metadata=metadata)
     handler = functools.partial(Quiet, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
