@@ -89,8 +89,17 @@ def made(name: str, out: Path) -> dict[str, object]:
     return {path.name: path.read_bytes() for kind in kinds for path in out.glob(kind)}
 
 
-@pytest.mark.parametrize("which", DEEDS)
-@pytest.mark.parametrize("name", ["shard", "label", "predict", "evaluate"])
+@pytest.mark.parametrize(
+    ("name", "which"),
+    [
+        *((name, "bad") for name in ("shard", "label", "predict", "evaluate")),
+        ("label", "killing"),
+        *(
+            pytest.param(name, "killing", marks=pytest.mark.slow)
+            for name in ("shard", "predict", "evaluate")
+        ),
+    ],
+)
 def test_an_image_that_ends_its_process_is_quarantined(
     root: Path, tmp_path: Path, workers: str, name: str, which: str
 ) -> None:

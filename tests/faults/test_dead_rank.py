@@ -135,6 +135,7 @@ def test_a_rank_that_hangs_is_blamed_with_the_line_where_it_hangs(
     assert "it is at a2s/training/stage1.py:" in line
 
 
+@pytest.mark.slow
 def test_a_rank_with_a_bug_is_named_by_the_others(data: Path, tmp_path: Path) -> None:
     script = tmp_path / "bug.py"
     script.write_text(HANGS.format(rank=1, action="raise IndexError('a bug')"), encoding="utf-8")

@@ -64,6 +64,7 @@ def check_whole(files: dict[str, bytes]) -> None:
                 assert hashlib.sha256(content).hexdigest() == manifest[f"{suffix}_sha256"]
 
 
+@pytest.mark.slow
 def test_killed_while_it_publishes_and_repeated_on_fresh_machines(
     data: Path, bucket: Bucket, tmp_path: Path
 ) -> None:

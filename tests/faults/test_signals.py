@@ -89,6 +89,7 @@ def test_training_commits_exits_with_the_signals_code_and_resumes(
     assert _weights(out) == _weights(reference)
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_ray_runs_leaves_no_process(tmp_path: Path, data: Path) -> None:
     out = tmp_path / "s1"
     (done,) = run_ranks(

@@ -173,7 +173,8 @@ def test_fig9_scores_every_epoch_before_it_trains_the_next(tmp_path):
     # The model of a scored epoch is gone once the run has passed it.
     scored = tmp_path / home / "scores" / "epoch-001-train"
     scored.mkdir(parents=True)
-    write_json(scored / "scores.json", {"mae": 0.5})
+    needed = {"num_images": 1, "num_touching": 0, "truth_ring_share": 0.0, "which_f": "adaptive"}
+    write_json(scored / "scores.json", {"mae": 0.5, **needed})
     left = [job for job in rows("fig9", **flags)["DB1"].jobs if job.command != "shard"]
     assert [job.settings.get("until_epoch") for job in left] == [2, None, None]
 

@@ -108,6 +108,7 @@ def test_a_machine_with_the_cache_of_rank_0_has_its_folder(bucket: Bucket, copy:
     assert bucket.keys("out/a") == []
 
 
+@pytest.mark.slow
 def test_a_lock_that_a_killed_start_has_left_is_no_news(
     bucket: Bucket, launch: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
