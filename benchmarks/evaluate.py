@@ -118,7 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=os.environ.get("A2S_SHARED", "../shared"))
     parser.add_argument("--pairs", type=int, nargs="+", default=[100, 200, 1000, 2000])
-    parser.add_argument("--workers", nargs="+", default=["auto", "0", "2"])
+    parser.add_argument("--workers", nargs="+", default=["0", "2"])
     arguments = parser.parse_args()
     masks = (Path(arguments.shared) / "data" / "ecssd200" / "masks").resolve()
     results = []

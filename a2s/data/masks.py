@@ -209,6 +209,8 @@ def _from_16_bits(image: Image.Image) -> U8:
 
 def _holds_numbers(grey_HW: U8) -> bool:
     """Whether the values are numbers of objects or classes, VOC's border apart."""
+    if not ((grey_HW > 0) & (grey_HW <= MAX_NUMBER)).any():
+        return False
     counts_T = np.bincount(grey_HW.ravel(), minlength=256)
     num_numbered = int(counts_T[1 : MAX_NUMBER + 1].sum())
     return num_numbered > counts_T[255] and not counts_T[MAX_NUMBER + 1 : 255].any()

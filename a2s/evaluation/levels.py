@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from a2s.data.arrays import F64, Bool
 
 _CELLS = 8
+_EXACT = 2**24
+"""Largest whole number up to which a float32 has all of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,16 @@ def cells(truth_HW: Bool) -> NDArray[np.uint16]:
     return cell_HW
 
 
+def _counts(at_HW: NDArray[np.uint16], number: int) -> NDArray[np.int64]:
+    """How often each of the values 0 to `number` - 1 occurs."""
+    if at_HW.size > _EXACT:
+        return np.bincount(at_HW.ravel(), minlength=number)
+    # Three times as fast, and its floats are exact up to there.
+    counted_N1: Any = cv2.calcHist([at_HW], [0], None, [number], [0, number])
+    counts_N: NDArray[np.int64] = counted_N1[:, 0].astype(np.int64)
+    return counts_N
+
+
 def levels(prediction_HW: NDArray[Any], cell_HW: NDArray[np.uint16]) -> Levels:
     """Normalise and count a map.
 
@@ -67,11 +79,13 @@ def levels(prediction_HW: NDArray[Any], cell_HW: NDArray[np.uint16]) -> Levels:
     if is_byte:
         raw_K, index_HW = np.arange(256) / 255, np.ascontiguousarray(prediction_HW)
         at_HW = index_HW.astype(np.uint16) * np.uint16(_CELLS) + cell_HW
+        count_N = _counts(at_HW, len(raw_K) * _CELLS)
     else:
         raw_K, inverse = np.unique(prediction_HW.astype(np.float64), return_inverse=True)
         index_HW = inverse.reshape(prediction_HW.shape)
         at_HW = index_HW * _CELLS + cell_HW
-    count_KQB = np.bincount(at_HW.ravel(), minlength=len(raw_K) * _CELLS).reshape(-1, 4, 2)
+        count_N = np.bincount(at_HW.ravel(), minlength=len(raw_K) * _CELLS)
+    count_KQB = count_N.reshape(-1, 4, 2)
     occurs = np.flatnonzero(count_KQB.any(axis=(1, 2)))
     low, high = raw_K[occurs[0]], raw_K[occurs[-1]]
     value_K: F64 = raw_K if low == high else (raw_K - low) / (high - low)

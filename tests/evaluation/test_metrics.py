@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from a2s.evaluation import levels
 from a2s.evaluation.dataset_scores import DatasetScores
 from a2s.evaluation.metrics import CONVENTIONS, ImageScores, binary_truth, score
 
@@ -249,3 +250,16 @@ def test_merging_does_not_depend_on_order_or_grouping() -> None:
         assert merged.summary() == reference.summary()
         for name, curve in merged.curves().items():
             np.testing.assert_array_equal(curve, reference.curves()[name], err_msg=name)
+
+
+def test_counts_of_small_and_large_maps_are_those_of_bincount(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    at_HW = np.random.default_rng(0).integers(0, 2048, (70, 90)).astype(np.uint16)
+    at_HW[0], at_HW[1] = 2047, 0
+    expected = np.bincount(at_HW.ravel(), minlength=2048)
+    for exact in (2**24, 0):
+        monkeypatch.setattr(levels, "_EXACT", exact)
+        found = levels._counts(at_HW, 2048)
+        assert found.dtype == np.int64
+        assert (found == expected).all()
