@@ -98,7 +98,7 @@ class _Decoder:
             send(self._child.requests, {**header, "limit_sec": LIMIT_SEC}, data)
             return receive(self._child.replies)
         except (EOFError, BrokenPipeError):
-            raise DecoderDied(*cause_of_death(self._child.process.wait())) from None
+            raise DecoderDied(*_cause_of_death(self._child.process.wait())) from None
 
     def died_idle(self) -> bool:
         """Whether something has ended it while it had nothing to decode."""
@@ -109,8 +109,7 @@ class _Decoder:
         self._child.close()
 
 
-def cause_of_death(code: int) -> tuple[str, str]:
-    """Reason and detail of a `BadImage` for the exit code of the process that decoded it."""
+def _cause_of_death(code: int) -> tuple[str, str]:
     if code == -signal.SIGALRM:
         return "timeout", f"not decoded after {LIMIT_SEC:g} s"
     if code == -signal.SIGKILL:

@@ -100,9 +100,11 @@ class Children:
             Exception: what `fn` raises.
         """
         future = self._idle.get()
+        worker = future.result()
         try:
-            is_error, result = future.result().call(fn, arguments)
+            is_error, result = worker.call(fn, arguments)
         except BaseException:
+            worker.close()
             self._start()
             raise
         self._idle.put(future)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from fault_proxy import Proxy, proxy_to
 
+from a2s.storage import files
+
 BUCKET = "bucket"
 
 
@@ -84,3 +86,18 @@ def bucket(moto_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for key in found.keys(""):
         found.delete(key)
     client.delete_bucket(Bucket=BUCKET)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file of a working folder as commands do."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.atomic_write(path, text)
+
+
+def puts(bucket: Bucket) -> list[str]:
+    """Names that were put below `out/`, locks apart, in order."""
+    return [
+        path.split("?")[0].removeprefix("/bucket/out/")
+        for method, path in bucket.proxy.requests
+        if method == "PUT" and ".lock" not in path
+    ]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import threading
 import time
-from pathlib import Path
 from typing import cast
 
 import pytest
-from object_store import Bucket
+from object_store import Bucket, puts, write
 
 from a2s.errors import StorageError
 from a2s.storage import files
@@ -34,19 +33,6 @@ def copy(bucket: Bucket, launch: None) -> Shared:
     """What a rank has on a machine of its own, while rank 0 holds the folder."""
     held = lease._acquire(f"{OUT}/{lease.NAME}", OUT, "stage2")
     return Shared(urls.local_path(OUT, "work"), "stage2", token=held.token, is_copy=True)
-
-
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.atomic_write(path, text)
-
-
-def puts(bucket: Bucket) -> list[str]:
-    return [
-        path.split("?")[0].removeprefix("/bucket/out/")
-        for method, path in bucket.proxy.requests
-        if method == "PUT" and ".lock" not in path
-    ]
 
 
 def test_ranks_elsewhere_put_what_they_write(bucket: Bucket, copy: Shared) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fault_proxy import Fault
-from object_store import Bucket
+from object_store import Bucket, puts, write
 
 from a2s.errors import ConfigError, StorageError
 from a2s.storage import files
@@ -31,19 +31,6 @@ def publishing(work: Path) -> Iterator[publisher.Publisher]:
     with lease.hold(URL, "label") as held:
         work.mkdir(parents=True)
         yield publisher.Publisher(work, "label", held, mirror.work_folder(work))
-
-
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.atomic_write(path, text)
-
-
-def puts(bucket: Bucket) -> list[str]:
-    return [
-        path.split("?")[0].removeprefix("/bucket/out/")
-        for method, path in bucket.proxy.requests
-        if method == "PUT" and ".lock" not in path
-    ]
 
 
 def test_what_declares_files_finished_comes_last(
