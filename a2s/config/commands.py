@@ -202,6 +202,9 @@ class EvaluateConfig(PoolSettings):
     """Output folder of scores.json, per-image Parquet, and curves."""
     parity: EvaluateParity = EvaluateParity()
     """Choices that matter only to reproduce the paper or its authors' code."""
+    workers: Workers = "auto"
+    """Number of Ray workers; 0 scores in child processes, one per CPU, and so does auto, unless
+    there is a cluster."""
 
 
 class ImportWeightsConfig(Settings):
