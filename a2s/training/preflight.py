@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from a2s.config.training import Stage1Config, Stage2Config, Stage2Options, TrainOptions
+from a2s.data.content import check_content
 from a2s.data.index import Index
 from a2s.data.origin import refuse_other_images
 from a2s.errors import A2SError, ConfigError
 from a2s.labels import review
 from a2s.models.bundled import find_start
+from a2s.parallel import ranks
+from a2s.parallel.progress import say
 from a2s.storage import checkpoints, run_folder
 
 UNTRAINED = (
@@ -34,6 +37,16 @@ def untrained_lines(config: TrainOptions) -> Iterator[str]:
         yield f"{UNTRAINED}; give --encoder.weights {HOW_TO_TRAIN}"
 
 
+def check_images(index: Index, *, command: str) -> None:
+    """Say on rank 0 how many images are copies of others.
+
+    Raises:
+        DataError: there is nothing to learn from.
+    """
+    if ranks.is_main() and (num_copies := check_content(index, command=command)):
+        say(f"{command}: {num_copies:,} of {len(index):,} images are copies of others")
+
+
 def training_inputs(
     config: Stage1Config | Stage2Config, index: Index, labels: Index | None
 ) -> dict[str, str]:
@@ -44,9 +57,9 @@ def training_inputs(
         ConfigError: the run began with other decisions.
         DataError: the decisions are damaged, or the labels were made of other images.
     """
+    command = "stage1" if isinstance(config, Stage1Config) else "stage2"
     inputs = {"data": index.fingerprint}
     if labels is not None:
-        command = "stage1" if isinstance(config, Stage1Config) else "stage2"
         refuse_other_images(labels, index, command=command)
         inputs["labels"] = labels.fingerprint
         if decisions := review.read_decisions(labels.folder, labels):

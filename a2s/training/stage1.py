@@ -35,7 +35,7 @@ from a2s.training.features.file_cache import STRIDES
 from a2s.training.labelled import labelled_images
 from a2s.training.loop import TrainingRun, open_run
 from a2s.training.losses import map_terms
-from a2s.training.preflight import training_inputs
+from a2s.training.preflight import check_images, training_inputs
 from a2s.training.setup import start_accelerator, start_features, start_stage1
 from a2s.training.stage1_loss import boundary_loss, label_loss, total
 from a2s.training.step import DeferredMetrics, Step, compiled, stop_not_finite
@@ -52,6 +52,7 @@ def train(config: Stage1Config) -> bool:
         labels = Index.load(config.labels) if config.labels else None
         lanes_per_rank(config.batch_size, ranks.world())
         inputs = training_inputs(config, index, labels)
+        check_images(index, command="stage1")
     with open_run(config, "stage1", accelerator, index, inputs=inputs) as run:
         _train(config, run, labels)
     return bool(run.state["finished"])

@@ -30,7 +30,7 @@ from a2s.parallel.shared_folder import share_files
 from a2s.training import pause
 from a2s.training.labelled import labelled_images
 from a2s.training.loop import TrainingRun, open_run
-from a2s.training.preflight import training_inputs
+from a2s.training.preflight import check_images, training_inputs
 from a2s.training.setup import batchnorm_mode, start_accelerator, start_stage2
 from a2s.training.stage2_loss import LOSS_OF, Outcome, loss_and_labels, means, micro_batches
 from a2s.training.step import (
@@ -54,6 +54,7 @@ def train(config: Stage2Config) -> bool:
         images_per_rank = lanes_per_rank(config.batch_size, ranks.world())
         batchnorm = batchnorm_mode(config, images_per_rank=images_per_rank)
         inputs = training_inputs(config, index, labels)
+        check_images(index, command="stage2")
     with open_run(config, "stage2", accelerator, index, inputs=inputs) as run:
         pending_label_command = _train(config, run, labels, batchnorm)
         finished = bool(run.state["finished"]) and pending_label_command is None

@@ -11,11 +11,11 @@ from a2s.data.index import Index
 from a2s.data.shards import ShardWriter
 from a2s.storage.hashing import key_hash
 
-MISSING, UNREADABLE = "no label", "unreadable"
+MISSING, UNREADABLE, EMPTY, FULL = "no label", "unreadable", "empty", "full"
 
 
 def write_labels(data: Path, out: Path, *, odd: dict[int, str] | None = None) -> Path:
-    """Write a rectangle per image as label; `odd` selects rows without or with a damaged label."""
+    """Write a rectangle per image as label; `odd` selects rows with another one."""
     index, odd = Index.load(data), odd or {}
     out.mkdir()
     for number, shard in enumerate(index.shards):
@@ -26,6 +26,8 @@ def write_labels(data: Path, out: Path, *, odd: dict[int, str] | None = None) ->
                 mask_HW = rectangle(
                     index.key(row), int(index.height_N[row]), int(index.width_N[row])
                 )
+                if (kind := odd.get(row)) in (EMPTY, FULL):
+                    mask_HW[:] = 255 if kind == FULL else 0
                 png = encode_png(mask_HW)
                 data_ = png[: len(png) // 2] if odd.get(row) == UNREADABLE else png
                 writer.add(index.key(row), {"png": data_})

@@ -142,29 +142,38 @@ def _list_unlabelled(
 ) -> None:
     rank, world = ranks.rank(), ranks.world()
     with ranks.fail_together():
-        lines = []
+        lines, has_object = [], False
         quality_N = labels.column("quality") if min_quality > 0 else np.ones(len(labels))
         for row in np.array_split(np.arange(len(index)), world)[rank].tolist():
             reason, detail = MISSING, f"no such key in {labels.folder}"
             decision = decisions.get(index.key(row)) if decisions else None
             if decision is not None and decision.verdict == "fixed":
+                has_object = True
                 continue
             if decision is not None and decision.verdict == "rejected":
                 reason, detail = REJECTED, f"by a reviewer, {decision.at}"
             elif label_row_N[row] >= 0:
                 try:
-                    _decode(labels, int(label_row_N[row]))
+                    mask_HW = _decode(labels, int(label_row_N[row]))
                 except LabelError as error:
                     reason, detail = UNREADABLE, str(error)
                 else:
                     quality = float(quality_N[label_row_N[row]])
                     if decision is not None or quality >= min_quality:
+                        has_object |= bool(mask_HW.max() > 127 >= mask_HW.min())
                         continue
                     reason, detail = DOUBTFUL, f"quality {quality:.3f}, wanted {min_quality:g}"
             lines.append({"key": index.key(row), "reason": reason, "detail": detail})
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     joined = b"".join(gather_bytes(text.encode()))
+    have_object = gather_bytes(bytes([has_object]))
     with ranks.fail_together():
+        if joined.count(b"\n") < len(index) and not any(map(any, have_object)):
+            raise LabelError(
+                f"labels: no label of {labels.folder} tells an object from its ground: in each all "
+                "pixels are salient, or none is, so there is nothing to learn; do the images show "
+                "objects? `a2s report` shows images and labels"
+            )
         if ranks.is_main():
             files.atomic_write(folder / UNLABELLED, joined)
     share_files()
