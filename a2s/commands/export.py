@@ -10,6 +10,7 @@ from pathlib import Path
 
 from a2s.config.export import ExportConfig
 from a2s.data.index import Index
+from a2s.data.results import changed_files
 from a2s.errors import ConfigError
 from a2s.labels.export.item import Style
 from a2s.labels.export.job import (
@@ -17,6 +18,7 @@ from a2s.labels.export.job import (
     LABELS,
     LEFT_OUT,
     Summary,
+    begin_again,
     export_all,
     finished,
     remove_parts,
@@ -28,6 +30,7 @@ from a2s.parallel import pool
 from a2s.parallel.progress import say_error
 from a2s.storage import files, run_folder
 from a2s.storage.failures import FILE_NAME as FAILURES
+from a2s.storage.parsing import printable
 
 _WORDS = {"rejected": "rejected by a reviewer", "low_quality": "below --min-quality"}
 _LOCKS = {".lock", ".lock-setup", ".lock-shards"}
@@ -56,8 +59,9 @@ def run(config: ExportConfig) -> int:
     with run_folder.claim(config.out, command="export", config=config, inputs=inputs):
         files.remove_temporary(config.out)
         summary = finished(config.out)
-        is_new = summary is None
-        if summary is None:
+        changed = changed_files(config.out.resolve()) if summary else []
+        is_new = summary is None or bool(changed)
+        if summary is None or changed:
             job = ExportJob(
                 sources,
                 config.out.resolve(),
@@ -67,6 +71,12 @@ def run(config: ExportConfig) -> int:
                 copies_images=config.images,
                 num_chunks=-(-len(labels) // CHUNK_LABELS),
             )
+            if changed:
+                say_error(
+                    f"export: {len(changed):,} files of {config.out} are not what this job wrote, "
+                    f"such as {printable(changed[0].name)}; the export is made again"
+                )
+                begin_again(job, changed)
             workers = pool.resolve_workers(
                 config.workers, len(labels), ray_address=config.ray_address
             )
