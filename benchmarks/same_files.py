@@ -55,7 +55,10 @@ IGNORED: dict[str, dict[str, str]] = {
 }
 """By file name, the fields whose values may differ, and why. They must be there on both sides."""
 DERIVED: dict[str, dict[str, str]] = {
-    "shard-*.json": {"settings": "digest of the settings"},
+    "shard-*.json": {
+        "settings": "digest of the settings",
+        "manifest_sha256": "digest of the file",
+    },
     "metrics.jsonl": {"key": "digest of a job's settings"},
 }
 """The same, where settings of the same folder's `config.yaml` have moved or differ."""
