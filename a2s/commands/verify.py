@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
 
 from a2s.config.checks import VerifyConfig
+from a2s.data import work_list
 from a2s.data.index import Index
 from a2s.data.keys import decode_key
 from a2s.data.shards import read_manifest, shard_name
@@ -104,12 +105,14 @@ def _parts(root: Path) -> tuple[list[Part], dict[Path, str]]:
     for folder, subfolders, names in os.walk(root, onerror=_raise):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         path = Path(folder)
-        manifests = [path / name for name in sorted(names) if _SHARD.fullmatch(name)]
+        # A folder in the place of a manifest or commit is damage as well.
+        entries = sorted([*names, *subfolders])
+        manifests = [path / name for name in entries if _SHARD.fullmatch(name)]
         parts += [Part(manifest, "shard") for manifest in manifests]
         if path.name == "commits":
-            commits = [path / name for name in sorted(names) if name.endswith(".json")]
+            commits = [path / name for name in entries if name.endswith(".json")]
             parts += [Part(commit, "commit") for commit in commits]
-        if written.FILE_NAME in names and "config.yaml" in names:
+        if written.FILE_NAME in entries and "config.yaml" in names:
             parts.append(Part(path / written.FILE_NAME, "list"))
         tars = {name.removesuffix(".tar") for name in names if name.endswith(".tar")}
         finished = {manifest.stem for manifest in manifests}
@@ -222,6 +225,8 @@ def _refusals(folders: Iterable[Path]) -> Iterator[str]:
     for folder in folders:
         try:
             Index.load(folder)
+            if os.path.lexists(folder / work_list.WORK):
+                work_list.read(folder, shard_size=None)
         except DataError as error:
             yield str(error)
 
@@ -256,6 +261,8 @@ def _commit_problems(path: Path) -> Iterator[str]:
 def _repair(damage: Checked) -> str:
     """Delete what declares a part finished, or its damaged files; return what to do next."""
     part, folder = damage.part, _folder_of(damage.part)
+    if part.path.is_dir():
+        return f"{part.path} was kept: it is a folder in the place of a file; move it away"
     if part.kind == "commit":
         others = [path for path in part.path.parent.glob("*.json") if path != part.path]
         if not any(not tuple(_commit_problems(path)) for path in others):
