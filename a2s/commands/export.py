@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+
 from a2s.config.export import ExportConfig
 from a2s.data.index import Index
 from a2s.data.results import changed_files
@@ -27,7 +29,7 @@ from a2s.labels.export.job import (
 from a2s.labels.export.one_label import ExportJob
 from a2s.labels.review import fingerprint, read_decisions
 from a2s.parallel import pool
-from a2s.parallel.progress import say_error
+from a2s.parallel.progress import say, say_error
 from a2s.storage import files, run_folder
 from a2s.storage.failures import FILE_NAME as FAILURES
 from a2s.storage.parsing import printable
@@ -85,6 +87,8 @@ def run(config: ExportConfig) -> int:
             files.remove_temporary(config.out)
         if not summary.num_failures:
             remove_parts(config.out)
+    if without := len(data) - np.count_nonzero(sources.data_row_N >= 0):
+        say(f"export: {without:,} images of {config.data} have no label")
     return _conclude(config, summary, num_labels=len(labels), is_new=is_new)
 
 
