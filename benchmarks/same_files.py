@@ -43,6 +43,10 @@ IGNORED: dict[str, dict[str, str]] = {
     },
     ".lock": {"pid": "number of the process"},
     "scores.json": {"inputs_sha256": "digest of when the masks and maps were written"},
+    "written.txt": {
+        "*.mtime_ns": "when the file was written",
+        "scores%2Ejson.crc32": "the digest of times in the file",
+    },
     "tab1.json": {"time_per_image_sec.*": "time"},
     "tab1.csv": {"ms per map": "time"},
     "tab1.md": {"ms per map": "time"},
@@ -51,7 +55,10 @@ IGNORED: dict[str, dict[str, str]] = {
 }
 """By file name, the fields whose values may differ, and why. They must be there on both sides."""
 DERIVED: dict[str, dict[str, str]] = {
-    "shard-*.json": {"settings": "digest of the settings"},
+    "shard-*.json": {
+        "settings": "digest of the settings",
+        "manifest_sha256": "digest of the file",
+    },
     "metrics.jsonl": {"key": "digest of a job's settings"},
 }
 """The same, where settings of the same folder's `config.yaml` have moved or differ."""

@@ -79,6 +79,17 @@ def _read_lock(text: str, may: Collection[str]) -> list[Record]:
     return [{"text": re.sub(r"\bpid \d+", "pid", text), "pid": int(pid[1]) if pid else None}]
 
 
+def _read_written(text: str, may: Collection[str]) -> list[Record]:
+    """Lines of a list of written files; what it says about content is named after the file."""
+    names = ("size", "crc32", "mtime_ns")
+    records: list[Record] = []
+    for line in text.splitlines():
+        kind, key, *values = line.split()
+        about = {f"{key}.{name}": value for name, value in zip(names, values, strict=False)}
+        records.append({"kind": kind, "key": key, **about})
+    return records
+
+
 def first_byte(name: str, old: bytes, new: bytes) -> str:
     """Where two files part, in words."""
     ends = min(len(old), len(new))
@@ -118,4 +129,5 @@ _READERS: dict[str, Reader] = {
     ".csv": _read_csv,
     ".md": _read_markdown,
     ".lock": _read_lock,
+    "written.txt": _read_written,
 }

@@ -13,6 +13,7 @@ from a2s.data import masks
 from a2s.data.isolated_decoder import expendable
 from a2s.data.isolation import isolated
 from a2s.data.origin import refuse_folders_of_other_images
+from a2s.data.results import changed_files, note_files
 from a2s.errors import ConfigError, DataError
 from a2s.evaluation import metrics
 from a2s.evaluation.benchmarks import BENCHMARKS, Benchmark, find_benchmark
@@ -38,12 +39,12 @@ from a2s.evaluation.pairs import (
     write_missing,
 )
 from a2s.evaluation.report import NOTES, read_as, report_lines
-from a2s.evaluation.score_files import read_scores
+from a2s.evaluation.score_files import FILES, read_scores
 from a2s.evaluation.table import BORDER_COLUMNS
 from a2s.parallel import pool
 from a2s.parallel.progress import Progress
 from a2s.pipeline import Job, run_jobs
-from a2s.storage import files, hashing, run_folder
+from a2s.storage import files, hashing, run_folder, written
 from a2s.storage.failures import FILE_NAME, Failure, write_failures
 
 CHUNK_PAIRS = 16
@@ -88,6 +89,7 @@ def run(config: EvaluateConfig) -> int:
             if expected is not None:
                 scores |= {"benchmark": expected.name, "num_benchmark": expected.num_images}
             files.write_json(folder.path / "scores.json", {**scores, "inputs_sha256": fingerprint})
+            note_files(folder.path, FILES)
         else:
             print(f"evaluate: done already, nothing has changed since ({folder.path})")
         return _report(config, scores)
@@ -156,11 +158,13 @@ def _rbd_maps(config: EvaluateConfig, truths: PictureSet) -> PictureSet | None:
 def _finished(out: Path, fingerprint: str) -> dict[str, Any] | None:
     try:
         scores = read_scores(out / "scores.json")
+        is_whole = files.is_there(out / written.FILE_NAME) and not changed_files(out)
     except DataError:
         return None
     same_code = scores.get("metric_library_version") == metrics.LIBRARY_VERSION
     same_code &= {"centre_adaptive_f", "num_full_truth"} <= scores.keys()
-    return scores if same_code and scores.get("inputs_sha256") == fingerprint else None
+    is_same = same_code and scores.get("inputs_sha256") == fingerprint
+    return scores if is_same and is_whole else None
 
 
 def _score_all(
@@ -177,7 +181,8 @@ def _score_all(
     start = time.monotonic()
     missing = write_missing(folder.path, keys, predictions, truths, rbd)
     # Old scores must not pass for those of a run that has not finished.
-    (folder.path / "scores.json").unlink(missing_ok=True)
+    for name in ("scores.json", written.FILE_NAME):
+        (folder.path / name).unlink(missing_ok=True)
     # On one machine child processes are as fast as Ray's workers, and there at once.
     is_here = config.workers == "auto" and config.ray_address is None
     workers = pool.resolve_workers(

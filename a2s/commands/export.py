@@ -8,8 +8,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+
 from a2s.config.export import ExportConfig
 from a2s.data.index import Index
+from a2s.data.results import changed_files
 from a2s.errors import ConfigError
 from a2s.labels.export.item import Style
 from a2s.labels.export.job import (
@@ -17,6 +20,7 @@ from a2s.labels.export.job import (
     LABELS,
     LEFT_OUT,
     Summary,
+    begin_again,
     export_all,
     finished,
     remove_parts,
@@ -25,9 +29,10 @@ from a2s.labels.export.job import (
 from a2s.labels.export.one_label import ExportJob
 from a2s.labels.review import fingerprint, read_decisions
 from a2s.parallel import pool
-from a2s.parallel.progress import say_error
+from a2s.parallel.progress import say, say_error
 from a2s.storage import files, run_folder
 from a2s.storage.failures import FILE_NAME as FAILURES
+from a2s.storage.parsing import printable
 
 _WORDS = {"rejected": "rejected by a reviewer", "low_quality": "below --min-quality"}
 _LOCKS = {".lock", ".lock-setup", ".lock-shards"}
@@ -56,8 +61,9 @@ def run(config: ExportConfig) -> int:
     with run_folder.claim(config.out, command="export", config=config, inputs=inputs):
         files.remove_temporary(config.out)
         summary = finished(config.out)
-        is_new = summary is None
-        if summary is None:
+        changed = changed_files(config.out.resolve()) if summary else []
+        is_new = summary is None or bool(changed)
+        if summary is None or changed:
             job = ExportJob(
                 sources,
                 config.out.resolve(),
@@ -67,6 +73,12 @@ def run(config: ExportConfig) -> int:
                 copies_images=config.images,
                 num_chunks=-(-len(labels) // CHUNK_LABELS),
             )
+            if changed:
+                say_error(
+                    f"export: {len(changed):,} files of {config.out} are not what this job wrote, "
+                    f"such as {printable(changed[0].name)}; the export is made again"
+                )
+                begin_again(job, changed)
             workers = pool.resolve_workers(
                 config.workers, len(labels), ray_address=config.ray_address
             )
@@ -75,6 +87,8 @@ def run(config: ExportConfig) -> int:
             files.remove_temporary(config.out)
         if not summary.num_failures:
             remove_parts(config.out)
+    if without := len(data) - np.count_nonzero(sources.data_row_N >= 0):
+        say(f"export: {without:,} images of {config.data} have no label")
     return _conclude(config, summary, num_labels=len(labels), is_new=is_new)
 
 

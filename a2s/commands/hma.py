@@ -19,7 +19,7 @@ from a2s.data.index import Index
 from a2s.data.origin import refuse_other_images
 from a2s.errors import ConfigError
 from a2s.labels.correction.schedule import generation_after
-from a2s.paper.hma.generation import make_generation, next_command
+from a2s.paper.hma.generation import make_generation, next_command, read_trained
 from a2s.storage import checkpoints, lock, run_folder
 from a2s.storage.failures import FILE_NAME
 
@@ -33,24 +33,22 @@ def run(config: HmaConfig) -> int:
         DataError: a data shard is damaged, or the labels were made of other images.
     """
     started, run = time.monotonic(), config.out.resolve()
-    if (
-        run_folder.recorded(run, "command") != "stage2"
-        or run_folder.recorded(run, "rectify") != "hma"
-    ):
+    settings = run_folder.recorded_settings(run) or {}
+    if settings.get("command") != "stage2" or settings.get("rectify") != "hma":
         raise ConfigError(
             f"hma: {config.out} is not a run of a2s stage2 with rectify hma; give its --out"
         )
+    trained = read_trained(run, settings)
     index, labels = Index.load(config.data.resolve()), Index.load(config.labels.resolve())
     for name, given in {"data": index, "labels": labels}.items():
-        if run_folder.recorded(run, "inputs", name) != given.fingerprint:
+        if trained.inputs.get(name) != given.fingerprint:
             raise ConfigError(f"hma: --{name} {given.folder} is not what {config.out} trains on")
     refuse_other_images(labels, index, command="hma")
     with lock.hold(run, "hma"):
         commit = checkpoints.last_commit(run)
         if commit is None:
             raise ConfigError(f"hma: {config.out} has no commit yet; a2s stage2 comes first")
-        warm_epochs = run_folder.recorded(run, "warm_epochs")
-        number = generation_after(commit.state["epoch"], warm_epochs=warm_epochs)
+        number = generation_after(commit.state["epoch"], warm_epochs=trained.warm_epochs)
         at = f"{config.out}, epoch {commit.state['epoch']}"
         if number == commit.state["generation"]:
             print(
@@ -58,7 +56,9 @@ def run(config: HmaConfig) -> int:
                 f"{next_command(config)}"
             )
             return 0
-        made = make_generation(config, run, commit, number, index, labels, started=started)
+        made = make_generation(
+            config, run, commit, number, index, labels, trained=trained, started=started
+        )
     if made.too_many:
         print(
             f"hma: {made.num_failed:,} of {made.num_images:,} images failed, over the limit of "

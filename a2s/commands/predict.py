@@ -25,11 +25,11 @@ from a2s.data.tar_inputs import STAGING
 from a2s.errors import ConfigError, DataError
 from a2s.evaluation.pictures import files as pictures
 from a2s.evaluation.pictures.outputs import (
+    ChunkResult,
     Format,
     Kind,
     Outputs,
     Style,
-    Written,
     draw_chunk,
     given_up,
     merged,
@@ -37,8 +37,8 @@ from a2s.evaluation.pictures.outputs import (
     write_chunk,
 )
 from a2s.evaluation.pictures.pending import (
-    missing,
     open_shard_folders,
+    pending,
     pictures_in,
     refuse_foreign,
     with_checksums,
@@ -139,12 +139,15 @@ def _to_folder(config: PredictConfig, out: Path, model: Model, identity: dict[st
             images = with_checksums(found.images, indexes)
             written = WrittenFiles(out)
             failures = list(found.failures)
-            lacking, reserved = missing(images, outputs, written)
+            todo = pending(images, outputs, written)
             if "cutout" in outputs.kinds:
                 _same_cutouts(folder, outputs.style)
-            failures += reserved
+            if text := todo.remove_changed(outputs.folder):
+                say(f"predict: {text}; they are made again")
+            written.finish(todo.to_list)
+            failures += todo.reserved
             num_new = 0
-            for kinds, rows in lacking.items():
+            for kinds, rows in todo.lacking.items():
                 wanted = dataclasses.replace(outputs, kinds=kinds)
                 new_failures = _predict(config, folder, model, wanted, images, rows, written)
                 failures += new_failures
@@ -229,7 +232,7 @@ def _predict(
     with Progress(
         len(images), unit="images", name="predict", done=len(images) - len(todo)
     ) as progress:
-        fn: Callable[..., Written] = predict_chunk
+        fn: Callable[..., ChunkResult] = predict_chunk
         common: tuple[object, ...] = (model, outputs)
         model_stage = None
         if "map" not in outputs.kinds:
@@ -255,6 +258,7 @@ def _predict(
         with contextlib.closing(results):
             for done in results:
                 failures += done.failures
+                written.finish(done.files)
                 progress.update(done.num_written + len(done.failures))
     seconds = time.monotonic() - start
     folder.log(

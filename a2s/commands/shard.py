@@ -179,7 +179,7 @@ def _finish(config: ShardConfig, work: PackingJob, frozen: dict[str, Any]) -> in
         print(f"shard: {pages:,} images have several pages or frames; the first one is used")
     for line in describe_skipped(frozen["skipped"]):
         print(f"shard: {line}")
-    _report_masks(config, work, frozen, mask_reasons)
+    too_many_masks = _report_masks(config, work, frozen, mask_reasons)
     lost = {name: frozen[name] for name in ("num_lost", "lost_is_known")}
     too_many = over_limit(config.max_failure_rate, failed=failed, total=total, **lost)
     for line in describe_lost(**lost):
@@ -194,13 +194,13 @@ def _finish(config: ShardConfig, work: PackingJob, frozen: dict[str, Any]) -> in
         raise DataError(f"{config.out}: not one of the {total} images could be used")
     print(f"shard: wrote {kept:,} images in {work.num_shards} shards to {config.out}")
     say_next(f"a2s stage1 --data {shlex.quote(str(config.out))} --out runs/s1")
-    return 3 if too_many else 0
+    return 3 if too_many or too_many_masks else 0
 
 
 def _report_masks(
     config: ShardConfig, work: PackingJob, frozen: dict[str, Any], reasons: Counter[str]
-) -> None:
-    """Say what became of the masks.
+) -> bool:
+    """Say what became of the masks; return whether too many could not be used.
 
     Raises:
         DataError: no mask could be used, or all are empty or full.
@@ -222,15 +222,17 @@ def _report_masks(
         print(f"shard: {counts['resized']:,} masks resized to their images, {share}")
     if left_out:
         listed = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+        share = f"{left_out / (num_packed + left_out):.2%}, limit {config.max_failure_rate:.2%}"
         print(
-            f"shard: {left_out:,} of {num_packed + left_out:,} masks left out, their images are"
-            f" packed without them: {listed}; see {config.out / FILE_NAME}"
+            f"shard: {left_out:,} of {num_packed + left_out:,} masks left out ({share}), their "
+            f"images are packed without them: {listed}; see {config.out / FILE_NAME}"
         )
     why = masks.useless(num_masks=num_packed, num_empty=counts["empty"], num_full=counts["full"])
     if left_out and not num_packed:
         why = f"not one of the {left_out:,} masks could be used; see {config.out / FILE_NAME}"
     if why:
         raise DataError(f"shard: {config.masks or 'the masks in the tars'}: {why}")
+    return left_out > config.max_failure_rate * (num_packed + left_out)
 
 
 def _refuse_added(config: ShardConfig, work: PackingJob, frozen: dict[str, Any]) -> None:

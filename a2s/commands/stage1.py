@@ -35,6 +35,7 @@ def run(config: Stage1Config) -> int:
         inputs = training_inputs(config, Index.load(config.data), labels)
         with run_folder.claim(config.out, command="stage1", config=config, inputs=inputs) as folder:
             if commit.state["finished"]:
+                checkpoints.verify(commit, checkpoints.RESULT)
                 print(f"stage1: {config.out} is done ({config.epochs} epochs)")
                 say_next(label)
             else:

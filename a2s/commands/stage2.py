@@ -7,6 +7,7 @@ import shlex
 
 from a2s.config.training import Stage2Config
 from a2s.data.index import Index
+from a2s.data.shards import shard_done
 from a2s.parallel import launch, rank_main
 from a2s.parallel.progress import say_next
 from a2s.storage import checkpoints, run_folder
@@ -38,6 +39,7 @@ def run(config: Stage2Config) -> int:
         with run_folder.claim(config.out, command="stage2", config=config, inputs=inputs) as folder:
             then = pause.pending_label_command(config, commit.state)
             if commit.state["finished"] and then is None:
+                checkpoints.verify(commit, checkpoints.RESULT)
                 print(f"stage2: {config.out} is done ({config.epochs} epochs)")
                 say_next(predict)
             else:
@@ -58,7 +60,6 @@ def _is_done(config: Stage2Config, commit: Commit) -> bool:
         return True
     if not finished:
         return False
-    manifests = config.out / "rectified"
-    return all(
-        (manifests / f"{shard.name}.json").exists() for shard in Index.load(config.data).shards
-    )
+    rectified = config.out / "rectified"
+    names = [shard.name for shard in Index.load(config.data).shards]
+    return all(shard_done(rectified, name, settings=None) for name in names)

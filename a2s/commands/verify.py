@@ -1,29 +1,36 @@
 """`a2s verify`: compare every byte of a folder with its checksums, and clear the way for repairs.
 
-It finds shards (data, labels, rectified labels) and runs (commits, checkpoints, label generations)
-anywhere below the folder. `--repair` deletes the files that declare a damaged part finished, so
-that the command that made it makes it again.
+It finds shards (data, labels, rectified labels), runs (commits, checkpoints, label generations) and
+lists of written files (predictions, exports, scores) anywhere below the folder. `--repair` deletes
+the files that declare a damaged part finished, and damaged files of lists, so that the command that
+made them makes them again.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Literal, NamedTuple, NoReturn
 
 from a2s.config.checks import VerifyConfig
+from a2s.data import work_list
 from a2s.data.index import Index
+from a2s.data.keys import decode_key
 from a2s.data.shards import read_manifest, shard_name
 from a2s.errors import CheckpointError, ConfigError, DataError, LabelError, StorageError
+from a2s.evaluation.pictures.pending import num_without_checksum
 from a2s.labels.store.generations import check_part, check_whole
 from a2s.parallel import pool
 from a2s.parallel.progress import Progress
-from a2s.storage import checkpoints, lock, run_folder
+from a2s.storage import checkpoints, lock, run_folder, written
 from a2s.storage.files import is_there, size_of
 from a2s.storage.hashing import sha256_file
+from a2s.storage.written import crc32_of
 
 MAX_SHARDS = 10**6
 """As many as their names have numbers for."""
@@ -32,17 +39,19 @@ _SHARD = re.compile(r"shard-\d+\.json")
 
 
 class Part(NamedTuple):
-    """What is verified at once: a shard's manifest, or a run's commit file."""
+    """What is verified at once: a shard's manifest, a run's commit file, or a list of files."""
 
     path: Path
-    is_commit: bool
+    kind: Literal["shard", "commit", "list"]
 
 
-class Damage(NamedTuple):
-    """A damaged part, and what is wrong with it."""
+class Checked(NamedTuple):
+    """A part, what is wrong with it, the files of a list that are damaged, and how many it has."""
 
     part: Part
     problems: tuple[str, ...]
+    damaged: tuple[Path, ...] = ()
+    num_files: int = 0
 
 
 def run(config: VerifyConfig) -> int:
@@ -56,31 +65,37 @@ def run(config: VerifyConfig) -> int:
         raise ConfigError(f"verify: {config.folder} is not a folder")
     parts, unfinished = _parts(config.folder)
     if not parts and not unfinished:
-        raise ConfigError(f"verify: {config.folder} holds neither shards nor runs of a2s")
+        raise ConfigError(f"verify: {config.folder} holds neither shards nor runs nor lists of a2s")
     with ExitStack() as stack:
         if config.repair:
             for folder in sorted({_folder_of(part) for part in parts}):
                 stack.enter_context(lock.hold(folder, "verify"))
-        damaged = _verify(parts)
+        checked = _verify(parts)
+        damaged = [one for one in checked if one.problems]
         for damage in damaged:
             for problem in damage.problems:
                 print(f"verify: {problem}")
-        shard_folders = {part.path.parent for part in parts if not part.is_commit}
+        shard_folders = {part.path.parent for part in parts if part.kind == "shard"}
         intact = shard_folders - {damage.part.path.parent for damage in damaged} - set(unfinished)
         others = [*unfinished.values(), *_refusals(sorted(intact))]
         others += _damaged_settings(sorted({_folder_of(part) for part in parts}))
+        others += _without_checksums(part.path.parent for part in parts if part.kind == "list")
         for text in others:
             print(f"verify: {text}")
-        repaired = [_repair(damage.part) for damage in damaged] if config.repair else []
-    shards = sum(not part.is_commit for part in parts)
+        repaired = [_repair(damage) for damage in damaged] if config.repair else []
+    count = Counter(part.kind for part in parts)
+    files = f", {sum(one.num_files for one in checked):,} other files" if count["list"] else ""
     print(
-        f"verify: {shards:,} shards and {len(parts) - shards:,} commits of {config.folder} read,"
-        f" {len(damaged):,} damaged"
+        f"verify: {count['shard']:,} shards and {count['commit']:,} commits{files} of "
+        f"{config.folder} read, {len(damaged):,} damaged"
     )
     for text in dict.fromkeys(repaired):
         print(f"verify: {text}")
     if damaged and not config.repair:
-        print("next: the same command with --repair deletes what declares them finished")
+        print(
+            "next: the same command with --repair deletes what declares them finished, and damaged "
+            "files of predictions, exports and scores"
+        )
     return 3 if damaged or others else 0
 
 
@@ -90,10 +105,15 @@ def _parts(root: Path) -> tuple[list[Part], dict[Path, str]]:
     for folder, subfolders, names in os.walk(root, onerror=_raise):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         path = Path(folder)
-        manifests = [path / name for name in sorted(names) if _SHARD.fullmatch(name)]
-        parts += [Part(manifest, False) for manifest in manifests]
+        # A folder in the place of a manifest or commit is damage as well.
+        entries = sorted([*names, *subfolders])
+        manifests = [path / name for name in entries if _SHARD.fullmatch(name)]
+        parts += [Part(manifest, "shard") for manifest in manifests]
         if path.name == "commits":
-            parts += [Part(path / name, True) for name in sorted(names) if name.endswith(".json")]
+            commits = [path / name for name in entries if name.endswith(".json")]
+            parts += [Part(commit, "commit") for commit in commits]
+        if written.FILE_NAME in entries and "config.yaml" in names:
+            parts.append(Part(path / written.FILE_NAME, "list"))
         tars = {name.removesuffix(".tar") for name in names if name.endswith(".tar")}
         finished = {manifest.stem for manifest in manifests}
         without = sorted((tars | _expected(manifests)) - finished)
@@ -121,24 +141,65 @@ def _expected(manifests: list[Path]) -> set[str]:
 
 def _folder_of(part: Part) -> Path:
     """The output folder whose lock covers a part."""
-    return part.path.parent.parent if part.is_commit else part.path.parent
+    return part.path.parent.parent if part.kind == "commit" else part.path.parent
 
 
-def _verify(parts: list[Part]) -> list[Damage]:
+def _verify(parts: list[Part]) -> list[Checked]:
     found = []
     with Progress(len(parts), unit="parts", name="verify") as progress:
-        results = pool.map_items(_problems, parts, workers=0, threads=pool.num_cpus())
+        results = pool.map_items(_checked, parts, workers=0, threads=pool.num_cpus())
         with closing(results):
-            for damage in results:
+            for one in results:
                 progress.update()
-                if damage.problems:
-                    found.append(damage)
+                found.append(one)
     return sorted(found)
 
 
-def _problems(part: Part) -> Damage:
-    check = _commit_problems if part.is_commit else _shard_problems
-    return Damage(part, tuple(check(part.path)))
+def _checked(part: Part) -> Checked:
+    if part.kind == "list":
+        return _check_list(part)
+    check = _commit_problems if part.kind == "commit" else _shard_problems
+    return Checked(part, tuple(check(part.path)))
+
+
+def _check_list(part: Part) -> Checked:
+    """Compare the files of a list with their checksums."""
+    folder = part.path.parent
+    try:
+        files = list(written.WrittenFiles(folder))
+        paths = [folder / decode_key(file.key) for file in files]
+    except (OSError, DataError) as error:
+        return Checked(part, (f"{part.path}: cannot be read ({error})",))
+    with ThreadPoolExecutor(pool.num_cpus()) as threads:
+        problems = [*threads.map(_problem_of, paths, files)]
+    damaged = [path for path, text in zip(paths, problems, strict=True) if text]
+    texts = tuple(text for text in problems if text)
+    return Checked(part, texts, tuple(damaged), len(files))
+
+
+def _problem_of(path: Path, file: written.Written) -> str:
+    try:
+        is_same = (size_of(path), crc32_of(path)) == (file.size, file.crc32)
+    except FileNotFoundError:
+        return f"{path}: is missing"
+    except OSError as error:
+        return f"{path}: cannot be read ({error.strerror})"
+    return "" if is_same else f"{path}: does not match its checksum in {written.FILE_NAME}"
+
+
+def _without_checksums(folders: Iterable[Path]) -> Iterator[str]:
+    """Folders of predictions with files whose checksums are not listed."""
+    for folder in folders:
+        try:
+            number = num_without_checksum(folder)
+        except (OSError, DataError):
+            # The list itself is damaged, which has been said.
+            continue
+        if number:
+            yield (
+                f"{folder}: {number:,} files have no checksum in {written.FILE_NAME}; repeat the "
+                "command that makes them, it adds them"
+            )
 
 
 def _shard_problems(path: Path) -> Iterator[str]:
@@ -164,6 +225,8 @@ def _refusals(folders: Iterable[Path]) -> Iterator[str]:
     for folder in folders:
         try:
             Index.load(folder)
+            if os.path.lexists(folder / work_list.WORK):
+                work_list.read(folder, shard_size=None)
         except DataError as error:
             yield str(error)
 
@@ -195,14 +258,27 @@ def _commit_problems(path: Path) -> Iterator[str]:
             yield str(error)
 
 
-def _repair(part: Part) -> str:
-    """Delete the file that declares a part finished; return what to do next."""
-    folder = _folder_of(part)
-    if part.is_commit:
+def _repair(damage: Checked) -> str:
+    """Delete what declares a part finished, or its damaged files; return what to do next."""
+    part, folder = damage.part, _folder_of(damage.part)
+    if part.path.is_dir():
+        return f"{part.path} was kept: it is a folder in the place of a file; move it away"
+    if part.kind == "commit":
         others = [path for path in part.path.parent.glob("*.json") if path != part.path]
         if not any(not tuple(_commit_problems(path)) for path in others):
             return f"{part.path} was kept: {folder} has no other intact commit; start a new --out"
-    part.path.unlink()
+    if part.kind == "list":
+        if not damage.damaged:
+            return (
+                f"{part.path} was kept: nothing else tells what {folder} holds; start a new --out"
+            )
+        for path in damage.damaged:
+            with suppress(FileNotFoundError, IsADirectoryError):
+                path.unlink()
+        what = f"{len(damage.damaged):,} damaged files"
+    else:
+        part.path.unlink()
+        what = part.path.name
     command = run_folder.recorded(folder, "command")
     made_by = f"the a2s {command} command of {folder}" if command else f"what made {folder}"
-    return f"deleted {part.path.name} in {folder}; repeat {made_by}, it makes the rest again"
+    return f"deleted {what} in {folder}; repeat {made_by}, it makes the rest again"

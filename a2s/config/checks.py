@@ -42,10 +42,10 @@ class VerifyConfig(Settings):
     """Compare every byte of a folder with its checksums; repair what a command can make again."""
 
     folder: Positional[Folder]
-    """Folder of shards, a run folder, or a folder above several of them."""
+    """Folder of shards, a run, predictions, an export or scores; or one above several of them."""
     repair: bool = Field(False, json_schema_extra=NO_IDENTITY)
-    """Delete the files that declare damaged parts finished; the command that made them makes them
-    again."""
+    """Delete damaged files of predictions, exports and scores, and what declares other damaged
+    parts finished; the command that made them makes them again."""
 
 
 class CompletionConfig(Settings):

@@ -144,13 +144,13 @@ class _Collector:
             root = os.path.commonpath([os.path.dirname(entry) for entry in entries])
         before = self.images.count
         for entry in entries:
-            file = _with_suffix(entry)
-            if file is not None:
+            if (file := _with_suffix(entry)) is not None:
                 self.add(self.images, number, os.fsencode(file), os.path.relpath(file, root))
-            elif os.path.exists(entry):
+            elif os.path.isfile(entry):
                 self.skipped[os.path.splitext(entry)[1].lower() or "without suffix"] += 1
             else:
-                detail = f"no such file, nor one with {', '.join(SUFFIXES)}"
+                what = "is a folder" if os.path.isdir(entry) else "no such file"
+                detail = f"{what}, and there is no file with {', '.join(SUFFIXES)}"
                 self.failures.append(failure("", entry, "unreadable", detail))
         if self.images.count == before:
             raise DataError(

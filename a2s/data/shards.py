@@ -28,6 +28,8 @@ from a2s.storage.parsing import first_problem
 MASK = "mask.png"
 
 _BLOCK = 512
+_OWN = "manifest_sha256"
+"""Entry of a manifest with the digest of all others; older versions wrote none."""
 
 
 def shard_name(number: int) -> str:
@@ -66,17 +68,30 @@ def read_manifest(path: Path) -> dict[str, Any]:
         manifest = _Manifest.model_validate(values)
     except ValidationError as error:
         raise ValueError(first_problem(error)) from None
+    if _OWN in values and values != sealed(values):
+        raise ValueError("it does not match its checksum")
     if manifest.name != path.stem:
         raise ValueError(f"it is of the shard {manifest.name!r}")
     return values
 
 
-def shard_done(out: Path, name: str, *, settings: str) -> dict[str, Any] | None:
-    """Return the manifest of a shard if it is finished and was made with `settings`, else None."""
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest with its digest, which `read_manifest` verifies."""
+    values = {name: value for name, value in manifest.items() if name != _OWN}
+    # In ASCII: names of files may be of any bytes.
+    text = json.dumps(values, sort_keys=True).encode()
+    return {**values, _OWN: hashlib.sha256(text).hexdigest()}
+
+
+def shard_done(out: Path, name: str, *, settings: str | None) -> dict[str, Any] | None:
+    """Return the manifest of a shard if it is finished and was made with `settings`, else None.
+
+    Without `settings` any will do.
+    """
     try:
         manifest = read_manifest(out / f"{name}.json")
         tar_bytes = size_of(out / f"{name}.tar")
-        complete = manifest["settings"] == settings and manifest["tar_bytes"] == tar_bytes
+        complete = settings in (None, manifest["settings"]) and manifest["tar_bytes"] == tar_bytes
         intact = sha256_file(out / f"{name}.parquet") == manifest["parquet_sha256"]
     except (FileNotFoundError, ValueError):
         return None
@@ -200,16 +215,18 @@ class ShardWriter:
             self._tar.close()
             table = self._stack.enter_context(atomic_path(self.out / f"{self.name}.parquet"))
             pq.write_table(pa.table(self._rows, schema=self._schema), table)
-            manifest = {
-                "name": self.name,
-                "count": len(self._rows["key"]),
-                "tar_bytes": self._file.num_bytes,
-                "tar_sha256": self._file.sha256.hexdigest(),
-                "parquet_sha256": sha256_file(table),
-                "settings": self._settings,
-                "num_shards": self._num_shards,
-                **self.extra,
-            }
+            manifest = sealed(
+                {
+                    "name": self.name,
+                    "count": len(self._rows["key"]),
+                    "tar_bytes": self._file.num_bytes,
+                    "tar_sha256": self._file.sha256.hexdigest(),
+                    "parquet_sha256": sha256_file(table),
+                    "settings": self._settings,
+                    "num_shards": self._num_shards,
+                    **self.extra,
+                }
+            )
             # Delete an earlier manifest, which would describe the old tar, unless it is equal.
             path = self.out / f"{self.name}.json"
             if not _holds(path, manifest):

@@ -48,8 +48,8 @@ def write(folder: Path, images: pa.Table, work: dict[str, Any], *, shard_size: i
     write_json(folder / WORK, {**values, _OWN: _digest(values)})
 
 
-def read(folder: Path, *, shard_size: int) -> dict[str, Any]:
-    """Read what the job must know, and verify it.
+def read(folder: Path, *, shard_size: int | None) -> dict[str, Any]:
+    """Read what the job must know, and verify it; None: the size of shards is not known.
 
     Raises:
         DataError: one of the files is missing, damaged, or of another list.
@@ -59,7 +59,7 @@ def read(folder: Path, *, shard_size: int) -> dict[str, Any]:
         work = _Work.model_validate(values)
         if work.sha256 not in (None, _digest({k: v for k, v in values.items() if k != _OWN})):
             raise ValueError("it does not match its checksum")
-        if work.num_shards != -(-work.num_images // shard_size):
+        if shard_size and work.num_shards != -(-work.num_images // shard_size):
             raise ValueError(f"{work.num_shards} shards of {work.num_images} images are impossible")
         if work.parquet_sha256 not in (None, sha256_file(folder / IMAGES)):
             raise ValueError(f"{IMAGES} does not match its checksum")

@@ -1,4 +1,4 @@
-"""Read `scores.json` and `curves.json`, which anyone may have changed since they were written."""
+"""Files of scores, which anyone may have changed since they were written: read and compared."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from a2s.errors import DataError
 from a2s.evaluation.metrics import NUM_THRESHOLDS
+from a2s.storage.failures import FILE_NAME as FAILURES
 from a2s.storage.files import read_json
 
 _TEXTS = {
@@ -16,6 +17,11 @@ _TEXTS = {
 }
 _NEEDED = ("num_images", "num_touching", "truth_ring_share", "which_f")
 _CURVES = ("precision", "recall", "f")
+FILES = (
+    *("scores.json", "curves.json", "missing.json", "images.parquet", FAILURES),
+    *("pr_curve.svg", "f_curve.svg"),
+)
+"""What a command that scores writes, all of which is listed with checksums."""
 
 
 def read_scores(path: Path) -> dict[str, Any]:

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Literal
 
 from a2s.config.base import RefineConfig
-from a2s.labels.crf.backends import choose_backend, crf_of, is_batched
+from a2s.labels.crf.backends import BACKENDS, choose_backend, crf_of, is_batched
 from a2s.labels.crf.energy import CrfParams, energy_of
 from a2s.labels.quality import NO_OBJECT_PEAK, WEIGHTS, Source
 from a2s.labels.refine import Recipe
 
 
 def with_backend(
-    refine: RefineConfig, *, on_gpu: Callable[[], bool], recorded: str | None = None
+    refine: RefineConfig, *, on_gpu: Callable[[], bool], recorded: object = None
 ) -> RefineConfig:
     """Replace the backend `auto` by the `recorded` one, or else by the one for this device.
 
@@ -21,7 +21,9 @@ def with_backend(
     """
     backend: str = refine.backend
     if backend == "auto":
-        backend = recorded or choose_backend(backend, on_gpu=on_gpu())
+        # Settings may be damaged: another name is no backend, and `claim` refuses it.
+        is_known = recorded in BACKENDS
+        backend = str(recorded) if is_known else choose_backend(backend, on_gpu=on_gpu())
     return refine.model_copy(update={"backend": backend})
 
 

@@ -123,7 +123,8 @@ def _shards(
     """
     shards = sorted(given.images.glob("shard-*.json"))
     masks = None if given.masks is None else Path(os.path.abspath(given.masks))
-    has_masks = masks is not None or (bool(shards) and _has_masks(given.images))
+    # Loaded in any case: a folder that lacks shards would pass for one of fewer images.
+    has_masks = (bool(shards) and _has_masks(given.images)) or masks is not None
     if shards and given.limit is None:
         scored = Scored(given.name, given.images, masks or given.images)
         return given.images, scored if has_masks else None, []

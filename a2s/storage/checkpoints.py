@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+RESULT = ("model.safetensors", "state.json")
+"""What of a finished run's checkpoint is still of use."""
 KEPT_COMMITS = 2
 _MOST = 10**9
 """Epochs and steps that no run has."""
@@ -161,6 +163,19 @@ def verify(commit: Commit, names: Iterable[str] = FILES) -> None:
                 f"checkpoint: {path} is damaged (its sha256 is not the one in {commit.path}). "
                 f"{_recovery_hint(commit.path)}"
             )
+    # By the state in the commit file a run goes on; the other one has a checksum.
+    if "state.json" in names and not _is_state(commit.folder / "state.json", commit.state):
+        raise CheckpointError(
+            f"checkpoint: {commit.path} is damaged (its state is not that of the checkpoint). "
+            f"{_recovery_hint(commit.path)}"
+        )
+
+
+def _is_state(path: Path, state: dict[str, Any]) -> bool:
+    try:
+        return hashing.digest(files.read_json(path)) == hashing.digest(state)
+    except ValueError:
+        return False
 
 
 def _write(run: Path, commit: int, contents: dict[str, bytes], state: dict[str, Any]) -> Commit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import signal
 import time
@@ -38,8 +39,6 @@ _RECORDS = {
     *(_STOPPED, ".staging"),
 }
 """Files that `claim` writes, and the folder of tars that are unpacked before work begins."""
-
-
 _SMALL = (
     *(".lock", "config.yaml", "environment.json", "resolved.json", _STOPPED),
     *("unlabelled.jsonl", "failures.jsonl", "left_out.jsonl"),
@@ -127,6 +126,27 @@ def settings_of(
     # In order: metadata of a file of tensors come in any.
     ordered = {name: shown(value) for name, value in sorted((inputs or {}).items())}
     return {"command": command, **identity(config), "inputs": ordered}
+
+
+def recorded_settings(out: Path) -> dict[str, Any] | None:
+    """All recorded settings of a folder; None if it has no config.yaml.
+
+    Raises:
+        ConfigError: the file is not what a command of a2s wrote.
+    """
+    path = out / "config.yaml"
+    if not os.path.lexists(path):
+        return None
+    try:
+        values: dict[str, Any] = parse_yaml(read_text(path))["identity"]
+        if isinstance(values["command"], str):
+            return values
+    except (NotAFile, ValueError, KeyError, TypeError):
+        pass
+    raise ConfigError(
+        f"{path} is not a configuration written by a2s; restore it from a copy, or use another "
+        "folder"
+    )
 
 
 def recorded(out: Path, *keys: str) -> Any:
@@ -249,22 +269,14 @@ def compare(out: Path, settings: dict[str, Any]) -> None:
     """Refuse a folder that was made with other settings.
 
     Raises:
-        ConfigError: settings differ; the message lists them.
+        ConfigError: settings differ, and the message lists them; or they cannot be read.
     """
-    path = out / "config.yaml"
-    if not path.exists():
+    old = recorded_settings(out)
+    if old is None:
         return
-    try:
-        record = parse_yaml(read_text(path))
-        old: dict[str, Any] = record["identity"]
-        old_command = old["command"]
-    except (ValueError, KeyError, TypeError, AttributeError, NotAFile):
+    if old["command"] != settings["command"]:
         raise ConfigError(
-            f"{path} is not a configuration written by a2s; use another --out"
-        ) from None
-    if old_command != settings["command"]:
-        raise ConfigError(
-            f"{settings['command']}: {out} belongs to a2s {old_command}; use another --out"
+            f"{settings['command']}: {out} belongs to a2s {old['command']}; use another --out"
         )
     differing = sorted(_differences(old, settings))
     if differing:

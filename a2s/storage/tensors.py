@@ -45,6 +45,22 @@ def read_metadata(file: Path) -> dict[str, str]:
         raise CheckpointError(f"model: {file} cannot be read as safetensors: {error}") from None
 
 
+def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Read the shapes of a file's tensors from its header. Imports no torch.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(cache.bring(file), framework="np") as handle:
+            names = handle.keys()
+            return {name: tuple(handle.get_slice(name).get_shape()) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"model: {file} cannot be read as safetensors: {error}") from None
+
+
 def is_written(file: Path, metadata: Mapping[str, str]) -> bool:
     """Whether a file with these metadata entries exists. Imports no torch.
 

@@ -106,6 +106,8 @@ DIFFER = [
     ("tab8.md", table("0.1", "0.2"), table("0.1", "0.2") + "more\n", "more"),
     ("tab8.csv", "row,mae\nA,1\n", "row,mae\nA,2\n", "mae: '1' -> '2'"),
     (".lock", "a2s label, pid 7 on h\n", "a2s stage1, pid 7 on h\n", "a2s label"),
+    ("written.txt", "map a\n", "map b\n", "key: 'a' -> 'b'"),
+    ("written.txt", "file a 1 2 3\n", "file a 1 5 3\n", "a.crc32: '2' -> '5'"),
 ]
 MAY_DIFFER = [
     (
@@ -129,6 +131,8 @@ MAY_DIFFER = [
     ("tab8.md", table("0.1", "0.2"), table("0.15", "0.2"), 1),
     ("tab3.csv", "hours,paper\n1.0,2\n", "hours,paper\n1.1,2\n", 1),
     (".lock", "a2s label, pid 7 on h\n", "a2s label, pid 17 on h\n", 1),
+    ("written.txt", "map a\nfile a 1 2 3\n", "map a\nfile a 1 2 4\n", 1),
+    ("written.txt", "file scores%2Ejson 1 2 3\n", "file scores%2Ejson 1 5 3\n", 1),
     ("environment.json", '{"git": {"commit": "a"}}', '{"git": {"commit": "b"}}', 1),
 ]
 

@@ -12,7 +12,7 @@ import pytest
 from forkserver import Process
 from processes import Finished, call, environment, pack
 
-from a2s.data.shards import read_manifest
+from a2s.data.shards import read_manifest, sealed
 from a2s.storage.hashing import sha256_file
 
 
@@ -123,10 +123,23 @@ def test_nor_by_a_damaged_table_or_an_impossible_list_of_older_versions(
 )
 def test_verify_reads_what_manifests_say(scenes, tmp_path: Path, change: dict[str, object]) -> None:
     data = pack(scenes.train, tmp_path / "data")
-    change_json(data / "shard-000001.json", lambda manifest: {**manifest, **change})
+    change_json(data / "shard-000001.json", lambda manifest: sealed({**manifest, **change}))
     read_manifest(data / "shard-000001.json")
     assert call("stage1", "--data", data, "--out", tmp_path / "s1").code == 2
     assert call("verify", data).code == 3
+
+
+@pytest.mark.parametrize("name", ["work.json", "work.parquet"])
+def test_verify_reads_the_list_of_what_is_packed(scenes, tmp_path: Path, name: str) -> None:
+    data = pack(scenes.train, tmp_path / "data")
+    before = (data / name).read_bytes()
+    for position in (len(before) // 3, len(before) // 2):
+        flipped = bytearray(before)
+        flipped[position] ^= 1
+        (data / name).write_bytes(flipped)
+        done = call("verify", data)
+        assert done.code == 3
+        assert "the list of what is packed is damaged" in done.stdout
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\x00", b"identity: [1]", b"a: b"])
@@ -169,3 +182,63 @@ def test_something_else_in_the_place_of_a_file_is_named(
     if name != "config.yaml":
         assert call(*command).code == 0
         assert sha256_file(scores / "scores.json") == before
+
+
+HMA_SETTINGS = {
+    "command": "stage2",
+    "rectify": "hma",
+    "warm_epochs": 1,
+    "image_size": 64,
+    "parity": {"resize_filter": "bilinear"},
+    "inputs": {"data": "0" * 64, "labels": "0" * 64},
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "config.yaml is not a configuration written by a2s; restore it from a copy"),
+        (b"\xff\x00", "config.yaml is not a configuration written by a2s"),
+        (b"identity: [1]", "config.yaml is not a configuration written by a2s"),
+        ({"warm_epochs": "x"}, "config.yaml is damaged (warm_epochs: "),
+        ({"warm_epochs": None}, "config.yaml is damaged (warm_epochs: "),
+        ({"image_size": 10**400}, "config.yaml is damaged (image_size: "),
+        ({"image_size": -1}, "config.yaml is damaged (image_size: "),
+        ({"parity": []}, "config.yaml is damaged (parity: "),
+        ({"parity": {"resize_filter": "y"}}, "config.yaml is damaged (parity.resize_filter: "),
+        ({"inputs": None}, "config.yaml is damaged (inputs: "),
+        ({"rectify": "olr"}, "is not a run of a2s stage2 with rectify hma"),
+        ({}, "is not what"),
+    ],
+)
+def test_hma_says_which_settings_of_its_run_are_damaged(
+    scenes, tmp_path: Path, content: bytes | dict[str, object], said: str
+) -> None:
+    if isinstance(content, dict):
+        content = json.dumps({"identity": {**HMA_SETTINGS, **content}}).encode()
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_bytes(content)
+    data = pack(scenes.train, tmp_path / "data") if said == "is not what" else tmp_path
+    done = call("hma", "--run", run, "--data", data, "--labels", data)
+    assert_one_line(done, said)
+    assert [path.name for path in run.iterdir()] == ["config.yaml"]
+
+
+def test_label_takes_no_backend_from_damaged_settings(scenes, tmp_path: Path) -> None:
+    data, out = pack(scenes.train, tmp_path / "data"), tmp_path / "labels"
+    command = ("label", "--model", "rbd", "--data", data, "--out", out, "--workers", 0)
+    assert call(*command).code == 0
+    before = (out / "config.yaml").read_text()
+    (out / "config.yaml").write_text(before.replace("backend: numba", "backend: nvmba"))
+    assert_one_line(call(*command), "backend: nvmba there, numba now")
+
+
+def test_ablate_takes_no_unfinished_shards_for_fewer_images(scenes, tmp_path: Path) -> None:
+    data = pack(scenes.train, tmp_path / "data")
+    (data / "shard-000001.json").unlink()
+    masks = f"train={scenes.masks}"
+    flags = ("--truth", masks, "--limit", 6, "--rows", "0.1", "--out", tmp_path / "out")
+    done = call("ablate", "tab5", "--data", data, *flags)
+    assert_one_line(done, "2 of 3 shards are finished")
+    assert not (tmp_path / "out" / "shared" / "data").exists()

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from a2s.commands import evaluate
+from a2s.commands import evaluate, verify
+from a2s.config.checks import VerifyConfig
 from a2s.config.commands import EvaluateConfig
 from a2s.data.images import encode_png
 from a2s.data.shards import ShardWriter
@@ -80,6 +81,7 @@ def test_scores_are_the_means_over_the_pairs(
         "pr_curve.svg",
         "curves.json",
         "f_curve.svg",
+        "written.txt",
     }
 
 
@@ -99,6 +101,30 @@ def test_a_second_call_does_nothing_and_another_folder_gets_the_same_bytes(
     run(folders, out="other")
     for name in ("scores.json", "images.parquet", "curves.json", "pr_curve.svg", "f_curve.svg"):
         assert (folders / "other" / name).read_bytes() == first[name], name
+
+
+@pytest.mark.parametrize(
+    "name", ["scores.json", "images.parquet", "curves.json", "missing.json", "f_curve.svg"]
+)
+def test_a_damaged_file_is_found_and_made_again(
+    folders: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(folders)
+    out = folders / "out"
+    names = [path.name for path in out.iterdir() if path.suffix in (".json", ".svg", ".parquet")]
+    first = {name: (out / name).read_bytes() for name in names if name != "environment.json"}
+    # A digit or a letter: what is read is still of the right kind.
+    at = first[name].index(b"e") if name != "images.parquet" else 200
+    flipped = bytearray(first[name])
+    flipped[at] ^= 1
+    for damaged in (flipped, first[name][:-9]):
+        (out / name).write_bytes(damaged)
+        assert verify.run(VerifyConfig(folder=out)) == 3
+        assert f"{out / name}: does not match its checksum" in capsys.readouterr().out
+        run(folders)
+        assert "done already" not in capsys.readouterr().out
+        assert {name: (out / name).read_bytes() for name in first} == first
+    assert verify.run(VerifyConfig(folder=out)) == 0
 
 
 def test_changed_predictions_are_scored_again(folders: Path) -> None:

@@ -162,6 +162,15 @@ def test_labels_that_fail_are_listed_and_tried_again(tmp_path: Path) -> None:
     assert (refused.code, "has none of the images" in refused.stderr) == (2, True)
 
 
+def test_images_without_a_label_are_counted(folders: Folders, tmp_path: Path) -> None:
+    some = write_folders(tmp_path / "some", {"a/ring": folders.masks["a/ring"]})
+    both = Folders(folders.data, some.labels, some.masks, some.quality)
+    done = export(both, tmp_path / "out", "png")
+    assert done.code == 0
+    assert f"export: 8 images of {folders.data} have no label" in done.stderr
+    assert "have no label" not in export(folders, tmp_path / "all", "png").stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "why"),
     [

@@ -29,6 +29,7 @@ from a2s.config.run import RunConfig
 from a2s.config.training import Stage2Options
 from a2s.data.images import decode, decode_mask, resize_rgb
 from a2s.data.index import Index
+from a2s.data.shards import sealed
 from a2s.data.transforms import normalise
 from a2s.errors import A2SError
 from a2s.labels.crf.backends import marginal_of
@@ -223,7 +224,8 @@ def test_who_is_refused(waiting: Case, data: Path, tmp_path: Path) -> None:
     labels = tmp_path / "labels"
     shutil.copytree(data.parent / "labels", labels)
     manifest = labels / "shard-000000.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "data_sha256": "other"}))
+    values = {**json.loads(manifest.read_text()), "data_sha256": "other"}
+    manifest.write_text(json.dumps(sealed(values)))
     assert "(shard-000000 was made of other images, or" in complaint("--labels", labels)
     shutil.rmtree(case.out / "commits")
     assert "a2s stage2 comes first" in complaint()

@@ -117,7 +117,7 @@ def test_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (masks / "002.png").write_bytes(images.encode_png(mask_HW[:5]))
     (masks / "zzz.png").write_bytes(images.encode_png(mask_HW))
     out = tmp_path / "out"
-    assert shard(source, out, masks=masks) == 0
+    assert shard(source, out, masks=masks, max_failure_rate=0.5) == 0
     index = Index.load(out)
     assert index.keys.to_pylist() == ["000", "001", "002", "003"]
     truths = find_truths(out)
@@ -127,7 +127,8 @@ def test_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert failures(out) == {"002": "mask_size", "zzz": "mask_without_image"}
     printed = capsys.readouterr().out
     assert "1 images without a mask, 1 masks without an image" in printed
-    assert "1 of 3 masks left out, their images are packed without them: 1 mask_size" in printed
+    assert "1 of 3 masks left out (33.33%, limit 50.00%), their images are packed" in printed
+    assert "packed without them: 1 mask_size" in printed
 
 
 def test_max_side_shrinks_only_what_is_larger(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_a_mask_of_nearly_the_size_is_resized_and_another_is_left_out(
     near_HW, far_HW = mask_HW[:98, :104], mask_HW[:97]
     masks = write_masks(tmp_path / "masks", _000=mask_HW, _001=near_HW, _002=far_HW)
     out = tmp_path / "out"
-    assert shard(source, out, masks=masks) == 0
+    assert shard(source, out, masks=masks) == 3
     index = Index.load(out)
     assert index.keys.to_pylist() == ["000", "001", "002"]
     truths = find_truths(out)
@@ -65,7 +65,8 @@ def test_a_mask_of_nearly_the_size_is_resized_and_another_is_left_out(
     assert failures(out) == {"002": "mask_size"}
     printed = capsys.readouterr().out
     assert "1 masks resized to their images" in printed
-    assert "1 of 3 masks left out" in printed
+    assert "1 of 3 masks left out (33.33%, limit 1.00%)" in printed
+    assert shard(source, out, masks=masks, max_failure_rate=0.4) == 0
 
 
 def test_a_damaged_mask_costs_no_image(tmp_path: Path) -> None:
@@ -76,7 +77,8 @@ def test_a_damaged_mask_costs_no_image(tmp_path: Path) -> None:
     (masks / "001.png").write_bytes((masks / "001.png").read_bytes()[:60])
     (masks / "002.png").symlink_to(masks / "nowhere")
     out = tmp_path / "out"
-    assert shard(source, out, masks=masks) == 0
+    assert shard(source, out, masks=masks, max_failure_rate=0.6) == 3
+    assert shard(source, out, masks=masks, max_failure_rate=0.7) == 0
     assert len(Index.load(out)) == 3
     assert failures(out) == {"001": "mask_truncated", "002": "mask_unreadable"}
     status = status_of(Folder.open(str(out)), now_sec=0)

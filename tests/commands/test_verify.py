@@ -13,7 +13,7 @@ from label_shards import write_labels
 from processes import pack
 
 from a2s.__main__ import run
-from a2s.errors import ConfigError, StorageError
+from a2s.errors import CheckpointError, ConfigError, StorageError
 from a2s.labels.store.writer import kept_manifests
 from a2s.storage.files import read_json
 
@@ -26,10 +26,14 @@ def made(scenes, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("verify")
     data = pack(scenes.train, root / "data")
     write_labels(data, root / "labels")
-    command = ["stage2", "--data", str(data), "--labels", str(root / "labels"), *SMALL.split()]
-    command += ["--out", str(root / "s2"), "--epochs", "3", "--warm-epochs", "1"]
-    assert run([*command, "--commit-every", "1"]) == 0
+    assert train(root) == 0
     return root
+
+
+def train(root: Path) -> int:
+    command = ["stage2", "--data", str(root / "data"), "--labels", str(root / "labels")]
+    command += [*SMALL.split(), "--out", str(root / "s2"), "--epochs", "3", "--warm-epochs", "1"]
+    return run([*command, "--commit-every", "1"])
 
 
 @pytest.fixture
@@ -139,6 +143,36 @@ def test_an_unfinished_shard_is_named(root: Path, capsys: pytest.CaptureFixture[
         # Also where nothing of it is left.
         manifest.with_suffix(suffix).unlink()
     assert run(["verify", str(root / "data")]) == 3
+
+
+@pytest.mark.parametrize("which", ["data/shard-*.json", "s2/commits/*.json"])
+def test_a_folder_in_the_place_of_a_file_is_damage(
+    root: Path, which: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = max(root.glob(which))
+    path.unlink()
+    path.mkdir()
+    assert run(["verify", str(root)]) == 3
+    assert f"{path}: not a regular file" in capsys.readouterr().out
+    assert run(["verify", str(root), "--repair"]) == 3
+    assert f"{path} was kept: it is a folder" in capsys.readouterr().out
+    assert path.is_dir()
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".parquet"])
+def test_a_finished_run_makes_damaged_rectified_labels_again(root: Path, suffix: str) -> None:
+    """Also without a2s verify: the command looks at sizes and checksums."""
+    file = root / "s2" / "rectified" / f"shard-000001{suffix}"
+    before = file.read_bytes()
+    file.write_bytes(before[:-600])
+    assert train(root) == 0
+    assert file.read_bytes() == before
+
+
+def test_a_finished_run_does_not_pass_with_a_damaged_model(root: Path) -> None:
+    flip(max(root.glob("s2/checkpoints/*")) / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model.safetensors is damaged"):
+        train(root)
 
 
 def test_a_folder_that_cannot_be_listed_is_no_empty_one(

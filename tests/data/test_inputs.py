@@ -154,10 +154,13 @@ def test_masks_that_belong_to_no_image_are_refused_with_an_example(tmp_path: Pat
 
 def test_lists(tmp_path: Path) -> None:
     touch(tmp_path / "in", "a.jpg", "sub/b.jpg", "notes.md")
-    (tmp_path / "in/list.txt").write_text("sub/b.jpg\n\na.jpg\nnotes.md\ngone.jpg\n")
+    (tmp_path / "in/list.txt").write_text("sub/b.jpg\n\na.jpg\nnotes.md\ngone.jpg\nsub\n")
     result = found(tmp_path, tmp_path / "in/list.txt")
     assert keys(result) == ["a", "gone", "sub/b"]
     assert result.skipped == {".md": 1}
+    # A folder's images are lost, which counts in the exit code.
+    ((name, said),) = [(Path(one["path"]).name, one["detail"]) for one in result.failures]
+    assert (name, said.split(",")[0]) == ("sub", "is a folder")
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,7 @@ def export(folders: Folders, out: Path, form: str, *flags: object) -> Finished:
 def written(out: Path) -> dict[str, bytes]:
     """Every file of an export but the records of the job, by its path."""
     records = {".lock", "config.yaml", "environment.json", "metrics.jsonl", "stopped.json"}
+    records |= {"written.txt"}  # it holds times
     return {
         str(path.relative_to(out)): path.read_bytes()
         for path in sorted(out.rglob("*"))

@@ -62,7 +62,7 @@ def shard_bytes(folder: Path) -> dict[str, bytes]:
     for path in sorted(folder.glob("shard-*")):
         contents[path.name] = path.read_bytes()
         if path.suffix == ".json":
-            manifest = {**json.loads(contents[path.name]), "settings": ""}
+            manifest = {**json.loads(contents[path.name]), "settings": "", "manifest_sha256": ""}
             contents[path.name] = json.dumps(manifest).encode()
     contents["failures.jsonl"] = (folder / "failures.jsonl").read_bytes()
     return contents

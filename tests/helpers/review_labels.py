@@ -14,7 +14,7 @@ from PIL import Image
 
 from a2s.data.images import encode_png
 from a2s.data.keys import encode_key
-from a2s.data.shards import ShardWriter, read_manifest
+from a2s.data.shards import ShardWriter, read_manifest, sealed
 
 HOSTILE = "<img src=x onerror=document.title='owned'>&\"'"
 COLUMNS = {
@@ -79,4 +79,4 @@ def repeat(folder: Path, count: int) -> None:
         manifest = json.loads(path.with_suffix(".json").read_text())
         manifest["count"] = len(large)
         manifest["parquet_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-        path.with_suffix(".json").write_text(json.dumps(manifest))
+        path.with_suffix(".json").write_text(json.dumps(sealed(manifest)))

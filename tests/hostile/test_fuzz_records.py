@@ -22,7 +22,7 @@ from a2s.config.parse import parse
 from a2s.data.index import Index
 from a2s.data.inputs import collect
 from a2s.data.keys import decode_key
-from a2s.data.shards import ShardWriter, read_manifest
+from a2s.data.shards import ShardWriter, read_manifest, sealed
 from a2s.data.tables import _refuse_false_keys
 from a2s.errors import CheckpointError, ConfigError, DataError, LabelError
 from a2s.labels.store import generations
@@ -62,7 +62,7 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def changed(shard: Path, changes: dict[str, Any]) -> bytes:
     manifest = json.loads((shard / "shard-000000.json").read_text())
     manifest |= changes
-    return json.dumps({k: v for k, v in manifest.items() if v != "missing"}).encode()
+    return json.dumps(sealed({k: v for k, v in manifest.items() if v != "missing"})).encode()
 
 
 FIELDS = [*("name", "count", "tar_bytes", "tar_sha256", "parquet_sha256"), "settings", "num_shards"]

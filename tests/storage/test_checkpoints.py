@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -211,3 +212,18 @@ def test_momentum_is_saved_and_restored(tmp_path: Path) -> None:
     assert torch.equal(net.weight, other.weight)
     with pytest.raises(ValueError, match="fits no parameter"):
         unpack_momentum(resumed, {}, tensors=packed)
+
+
+@pytest.mark.parametrize("change", [{"epoch": 3}, {"finished": True}, {"generation": 1}])
+def test_a_commit_whose_state_is_not_that_of_its_checkpoint_is_refused(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    """A flipped bit in a digit would let a run go on from another epoch."""
+    path = save(tmp_path, 1).path
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "state": {**record["state"], **change}}))
+    commit = checkpoints.last_commit(tmp_path)
+    assert commit is not None
+    with pytest.raises(CheckpointError, match="its state is not that of the checkpoint") as caught:
+        checkpoints.load(commit)
+    assert f"delete {path}" in str(caught.value)

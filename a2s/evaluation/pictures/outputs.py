@@ -25,6 +25,7 @@ from a2s.models.predict import Answer, Logits, Picture, Probabilities, load_step
 from a2s.models.saved import Model
 from a2s.storage import files
 from a2s.storage.failures import Failure, failure
+from a2s.storage.written import Written
 
 Kind = Literal["overlay", "cutout", "map"]
 Format = Literal["png", "jpg", "webp"]
@@ -62,41 +63,49 @@ class Outputs:
         Raises:
             DataError: the key is not a safe name.
         """
+        return self.folder / f"{decode_key(key)}{self._suffix(kind)}"
+
+    def list_suffix(self, kind: Kind) -> str:
+        """What a key ends in when it stands for an output file in the list of written files."""
+        return self._suffix(kind).replace(".", "%2E")
+
+    def _suffix(self, kind: Kind) -> str:
         suffix = {"overlay": ".overlay.jpg", "cutout": f".cutout.{self.style.format}"}
-        return self.folder / f"{decode_key(key)}{suffix.get(kind, '.png')}"
+        return suffix.get(kind, ".png")
 
 
 @dataclass
-class Written:
-    """Result of a chunk: number of images written, and failures."""
+class ChunkResult:
+    """Result of a chunk: number of images written, what the files hold, and failures."""
 
     num_written: int = 0
+    files: list[Written] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
 
-def predict_chunk(pictures: list[Picture], model: Model, outputs: Outputs) -> Written:
+def predict_chunk(pictures: list[Picture], model: Model, outputs: Outputs) -> ChunkResult:
     """Predict and write a chunk in one process, which keeps the network for the next one."""
     step = load_step(model, outputs.style.max_pixels)
     return write_chunk(pictures, step(pictures), outputs)
 
 
-def draw_chunk(pictures: list[Picture], outputs: Outputs) -> Written:
+def draw_chunk(pictures: list[Picture], outputs: Outputs) -> ChunkResult:
     """Write the pictures of images whose maps are in the folder."""
     return write_chunk(pictures, [None] * len(pictures), outputs)
 
 
 def write_chunk(
     pictures: list[Picture], answers: Sequence[Answer | None], outputs: Outputs
-) -> Written:
+) -> ChunkResult:
     """Write the files of a chunk; failed images are listed, not raised."""
-    written = Written()
+    result = ChunkResult()
     for picture, answer in zip(pictures, answers, strict=True):
         reason = ""
         try:
             if isinstance(answer, BadImage):
                 raise answer
-            _write(picture, answer, outputs)
-            written.num_written += 1
+            _write(picture, answer, outputs, result.files)
+            result.num_written += 1
         except BadImage as error:
             reason, detail = error.reason, error.detail
         except DataError as error:
@@ -106,35 +115,44 @@ def write_chunk(
                 raise
             reason, detail = "unwritable_name", f"{error.strerror}: {error.filename}"
         if reason:
-            written.failures.append(failure(picture.key, picture.shown, reason, detail))
-    return written
+            result.failures.append(failure(picture.key, picture.shown, reason, detail))
+    return result
 
 
-def merged(pictures: Sequence[Picture], parts: list[Written]) -> Written:
+def merged(pictures: Sequence[Picture], parts: list[ChunkResult]) -> ChunkResult:
     """The result of a chunk from those of its parts."""
-    return Written(
-        sum(part.num_written for part in parts), [row for part in parts for row in part.failures]
+    return ChunkResult(
+        sum(part.num_written for part in parts),
+        [file for part in parts for file in part.files],
+        [row for part in parts for row in part.failures],
     )
 
 
-def given_up(pictures: Sequence[Picture], reason: str, detail: str) -> Written:
+def given_up(pictures: Sequence[Picture], reason: str, detail: str) -> ChunkResult:
     """The result of a chunk of one image that ends the process that predicts it."""
     (picture,) = pictures
-    return Written(failures=[failure(picture.key, picture.shown, reason, detail)])
+    return ChunkResult(failures=[failure(picture.key, picture.shown, reason, detail)])
 
 
-def _write(picture: Picture, answer: Logits | Probabilities | None, outputs: Outputs) -> None:
+def _write(
+    picture: Picture,
+    answer: Logits | Probabilities | None,
+    outputs: Outputs,
+    files_written: list[Written],
+) -> None:
+    """Write the files of one image; each is added to `files_written`."""
     map_path = outputs.path(picture.key, "map")
     map_path.parent.mkdir(parents=True, exist_ok=True)
     known_HW = decode_mask(files.read_bytes(map_path)) if answer is None else to_map(answer)
     drawn = pictures_of(picture, known_HW, outputs.kinds, outputs.style, is_refined=answer is None)
     formats: dict[Kind, Format] = {"overlay": "jpg", "cutout": outputs.style.format}
     for drawing in drawn:
-        path = outputs.path(picture.key, drawing.kind)
-        if drawing.kind == "map":
-            files.atomic_write(path, encode_png(drawing.pixels))
-        else:
-            files.atomic_write(path, encode(drawing, formats[drawing.kind]))
+        path, kind = outputs.path(picture.key, drawing.kind), drawing.kind
+        is_map = kind == "map"
+        data = encode_png(drawing.pixels) if is_map else encode(drawing, formats[kind])
+        files.atomic_write(path, data)
+        listed_as = f"{picture.key}{outputs.list_suffix(kind)}"
+        files_written.append(Written.of(path, listed_as, data))
 
 
 @dataclass(frozen=True)
@@ -209,6 +227,14 @@ def colour_of(text: str) -> tuple[int, ...]:
     from PIL import ImageColor
 
     return ImageColor.getrgb(text)[:3]
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether the bytes of a picture are there up to its end; what they hold is not looked at."""
+    if data.startswith(b"RIFF"):
+        return len(data) == int.from_bytes(data[4:8], "little") + 8
+    ends = {b"\x89PNG": b"IEND\xaeB`\x82", b"\xff\xd8\xff": b"\xff\xd9"}
+    return any(data.startswith(start) and data.endswith(end) for start, end in ends.items())
 
 
 def encode(drawing: Drawing, file_format: Format, *, is_marked: bool = False) -> bytes:

@@ -18,6 +18,7 @@ from a2s.data.images import MAX_PIXELS, BadImage, decode_mask, encode_png
 from a2s.data.index import Index
 from a2s.data.keys import decode_key
 from a2s.data.open_files import Address
+from a2s.data.results import changed_files, note_files
 from a2s.errors import CheckpointError, DataError
 from a2s.labels.store.generations import Generation
 from a2s.labels.store.reader import resize
@@ -52,12 +53,20 @@ def snapshot(
 
     Raises:
         CheckpointError: no commit, one in the middle of an epoch, or not of `epoch`.
-        DataError: a key is not in `data`.
+        DataError: a key is not in `data`, or what was written is damaged and cannot be made again.
         LabelError: a label generation is damaged.
     """
     known = load(out)
     if known is not None and known.keys == tuple(keys) and epoch in (None, known.epoch):
-        return known
+        changed = changed_files(out)
+        if not changed:
+            return known
+        at = last_commit(run)
+        if at is None or (at.state["epoch"], at.state["step"]) != (known.epoch, 0):
+            raise DataError(
+                f"{changed[0]}: is not what was written, and {run} does not stand after epoch "
+                f"{known.epoch} any more; restore it from a copy, or use another --out"
+            )
     commit = _whole_epoch(run, epoch)
     index = Index.load(data)
     rows_K = index.rows_of(keys)
@@ -72,6 +81,14 @@ def snapshot(
     no_prediction = _write_predictions(out, rows, index, run)
     done = Snapshot(commit.state["epoch"], generation, tuple(keys), no_label, no_prediction)
     write_json(out / DONE, asdict(done))
+    kinds = {LABEL: no_label, PREDICTION: no_prediction}
+    pictures = [
+        f"{decode_key(key)}{kind}"
+        for kind, without in kinds.items()
+        for key in keys
+        if key not in without
+    ]
+    note_files(out, [*pictures, DONE])
     return done
 
 

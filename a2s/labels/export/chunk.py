@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from a2s.data.images import BadImage
+from a2s.data.keys import encode_key
 from a2s.data.packing import EXTENSIONS
 from a2s.errors import ConfigError, DataError
 from a2s.labels.export import hugging_face
@@ -28,6 +29,7 @@ from a2s.labels.review import Decision
 from a2s.parallel import pool
 from a2s.storage import files
 from a2s.storage.failures import failure
+from a2s.storage.written import Written
 
 PARTS = ".parts"
 """Folder of records and marks, below the output folder."""
@@ -140,6 +142,8 @@ def export_chunk(chunk: Chunk, job: ExportJob) -> Record | Trial:
                     raise
                 detail = f"{error.strerror}: {error.filename}"
                 record.failures.append(failure(key, key, "unwritable_name", detail))
+    if table is not None:
+        record.files.append(Written.read(path, _listed(path, job)))
     files.write_json(record_path(job.out, chunk.number), vars(record))
     return record
 
@@ -189,9 +193,9 @@ def _export(
     if table is not None:
         table.add(item, label.image)
     elif job.copies_images and form.images:
-        _write(job.out / form.images / item.image, label.image)
+        _write(job.out / form.images / item.image, label.image, job, record)
     for path, content in encoded.files.items():
-        _write(job.out / path, content)
+        _write(job.out / path, content, job, record)
     record.num_labels += 1
     record.num_objects += len(item.objects(job.style))
     record.num_converted += label.is_converted
@@ -199,6 +203,11 @@ def _export(
         record.lines.setdefault(name, []).extend(lines)
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes, job: ExportJob, record: Record) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     files.atomic_write(path, content)
+    record.files.append(Written.of(path, _listed(path, job), content))
+
+
+def _listed(path: Path, job: ExportJob) -> str:
+    return encode_key(path.relative_to(job.out).as_posix())

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from a2s.data.index import Index
 from a2s.data.isolation import isolated
 from a2s.data.origin import refuse_other_images
+from a2s.data.results import is_as_written, read_file
 from a2s.errors import DataError
 from a2s.labels.export.chunk import (
     PARTS,
@@ -39,12 +40,16 @@ from a2s.parallel.progress import Progress
 from a2s.storage import files
 from a2s.storage.failures import FILE_NAME as FAILURES
 from a2s.storage.failures import Failure, write_failures
+from a2s.storage.written import FILE_NAME as WRITTEN
+from a2s.storage.written import Written, write_list
 
 CHUNK_LABELS = 500
 SUMMARY = "export.json"
-"""Written last: counts of what the folder holds."""
+"""Written when the rest is there: counts of what the folder holds."""
 LABELS, LEFT_OUT = "labels.jsonl", "left_out.jsonl"
-_RECORDS = (SUMMARY, FAILURES, LEFT_OUT)
+_RECORDS = (SUMMARY, FAILURES, LEFT_OUT, WRITTEN)
+_DOCUMENTS = "documents"
+"""Mark of the files about all labels."""
 _STORED = TypeAdapter(Record)
 
 
@@ -91,7 +96,21 @@ def finished(out: Path) -> Summary | None:
         summary = TypeAdapter(Summary).validate_python(files.read_json(out / SUMMARY))
     except (OSError, ValueError):
         return None
-    return None if summary.num_failures else summary
+    # Killed before it wrote the list; an export of older versions has none, nor parts.
+    is_unlisted = (out / PARTS).exists() and not files.is_there(out / WRITTEN)
+    return None if summary.num_failures or is_unlisted else summary
+
+
+def begin_again(job: ExportJob, changed: list[Path]) -> None:
+    """Prepare to write all files of an export again, those that are there included."""
+    for path in changed:
+        # What replaces it may fail, and then nobody must take it for what was exported.
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+            path.unlink()
+    (job.out / SUMMARY).unlink(missing_ok=True)
+    (job.out / PARTS).mkdir(exist_ok=True)
+    for name in (_DOCUMENTS, *(f"{number:06d}" for number in range(job.num_chunks))):
+        files.atomic_write(mark_path(job.out, name), "")
 
 
 def remove_parts(out: Path) -> None:
@@ -148,9 +167,10 @@ def _chunk(number: int, job: ExportJob, decisions: Mapping[str, Decision]) -> Ch
 
 
 def _is_done(out: Path, number: int) -> bool:
-    """Whether a chunk is written; one with failures is tried again."""
+    """Whether a chunk is written, and as it was; one with failures is tried again."""
     try:
-        return not _read(out, number).failures
+        record = _read(out, number)
+        return not record.failures and all(is_as_written(out, file) for file in record.files)
     except (OSError, ValueError):
         return False
 
@@ -185,11 +205,21 @@ def _conclude(job: ExportJob) -> Summary:
     for record in records():
         summary.add(record)
     lines = _StoredLines(out, job.num_chunks, summary.num_labels)
-    _write_documents(job, lines)
+    documents = _write_documents(job, lines)
     write_failures(out, _failures(records))
     _write_text(out, (LEFT_OUT, _left_out(records)))
     files.write_json(out / SUMMARY, vars(summary))
+    write_list(out, _listed(records, [*documents, FAILURES, LEFT_OUT, SUMMARY], out))
     return summary
+
+
+def _listed(
+    records: Callable[[], Iterator[Record]], others: Iterable[str], out: Path
+) -> Iterator[Written]:
+    for record in records():
+        yield from record.files
+    for name in others:
+        yield read_file(out, name)
 
 
 def _failures(records: Callable[[], Iterator[Record]]) -> Iterator[Failure]:
@@ -203,8 +233,9 @@ def _left_out(records: Callable[[], Iterator[Record]]) -> Iterator[str]:
             yield json.dumps(one) + "\n"
 
 
-def _write_documents(job: ExportJob, lines: Lines) -> None:
-    mark = mark_path(job.out, "documents")
+def _write_documents(job: ExportJob, lines: Lines) -> list[str]:
+    """Write the files about all labels; return their paths in the folder."""
+    mark = mark_path(job.out, _DOCUMENTS)
 
     def documents() -> Iterator[Document]:
         yield from FORMATS[job.format].documents(lines, job.style)
@@ -214,8 +245,11 @@ def _write_documents(job: ExportJob, lines: Lines) -> None:
         paths = [job.out / path for path, _ in documents()]
         refuse_foreign([*paths, *(job.out / name for name in _RECORDS)], job.out)
         files.atomic_write(mark, "")
+    written = []
     for document in documents():
         _write_text(job.out, document)
+        written.append(document[0])
+    return written
 
 
 def _write_text(out: Path, document: Document) -> None:

@@ -20,6 +20,7 @@ from a2s.labels.export.item import Encoded, Item, Style
 from a2s.labels.export.names import file_name
 from a2s.labels.review import Decision
 from a2s.storage.failures import Failure
+from a2s.storage.written import Written
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Record:
     num_objects: int = 0
     num_converted: int = 0
     """Images that were turned upright, or made JPEGs."""
+    files: list[Written] = field(default_factory=list)
     lines: dict[str, list[str]] = field(default_factory=dict)
     left_out: list[dict[str, Any]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)

@@ -208,7 +208,10 @@ def unreadable_labels(folder: Path) -> list[str]:
 def _listed(folder: Path) -> list[dict[str, str]]:
     """The lines of a run's list of images without a label."""
     try:
-        lines = files.read_text(folder / UNLABELLED).split("\n")[:-1]
+        *lines, rest = files.read_text(folder / UNLABELLED).split("\n")
+        if rest:
+            # It is written at once, so that half a line is damage.
+            raise _damaged_list(folder)
         listed = [parse_json(line.encode()) for line in lines]
         if not all(isinstance(one["key"], str) and one["reason"] in REASONS for one in listed):
             raise _damaged_list(folder)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
 
 from a2s.config.commands import HmaConfig
 from a2s.data.index import Index
@@ -38,6 +40,7 @@ from a2s.parallel.progress import Progress
 from a2s.storage import checkpoints, run_folder
 from a2s.storage.checkpoints import Commit
 from a2s.storage.failures import FILE_NAME, write_failures
+from a2s.storage.parsing import first_problem
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,33 @@ class Made:
     """Whether more failed than may; then nothing was committed."""
 
 
+class _Parity(BaseModel):
+    resize_filter: Literal["bilinear", "bicubic", "nearest"]
+
+
+class Trained(BaseModel):
+    """What a pass must know of the settings with which its run trains."""
+
+    warm_epochs: int = Field(ge=0)
+    image_size: int = Field(ge=1, le=2**16)
+    parity: _Parity
+    inputs: dict[str, str]
+
+
+def read_trained(run: Path, settings: Mapping[str, Any]) -> Trained:
+    """Read the settings that are recorded in a run's folder.
+
+    Raises:
+        ConfigError: one is missing or of another kind.
+    """
+    try:
+        return Trained.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(
+            f"hma: {run}/config.yaml is damaged ({first_problem(error)}); restore it from a copy"
+        ) from None
+
+
 def make_generation(
     config: HmaConfig,
     run: Path,
@@ -58,6 +88,7 @@ def make_generation(
     index: Index,
     labels: Index,
     *,
+    trained: Trained,
     started: float,
 ) -> Made:
     """Make and commit generation `number` of averages and labels.
@@ -73,8 +104,7 @@ def make_generation(
             # The devices of the cluster count, not those of the machine that runs the command.
             stack.enter_context(pool.session(workers=None, ray_address=ray_address))
         on_gpu = pool.has_gpu(ray_address)
-        side = int(run_folder.recorded(run, "image_size"))
-        resize_filter = str(run_folder.recorded(run, "parity", "resize_filter"))
+        side, resize_filter = trained.image_size, trained.parity.resize_filter
         averages, label_row_N = run / AVERAGES, labels.rows_of(index.keys)
         averages.mkdir(exist_ok=True)
         previous = LabelSource(

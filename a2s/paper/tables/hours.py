@@ -32,7 +32,7 @@ def wall_sec(
         elif "elapsed_sec" in record:
             begun.pop(key, None)
             total += float(record["elapsed_sec"])
-            if record["exit_code"] == 0:
+            if record.get("exit_code") == 0:
                 done.add(key)
     if total is not None:
         total += sum(_killed_sec(records, number, alive_sec) for number in begun.values())
@@ -53,7 +53,7 @@ def training_sec(records: Iterable[Record], *, batch_size: int) -> float:
     spans: dict[tuple[int, int], float] = {}
     last = (0, 0)
     for record in records:
-        if "images_per_sec" not in record:
+        if not {"images_per_sec", "epoch", "step"} <= record.keys():
             continue
         at = (int(record["epoch"]), int(record["step"]))
         first = last[1] if last[0] == at[0] and last < at else 0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from a2s.data.index import Index
 from a2s.evaluation.score_files import read_scores
@@ -16,11 +19,26 @@ from a2s.paper.tables.format import Line, Table, csv_text, differences, markdown
 from a2s.paper.tables.hours import wall_sec
 from a2s.paper.tables.rows import Material, Row
 from a2s.storage.checkpoints import last_commit
-from a2s.storage.files import atomic_write, open_file, read_text
+from a2s.storage.files import atomic_write, read_text
 from a2s.storage.parsing import parse_json, parse_yaml
+from a2s.storage.tensors import read_shapes
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "e5_scale_C")
 _WITH_PARAMETERS = ("tab7",)
+
+
+class _Record(BaseModel):
+    """What is read of a log; each command writes some of it."""
+
+    time_unix_sec: float
+    epoch: int = 0
+    step: int = 0
+    images_per_sec: float = 0.0
+    wall_sec: float = 0.0
+    elapsed_sec: float = 0.0
+    exit_code: int | None = None
+
+
 CENTRE = "one Gaussian in the middle"
 """Title of the row of the baseline that is the same for every image."""
 
@@ -95,19 +113,22 @@ def read_settings(run: Path, command: str) -> dict[str, Any] | None:
         record = parse_yaml(read_text(run / "config.yaml"))
     except (OSError, ValueError):
         return None
-    settings = record.get(command) if isinstance(record, dict) and "identity" in record else None
-    return settings if isinstance(settings, dict) else None
+    if not isinstance(record, dict) or not isinstance(known := record.get("identity"), dict):
+        return None
+    settings = record.get(command)
+    # Those that were compared when the run went on stand above the others.
+    return {**settings, **known} if isinstance(settings, dict) else None
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Read `metrics.jsonl`, without a last line that a kill has truncated."""
+    """Read `metrics.jsonl`, without lines that a kill has truncated, and what is no record."""
     records = []
     path = folder / "metrics.jsonl"
-    for line in read_text(path).splitlines() if path.is_file() else []:
-        try:
-            records.append(parse_json(line))
-        except ValueError:
-            continue
+    for line in read_text(path, errors="replace").splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            values = parse_json(line)
+            _Record.model_validate(values)
+            records.append(values)
     return records
 
 
@@ -124,16 +145,18 @@ def hours_of(
 
 
 def num_parameters(run: Path) -> int | None:
-    """Count the parameters of a run's last commit from the file header; None: no commit yet."""
+    """Count the parameters of a run's last commit from the file header; None: no commit yet.
+
+    Raises:
+        CheckpointError: the commit or its model cannot be read.
+    """
     commit = last_commit(run)
     if commit is None:
         return None
-    with open_file(commit.folder / "model.safetensors") as file:
-        header = parse_json(file.read(int.from_bytes(file.read(8), "little")))
-    header.pop("__metadata__", None)
+    shapes = read_shapes(commit.folder / "model.safetensors")
     return sum(
-        int(math.prod(entry["shape"]))
-        for name, entry in header.items()
+        math.prod(shape)
+        for name, shape in shapes.items()
         if name.rpartition(".")[2] not in _BUFFERS
     )
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
+from a2s.errors import ConfigError
 from a2s.paper import numbers
 from a2s.paper.tables.format import NONE, amount, csv_of, page
 from a2s.paper.tables.hours import training_sec
 from a2s.paper.tables.results import num_parameters, read_log, read_settings, write_if_new
 from a2s.paper.tables.rows import Material, Row
+from a2s.parallel.progress import say
+from a2s.storage import run_folder
 from a2s.storage.checkpoints import last_commit
+from a2s.storage.parsing import first_problem
 
 COLUMNS = {
     "run": "run",
@@ -47,26 +53,48 @@ def find_runs(root: Path) -> Iterator[dict[str, Any]]:
             continue
         run = Path(folder)
         name = (Path(root.resolve().name) / run.relative_to(root)).as_posix()
-        for command in TRAINING:
-            if (settings := read_settings(run, command)) is not None:
+        try:
+            command = (run_folder.recorded_settings(run) or {}).get("command")
+            if command in TRAINING:
+                settings = _Settings.model_validate(read_settings(run, str(command)))
                 yield {"run": name, "command": command, **_training(run, settings)}
-                subfolders.clear()
-        if read_settings(run, "label") is not None:
-            seconds = sum(r["wall_sec"] for r in read_log(run) if r.get("event") == "labelled")
+        except (ConfigError, ValidationError) as error:
+            why = first_problem(error) if isinstance(error, ValidationError) else str(error)
+            say(f"ablate: {run} is left out: its settings cannot be read ({why})")
+            continue
+        if command == "label":
+            seconds = sum(
+                r.get("wall_sec", 0) for r in read_log(run) if r.get("event") == "labelled"
+            )
             yield {"run": name, "command": "label", "hours": seconds / 3600}
+        if command in (*TRAINING, "label"):
             subfolders.clear()
 
 
-def _training(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    encoder, commit, count = settings["encoder"], last_commit(run), num_parameters(run)
+class _Encoder(BaseModel):
+    name: str
+    weights: str
+
+
+class _Settings(BaseModel):
+    """What the table shows of a training run's settings."""
+
+    encoder: _Encoder
+    image_size: int
+    batch_size: int
+    epochs: int
+
+
+def _training(run: Path, settings: _Settings) -> dict[str, Any]:
+    commit, count = last_commit(run), num_parameters(run)
     done = commit.state["epoch"] if commit else 0
-    seconds = training_sec(read_log(run), batch_size=settings["batch_size"])
+    seconds = training_sec(read_log(run), batch_size=settings.batch_size)
     return {
-        "encoder": encoder["name"],
-        "supervision": supervision(encoder["weights"]),
-        "image_size": settings["image_size"],
+        "encoder": settings.encoder.name,
+        "supervision": supervision(settings.encoder.weights),
+        "image_size": settings.image_size,
         "parameters_m": None if count is None else count / 1e6,
-        "epochs": f"{done} of {settings['epochs']}",
+        "epochs": f"{done} of {settings.epochs}",
         "hours": seconds / 3600,
     }
 

@@ -68,6 +68,24 @@ def test_predictions_are_those_of_the_predict_command(
         assert np.abs(ours_HW - theirs_HW).max() <= 1
 
 
+@pytest.mark.parametrize("name", ["snapshot.json", "a.label.png", "a.prediction.png"])
+def test_a_damaged_snapshot_is_taken_again_or_told(
+    taken: Path, stage2: Path, packed: Path, labels: Path, keys: list[str], tmp_path: Path, name
+) -> None:
+    out = shutil.copytree(taken, tmp_path / "taken")
+    file = out / name.replace("a.", f"{keys[0]}.")
+    before = file.read_bytes()
+    given = {"data": packed, "labels": labels, "keys": keys, "out": out}
+    for damaged in (before[:-3], bytes([*before[:-1], before[-1] ^ 1])):
+        file.write_bytes(damaged)
+        if name != "snapshot.json":
+            # The run has gone on, or is gone.
+            with pytest.raises(DataError, match="is not what was written, and"):
+                snapshot(tmp_path / "gone", **given, epoch=2)
+        snapshot(stage2, **given, epoch=2)
+        assert file.read_bytes() == before
+
+
 def test_a_finished_snapshot_is_kept(
     taken: Path, stage2: Path, packed: Path, labels: Path, keys: list[str]
 ) -> None:

@@ -87,6 +87,13 @@ def test_table_1(packed: Path, tmp_path: Path) -> None:
         raise AssertionError("measured already")
 
     assert table1.write(tmp_path / "t", **given, activator=again) == table
+    # A digit that has changed makes it measure again.
+    file = tmp_path / "t" / "tab1.json"
+    text = file.read_text()
+    file.write_text(text.replace('"num_images": 8', '"num_images": 9'))
+    with pytest.raises(AssertionError, match="measured already"):
+        table1.write(tmp_path / "t", **given, activator=again)
+    file.write_text(text)
     other = {**given, "made_from": {"seed": 1}}
     with pytest.raises(AssertionError, match="measured already"):
         table1.write(tmp_path / "t", **other, activator=again)
