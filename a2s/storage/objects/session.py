@@ -192,8 +192,8 @@ def _with_paths(command: str, config: C) -> tuple[C, list[tuple[str, Path]]]:
                 return value
             try:
                 path = local_path(value)
-            except ValueError:
-                raise ConfigError(f"{command}: {value} is no address of an object") from None
+            except ValueError as error:
+                raise ConfigError(f"{command}: {error}") from None
             found.append((name, path))
             return str(path)
         if isinstance(value, Path) and url_of(value) and not _is_held(value):

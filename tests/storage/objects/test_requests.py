@@ -23,7 +23,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time-outs of a second, parts of 64 kB."""
     monkeypatch.setattr(s3, "STALL_SEC", 1.0)
     monkeypatch.setattr(s3, "REQUEST_SEC", 2.0)
-    monkeypatch.setattr(stores, "PART_BYTES", 65_536)
     monkeypatch.setattr(s3, "PART_BYTES", 65_536)
 
 
