@@ -132,10 +132,7 @@ def work_folder(path: Path) -> dict[str, Known]:
     """
     url = str(url_of(path))
     with locked("folder", url):
-        listed, exact = list_below(url)
-        if exact is not None:
-            raise StorageError(f"{url}: is an object, not a folder; give another one")
-        known = read_known(path)
+        listed, known = list_below(url)[0], read_known(path)
         if {name: one.etag for name, one in listed.items()} == {
             name: one.etag for name, one in known.items()
         }:
@@ -145,6 +142,17 @@ def work_folder(path: Path) -> dict[str, Known]:
         known = {name: _known(path / name, one) for name, one in listed.items()}
         write_known(path, known)
         return known
+
+
+def refuse_object(url: str) -> None:
+    """Refuse to write into a folder of which there is an object.
+
+    Raises:
+        StorageError: there is one, or the store cannot be read.
+    """
+    _, _, name = url.partition("://")[2].partition("/")
+    if name and store_of(url).head(url) is not None:
+        raise StorageError(f"{url}: is an object, not a folder; give another one")
 
 
 def take_new(

@@ -129,7 +129,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     cause: BaseException | None = error
     while cause is not None:
         yield cause
-        cause = cause.__cause__
+        # botocore keeps that of a client of HTTP in its own place.
+        wrapped = getattr(cause, "kwargs", {}).get("error")
+        cause = cause.__cause__ or (wrapped if isinstance(wrapped, BaseException) else None)
 
 
 def status_of(error: BaseException) -> int | None:

@@ -30,6 +30,8 @@ HELD = "A2S_HELD"
 _WRITES = {"review": "labels", "import-masks": "labels"}
 """The setting that names what a command writes, where that is not `out`."""
 _FILE_WRITERS = ("report", "import-weights", "export-weights", "export-model")
+_FOLDERS = ("data", "labels", "pred", "truth", "masks")
+"""Settings that name a folder."""
 _WITH_RANKS = ("stage1", "stage2")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _STREAMED = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tzst")
@@ -53,9 +55,13 @@ def session(command: str, config: C) -> Iterator[C]:
     _refuse(command, config, found)
     written = _written(command, config)
     try:
-        for _, path in found:
+        for name, path in found:
             if path != written and tree_of(path) == "read":
                 mirror.read_folder(path)
+                if name in _FOLDERS and path.is_symlink():
+                    raise ConfigError(
+                        f"{command}: {url_of(path)} is a file; give the folder that contains it"
+                    )
         if written is None:
             yield config
             return
@@ -96,6 +102,8 @@ def published(work: Path, command: str, *, parts: Sequence[range] | None = None)
             yield
         return
     url = str(url_of(work))
+    # Before the lock, which would be below it.
+    mirror.refuse_object(url)
     with contextlib.ExitStack() as stack:
         if parts is not None:
             stack.enter_context(_alone_here(work, command))
