@@ -144,17 +144,6 @@ def work_folder(path: Path) -> dict[str, Known]:
         return known
 
 
-def refuse_object(url: str) -> None:
-    """Refuse to write into a folder of which there is an object.
-
-    Raises:
-        StorageError: there is one, or the store cannot be read.
-    """
-    _, _, name = url.partition("://")[2].partition("/")
-    if name and store_of(url).head(url) is not None:
-        raise StorageError(f"{url}: is an object, not a folder; give another one")
-
-
 def take_new(
     path: Path, known: dict[str, Known], token: str, *, concerns: Callable[[str], bool]
 ) -> None:
@@ -225,8 +214,7 @@ def write_known(path: Path, known: Mapping[str, Known]) -> None:
 def forget(path: Path) -> None:
     """Delete a working folder whose content is in the store."""
     shutil.rmtree(path, ignore_errors=True)
-    for suffix in (".json", ".ready"):
-        state_file(path).with_suffix(suffix).unlink(missing_ok=True)
+    state_file(path).unlink(missing_ok=True)
 
 
 def state_file(path: Path) -> Path:

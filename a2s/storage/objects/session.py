@@ -22,7 +22,7 @@ from a2s.storage.objects.elsewhere import Job
 from a2s.storage.objects.locks import try_locked
 from a2s.storage.objects.publisher import SETTINGS, Publisher
 from a2s.storage.objects.single_file import published_file
-from a2s.storage.objects.stores import refuse_read_only
+from a2s.storage.objects.stores import refuse_object, refuse_read_only
 from a2s.storage.objects.urls import in_tree, is_url, local_path, shown, tree_of, url_of
 
 HELD = "A2S_HELD"
@@ -96,14 +96,14 @@ def published(work: Path, command: str, *, parts: Sequence[range] | None = None)
     if _is_held(work):
         yield
         return
-    if os.environ.get("RANK", "0") != "0":
+    if command in _WITH_RANKS and os.environ.get("RANK", "0") != "0":
         # Only the first rank may bring the folder up to date: it knows what it has published.
         with machines.joined(work, command):
             yield
         return
     url = str(url_of(work))
     # Before the lock, which would be below it.
-    mirror.refuse_object(url)
+    refuse_object(url)
     with contextlib.ExitStack() as stack:
         if parts is not None:
             stack.enter_context(_alone_here(work, command))
@@ -112,10 +112,13 @@ def published(work: Path, command: str, *, parts: Sequence[range] | None = None)
         known = mirror.work_folder(work)
         publisher = Publisher(work, command, held, known, concerns=concerns)
         stack.enter_context(elsewhere.commanded(Job(work, held.token, held.url), publisher))
+        leads: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if command in _WITH_RANKS:
+            leads = machines.led(work, command, held, publisher)
         before = os.environ.get(HELD)
         os.environ[HELD] = str(work)
         try:
-            with machines.led(work, command, held, publisher):
+            with leads:
                 yield
         except BaseException:
             try:
@@ -128,7 +131,7 @@ def published(work: Path, command: str, *, parts: Sequence[range] | None = None)
             if before is not None:
                 os.environ[HELD] = before
         publisher.close()
-        if os.environ.get("WORLD_SIZE", "1") == "1":
+        if command not in _WITH_RANKS or os.environ.get("WORLD_SIZE", "1") == "1":
             # Other ranks may still look at it.
             mirror.forget(work)
 
@@ -246,6 +249,6 @@ def _refuse(command: str, config: BaseModel, found: list[tuple[str, Path]]) -> N
     if command not in _WITH_RANKS and machines.are_several():
         world = os.environ["WORLD_SIZE"]
         raise ConfigError(
-            f"{command}: {world} ranks on several machines cannot share {url}; start it on one "
-            "machine, without a launcher"
+            f"{command}: {world} ranks on several machines (WORLD_SIZE) cannot share {url}; start "
+            "it on one machine, without a launcher"
         )

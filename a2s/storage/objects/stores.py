@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from a2s.errors import ConfigError
+from a2s.errors import ConfigError, StorageError
 from a2s.storage.objects.kinds.azure import Azure
 from a2s.storage.objects.kinds.google import Google
 from a2s.storage.objects.retries import retried
@@ -97,3 +97,14 @@ def refuse_read_only(url: str) -> None:
     if scheme not in WRITABLE:
         known = ", ".join(f"{one}://" for one in WRITABLE)
         raise ConfigError(f"{url}: {scheme}:// can only be read; write to a folder or to {known}")
+
+
+def refuse_object(url: str) -> None:
+    """Refuse to write into a folder of which there is an object.
+
+    Raises:
+        StorageError: there is one, or the store cannot be read.
+    """
+    _, _, name = url.partition("://")[2].partition("/")
+    if name and store_of(url).head(url) is not None:
+        raise StorageError(f"{url}: is an object, not a folder; give another one")
