@@ -136,6 +136,8 @@ def run(arguments: list[str]) -> int:
         if os.environ.get(QUIET):
             # Summaries; progress asks the variable itself. Errors are on standard error.
             stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        if check := getattr(module, "check_start", None):
+            check()
         code: int = module.run(stack.enter_context(session(command, config)))
     return code
 

@@ -16,9 +16,18 @@ from a2s.training import pause
 from a2s.training.preflight import training_inputs, untrained_lines
 
 
+def check_start() -> None:
+    """Refuse variables of a launcher that cannot be right, before anything is read or waited for.
+
+    Raises:
+        ConfigError: as `launch.check_launch`.
+    """
+    launch.check_launch(os.environ, wait_sec=launch.RESOLVE_SEC)
+
+
 def run(config: Stage2Config) -> int:
     """Train on the ranks that the launcher started; return 0 when done or paused."""
-    launch.check_launch(os.environ, wait_sec=launch.RESOLVE_SEC)
+    check_start()
     is_main = launch.launched_rank(os.environ) == 0
     words = ["--model", str(config.out), "IMAGES", "--out", f"preds/{config.out.name}"]
     predict = shlex.join(["a2s", "predict", *words])

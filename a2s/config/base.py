@@ -35,6 +35,8 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
 
 def _path_of(value: Any) -> Any:
+    if isinstance(value, str | Path):
+        urls.check_written(_as_written(value))
     match = _URL.match(str(value)) if isinstance(value, Path) else None
     if match is None:
         return value
@@ -44,6 +46,11 @@ def _path_of(value: Any) -> Any:
         known = ", ".join(f"{scheme}://" for scheme in urls.SCHEMES)
         raise ValueError(f"{value} is a URL; give a local path, or one of {known}")
     return urls.local_path(str(value))
+
+
+def _as_written(value: str | Path) -> str:
+    """A value with the two slashes of a URL, of which `Path` has made one."""
+    return str(value) if isinstance(value, str) else re.sub(r"^(\w+):/(?!/)", r"\1://", str(value))
 
 
 def _named_safetensors(path: Path) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from a2s.storage.machine import num_cpus
+from a2s.storage.objects.urls import shown
 
 _PACKAGES = (
     "a2s",
@@ -35,7 +36,7 @@ def environment() -> dict[str, Any]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return {
-        "argv": sys.argv,
+        "argv": [shown(word) for word in sys.argv],
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": socket.gethostname(),

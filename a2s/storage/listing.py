@@ -10,7 +10,7 @@ from typing import Any
 from a2s.errors import A2SError, ConfigError
 from a2s.storage.objects.retries import retried
 from a2s.storage.objects.stores import store_of
-from a2s.storage.objects.urls import is_url
+from a2s.storage.objects.urls import is_url, normal
 
 _TIMES = ("LastModified", "mtime", "updated", "last_modified", "created")
 """Keys under which the file systems of fsspec report the modification time."""
@@ -53,6 +53,10 @@ class Folder:
         from fsspec.core import url_to_fs
 
         if is_url(url):
+            try:
+                url = normal(url)
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
             file_system = store_of(url).file_system
             path = file_system._strip_protocol(url)
         else:

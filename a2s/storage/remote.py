@@ -10,16 +10,16 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from a2s.errors import DataError, StorageError
 from a2s.storage.files import open_file
 from a2s.storage.objects import urls
-from a2s.storage.objects.retries import named, retried
+from a2s.storage.objects.retries import why
 from a2s.storage.objects.s3 import PART_BYTES, Object
 from a2s.storage.objects.stores import store_of
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
+    from a2s.storage.objects.kinds.web import Web
+
 SCHEMES = ("file", *urls.SCHEMES)
-STALL_SEC = 120.0
-"""A download over HTTP that brings no byte for this long has broken off."""
 MAX_STREAM_BYTES = 2**38
 """Size of the largest URL that is read as a stream."""
 _READ_BYTES = 2**20
@@ -31,7 +31,7 @@ def is_remote(path_or_url: str) -> bool:
     """Whether a source is a URL that must be downloaded.
 
     Raises:
-        DataError: the scheme is not allowed, for example `pipe:`.
+        DataError: the scheme is not allowed, for example `pipe:`, or there is a password.
     """
     scheme = _SCHEME.match(path_or_url)
     if path_or_url.lower().startswith("pipe:") or "::" in path_or_url:
@@ -42,7 +42,17 @@ def is_remote(path_or_url: str) -> bool:
         raise DataError(
             f"{path_or_url}: scheme {scheme[1]} is not allowed; use one of {', '.join(SCHEMES)}"
         )
-    return scheme[1].lower() != "file"
+    if scheme[1].lower() == "file":
+        return False
+    _normal(path_or_url)
+    return True
+
+
+def _normal(url: str) -> str:
+    try:
+        return urls.normal(url)
+    except ValueError as error:
+        raise DataError(str(error)) from None
 
 
 def download(url: str, *, max_bytes: int, max_sec: float) -> bytes:
@@ -80,31 +90,17 @@ def open_source(path_or_url: str | Path) -> IO[bytes]:
 
 
 def _open_remote(url: str, *, max_sec: float | None) -> _Download:
+    url = _normal(url)
+    store = store_of(url)
     try:
-        if not url.lower().startswith("http"):
-            one = store_of(url).head(url)
-            if one is None:
-                raise FileNotFoundError("no such object")
-            return _Download(_Parts(one), url)
-        file = retried(url, "opened", lambda: _open_http(url, max_sec))
+        if url.startswith("http"):
+            return _Download(cast("Web", store).stream(url, max_sec=max_sec), url)
+        one = store.head(url)
+        if one is None:
+            raise FileNotFoundError("no such object")
+        return _Download(_Parts(one), url)
     except FileNotFoundError as error:
         raise DataError(f"{url}: cannot be opened (there is no such object)") from error
-    return _Download(file, url)
-
-
-def _open_http(url: str, max_sec: float | None) -> Any:
-    import fsspec
-
-    return fsspec.open(url, "rb", **_options(max_sec)).open()
-
-
-def _options(max_sec: float | None) -> dict[str, Any]:
-    import aiohttp
-
-    # One request for everything: many servers answer no request for a part of a file. aiohttp would
-    # end it after five minutes.
-    timeout = aiohttp.ClientTimeout(total=max_sec, sock_connect=STALL_SEC, sock_read=STALL_SEC)
-    return {"block_size": 0, "client_kwargs": {"timeout": timeout}}
 
 
 class _Parts:
@@ -149,10 +145,10 @@ class _Download(io.RawIOBase):
         """Read what has arrived, at most `num_bytes`; nothing at the end."""
         try:
             data: bytes = self._file.read(num_bytes)
-        except Exception as error:  # As in `open_source`.
+        except (OSError, StorageError) as error:
             raise StorageError(
                 f"{self._url}: the download broke off after {self._position:,} bytes"
-                f" ({named(error)}); repeat the command, or download the file by other means"
+                f" ({why(error)}); repeat the command, or download the file by other means"
             ) from error
         self._position += len(data)
         if self._position > MAX_STREAM_BYTES:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 RBD = ("--model", "rbd", "--workers", "0")
 DATA, LABELS = "s3://bucket/data", "s3://bucket/labels"
+SECRET = "hunter2"
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -204,6 +205,13 @@ def test_masks_of_a_store(
         (["predict", "s3://bucket/none", *RBD, "--out", "x"], "no such file or folder"),
         (["shard", DATA, "--out", "s3://bucket/x"], "ranks on several"),
         (["stage1", "--data", DATA, "--out", "x", "--cache-dir", LABELS], "--cache-dir"),
+        (["label", *RBD, "--data", DATA, "--out", "s3:bucket/l"], "is no URL; write s3://"),
+        (["label", *RBD, "--data", DATA, "--out", "s3://"], "s3: is no URL"),
+        (["predict", "s3:/bucket/x.png", *RBD, "--out", "x"], "is no URL; write s3://"),
+        (["label", *RBD, "--data", f"s3://me:{SECRET}@b/x", "--out", "x"], "no user or password"),
+        (["predict", f"https://me:{SECRET}@h/x.png", *RBD, "--out", "x"], "no user or password"),
+        (["status", f"s3://me:{SECRET}@bucket/x"], "no user or password"),
+        (["status", "S3:///bucket//none/"], "s3://bucket/none: no such folder"),
     ],
 )
 def test_what_does_not_work_is_one_line_and_no_folder(
@@ -222,8 +230,20 @@ def test_what_does_not_work_is_one_line_and_no_folder(
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert str(tmp_path) not in done.stderr
+    assert SECRET not in done.stdout + done.stderr
     assert {path.name for path in tmp_path.iterdir()} <= {"cache", "x"}
     assert bucket.keys() == []
+
+
+def test_an_object_is_no_folder(data: Path, bucket: Bucket, tmp_path: Path) -> None:
+    before = bucket.keys()
+    config = f"{DATA}/config.yaml"
+    done = call("label", *RBD, "--data", config, "--out", tmp_path / "labels")
+    assert f"label: {config} is a file; give the folder that contains it" in done.stderr
+    done = call("label", *RBD, "--data", DATA, "--out", config)
+    assert (done.code, f"{config}: is an object, not a folder" in done.stderr) == (2, True)
+    # Not even a lock.
+    assert bucket.keys() == before
 
 
 def test_shards_and_a_model_of_a_web_server(

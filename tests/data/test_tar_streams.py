@@ -23,7 +23,8 @@ from a2s.data import tar_streams
 from a2s.data.index import Index
 from a2s.data.inputs import FoundImages, collect
 from a2s.errors import ConfigError, DataError, StorageError
-from a2s.storage import remote
+from a2s.storage.objects import retries
+from a2s.storage.objects.kinds import web
 
 NUM_IMAGES, MEMBER_BYTES = 20, 2048
 
@@ -195,8 +196,8 @@ def test_the_exit_code_follows_the_share_of_bytes_that_are_lost(
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("cut-x.tar", f"received {5 * MEMBER_BYTES} of"),
-        ("cut-x.tar.gz", f"received {5 * MEMBER_BYTES} of"),
+        ("cut-x.tar", "the connection was cut"),
+        ("cut-x.tar.gz", "the connection was cut"),
         ("slow-x.tar", "timed out"),
     ],
 )
@@ -209,7 +210,8 @@ def test_a_download_that_breaks_off_counts_nothing_and_is_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What it would have brought is not lost, so it is an error and no damage."""
-    monkeypatch.setattr(remote, "STALL_SEC", 0.5)
+    monkeypatch.setattr(web, "STALL_SEC", 0.5)
+    monkeypatch.setattr(retries, "ATTEMPTS", 1)
     data = gzip.compress(whole, compresslevel=0) if name.endswith(".gz") else whole
     (tmp_path / name).write_bytes(data)
     source, out = f"{address}/{name}", tmp_path / "out"

@@ -47,6 +47,9 @@ def test_no_error_escapes_the_page(site) -> None:
         "evaluation/pairs.py: f'{folder}: {state}'",
         "evaluation/truth_check.py: f'{folder}: {why}'",
         "pipeline.py: problems(error, self.command, None)",
+        "storage/listing.py: str(error)",
+        "storage/objects/session.py: f'{command}: {error}'",
+        "storage/remote.py: str(error)",
     }
 
 

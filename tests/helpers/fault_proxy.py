@@ -12,9 +12,25 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Kind = Literal[
-    "500", "503", "403", "stall", "slow", "cut", "lost request", "lost answer", "not stored"
+    "500",
+    "501",
+    "503",
+    "400",
+    "403",
+    "301",
+    "stall",
+    "slow",
+    "cut",
+    "lost request",
+    "lost answer",
+    "not stored",
+    "circle",
+    "no store",
 ]
-_ERRORS = {"500": "InternalError", "503": "SlowDown", "403": "AccessDenied"}
+_ERRORS = {
+    **{"500": "InternalError", "501": "NotImplemented", "503": "SlowDown"},
+    **{"400": "ExpiredToken", "403": "AccessDenied", "301": "PermanentRedirect"},
+}
 _XML = "<?xml version='1.0'?><Error><Code>{}</Code><Message>injected</Message></Error>"
 
 
@@ -74,7 +90,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.proxy.before(self.command, self.path)
         kind = self.proxy.next_fault(self.command, self.path)
         if kind in _ERRORS:
-            self._send(int(kind), {}, _XML.format(_ERRORS[kind]).encode())
+            where = {"x-amz-bucket-region": "eu-west-1"} if kind == "301" else {}
+            self._send(int(kind), where, _XML.format(_ERRORS[kind]).encode())
+            return
+        if kind == "circle":
+            self._send(307, {"Location": self.path}, b"")
+            return
+        if kind == "no store":
+            self._send(200, {}, b"<html>hello</html>")
             return
         if kind == "stall":
             time.sleep(self.proxy.stall_sec)

@@ -44,8 +44,6 @@ class _Record:
     machine: str = ""
     token: str = ""
     age_sec: float = 0.0
-    start: str = ""
-    cache: str = ""
 
 
 class Lease:
@@ -71,14 +69,6 @@ class Lease:
         """
         with self._guard:
             self._etag = _write(self.url, self._record, expect=self._etag)
-
-    def announce(self, *, start: str, cache: str) -> None:
-        """Tell the ranks of a start on other machines that the folder is up to date (`machines`).
-
-        `cache` is that of this process. Raises as `renew`.
-        """
-        self._record |= {"start": start, "cache": cache}
-        self.renew()
 
     def release(self) -> None:
         """Give the lock back; a store that cannot be reached lets it become stale."""
@@ -124,26 +114,6 @@ def hold(folder_url: str, command: str, *, parts: Sequence[range] | None = None)
         ended.set()
         thread.join()
         lease.release()
-
-
-def wait_for_news(folder_url: str, *, start: str, patience_sec: float) -> str | None:
-    """Wait until rank 0 of a start has announced a folder; return its cache, None if it has not.
-
-    Of a lock that a killed start has left nothing new is heard. One that was given back is enough:
-    the folder is at rest.
-
-    Raises:
-        StorageError: the store cannot be reached.
-    """
-    url, began_sec = f"{folder_url}/{NAME}", time.monotonic()
-    first = _read(url)
-    while time.monotonic() - began_sec < patience_sec:
-        there = _read(url)
-        is_news = there is not None and (first is None or there.etag != first.etag)
-        if there is not None and there.start == start and (is_news or not there.token):
-            return there.cache
-        time.sleep(1)
-    return None
 
 
 def is_held(url: str, token: str) -> bool:
@@ -271,8 +241,6 @@ def _read(url: str) -> _Record | None:
             str(data["machine"]),
             str(data["token"]),
             age_sec,
-            str(data.get("start", "")),
-            str(data.get("cache", "")),
         )
     except (FileNotFoundError, Conflict):
         return _read(url)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from a2s.errors import StorageError
-from a2s.storage.objects import cache, elsewhere, lease, mirror
+from a2s.storage.objects import cache, elsewhere, lease, meeting, mirror
 from a2s.storage.objects.elsewhere import Job
 from a2s.storage.objects.lease import Lease
 from a2s.storage.objects.locks import locked
@@ -55,8 +54,8 @@ _current: dict[str, Shared] = {}
 
 def are_several() -> bool:
     """Whether the launcher has started ranks on several machines."""
-    world, here = (os.environ.get(name, "1") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    return "LOCAL_WORLD_SIZE" in os.environ and world != here
+    world, here = (os.environ.get(name, "") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    return world.isdigit() and here.isdigit() and int(world) > int(here)
 
 
 def current() -> Shared | None:
@@ -71,14 +70,18 @@ def led(work: Path, command: str, held: Lease, publisher: Publisher) -> Iterator
     Raises:
         StorageError: what a call before has left to be published cannot be.
     """
-    if not are_several():
-        _say_ready(work)
+    others = int(os.environ.get("WORLD_SIZE", "1")) - 1
+    if not others:
         yield
         return
-    # What is only here would be missing elsewhere.
-    publisher.publish_all()
-    held.announce(start=_start_of_all(), cache=cache_id())
-    with _sharing(Shared(work, command, publisher, token=held.token)):
+    with contextlib.ExitStack() as stack:
+        if are_several():
+            # What is only here would be missing elsewhere.
+            publisher.publish_all()
+        heard = meeting.answering(_place(work), start=_start(), says=cache_id(), others=others)
+        stack.enter_context(heard)
+        if are_several():
+            stack.enter_context(_sharing(Shared(work, command, publisher, token=held.token)))
         yield
 
 
@@ -89,21 +92,27 @@ def joined(work: Path, command: str) -> Iterator[None]:
     Raises:
         StorageError: rank 0 has not begun within minutes, or the store cannot be reached.
     """
+    published_by = meeting.ask(_place(work), start=_start(), patience_sec=READY_SEC)
+    if published_by is None:
+        same = "the same --out" if are_several() else "one A2S_CACHE and LOCAL_WORLD_SIZE"
+        raise StorageError(
+            f"{command}: {url_of(work)}: rank 0 has not begun to write there in {READY_SEC:.0f} s; "
+            f"is it started, with {same}?"
+        )
     if not are_several():
-        _wait_until_ready(work)
         yield
         return
-    url = str(url_of(work))
-    published_by = lease.wait_for_news(url, start=_start_of_all(), patience_sec=READY_SEC)
-    if published_by is None:
-        raise StorageError(
-            f"{command}: {url}: rank 0 has not begun to write there in {READY_SEC:.0f} s; is it "
-            "started on its machine, with the same --out?"
-        )
     if published_by != cache_id():
         mirror.follow(work)
     with _sharing(Shared(work, command)):
         yield
+
+
+def _place(work: Path) -> meeting.Place:
+    """Where the ranks of a start meet to begin with a folder."""
+    if are_several():
+        return meeting.InStore(str(url_of(work)))
+    return meeting.OnMachine(mirror.state_file(work).with_suffix(meeting.ASKS))
 
 
 def cache_id() -> str:
@@ -179,46 +188,7 @@ def _sharing(shared: Shared) -> Iterator[None]:
         del _current["folder"]
 
 
-def _start_of_all() -> str:
-    """What the ranks of one start have in common on all machines, whose names may differ."""
-    names = ("MASTER_PORT", "TORCHELASTIC_RUN_ID", "WORLD_SIZE")
+def _start() -> str:
+    """What the ranks of one start have in common; another start may have the same."""
+    names = ["MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "WORLD_SIZE"]
     return " ".join(os.environ.get(name, "-") for name in names)
-
-
-def _start_here() -> str:
-    """What the ranks of one start have in common on one machine."""
-    names = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")
-    return " ".join(os.environ.get(name, "-") for name in names)
-
-
-def _say_ready(work: Path) -> None:
-    """Tell the other ranks of a start that a working folder is up to date."""
-    file = mirror.state_file(work).with_suffix(".ready")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(_start_here())
-    temporary.replace(file)
-
-
-def _wait_until_ready(work: Path) -> None:
-    """Wait until rank 0 of the same start has said so.
-
-    Raises:
-        StorageError: it has not within minutes.
-    """
-    file, began_sec = mirror.state_file(work).with_suffix(".ready"), time.monotonic()
-    while time.monotonic() - began_sec < READY_SEC:
-        try:
-            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            descriptor = -1
-        if descriptor >= 0:
-            with os.fdopen(descriptor) as opened:
-                if opened.read() == _start_here():
-                    return
-        time.sleep(0.1)
-    raise StorageError(
-        f"{url_of(work)}: the first rank has not brought it to this machine in {READY_SEC:.0f} s; "
-        "ranks of one machine need one A2S_CACHE, and on several machines the launcher must set "
-        "LOCAL_WORLD_SIZE"
-    )

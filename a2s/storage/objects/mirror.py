@@ -132,10 +132,7 @@ def work_folder(path: Path) -> dict[str, Known]:
     """
     url = str(url_of(path))
     with locked("folder", url):
-        listed, exact = list_below(url)
-        if exact is not None:
-            raise StorageError(f"{url}: is an object, not a folder; give another one")
-        known = read_known(path)
+        listed, known = list_below(url)[0], read_known(path)
         if {name: one.etag for name, one in listed.items()} == {
             name: one.etag for name, one in known.items()
         }:
@@ -217,8 +214,7 @@ def write_known(path: Path, known: Mapping[str, Known]) -> None:
 def forget(path: Path) -> None:
     """Delete a working folder whose content is in the store."""
     shutil.rmtree(path, ignore_errors=True)
-    for suffix in (".json", ".ready"):
-        state_file(path).with_suffix(suffix).unlink(missing_ok=True)
+    state_file(path).unlink(missing_ok=True)
 
 
 def state_file(path: Path) -> Path:

@@ -25,6 +25,8 @@ LONGEST_WAIT_SEC = 16.0
 EXTRAS = {"s3": "a2s[s3]", "gs": "a2s[gcs]", "az": "a2s[azure]"}
 _PASSING = (408, 409, 425, 429)
 _PRECONDITION = 412
+_NOT_IMPLEMENTED = 501
+_IN_A_CIRCLE = "TooManyRedirects"
 _BROKEN_OFF = {
     *("ConnectionError", "IncompleteRead", "ResponseParserError"),
     # Of botocore and aiohttp, which a2s need not import.
@@ -60,7 +62,7 @@ def retried(url: str, what: str, call: Callable[[], T]) -> T:
         except Exception as error:  # Each protocol has a library, and each library its own errors.
             if _is_missing(error):
                 raise FileNotFoundError(errno.ENOENT, "no such object", url) from error
-            if _status(error) == _PRECONDITION or isinstance(error, FileExistsError):
+            if status_of(error) == _PRECONDITION or isinstance(error, FileExistsError):
                 raise Conflict(f"{url}: somebody else has written it meanwhile") from error
             took_sec = time.monotonic() - began
             if _is_final(error) or attempt == ATTEMPTS or took_sec > PATIENCE_SEC:
@@ -72,12 +74,50 @@ def retried(url: str, what: str, call: Callable[[], T]) -> T:
     raise AssertionError("unreachable")
 
 
+class LateError(Exception):
+    """The time that the caller has given is over."""
+
+
 def named(error: BaseException) -> str:
     """One line about an error of any library."""
+    kinds = _kinds(error)
     if _is_timeout(error):
         return "timed out"
+    if _IN_A_CIRCLE in kinds:
+        return "the server leads on in a circle"
+    if "NonHttpUrlRedirectClientError" in kinds:
+        return f"the server leads to {error}, which is no address of the web"
+    if "ClientPayloadError" in kinds:
+        return "the connection was cut"
+    message = getattr(error, "message", None)
+    if "ClientResponseError" in kinds:
+        return f"{status_of(error)} {message}"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()) or type(error).__name__
+    if "Invalid bucket name" in text:
+        return "no bucket can have this name"
+    return " ".join(text.split()) + _other_region(error) or type(error).__name__
+
+
+def why(error: BaseException) -> str:
+    """What has led to an error of `retried`, in one line."""
+    cause = error.__cause__ if isinstance(error, StorageError) else None
+    return named(cause or error)
+
+
+def _other_region(error: BaseException) -> str:
+    """Where the bucket is, if a store of Amazon says that it is not where it was looked for."""
+    for cause in _causes(error):
+        response = getattr(cause, "response", None)
+        if isinstance(response, dict) and status_of(error) in (301, 307, 400):
+            about = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+            if region := about.get("x-amz-bucket-region"):
+                return f"; the bucket is in the region {region}: set AWS_REGION to it"
+    return ""
+
+
+def _kinds(error: BaseException) -> set[str]:
+    """Names of the classes of an error and its causes; a2s need not import their libraries."""
+    return {kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__}
 
 
 def _is_timeout(error: BaseException) -> bool:
@@ -89,10 +129,12 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     cause: BaseException | None = error
     while cause is not None:
         yield cause
-        cause = cause.__cause__
+        # botocore keeps that of a client of HTTP in its own place.
+        wrapped = getattr(cause, "kwargs", {}).get("error")
+        cause = cause.__cause__ or (wrapped if isinstance(wrapped, BaseException) else None)
 
 
-def _status(error: BaseException) -> int | None:
+def status_of(error: BaseException) -> int | None:
     """HTTP status of an answer that a library made an error of; None if there was no answer."""
     for cause in _causes(error):
         response = getattr(cause, "response", None)
@@ -106,15 +148,16 @@ def _status(error: BaseException) -> int | None:
 
 
 def _is_missing(error: BaseException) -> bool:
-    return isinstance(error, FileNotFoundError) or _status(error) == 404
+    return isinstance(error, FileNotFoundError) or status_of(error) == 404
 
 
 def _is_final(error: BaseException) -> bool:
     """Whether the same request would fail again."""
-    names = {kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__}
-    if not names.isdisjoint(_BROKEN_OFF):
+    kinds, status = _kinds(error), status_of(error)
+    if _IN_A_CIRCLE in kinds or status == _NOT_IMPLEMENTED:
+        return True
+    if not kinds.isdisjoint(_BROKEN_OFF):
         return False
-    status = _status(error)
     if status is not None:
         codes = {
             str(response.get("Error", {}).get("Code"))

@@ -17,6 +17,7 @@ from a2s.storage.objects.retries import (
     STALL_SEC,
     Conflict,
     retried,
+    status_of,
 )
 
 ABSENT = ""
@@ -92,6 +93,11 @@ class S3:
             found = self._call(url, "read", "head_object", Bucket=bucket, Key=key)
         except FileNotFoundError:
             return None
+        except StorageError as error:
+            # The answer to this question has no body, and so tells no reason.
+            if status_of(error.__cause__ or error) in (301, 400, 403):
+                self._call(url, "read", "get_object", Bucket=bucket, Key=key, Range="bytes=0-0")
+            raise
         return _described(url, found, int(found["ContentLength"]))
 
     def read(self, one: Object, start: int, end: int) -> bytes:
@@ -117,6 +123,10 @@ class S3:
 
         data: bytes = retried(one.url, "read", lambda: self._sync(read))
         return data
+
+    def pieces(self, one: Object) -> Iterator[bytes]:
+        """The bytes of an object, in order and by range."""
+        return parts_of(one, self.read)
 
     def put(self, url: str, data: bytes, *, expect: str | None, token: str) -> Object:
         """Write an object, if the one that is there has the etag `expect` (or none is there).
@@ -208,6 +218,12 @@ class S3:
         return sync(self._fs.loop, coroutine, timeout=REQUEST_SEC)
 
 
+def parts_of(one: Object, read: Callable[[Object, int, int], bytes]) -> Iterator[bytes]:
+    """The bytes of an object, a part at a time."""
+    for start in range(0, one.size, PART_BYTES):
+        yield read(one, start, min(one.size, start + PART_BYTES))
+
+
 def _split(url: str) -> tuple[str, str]:
     bucket, _, key = url.removeprefix("s3://").partition("/")
     return bucket, key
@@ -218,5 +234,7 @@ def _described(url: str, answer: dict[str, Any], size: int) -> Object:
     date = answer["ResponseMetadata"].get("HTTPHeaders", {}).get("date")
     now_sec = email.utils.parsedate_to_datetime(date).timestamp() if date else None
     token = answer.get("Metadata", {}).get(TOKEN, "")
+    if "ETag" not in answer:
+        raise StorageError(f"{url}: this is no answer of a store of objects; see AWS_ENDPOINT_URL")
     etag = str(answer["ETag"]).strip('"')
     return Object(url, size, etag, written.timestamp(), now_sec, token)

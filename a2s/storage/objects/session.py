@@ -22,7 +22,7 @@ from a2s.storage.objects.elsewhere import Job
 from a2s.storage.objects.locks import try_locked
 from a2s.storage.objects.publisher import SETTINGS, Publisher
 from a2s.storage.objects.single_file import published_file
-from a2s.storage.objects.stores import refuse_read_only
+from a2s.storage.objects.stores import refuse_object, refuse_read_only
 from a2s.storage.objects.urls import in_tree, is_url, local_path, shown, tree_of, url_of
 
 HELD = "A2S_HELD"
@@ -30,6 +30,8 @@ HELD = "A2S_HELD"
 _WRITES = {"review": "labels", "import-masks": "labels"}
 """The setting that names what a command writes, where that is not `out`."""
 _FILE_WRITERS = ("report", "import-weights", "export-weights", "export-model")
+_FOLDERS = ("data", "labels", "pred", "truth", "masks")
+"""Settings that name a folder."""
 _WITH_RANKS = ("stage1", "stage2")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _STREAMED = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tzst")
@@ -53,9 +55,13 @@ def session(command: str, config: C) -> Iterator[C]:
     _refuse(command, config, found)
     written = _written(command, config)
     try:
-        for _, path in found:
+        for name, path in found:
             if path != written and tree_of(path) == "read":
                 mirror.read_folder(path)
+                if name in _FOLDERS and path.is_symlink():
+                    raise ConfigError(
+                        f"{command}: {url_of(path)} is a file; give the folder that contains it"
+                    )
         if written is None:
             yield config
             return
@@ -90,12 +96,14 @@ def published(work: Path, command: str, *, parts: Sequence[range] | None = None)
     if _is_held(work):
         yield
         return
-    if os.environ.get("RANK", "0") != "0":
+    if command in _WITH_RANKS and os.environ.get("RANK", "0") != "0":
         # Only the first rank may bring the folder up to date: it knows what it has published.
         with machines.joined(work, command):
             yield
         return
     url = str(url_of(work))
+    # Before the lock, which would be below it.
+    refuse_object(url)
     with contextlib.ExitStack() as stack:
         if parts is not None:
             stack.enter_context(_alone_here(work, command))
@@ -104,10 +112,13 @@ def published(work: Path, command: str, *, parts: Sequence[range] | None = None)
         known = mirror.work_folder(work)
         publisher = Publisher(work, command, held, known, concerns=concerns)
         stack.enter_context(elsewhere.commanded(Job(work, held.token, held.url), publisher))
+        leads: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if command in _WITH_RANKS:
+            leads = machines.led(work, command, held, publisher)
         before = os.environ.get(HELD)
         os.environ[HELD] = str(work)
         try:
-            with machines.led(work, command, held, publisher):
+            with leads:
                 yield
         except BaseException:
             try:
@@ -120,7 +131,7 @@ def published(work: Path, command: str, *, parts: Sequence[range] | None = None)
             if before is not None:
                 os.environ[HELD] = before
         publisher.close()
-        if os.environ.get("WORLD_SIZE", "1") == "1":
+        if command not in _WITH_RANKS or os.environ.get("WORLD_SIZE", "1") == "1":
             # Other ranks may still look at it.
             mirror.forget(work)
 
@@ -192,8 +203,8 @@ def _with_paths(command: str, config: C) -> tuple[C, list[tuple[str, Path]]]:
                 return value
             try:
                 path = local_path(value)
-            except ValueError:
-                raise ConfigError(f"{command}: {value} is no address of an object") from None
+            except ValueError as error:
+                raise ConfigError(f"{command}: {error}") from None
             found.append((name, path))
             return str(path)
         if isinstance(value, Path) and url_of(value) and not _is_held(value):
@@ -238,6 +249,6 @@ def _refuse(command: str, config: BaseModel, found: list[tuple[str, Path]]) -> N
     if command not in _WITH_RANKS and machines.are_several():
         world = os.environ["WORLD_SIZE"]
         raise ConfigError(
-            f"{command}: {world} ranks on several machines cannot share {url}; start it on one "
-            "machine, without a launcher"
+            f"{command}: {world} ranks on several machines (WORLD_SIZE) cannot share {url}; start "
+            "it on one machine, without a launcher"
         )

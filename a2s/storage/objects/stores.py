@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from a2s.errors import ConfigError
+from a2s.errors import ConfigError, StorageError
 from a2s.storage.objects.kinds.azure import Azure
-from a2s.storage.objects.kinds.by_fsspec import Web
 from a2s.storage.objects.kinds.google import Google
 from a2s.storage.objects.retries import retried
-from a2s.storage.objects.s3 import PART_BYTES, S3, Object
+from a2s.storage.objects.s3 import S3, Object
 from a2s.storage.objects.urls import WRITABLE
 
 _stores: dict[tuple[int, str], Store] = {}
@@ -36,6 +35,9 @@ class Store(Protocol):
     def read(self, one: Object, start: int, end: int) -> bytes:
         """Read a range of bytes of an object."""
 
+    def pieces(self, one: Object) -> Iterator[bytes]:
+        """The bytes of an object, in order."""
+
     def put(self, url: str, data: bytes, *, expect: str | None, token: str) -> Object:
         """Write an object, if the one that is there has the etag `expect` (or none is there)."""
 
@@ -55,9 +57,16 @@ def store_of(url: str) -> Store:
     scheme = url.partition(":")[0]
     key = (os.getpid(), scheme)
     if key not in _stores:
-        make = _KINDS.get(scheme, functools.partial(Web, scheme))
+        make = _KINDS.get(scheme, functools.partial(_web, scheme))
         _stores[key] = retried(url, "opened", make)
     return _stores[key]
+
+
+def _web(scheme: str) -> Store:
+    # It brings aiohttp, which takes a while.
+    from a2s.storage.objects.kinds.web import Web
+
+    return Web(scheme)
 
 
 def copy_to(one: Object, path: Path) -> None:
@@ -69,8 +78,8 @@ def copy_to(one: Object, path: Path) -> None:
     store = store_of(one.url)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        for start in range(0, one.size, PART_BYTES):
-            data = memoryview(store.read(one, start, min(one.size, start + PART_BYTES)))
+        for piece in store.pieces(one):
+            data = memoryview(piece)
             while data:
                 data = data[os.write(descriptor, data) :]
         os.fsync(descriptor)
@@ -88,3 +97,14 @@ def refuse_read_only(url: str) -> None:
     if scheme not in WRITABLE:
         known = ", ".join(f"{one}://" for one in WRITABLE)
         raise ConfigError(f"{url}: {scheme}:// can only be read; write to a folder or to {known}")
+
+
+def refuse_object(url: str) -> None:
+    """Refuse to write into a folder of which there is an object.
+
+    Raises:
+        StorageError: there is one, or the store cannot be read.
+    """
+    _, _, name = url.partition("://")[2].partition("/")
+    if name and store_of(url).head(url) is not None:
+        raise StorageError(f"{url}: is an object, not a folder; give another one")

@@ -22,8 +22,16 @@ SCHEMES = (*WRITABLE, "http", "https")
 Tree = Literal["read", "work"]
 
 _URL = re.compile(rf"({'|'.join(SCHEMES)}):/+(.*)", re.IGNORECASE | re.DOTALL)
+_ALMOST_URL = re.compile(rf"({'|'.join(SCHEMES)}):(?!//)", re.IGNORECASE)
 _BELOW = re.compile(rf"/{MARK}/(read|work)/({'|'.join(SCHEMES)})/(.*)", re.DOTALL)
 _SHOWN = re.compile(rf"[^\s'\"=(]*/{MARK}/(?:read|work)/({'|'.join(SCHEMES)})/")
+_USER = re.compile(rf"\b((?:{'|'.join(SCHEMES)}):/+)[^/\s'\"]*@", re.IGNORECASE)
+_SECRET = re.compile(
+    r"([?&](?:X-Amz-(?:Signature|Credential|Security-Token)|X-Goog-(?:Signature|Credential)"
+    r"|Signature|AWSAccessKeyId|sig|access_token|api_?key|password)=)[^&\s'\"]+",
+    re.IGNORECASE,
+)
+_HIDDEN = "***"
 
 
 def root() -> Path:
@@ -41,18 +49,58 @@ def is_url(text: str) -> bool:
     return _URL.fullmatch(text) is not None
 
 
+def normal(url: str) -> str:
+    """A URL as stores take it: the scheme in small letters, and one slash between all parts.
+
+    Raises:
+        ValueError: as `local_path`.
+    """
+    scheme, rest = _parts(url)
+    if scheme in WRITABLE:
+        return f"{scheme}://{'/'.join(rest)}"
+    # What slashes mean to a web server is its own business.
+    return f"{scheme}://{url.partition(':')[2].lstrip('/')}"
+
+
+def check_written(text: str) -> None:
+    """Refuse what was meant for a URL and is none, such as `s3:bucket/x`: it would be a path.
+
+    Raises:
+        ValueError: it is that, or a URL with a user or password.
+    """
+    if match := _ALMOST_URL.match(text):
+        scheme = match[1].lower()
+        raise ValueError(
+            f"{text} is no URL; write {scheme}://…, or ./{text} for a file of that name"
+        )
+    if is_url(text):
+        _parts(text)
+
+
 def local_path(url: str, tree: Tree = "read") -> Path:
     """The path that stands for a URL.
 
     Raises:
-        ValueError: it names no bucket, or has a part that a path must not have.
+        ValueError: it names no bucket, has a part that a path must not have, or a password.
     """
+    scheme, parts = _parts(url)
+    return root().joinpath(tree, scheme, *parts)
+
+
+def _parts(url: str) -> tuple[str, list[str]]:
+    """Scheme and parts of a URL, the bucket first. Raises as `local_path`."""
     match = _URL.fullmatch(url)
     assert match is not None, url
-    parts = match[2].strip("/").split("/")
-    if not all(parts) or not {".", ".."}.isdisjoint(parts) or "\0" in url:
+    parts = [part for part in match[2].split("/") if part]
+    if not parts or not {".", ".."}.isdisjoint(parts) or "\0" in url:
         raise ValueError(f"{url} is no address of an object or folder")
-    return root().joinpath(tree, match[1].lower(), *parts)
+    if "@" in parts[0]:
+        # It would end in logs, settings and names of folders.
+        raise ValueError(
+            f"{shown(url)}: no user or password can be in a URL; give them in the environment, or "
+            "for web servers in ~/.netrc"
+        )
+    return match[1].lower(), parts
 
 
 def url_of(path: str | os.PathLike[str]) -> str | None:
@@ -95,7 +143,11 @@ def portable(path: bytes) -> bytes:
 
 
 def shown(text: str) -> str:
-    """A text in which the URLs stand, in place of their paths."""
+    """A text in which the URLs stand, in place of their paths, and without what is secret."""
+    if "@" in text:
+        text = _USER.sub(rf"\1{_HIDDEN}@", text)
+    if "=" in text:
+        text = _SECRET.sub(rf"\1{_HIDDEN}", text)
     if f"/{MARK}/" not in text:
         return text
     for tree in ("read", "work"):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import threading
-import time
 from typing import cast
 
 import pytest
@@ -12,7 +9,16 @@ from object_store import Bucket, puts, write
 
 from a2s.errors import StorageError
 from a2s.storage import files
-from a2s.storage.objects import elsewhere, lease, machines, mirror, publisher, session, urls
+from a2s.storage.objects import (
+    elsewhere,
+    lease,
+    machines,
+    meeting,
+    mirror,
+    publisher,
+    session,
+    urls,
+)
 from a2s.storage.objects.elsewhere import Job
 from a2s.storage.objects.machines import Shared
 
@@ -94,35 +100,6 @@ def test_a_machine_with_the_cache_of_rank_0_has_its_folder(bucket: Bucket, copy:
     assert bucket.keys("out/a") == []
 
 
-@pytest.mark.slow
-def test_a_lock_that_a_killed_start_has_left_is_no_news(
-    bucket: Bucket, launch: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    start = machines._start_of_all()
-    killed = lease._acquire(f"{OUT}/{lease.NAME}", OUT, "stage2")
-    killed.announce(start=start, cache="old")
-    assert lease.wait_for_news(OUT, start=start, patience_sec=2.5) is None
-    heard: list[str | None] = []
-    waiting = threading.Thread(
-        target=lambda: heard.append(lease.wait_for_news(OUT, start=start, patience_sec=60))
-    )
-    waiting.start()
-    time.sleep(1)
-    monkeypatch.setenv(lease.TAKEOVER, "1")
-    held = lease._acquire(f"{OUT}/{lease.NAME}", OUT, "stage2")
-    time.sleep(1.5)
-    assert heard == []
-    held.announce(start="another start", cache="other")
-    time.sleep(1.5)
-    assert heard == []
-    held.announce(start=start, cache="new")
-    waiting.join()
-    assert heard == ["new"]
-    # A rank that comes when rank 0 has found nothing to do does not wait.
-    held.release()
-    assert lease.wait_for_news(OUT, start=start, patience_sec=60) == "new"
-
-
 def test_rank_0_publishes_before_the_others_begin(
     bucket: Bucket, launch: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,11 +110,16 @@ def test_rank_0_publishes_before_the_others_begin(
         one = publisher.Publisher(work, "stage2", held, known)
         with machines.led(work, "stage2", held, one):
             assert bucket.get("out/left.rows") == b"by a call that could not publish"
-            record = json.loads(bucket.get("out/.lock"))
-            assert record["cache"] == machines.cache_id()
             assert machines.current() is not None
+            place = meeting.InStore(OUT)
+            said = meeting.ask(place, start=machines._start(), patience_sec=60)
+            assert said == machines.cache_id()
         assert machines.current() is None
+    assert bucket.keys("out/.asks") == []
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(machines, "READY_SEC", 0.0)
-    with pytest.raises(StorageError, match="rank 0 has not begun"), session.published(work, "x"):
+    with (
+        pytest.raises(StorageError, match="rank 0 has not begun"),
+        session.published(work, "stage2"),
+    ):
         pass

@@ -23,7 +23,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time-outs of a second, parts of 64 kB."""
     monkeypatch.setattr(s3, "STALL_SEC", 1.0)
     monkeypatch.setattr(s3, "REQUEST_SEC", 2.0)
-    monkeypatch.setattr(stores, "PART_BYTES", 65_536)
     monkeypatch.setattr(s3, "PART_BYTES", 65_536)
 
 
@@ -130,6 +129,40 @@ def test_what_will_not_pass_is_not_repeated(bucket: Bucket) -> None:
     assert stores.store_of(URL).head(URL) is None
     with pytest.raises(FileNotFoundError):
         list(stores.store_of(URL).find("s3://no-such-bucket/x"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("400", "injected"),
+        ("403", "injected"),
+        ("301", "injected; the bucket is in the region eu-west-1: set AWS_REGION to it"),
+        ("501", "Not Implemented"),
+        ("circle", "the server leads on in a circle"),
+    ],
+)
+def test_what_will_not_pass_is_told_with_its_reason(
+    kind: Kind, message: str, bucket: Bucket
+) -> None:
+    """The answer to HEAD has none."""
+    bucket.proxy.faults = [Fault(kind, times=99)]
+    with pytest.raises(StorageError) as caught:
+        stores.store_of(URL).head(URL)
+    assert str(caught.value) == f"{URL}: cannot be read ({message})"
+
+
+def test_a_server_that_is_no_store_is_one_line(bucket: Bucket) -> None:
+    bucket.proxy.faults = [Fault("no store", times=99)]
+    with pytest.raises(StorageError, match="no answer of a store of objects; see AWS_ENDPOINT_URL"):
+        stores.store_of(URL).head(URL)
+
+
+@pytest.mark.parametrize("name", ["buc ket", "bücket", "b:80"])
+def test_a_bucket_that_cannot_be_is_one_short_line(name: str, bucket: Bucket) -> None:
+    url = f"s3://{name}/x"
+    with pytest.raises(StorageError) as caught:
+        stores.store_of(url).head(url)
+    assert str(caught.value) == f"{url}: cannot be read (no bucket can have this name)"
 
 
 def test_a_long_listing_comes_in_pages(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

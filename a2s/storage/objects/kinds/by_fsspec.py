@@ -1,4 +1,4 @@
-"""Objects by a file system of fsspec: to list, describe, read and delete; and web servers.
+"""Objects by a file system of fsspec: to list, describe, read and delete.
 
 gcsfs and adlfs can create an object on condition that there is none, but replace none on condition
 that it is what one has seen. So objects are written by what lies below them (`google`, `azure`).
@@ -10,20 +10,14 @@ import datetime
 import email.utils
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from a2s.errors import DataError, StorageError
-from a2s.storage.objects.retries import (
-    CONNECT_SEC,
-    REQUEST_SEC,
-    STALL_SEC,
-    Conflict,
-    retried,
-)
-from a2s.storage.objects.s3 import TOKEN, Object
+from a2s.storage.objects.retries import REQUEST_SEC, Conflict, retried
+from a2s.storage.objects.s3 import TOKEN, Object, parts_of
 
-_TIMES = ("LastModified", "last_modified", "updated", "mtime", "created", "Last-Modified")
+TIMES = ("LastModified", "last_modified", "updated", "mtime", "created", "Last-Modified")
 _VERSIONS = ("etag", "ETag", "Content-MD5")
 
 
@@ -64,6 +58,10 @@ class ByFsspec:
         if end <= start:
             return b""
         return retried(one.url, "read", lambda: _whole(self._range(one, start, end), end - start))
+
+    def pieces(self, one: Object) -> Iterator[bytes]:
+        """The bytes of an object, in order and by range."""
+        return parts_of(one, self.read)
 
     def put(self, url: str, data: bytes, *, expect: str | None, token: str) -> Object:
         """Write an object, if the one that is there has the etag `expect` (or none is there).
@@ -131,70 +129,13 @@ class ByFsspec:
         return f"{self._scheme}://{name.lstrip('/')}"
 
     def _object(self, info: Mapping[str, Any]) -> Object:
-        written = next((info[key] for key in _TIMES if info.get(key)), None)
+        written = next((info[key] for key in TIMES if info.get(key)), None)
         token = (info.get("metadata") or {}).get(TOKEN.replace("-", "_"), "")
         etag, size = self._etag(info), int(info["size"])
         return Object(self._url(str(info["name"])), size, etag, _seconds(written), token=token)
 
     def _etag(self, info: Mapping[str, Any]) -> str:
         return next((str(info[key]) for key in _VERSIONS if info.get(key)), "").strip('"')
-
-
-class Web(ByFsspec):
-    """A web server, which is only read (`stores.refuse_read_only`)."""
-
-    def __init__(self, scheme: str) -> None:
-        import aiohttp
-        import fsspec
-
-        timeout = aiohttp.ClientTimeout(
-            total=REQUEST_SEC, sock_connect=CONNECT_SEC, sock_read=STALL_SEC
-        )
-        file_system = fsspec.filesystem(
-            scheme,
-            skip_instance_cache=True,
-            use_listings_cache=False,
-            client_kwargs={"timeout": timeout},
-        )
-        super().__init__(scheme, file_system)
-        self._sent: tuple[Object, bytes] | None = None
-
-    def find(self, url: str) -> Iterator[Object]:
-        """List what the server shows as a page."""
-        if PurePosixPath(url).suffix:
-            # To list a file, it would be read as the page of a folder.
-            yield from filter(None, [self.head(url)])
-            return
-        try:
-            pages = retried(url, "listed", lambda: self._fs.find(f"{url}/", detail=False))
-        except FileNotFoundError:
-            return
-        yield from filter(None, (self.head(page) for page in sorted(pages)))
-
-    def read(self, one: Object, start: int, end: int) -> bytes:
-        """Read a range of bytes, if the server answers requests for a part; else all of it once."""
-        if self._sent is not None and self._sent[0] == one:
-            return self._sent[1][start:end]
-        self._sent = None
-        return super().read(one, start, end)
-
-    def _range(self, one: Object, start: int, end: int) -> bytes:
-        data = super()._range(one, start, end)
-        if len(data) == one.size != end - start:
-            self._sent = (one, data)
-            return data[start:end]
-        return data
-
-    def _key(self, url: str) -> str:
-        return url
-
-    def _url(self, name: str) -> str:
-        return name
-
-    def _etag(self, info: Mapping[str, Any]) -> str:
-        # A server that tells neither version nor date is taken to hold what it held.
-        written = next((info[key] for key in _TIMES if info.get(key)), None)
-        return super()._etag(info) or str(written or "-")
 
 
 def metadata(token: str) -> dict[str, str]:
