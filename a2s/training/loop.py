@@ -33,7 +33,7 @@ from a2s.training import pause
 from a2s.training.async_checkpoint import AsyncCheckpointer
 from a2s.training.learning_rate import learning_rate
 from a2s.training.optimizer import GuardedSGD, pack_momentum
-from a2s.training.preflight import untrained_lines
+from a2s.training.preflight import start_lines
 from a2s.training.step import Step
 from a2s.training.throughput import Meter, peak_memory_mib
 
@@ -87,10 +87,7 @@ class TrainingRun:
         return pause.last_epoch(self.config.epochs, until_epoch=self.config.until_epoch)
 
     def show_progress(self, *, images_per_epoch: int, note: str) -> None:
-        """Show a progress bar or progress lines until the run is closed, on the first rank.
-
-        Trackers start here too: everything that settings may get wrong has been tried.
-        """
+        """Show progress on the first rank; trackers start, as all that may be wrong was tried."""
         if self.config.tracker != "none":
             settings = run_folder.identity(self.config)
             start_trackers(self.accelerator, f"a2s-{self.name}", settings)
@@ -101,9 +98,10 @@ class TrainingRun:
         done = epoch * images_per_epoch + step * self.config.batch_size
         bar = Progress(total, unit="images", name=self.name, done=done)
         self._progress = self._stack.enter_context(bar)
-        where = f"{ranks.world()} rank(s) on {self.device.type}"
-        self.note(f"{where}, from epoch {epoch + 1}, step {step + 1}; {note}")
-        self.note("".join(untrained_lines(self.config)))
+        where = f"{ranks.world()} rank(s) on {self.device.type}, from epoch {epoch + 1}"
+        self.note(f"{where}, step {step + 1}; {note}")
+        for line in start_lines(self.config, num_images=images_per_epoch):
+            self.note(line)
 
     def note(self, text: str) -> None:
         """Print a line above the progress bar, on the first rank."""

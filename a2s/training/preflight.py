@@ -37,6 +37,19 @@ def untrained_lines(config: TrainOptions) -> Iterator[str]:
         yield f"{UNTRAINED}; give --encoder.weights {HOW_TO_TRAIN}"
 
 
+def start_lines(config: Stage1Config | Stage2Config, *, num_images: int) -> Iterator[str]:
+    """Say what is missing: pretrained weights, or images for a batch or for the heads to agree."""
+    yield from untrained_lines(config)
+    if num_images < config.batch_size:
+        size = config.batch_size
+        yield f"only {num_images} images, for batches of {size}: each step sees them all"
+    if isinstance(config, Stage1Config) and config.heads and num_images < config.heads:
+        yield (
+            f"only {num_images} images for {config.heads} heads, whose agreement on so few tells "
+            "little about them"
+        )
+
+
 def check_images(index: Index, *, command: str) -> None:
     """Say on rank 0 how many images are copies of others.
 

@@ -80,6 +80,15 @@ def test_stage1_refuses_them_in_one_line(sets: Sets, name: str, tmp_path: Path) 
     assert not out.exists()
 
 
+def test_stage1_says_that_images_are_few(sets: Sets, tmp_path: Path) -> None:
+    few = ("--batch-size", 8, "--heads", 5, "--epochs", 1)
+    ended = call("stage1", "--data", sets.scenes, "--out", tmp_path, *TRAINING, *few)
+    assert "only 4 images, for batches of 8: each step sees them all" in ended.stderr
+    assert "only 4 images for 5 heads, whose agreement on so few tells little" in ended.stderr
+    enough = call("stage1", "--data", sets.scenes, "--out", tmp_path / "b", *TRAINING)
+    assert "only" not in enough.stderr
+
+
 def test_stage1_says_how_many_are_copies(sets: Sets, tmp_path: Path) -> None:
     ended = call("stage1", "--data", sets.some_copies, "--out", tmp_path / "run", *TRAINING)
     assert ended.code == 0, ended.stderr
