@@ -16,15 +16,15 @@ from a2s.api.readable import readable
 from a2s.data.arrays import U8
 from a2s.data.images import decode_mask
 from a2s.data.index import Index
-from a2s.data.origin import refuse_other_images
+from a2s.data.origin import IMAGE_CRC32, refuse_other_images
 from a2s.errors import DataError, LabelError
 from a2s.labels.review import read_decisions
 
 if TYPE_CHECKING:
     from a2s.api.label_dataset import LabelDataset
 
-_ADDRESS = ("key", "offset", "size", "crc32")
-"""Columns that say where a label is; all others are numbers about it."""
+_NO_NUMBERS = ("key", "offset", "size", "crc32", IMAGE_CRC32)
+"""Columns that say where a label is, and of which image; all others are numbers about it."""
 
 
 class LabelSet:
@@ -49,7 +49,7 @@ class LabelSet:
         if "orientation" in names:
             raise LabelError(f"labels: {self.folder} holds images, not labels (a2s label)")
         self._columns: dict[str, npt.NDArray[Any]] = {
-            name: self.index.column(name) for name in names if name not in _ADDRESS
+            name: self.index.column(name) for name in names if name not in _NO_NUMBERS
         }
         self._decisions = read_decisions(self.folder, self.index)
 

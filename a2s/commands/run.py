@@ -78,10 +78,13 @@ def run(config: RunConfig) -> int:
             judged_md = "".join(f"\n- {line}" for line in judged)
             atomic_write(out / "table.md", f"{table}{judged_md}\n")
             print(table)
-        _write_sheet(config)
+        has_sheet = _write_sheet(config)
     if _is_untrained(config):
         print(f"run: {UNTRAINED}.")
-    print(f"run: pictures {out}/sheet.png, masks {out}/preds, detector {out}/stage2")
+    if not has_sheet:
+        print("run: no picture is drawn, since no image has all of its maps and labels")
+    pictures = f"pictures {out}/sheet.png, " if has_sheet else ""
+    print(f"run: {pictures}masks {out}/preds, detector {out}/stage2")
     model = shlex.quote(f"{out}/stage2")
     print(f"next: a2s predict PHOTOS --model {model} --out OUT --cutout")
     print("\n".join(judged))
@@ -183,13 +186,13 @@ def _is_untrained(config: RunConfig) -> bool:
     return is_untrained(config.stage1) or is_untrained(config.stage2)
 
 
-def _write_sheet(config: RunConfig) -> None:
+def _write_sheet(config: RunConfig) -> bool:
     from a2s.evaluation.pictures.contact_sheet import write_sheet
 
     out = config.out
     on_test = config.test is not None
     labels = out / ("test-labels" if on_test else "labels")
-    write_sheet(
+    return write_sheet(
         out / "sheet.png",
         data=out / ("test-data" if on_test else "data"),
         maps=out / "test-maps" if config.truth is not None else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from typing import Any
+from typing import IO, Any
 
 _EXTENSIONS = (
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
@@ -17,6 +17,7 @@ _BadHeader = tarfile.InvalidHeaderError  # type: ignore[attr-defined]
 _NO_HEADER = (ValueError, TypeError, KeyError, IndexError, OverflowError, AttributeError)
 """What `tarfile` raises besides its own errors when numbers in a header are none."""
 _BUFFER_BYTES = 1 << 20
+MORE_FOLLOWS = "data after the end marker, as of tars that were joined"
 END_MARKER = tarfile.EOFHeaderError  # type: ignore[attr-defined]
 _END_OF_FILE = tarfile.EmptyHeaderError  # type: ignore[attr-defined]
 
@@ -74,6 +75,20 @@ def skip_to_next(tar: tarfile.TarFile) -> None:
     while (missing := tar.offset - 1 - stream.tell()) > 0:
         if not stream.read(min(_BUFFER_BYTES, missing)):
             raise tarfile.ReadError("unexpected end of data")
+
+
+def zeros_before_more(file: IO[bytes]) -> int | None:
+    """How many zeros follow before anything else does; None if nothing does.
+
+    After its end marker a tar is filled up with zeros. Anything else is another tar that was joined
+    to it, or members behind a part that was zeroed.
+    """
+    num_zeros = 0
+    while data := file.read(_BUFFER_BYTES):
+        if rest := data.lstrip(b"\0"):
+            return num_zeros + len(data) - len(rest)
+        num_zeros += len(data)
+    return None
 
 
 def why_it_ended(error: BaseException | None) -> str:

@@ -7,12 +7,21 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO, cast
 
 from a2s.data.images import SUFFIXES
 from a2s.data.keys import decode_key, encode_key
 from a2s.data.open_files import MAX_FILE_BYTES
 from a2s.data.shards import MASK, refuse_unsafe_member
-from a2s.data.tar_headers import END_MARKER, Header, has_bad_header, skip_to_next, why_it_ended
+from a2s.data.tar_headers import (
+    END_MARKER,
+    MORE_FOLLOWS,
+    Header,
+    has_bad_header,
+    skip_to_next,
+    why_it_ended,
+    zeros_before_more,
+)
 from a2s.data.tar_streams import (
     TAR_ERRORS,
     decompressed,
@@ -79,6 +88,8 @@ def local_tar(source: str, *, staging: Path, number: int) -> tuple[Path, list[Me
             stream = decompressed(file, source)
             with tarfile.open(fileobj=stream, mode="r|", tarinfo=Header) as tar:
                 damage, position = _copy_images(tar, temporary, source, lacking), tar.offset
+                if not damage:
+                    damage, position = _what_follows(tar)
         except TAR_ERRORS as error:
             raise_if_of_the_system(error)
             raise DataError(f"{source}: the tar is damaged ({error})") from error
@@ -140,6 +151,18 @@ def _copy_images(tar: tarfile.TarFile, path: Path, source: str, lacking: list[Me
                 return why_it_ended(error)
 
 
+def _what_follows(tar: tarfile.TarFile) -> tuple[str, int]:
+    """What is wrong with a stream after its end marker, or "", and where."""
+    try:
+        num_zeros = zeros_before_more(cast(IO[bytes], tar.fileobj))
+    except TAR_ERRORS as error:
+        raise_if_of_the_system(error)
+        return why_it_ended(error), tar.offset
+    if num_zeros is None:
+        return "", tar.offset
+    return MORE_FOLLOWS, tar.offset + _BLOCK + num_zeros
+
+
 def _too_large(member: tarfile.TarInfo) -> Member:
     detail = f"{member.size:,} bytes are over the limit of {MAX_FILE_BYTES:,}"
     return Member(member.name, _suffix(member.name), -1, -1, problem="too_large", detail=detail)
@@ -183,13 +206,17 @@ def tar_members(path: Path, *, source: str) -> Iterator[Member]:
                     yield _member(entry, source=source, num_bytes=num_bytes)
             file.seek(min(tar.offset, num_bytes))
             # tarfile may stop early without an error; a complete tar ends with a block of zeros.
-            damage = "" if file.read(_BLOCK) == bytes(_BLOCK) else "no end marker"
+            damage, position = "", tar.offset
+            if file.read(_BLOCK) != bytes(_BLOCK):
+                damage = "no end marker"
+            elif (num_zeros := zeros_before_more(file)) is not None:
+                damage, position = MORE_FOLLOWS, tar.offset + _BLOCK + num_zeros
             if has_bad_header(tar):
-                damage = why_it_ended(getattr(tar, "end", None))
+                damage, position = why_it_ended(getattr(tar, "end", None)), tar.offset
         except tarfile.TarError as error:
-            damage = str(error)
+            damage, position = str(error), tar.offset
         if damage:
-            yield _damaged(damage, position=tar.offset, num_bytes=num_bytes)
+            yield _damaged(damage, position=position, num_bytes=num_bytes)
 
 
 def _member(entry: tarfile.TarInfo, *, source: str, num_bytes: int) -> Member:

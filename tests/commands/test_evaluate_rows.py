@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +122,11 @@ def test_an_interrupted_call_computes_only_the_maps_that_are_missing(
 ) -> None:
     write, calls = outputs._write, []
 
-    def interrupted(picture: Any, answer: Any, places: Any) -> None:
+    def interrupted(picture: Any, answer: Any, places: Any, written: Any) -> None:
         calls.append(picture.key)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        write(picture, answer, places)
+        write(picture, answer, places, written)
 
     monkeypatch.setattr(outputs, "_write", interrupted)
     settings = {"images": (str(folders / "images"),), "workers": 0}
@@ -165,7 +166,15 @@ def test_a_damaged_map_of_rbd_is_listed_and_its_pair_scored(folders: Path) -> No
     images = (str(folders / "images"),)
     _, before = run(folders, images=images)
     damaged = min((folders / "out" / "rbd").glob("*.png"))
+    map_ = damaged.read_bytes()
     damaged.write_bytes(b"damaged")
+    assert run(folders, images=images)[0] == 0
+    assert damaged.read_bytes() == map_
+    # Of the same size and date it is found when it is read.
+    facts = damaged.stat()
+    damaged.write_bytes(bytes(len(map_)))
+    os.utime(damaged, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    (folders / "out" / "scores.json").unlink()
     code, scores = run(folders, images=images)
     assert code == 3
     assert (scores["num_images"], scores["num_failed"], scores["rbd_num_images"]) == (4, 0, 3)

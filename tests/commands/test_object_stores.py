@@ -35,8 +35,9 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 def shards(files: dict[str, bytes]) -> dict[str, bytes]:
     """Tars, tables and manifests, without what depends on the paths of the inputs."""
     found = {name: data for name, data in files.items() if name.startswith("shard-")}
+    unlike = {"settings": "", "manifest_sha256": ""}
     for name in [name for name in found if name.endswith(".json")]:
-        found[name] = json.dumps({**json.loads(found[name]), "settings": ""}).encode()
+        found[name] = json.dumps({**json.loads(found[name]), **unlike}).encode()
     return found
 
 

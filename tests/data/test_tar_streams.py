@@ -112,6 +112,27 @@ def test_a_damaged_header_loses_what_follows(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_what_follows_an_end_marker_is_lost(
+    tmp_path: Path, whole: bytes, kind: str, address: str
+) -> None:
+    """Of two tars that somebody has joined, or of one in which a part was zeroed."""
+    result = found(tmp_path, whole + whole, kind, address)
+    assert len(result.images) == NUM_IMAGES
+    (failure,) = result.failures
+    assert failure["reason"] == "damaged_tar"
+    place = f"tars that were joined at byte {len(whole):,} of {2 * len(whole):,}"
+    assert place in failure["detail"]
+    assert f"{len(whole):,} bytes were not read" in failure["detail"]
+    assert abs(result.num_lost + 1 - NUM_IMAGES) <= 1
+    zeroed = bytearray(whole)
+    zeroed[5 * MEMBER_BYTES : 6 * MEMBER_BYTES] = bytes(MEMBER_BYTES)
+    result = found(tmp_path, bytes(zeroed), kind, address)
+    assert len(result.images) == 5
+    assert f"at byte {6 * MEMBER_BYTES:,} of" in result.failures[0]["detail"]
+    assert result.lost_is_known
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_tar_that_ends_between_members_may_have_lost_any_number(
     tmp_path: Path, whole: bytes, kind: str, address: str
 ) -> None:

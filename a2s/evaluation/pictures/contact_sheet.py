@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from a2s.data.arrays import U8
-from a2s.data.images import decode, decode_mask
+from a2s.data.images import BadImage, decode, decode_mask
 from a2s.data.index import Index
 from a2s.data.keys import decode_key
 from a2s.data.origin import refuse_folders_of_other_images
+from a2s.errors import DataError
 from a2s.evaluation.pairs import find_truths, spread
 from a2s.evaluation.pictures.grid import Cell, grid, write_png
 from a2s.storage.files import is_there, read_bytes
@@ -31,8 +32,9 @@ def write_sheet(
     """Write a PNG of images spread over `data`: image, map, label, detector, truth.
 
     A column is left out if its folder is None, an image if it is missing in one of the columns.
-    Returns False and writes no file if no image is left.
-    Raises: DataError if a folder of shards is unfinished, or the labels are of other images.
+    Returns False and leaves no file if no image is left.
+    Raises: DataError if a folder of shards is unfinished, the labels are of other images, or a map
+    is damaged.
     """
     index = Index.load(data)
     columns: dict[str, Callable[[str], U8 | None]] = {}
@@ -54,6 +56,8 @@ def write_sheet(
         if all(picture is not None for picture in found):
             rows.append([Cell(picture) for picture in (decode(index.read(int(row))), *found)])
     if not rows:
+        # An old picture must not pass for one of these images.
+        path.unlink(missing_ok=True)
         return False
     chosen = np.unique(np.linspace(0, len(rows) - 1, max_rows).astype(int))
     write_png(path, grid([rows[int(row)] for row in chosen], titles=["image", *columns]))
@@ -63,7 +67,14 @@ def write_sheet(
 def _files(folder: Path) -> Callable[[str], U8 | None]:
     def read(key: str) -> U8 | None:
         path = folder / f"{decode_key(key)}.png"
-        return decode_mask(read_bytes(path)) if is_there(path) else None
+        if not is_there(path):
+            return None
+        try:
+            return decode_mask(read_bytes(path))
+        except BadImage as error:
+            raise DataError(
+                f"{path}: cannot be read ({error}); delete it, and repeat the command that made it"
+            ) from error
 
     return read
 

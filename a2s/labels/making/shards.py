@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from a2s.data.index import Index
+from a2s.data.origin import IMAGE_CRC32
 from a2s.data.shards import ShardWriter, shard_done
 from a2s.errors import DataError
 from a2s.labels.making.chunk import Labelled
@@ -30,6 +31,7 @@ COLUMNS = {
     "map_peak": "float",
     "colour_contrast": "float",
     "inverted": "bool",
+    IMAGE_CRC32: "uint32",
 }
 
 
@@ -57,9 +59,13 @@ def write_shard(
     ) as writer:
         made = [(key, label) for part in in_order for key, label in part.labels.items()]
         kept = [(key, label) for key, label in made if label.quality.quality >= min_quality]
+        rows = index.shard_rows(number)
+        row_of = dict(zip(index.keys_for(rows), rows, strict=True))
         for key, label in kept:
-            row = dataclasses.asdict(label.quality)
-            writer.add(key, {"png": label.png}, width=label.width, height=label.height, **row)
+            values: dict[str, object] = dataclasses.asdict(label.quality)
+            values |= {"width": label.width, "height": label.height}
+            values[IMAGE_CRC32] = int(index.crc32_N[row_of[key]])
+            writer.add(key, {"png": label.png}, **values)
         writer.extra["data_sha256"] = shard.sha256
         writer.extra["num_images"] = shard.count
         writer.extra["num_images_total"] = len(index)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from a2s.data.images import decode_mask, encode_png
 from a2s.data.index import Index
+from a2s.data.origin import IMAGE_CRC32
 from a2s.data.shards import ShardWriter, remove_leftovers, shard_done
 from a2s.labels.store import generations
 from a2s.labels.store.generations import Generation
@@ -35,6 +36,7 @@ _COLUMNS = {
     "height": "int32",
     "area_share": "float32",
     "changed_share": "float32",
+    IMAGE_CRC32: "uint32",
 }
 
 
@@ -237,4 +239,5 @@ def _write_shard(
                 height=mask_HW.shape[0],
                 area_share=float((mask_HW > 127).mean()),
                 changed_share=float(changed_HW.mean()),
+                **{IMAGE_CRC32: int(index.crc32_N[row])},
             )
