@@ -146,7 +146,7 @@ def main() -> None:
     """Entry point: errors that a user can act on are one line and exit code 2."""
     open_streams()
     machine.choose_threads(os.environ)
-    places.replace_cache_of_kernels(os.environ)
+    places.replace_caches(os.environ)
     processes.is_command = True
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _terminated)

@@ -257,7 +257,10 @@ def cached_weights() -> Finding:
     from a2s.models.encoder_weights import cache_folder
     from a2s.models.published_weights import REGISTRY
 
-    folder = cache_folder()
+    try:
+        folder = cache_folder()
+    except A2SError as error:
+        return Finding("warn", "weights", str(error))
     existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     if not places.is_writable(existing):
         detail = f"downloads have no place ({folder}); set A2S_CACHE to a folder for them"

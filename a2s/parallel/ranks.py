@@ -15,14 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from a2s.errors import A2SError, ConfigError
-from a2s.parallel import stop
-from a2s.parallel.launch import (
-    CPU_COMMAND,
-    GPU_COMMAND,
-    TORCHRUN_COMMAND,
-    check_launch,
-    cpu_requested,
-)
+from a2s.parallel import launch, stop
+from a2s.parallel.launch import CPU_COMMAND, GPU_COMMAND, TORCHRUN_COMMAND
 from a2s.parallel.peers import PeerWatch
 from a2s.parallel.tracker_check import check_installed
 from a2s.storage.machine import num_cpus
@@ -63,7 +57,8 @@ def start(
         ConfigError: `check_launch` refuses, too few ranks joined, or a tracker is missing.
     """
     global _ends_jointly
-    check_launch(os.environ)
+    launch.check_launch(os.environ)
+    launch.hide_mpi(os.environ)
     import torch
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -74,7 +69,7 @@ def start(
     # Accelerate keeps the precision of a stage that ran earlier in this process.
     AcceleratorState._reset_state()
     timeout = timedelta(seconds=timeout_sec + LATER_SEC)
-    cpu = cpu_requested(os.environ) or not torch.cuda.is_available()
+    cpu = launch.cpu_requested(os.environ) or not torch.cuda.is_available()
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     if cpu and expected > 1 and "OMP_NUM_THREADS" not in os.environ:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", str(expected)))
@@ -87,13 +82,14 @@ def start(
         torch.backends.cuda.matmul.allow_tf32 = False
         # Leave the cores to the loader's workers; this process computes little on the CPU.
         torch.set_num_threads(1)
-    accelerator = Accelerator(
-        cpu=cpu,
-        mixed_precision="bf16" if precision == "bf16" else "no",
-        log_with=list(trackers) or None,
-        project_dir=str(tracker_dir) if tracker_dir else None,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
-    )
+    with launch.joining(os.environ):
+        accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision="bf16" if precision == "bf16" else "no",
+            log_with=list(trackers) or None,
+            project_dir=str(tracker_dir) if tracker_dir else None,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
+        )
     if accelerator.num_processes != expected:
         raise ConfigError(
             f"launch: WORLD_SIZE is {expected} but {accelerator.num_processes} process(es) joined. "

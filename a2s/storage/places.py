@@ -16,6 +16,7 @@ SOCKET_BYTES = 107
 """Longest path of a Unix socket on Linux."""
 SHORT = (Path("/tmp"), Path("/var/tmp"))
 SHARED_MEMORY = Path("/dev/shm")
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def temporary() -> Path:
@@ -64,7 +65,8 @@ def home() -> Path | None:
     """The folder $HOME if it can be written."""
     named = os.environ.get("HOME")
     # Every command asks, so nothing is written; root is told of a read-only file system too.
-    return Path(named) if named and os.access(named, os.W_OK | os.X_OK) else None
+    is_usable = named and os.path.isdir(named) and os.access(named, os.W_OK | os.X_OK)
+    return Path(named) if named and is_usable else None
 
 
 def cache() -> Path:
@@ -84,12 +86,13 @@ def cache() -> Path:
         ) from None
 
 
-def replace_cache_of_kernels(environ: MutableMapping[str, str]) -> None:
-    """Where there is no home, let Triton keep compiled kernels in a folder of this user alone.
+def replace_caches(environ: MutableMapping[str, str]) -> None:
+    """Where there is no home, let libraries keep what they compile in a folder of this user alone.
 
-    By default it keeps them in $HOME/.triton, and fails if it cannot.
+    Triton would fail without one, numba make a folder `~` where the command was called, or compile
+    again in every process, and Matplotlib complain. What the user has set stays.
     """
-    if "TRITON_CACHE_DIR" in environ or "TRITON_HOME" in environ or home() is not None:
+    if home() is not None:
         return
     folder = temporary() / f"a2s-kernels-{os.getuid()}"
     try:
@@ -98,5 +101,11 @@ def replace_cache_of_kernels(environ: MutableMapping[str, str]) -> None:
         return
     found = folder.lstat()
     # What others may write there would be run.
-    if found.st_uid == os.getuid() and not found.st_mode & 0o077 and folder.is_dir():
-        environ["TRITON_CACHE_DIR"] = str(folder)
+    if found.st_uid != os.getuid() or found.st_mode & 0o077 or not folder.is_dir():
+        return
+    if "TRITON_HOME" not in environ:
+        environ.setdefault("TRITON_CACHE_DIR", str(folder))
+    environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
+    # Beside the code, where numba prefers to keep it, there may be something already.
+    if not os.access(_PACKAGE, os.W_OK):
+        environ.setdefault("NUMBA_CACHE_DIR", str(folder / "numba"))

@@ -122,6 +122,17 @@ def test_disk_space(tmp_path, monkeypatch, free_gib, status):
     assert str(tmp_path) in finding.detail
 
 
+def test_a_user_without_a_home_is_told_what_downloads_need(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("A2S_CACHE", raising=False)
+    monkeypatch.setattr(doctor.places.Path, "home", no_home)
+    finding = doctor.cached_weights()
+    assert finding.status == "warn"
+    assert "set A2S_CACHE" in finding.detail
+
+
 def test_folder_that_cannot_be_written(tmp_path, monkeypatch):
     def refuse(dir):
         raise PermissionError(13, "Permission denied")

@@ -126,6 +126,17 @@ def compose() -> dict[str, Any]:
     return yaml.safe_load((DOCKER / "compose.yaml").read_text("utf-8"))
 
 
+def test_the_compose_file_is_what_compose_takes(tmp_path: Path) -> None:
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    done = subprocess.run([*check, DOCKER / "compose.yaml"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    broken = (DOCKER / "compose.yaml").read_text("utf-8").replace("retries: 24", "retry: 24")
+    (tmp_path / "compose.yaml").write_text(broken)
+    done = subprocess.run([*check, tmp_path / "compose.yaml"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "retry" in done.stdout
+
+
 def test_the_compose_file_has_a_head_and_workers_of_one_image() -> None:
     services = compose()["services"]
     assert services.keys() == {"head", "worker"}

@@ -124,36 +124,42 @@ def test_doctor_names_every_place_that_cannot_be_used(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = {line.split()[1]: line for line in done.stdout.splitlines() if line[:4] == "warn"}
-    assert {"shm", "tmp", "home", "CRF", "weights"} <= set(found), done.stdout
+    assert {"shm", "tmp", "home", "weights"} <= set(found), done.stdout
     assert "--loader-workers 0" in found["shm"] or "--shm-size" in found["shm"]
     assert f"TMPDIR={NOWHERE} cannot be written; /tmp is used" in found["tmp"]
     assert f"HOME={NOWHERE} cannot be written" in found["home"]
-    assert "set NUMBA_CACHE_DIR" in found["CRF"]
+    assert f"compiled into /tmp/a2s-kernels-{os.getuid()}/numba" in done.stdout
     assert "set A2S_CACHE" in found["weights"]
 
 
 def test_compiled_kernels_go_to_a_folder_of_this_user_alone(tmp_path: Path) -> None:
     code = (
         "import os, sys; from a2s.storage import places\n"
-        "places.replace_cache_of_kernels(os.environ)\n"
-        "print(os.environ.get('TRITON_CACHE_DIR'))"
+        "places._PACKAGE = sys.argv[1]\n"
+        "places.replace_caches(os.environ)\n"
+        "names = ('TRITON_CACHE_DIR', 'NUMBA_CACHE_DIR', 'MPLCONFIGDIR')\n"
+        "print(*map(os.environ.get, names), sep='\\n')"
     )
 
-    def chosen(**variables: str) -> str:
+    def chosen(package: str = NOWHERE, **variables: str) -> list[str]:
         done = subprocess.run(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", code, package],
             env={"PYTHONPATH": str(REPO), "TMPDIR": str(tmp_path), **variables},
             capture_output=True,
             text=True,
             check=True,
         )
-        return done.stdout.strip()
+        return done.stdout.split()
 
-    assert chosen(HOME=str(tmp_path)) == "None"
-    assert chosen(TRITON_CACHE_DIR="mine") == "mine"
+    assert chosen(HOME=str(tmp_path)) == ["None"] * 3
+    own = {"TRITON_CACHE_DIR": "a", "NUMBA_CACHE_DIR": "b", "MPLCONFIGDIR": "c"}
+    assert chosen(**own) == ["a", "b", "c"]
     folder = tmp_path / f"a2s-kernels-{os.getuid()}"
-    assert chosen(HOME=NOWHERE) == str(folder) == chosen()
+    places = [str(folder), f"{folder}/numba", f"{folder}/matplotlib"]
+    assert chosen(HOME=NOWHERE) == chosen(HOME=sys.executable) == chosen() == places
     assert folder.stat().st_mode & 0o777 == 0o700
+    # Beside a package that can be written its code is compiled already.
+    assert chosen(package=str(tmp_path)) == [places[0], "None", places[2]]
     # Somebody else may have made it, to have their code run.
     folder.chmod(0o777)
-    assert chosen(HOME=NOWHERE) == "None"
+    assert chosen(HOME=NOWHERE) == ["None"] * 3

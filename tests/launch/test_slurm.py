@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from object_store import Bucket
 from processes import environment, pack
 from repository import REPO
 
@@ -158,6 +159,32 @@ def test_more_tasks_than_shards_and_no_array_at_all(
     said, _ = (one := sbatch("array.sbatch", *flags, **slurm)).communicate(timeout=60)
     assert one.returncode != 0
     assert "sbatch --array" in said
+
+
+@pytest.mark.slow
+def test_array_tasks_on_one_machine_share_a_folder_of_a_store(
+    bucket: Bucket, data: Path, tmp_path: Path, slurm: dict[str, str]
+) -> None:
+    bucket.upload(data, "data")
+    flags = ["--model", "rbd", "--data=s3://bucket/data", "--out", "s3://bucket/labels"]
+    array = {"SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_COUNT": "2"}
+    places = {name: os.environ[name] for name in os.environ if name.startswith("AWS_")}
+    places |= {"A2S_CACHE": "", "TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
+    tasks = [
+        sbatch("array.sbatch", *flags, **slurm | places | array | {"SLURM_ARRAY_TASK_ID": number})
+        for number in ("0", "1")
+    ]
+    said = [task.communicate(timeout=240)[0] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], said
+    assert len([name for name in bucket.keys("labels/shard") if name.endswith(".json")]) == 3
+    assert not list(tmp_path.glob("tmp.*"))
+
+
+def test_an_array_task_whose_data_cannot_be_read_fails(slurm: dict[str, str]) -> None:
+    array = {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_COUNT": "1"}
+    flags = ["--model", "rbd", "--data", "/nonexistent", "--out", "labels"]
+    said, _ = (one := sbatch("array.sbatch", *flags, **slurm, **array)).communicate(timeout=60)
+    assert (one.returncode, said) == (2, "a2s: /nonexistent: no such folder\n")
 
 
 @pytest.mark.slow
