@@ -14,6 +14,7 @@ from a2s.config.checks import ReportConfig
 from a2s.errors import ConfigError
 from a2s.parallel.progress import say
 from a2s.storage.files import atomic_write, open_file, remove_abandoned
+from a2s.storage.parsing import printable
 
 _HEAD_BYTES = 4096
 
@@ -45,10 +46,13 @@ def run(config: ReportConfig) -> int:
         )
     start_sec = time.monotonic()
     say(f"report: reading {', '.join(str(folder) for folder in config.runs)}")
-    text = page(config.runs)
+    text, notes = page(config.runs)
     remove_abandoned([out])
     atomic_write(out, text)
     size_mib, elapsed_sec = len(text.encode()) / 2**20, time.monotonic() - start_sec
+    if notes:
+        more = f" and {len(notes) - 1} more, listed in it" if len(notes) > 1 else ""
+        say(f"report: missing from the page: {printable(notes[0])}{more}")
     print(f"report: {out}, {size_mib:.1f} MiB, in {elapsed_sec:.0f} s; open it in a browser")
     return 0
 

@@ -28,7 +28,7 @@ from a2s.labels.store.generations import check_part, check_whole
 from a2s.parallel import pool
 from a2s.parallel.progress import Progress
 from a2s.storage import checkpoints, lock, run_folder, written
-from a2s.storage.files import is_there, size_of
+from a2s.storage.files import NotAFile, is_there, read_json, size_of
 from a2s.storage.hashing import sha256_file
 from a2s.storage.written import crc32_of
 
@@ -237,6 +237,14 @@ def _damaged_settings(folders: Iterable[Path]) -> Iterator[str]:
         file = folder / "config.yaml"
         if os.path.lexists(file) and run_folder.recorded(folder, "command") is None:
             yield f"{file}: not the settings of a command; restore it from a copy"
+        file = folder / run_folder.RESOLVED
+        with suppress(FileNotFoundError):
+            try:
+                found = read_json(file)
+            except (ValueError, NotAFile):
+                found = None
+            if not isinstance(found, dict):
+                yield f"{file}: not what a command resolved; restore it from a copy"
 
 
 def _commit_problems(path: Path) -> Iterator[str]:

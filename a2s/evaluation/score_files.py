@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+import zlib
 from pathlib import Path
 from typing import Any
 
+from a2s.data.keys import encode_key
 from a2s.errors import DataError
 from a2s.evaluation.metrics import NUM_THRESHOLDS
 from a2s.storage.failures import FILE_NAME as FAILURES
-from a2s.storage.files import read_json
+from a2s.storage.files import is_there, read_bytes
+from a2s.storage.parsing import parse_json
+from a2s.storage.written import FILE_NAME as WRITTEN
+from a2s.storage.written import WrittenFiles
 
 _TEXTS = {
     *("which_f", "which_e", "convention", "inputs_sha256", "benchmark"),
@@ -64,12 +69,24 @@ def _is_number(value: object) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = read_json(path)
+        data = read_bytes(path)
+        values = parse_json(data)
     except (OSError, ValueError) as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(values, dict):
         raise _damaged(path, "it holds no names")
+    if not _is_listed(path, zlib.crc32(data)):
+        raise _damaged(path, f"it does not match its checksum in {WRITTEN}")
     return values
+
+
+def _is_listed(path: Path, crc32: int) -> bool:
+    """Whether the list of a folder of scores has this checksum, or says nothing of the file."""
+    if not is_there(path.parent / WRITTEN):
+        return True
+    files = {file.key: file for file in WrittenFiles(path.parent)}
+    known = files.get(encode_key(path.name))
+    return known is None or known.crc32 == crc32
 
 
 def _damaged(path: Path, why: str) -> DataError:

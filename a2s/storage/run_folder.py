@@ -34,6 +34,8 @@ from a2s.storage.parsing import parse_yaml
 
 _STOPPED = "stopped.json"
 """Why and when the last call ended early, for `a2s status`; the next call deletes it."""
+RESOLVED = "resolved.json"
+"""What the first call of a job found out, such as a batch size, and later calls keep."""
 _RECORDS = {
     *(".lock", ".lock-setup", ".lock-shards", "config.yaml", "environment.json"),
     *(_STOPPED, ".staging"),
@@ -43,8 +45,6 @@ _SMALL = (
     *(".lock", "config.yaml", "environment.json", "resolved.json", _STOPPED),
     *("unlabelled.jsonl", "failures.jsonl", "left_out.jsonl"),
 )
-
-
 _RESULT = re.compile(
     r"shard-\d{6}\.(tar|parquet|json)|(work|images)\.parquet|(pr|f)_curve\.svg"
     r"|(environment|resolved|stopped|work|scores|missing|curves)\.json"
@@ -81,7 +81,7 @@ class RunDir:
         Raises:
             ConfigError: what is stored is damaged, or not valid.
         """
-        path = self.path / "resolved.json"
+        path = self.path / RESOLVED
         with self.exclusive():
             try:
                 known = read_json(path) if path.exists() else {}

@@ -30,9 +30,12 @@ FILE = "file"
 _NUMBERS = {"size": "int64", "crc32": "uint32", "mtime_ns": "int64"}
 _BLOCK_BYTES = 1 << 20
 _LINE = (
-    r"^(?P<kind>[a-z]+) (?P<key>[!-~]+)"
-    r"(?: (?P<size>[0-9]+) (?P<crc32>[0-9]+) (?P<mtime_ns>[0-9]+))?$"
+    r"^(?:file (?P<path>[!-~]+) (?P<size>[0-9]+) (?P<crc32>[0-9]+) (?P<mtime_ns>[0-9]+)"
+    r"|(?P<kind>[a-z]+) (?P<key>[!-~]+))$"
 )
+_BEGUN = ("kind", "key")
+_GROUPS = ("path", *_NUMBERS, *_BEGUN)
+_PARSED_BYTES = 1 << 23
 _NOWHERE = "\x01"
 """What no line holds, so that a line is one column."""
 
@@ -109,16 +112,13 @@ class WrittenFiles:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE_NAME
-        import pyarrow.compute as pc
-
         data = read_bytes(self._path) if self._path.exists() else b""
         whole = data[: data.rfind(b"\n") + 1]
         self._end = len(whole) if len(whole) < len(data) else None
         """Where the last whole line ends, if a crash has left a part of another one."""
-        lines = _parsed(whole, self._path)
-        self._kinds, self._keys = lines["kind"], lines["key"]
-        facts = lines.filter(pc.is_valid(lines["size"]))
-        self._known, (self._size_N, self._crc32_N, self._mtime_ns_N) = _last_of_each(facts)
+        begun, there = _parsed(whole, self._path)
+        self._kinds, self._keys = begun["kind"], begun["key"]
+        self._known, (self._size_N, self._crc32_N, self._mtime_ns_N) = _last_of_each(there)
 
     def lists(self, kind: str, keys: pa.ChunkedArray) -> NDArray[np.bool_]:
         """Which files of a kind are listed. Shape: N."""
@@ -129,10 +129,11 @@ class WrittenFiles:
         return found
 
     def listed(self, kind: str) -> list[str]:
-        """Keys that are listed with a kind."""
+        """Keys that are listed with a kind; with `FILE`, where it is known what the file holds."""
         import pyarrow.compute as pc
 
-        found: list[str] = self._keys.filter(pc.equal(self._kinds, kind)).unique().to_pylist()
+        own = self._known if kind == FILE else self._keys.filter(pc.equal(self._kinds, kind))
+        found: list[str] = own.unique().to_pylist()
         return found
 
     def position_of(self, keys: pa.ChunkedArray) -> NDArray[np.int64]:
@@ -184,38 +185,59 @@ def _line(file: Written) -> str:
     return f"{FILE} {file.key} {file.size} {file.crc32} {file.mtime_ns}\n"
 
 
-def _parsed(data: bytes, path: Path) -> pa.Table:
-    """Columns kind, key, size, crc32 and mtime_ns of all lines; the numbers may be null.
+def _blocks(data: bytes) -> Iterator[bytes]:
+    """Cut whole lines into blocks, since parsing takes several times their memory."""
+    start = 0
+    while start < len(data):
+        end = data.rfind(b"\n", start, start + _PARSED_BYTES) + 1
+        end = end or data.index(b"\n", start) + 1
+        yield data[start:end]
+        start = end
+
+
+def _parsed(data: bytes, path: Path) -> tuple[pa.Table, pa.Table]:
+    """Columns kind and key of what was begun; key, size, crc32 and mtime_ns of what is there.
 
     Raises:
         DataError: a line is damaged.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
-    from pyarrow import csv
 
-    lines = pa.chunked_array([], pa.large_string())
+    text, numbers = pa.large_string(), {name: pa.type_for_alias(n) for name, n in _NUMBERS.items()}
+    begun = [pa.schema([("kind", text), ("key", text)]).empty_table()]
+    there = [pa.schema([("key", text), *numbers.items()]).empty_table()]
     try:
-        if data:
-            # Keys hold neither spaces nor quotes nor line ends (data/keys.py).
-            lines = csv.read_csv(
-                pa.BufferReader(data),
-                csv.ReadOptions(column_names=["line"]),
-                csv.ParseOptions(delimiter=_NOWHERE, quote_char=False),
-                csv.ConvertOptions(column_types={"line": pa.large_string()}),
-            )["line"]
-        found = pc.extract_regex(lines, _LINE)
-        if (wrong := pc.index(pc.is_null(found), True).as_py()) >= 0:
-            raise pa.ArrowInvalid(f"line {wrong + 1} is about no file")
-        columns = {name: pc.struct_field(found, name) for name in ("kind", *Written._fields)}
-        is_about_content = pc.not_equal(columns["size"], "")
-        for name, kind in _NUMBERS.items():
-            given = pc.if_else(is_about_content, columns[name], None)
-            columns[name] = given.cast(kind)
+        for block in _blocks(data):
+            found = pc.extract_regex(_lines(block), _LINE)
+            if pc.any(pc.is_null(found)).as_py():
+                raise pa.ArrowInvalid("a line is about no file")
+            columns = {name: pc.struct_field(found, name) for name in _GROUPS}
+            is_there = pc.not_equal(columns["path"], "")
+            begun.append(
+                pa.table({name: columns[name].filter(pc.invert(is_there)) for name in _BEGUN})
+            )
+            facts = {
+                name: columns[name].filter(is_there).cast(kind) for name, kind in numbers.items()
+            }
+            there.append(pa.table({"key": columns["path"].filter(is_there), **facts}))
     except pa.ArrowInvalid as error:
         why = " ".join(str(error).split())
         raise DataError(f"{path} is damaged ({why}); use another --out") from None
-    return pa.table(columns)
+    return pa.concat_tables(begun), pa.concat_tables(there)
+
+
+def _lines(data: bytes) -> pa.ChunkedArray:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    # Keys hold neither spaces nor quotes nor line ends (data/keys.py).
+    return csv.read_csv(
+        pa.BufferReader(data),
+        csv.ReadOptions(column_names=["line"]),
+        csv.ParseOptions(delimiter=_NOWHERE, quote_char=False),
+        csv.ConvertOptions(column_types={"line": pa.large_string()}),
+    )["line"]
 
 
 def _last_of_each(facts: pa.Table) -> tuple[pa.ChunkedArray, list[NDArray[np.int64]]]:

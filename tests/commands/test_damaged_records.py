@@ -68,6 +68,17 @@ def test_a_report_of_damaged_scores(scored: Path, tmp_path: Path, name: str, kin
     assert not (tmp_path / "page.html").exists()
 
 
+def test_a_report_does_not_show_a_score_with_a_flipped_digit(scored: Path, tmp_path: Path) -> None:
+    scores = shutil.copytree(scored, tmp_path / "scores")
+    text = (scores / "scores.json").read_text()
+    (scores / "scores.json").write_text(text.replace('"mae": 0.', '"mae": 1.'))
+    done = call("report", scores, "--out", tmp_path / "page.html")
+    assert_one_line(done, "scores.json: cannot be read (it does not match its checksum in written")
+    (scores / "scores.json").write_text(text)
+    (scores / "written.txt").unlink()
+    assert call("report", scores, "--out", tmp_path / "page.html").code == 0
+
+
 @pytest.mark.parametrize("kind", ["list", "texts", "no names"])
 def test_damaged_scores_are_computed_again(scored: Path, scenes, tmp_path: Path, kind: str) -> None:
     scores = shutil.copytree(scored, tmp_path / "scores")

@@ -159,6 +159,11 @@ def test_verify_names_files_without_checksums_and_a_damaged_list(
     (out / "written.txt").write_text("".join([*lines, "file ../../x 1 2 3\n"]))
     assert verified(out) == 3
     assert "written.txt: cannot be read (key '../../x' is malformed" in capsys.readouterr().out
+    (out / "written.txt").write_text("".join(lines))
+    for content in ("[]", "", "{"):
+        (out / "resolved.json").write_text(content)
+        assert verified(out) == 3
+        assert "resolved.json: not what a command resolved" in capsys.readouterr().out
     (out / "written.txt").write_text("x\n")
     assert verified(out, repair=True) == 3
     said = capsys.readouterr().out

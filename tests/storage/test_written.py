@@ -11,6 +11,7 @@ import pytest
 
 from a2s.data.keys import encode_key
 from a2s.errors import DataError
+from a2s.storage import written
 from a2s.storage.files import NotAFile
 from a2s.storage.written import (
     FILE_NAME,
@@ -90,7 +91,7 @@ def test_the_last_line_about_a_file_says_what_it_holds(tmp_path: Path) -> None:
     again = WrittenFiles(tmp_path)
     assert list(again) == [Written("b", 0, 2**32 - 1, 2**62), second]
     assert again.position_of(keys("a%2Epng", "map", "b", "a")).tolist() == [1, -1, 0, -1]
-    assert (again.listed("map"), again.listed("file")) == (["a"], ["a%2Epng", "b"])
+    assert (again.listed("map"), again.listed("file")) == (["a"], ["b", "a%2Epng"])
     assert second.state_of(path) == "same"
     assert first.state_of(path) == "changed"
 
@@ -114,3 +115,15 @@ def test_the_list_of_a_job_that_is_done(tmp_path: Path) -> None:
     write_list(tmp_path, files)
     assert list(WrittenFiles(tmp_path)) == files
     assert not WrittenFiles(tmp_path).listed("map")
+
+
+def test_a_long_list_is_parsed_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(written, "_PARSED_BYTES", 50)
+    names = [f"key-{number}{'x' * (number % 70)}" for number in range(100)]
+    files = WrittenFiles(tmp_path)
+    files.add([("map", name) for name in names])
+    files.finish([Written(name, number, 2 * number, 3) for number, name in enumerate(names)])
+    again = WrittenFiles(tmp_path)
+    assert again.lists("map", keys(*names, "other")).tolist() == [True] * 100 + [False]
+    assert list(again) == [Written(name, n, 2 * n, 3) for n, name in enumerate(names)]
+    assert again.position_of(keys(*reversed(names))).tolist() == [*range(99, -1, -1)]

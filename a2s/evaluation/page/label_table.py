@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from a2s.data.open_files import Address
+from a2s.data.origin import IMAGE_CRC32
+from a2s.data.tables import read_manifests
 from a2s.errors import DataError
 from a2s.evaluation.pairs import PictureFile
 
@@ -43,7 +45,7 @@ FINE_BINS = 1000
 MAP_BINS = 24
 SAMPLE = 2000
 EXTREMES = 8
-_LOCATION = ("offset", "size", "crc32", "mask_offset", "mask_size", "mask_crc32")
+_LOCATION = ("offset", "size", "crc32", "mask_offset", "mask_size", "mask_crc32", IMAGE_CRC32)
 
 
 class Row(NamedTuple):
@@ -91,6 +93,8 @@ class LabelTable:
     """Worst first."""
     sample: list[Row] = field(default_factory=list)
     """A random sample; the same for the same shards."""
+    problems: list[str] = field(default_factory=list)
+    """Why these are not all labels."""
 
     def mean(self, column: str) -> float:
         """Mean of a column; NaN without labels."""
@@ -115,6 +119,15 @@ class LabelTable:
         return [[ordered[int(at)] for at in middle] for middle in middles]
 
 
+def _unfinished(folder: Path) -> list[str]:
+    """What a command that needs all labels would say."""
+    try:
+        read_manifests(folder)
+    except DataError as error:
+        return [str(error)]
+    return []
+
+
 def read_labels(folder: Path, *, rank: str | None = None) -> LabelTable:
     """Read all finished label shards of a folder, one at a time.
 
@@ -123,7 +136,7 @@ def read_labels(folder: Path, *, rank: str | None = None) -> LabelTable:
     Raises:
         DataError: no finished shard, or a table that cannot be read.
     """
-    found = LabelTable()
+    found = LabelTable(problems=_unfinished(folder))
     generator = np.random.default_rng(0)
     best: list[tuple[float, int, Row]] = []
     worst: list[tuple[float, int, Row]] = []

@@ -181,6 +181,7 @@ def _gather_labels(view: RunView) -> None:
     if parts.labels is None:
         return
     view.labels = table = read_labels(parts.labels)
+    view.notes += table.problems
     view.label_charts = label_charts.of_labels(table)
     _add_position(view, "labels", _pictures(parts.labels, table.sample[:POSITION_SAMPLE]))
     same_set = not parts.has_test_set

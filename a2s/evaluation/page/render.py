@@ -18,8 +18,8 @@ _HERE = Path(__file__).parent
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def page(folders: Sequence[Path]) -> str:
-    """Make the page about one run, or about several with a comparison of them.
+def page(folders: Sequence[Path]) -> tuple[str, list[str]]:
+    """Make the page about one run, or about several; and say what is missing from it.
 
     Raises:
         ConfigError: a folder is not one that `find_parts` knows.
@@ -36,9 +36,10 @@ def page(folders: Sequence[Path]) -> str:
     )
     numbers = itertools.count(1)
     environment.filters["placed"] = lambda chart: placed(chart, next(numbers))
-    return environment.get_template("page.html").render(
+    text = environment.get_template("page.html").render(
         views=views,
         comparison=compare(views) if len(views) > 1 else None,
         columns=[title for title, _ in RUN_COLUMNS],
         border_note=border_note,
     )
+    return text, [*dict.fromkeys(note for view in views for note in view.notes)]

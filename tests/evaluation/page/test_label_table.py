@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from label_shards import write_labels
+from processes import pack
 
 from a2s.errors import DataError
 from a2s.evaluation.page.label_table import (
@@ -133,3 +135,15 @@ def test_damaged_and_missing_tables_are_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "shard-000000.parquet").write_bytes(b"no table")
     with pytest.raises(DataError, match=r"shard-000000\.parquet: cannot be read"):
         read_labels(tmp_path)
+
+
+def test_labels_that_are_not_finished_are_told(scenes, tmp_path: Path) -> None:
+    data = pack(scenes.train, tmp_path / "data")
+    labels = write_labels(data, tmp_path / "labels")
+    assert not read_labels(labels).problems
+    (labels / "shard-000001.json").unlink()
+    table = read_labels(labels)
+    assert table.num_labels == 5
+    assert table.problems == [
+        f"{labels}: 2 of 3 shards are finished; rerun the command that makes them, it resumes"
+    ]

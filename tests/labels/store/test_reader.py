@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from processes import pack
 
 from a2s.data.images import RESIZE_FILTERS, decode_mask
 from a2s.data.index import Index
-from a2s.labels.store.reader import LabelSource, resize
+from a2s.errors import LabelError
+from a2s.labels.store.reader import MISSING, UNLABELLED, LabelSource, read_unlabelled, resize
 
 
 @pytest.mark.parametrize("name", RESIZE_FILTERS)
@@ -59,3 +61,16 @@ def test_resize_keeps_the_range_and_flat_labels() -> None:
         assert small.shape == size
         assert small.min() >= 0
         assert small.max() <= 1
+
+
+def test_a_list_of_left_out_images_that_was_cut_is_refused(scenes, tmp_path: Path) -> None:
+    """An image that is missing from it would be learned from after all."""
+    index = Index.load(pack(scenes.train, tmp_path / "data"))
+    lines = [json.dumps({"key": index.key(row), "reason": MISSING, "detail": ""}) for row in (1, 4)]
+    text = "".join(f"{line}\n" for line in lines)
+    (tmp_path / UNLABELLED).write_text(text)
+    assert np.flatnonzero(~read_unlabelled(tmp_path, index)).tolist() == [1, 4]
+    for damaged in (text[:-1], text[:-20], "[]", "[]\n", text.replace(index.key(4), "x"), "\n"):
+        (tmp_path / UNLABELLED).write_text(damaged)
+        with pytest.raises(LabelError, match="is damaged: it is not the list with which the run"):
+            read_unlabelled(tmp_path, index)
