@@ -69,9 +69,11 @@ class RunDir:
 
     def log(self, **fields: object) -> None:
         """Append one record to `metrics.jsonl`."""
-        append_jsonl(
-            self.path / "metrics.jsonl", {"time_unix_sec": round(time.time(), 3), **fields}
-        )
+        plain = {
+            name: shown(value) if isinstance(value, str) else value
+            for name, value in fields.items()
+        }
+        append_jsonl(self.path / "metrics.jsonl", {"time_unix_sec": round(time.time(), 3), **plain})
 
     def resolve_once(
         self, name: str, find_out: Callable[[], Any], *, is_valid: Callable[[Any], bool]
