@@ -69,9 +69,9 @@ class RunDir:
 
     def log(self, **fields: object) -> None:
         """Append one record to `metrics.jsonl`."""
-        append_jsonl(
-            self.path / "metrics.jsonl", {"time_unix_sec": round(time.time(), 3), **fields}
-        )
+        plain = {n: shown(one) if isinstance(one, str) else one for n, one in fields.items()}
+        record = {"time_unix_sec": round(time.time(), 3), **plain}
+        append_jsonl(self.path / "metrics.jsonl", record)
 
     def resolve_once(
         self, name: str, find_out: Callable[[], Any], *, is_valid: Callable[[Any], bool]

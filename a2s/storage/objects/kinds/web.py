@@ -35,8 +35,8 @@ class Web(ByFsspec):
 
     def __init__(self, scheme: str) -> None:
         # Proxies are those of the environment, and passwords those of .netrc.
-        client = {"trust_env": True, "headers": {"Accept-Encoding": "identity"}}
-        client["timeout"] = timeout()  # type: ignore[assignment]
+        headers = {"Accept-Encoding": "identity"}
+        client = {"trust_env": True, "headers": headers, "timeout": timeout()}
         super().__init__(scheme, Pages(skip_instance_cache=True, client_kwargs=client))
 
     def find(self, url: str) -> Iterator[Object]:
