@@ -9,6 +9,7 @@ of one process and by Ray workers. CPU time is counted, since the clock says lit
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -65,6 +66,38 @@ def cpu_seconds(command: list[str]) -> dict[str, float]:
     return {kind: round(count / TICK, 2) for kind, count in found.items() if count}
 
 
+START = """
+import json, time
+spent, last = {}, time.process_time()
+def until(what):
+    global last
+    spent[what], last = round(time.process_time() - last, 2), time.process_time()
+import ray
+until("Ray")
+import torch
+until("torch")
+import a2s.labels.making.chunk
+until("a2s")
+from a2s.labels.crf.self_test import mask_of
+mask_of("numba")
+until("numba and the compiled CRF")
+from a2s.models.bundled import bundled
+bundled("activation").load()
+until("network")
+print(json.dumps(spent))
+"""
+
+
+def start_of_a_worker() -> dict[str, float]:
+    """CPU seconds of what every worker does before its first image, once its code is compiled."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", START]
+    for _ in range(2):
+        said = subprocess.run(command, env=environment, check=True, capture_output=True).stdout
+    found: dict[str, float] = json.loads(said)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
@@ -86,6 +119,7 @@ def main() -> None:
         "images": args.limit,
         "load_average": round(os.getloadavg()[0], 1),
         "cpu_sec": found,
+        "start_of_a_worker_cpu_sec": start_of_a_worker(),
     }
     write_json(args.out, result)
 
