@@ -46,9 +46,11 @@ def train(args: argparse.Namespace, way: str, seed: int, out: Path) -> None:
     flags = ["--encoder.name", args.encoder, "--encoder.weights", args.weights, *args.stage2]
     inputs = ["--data", args.data, "--labels", args.labels]
     command = ["stage2", *inputs, "--out", out, "--epochs", args.epochs, *flags, *rule]
-    a2s(*command, "--seed", seed)
-    while epochs_done(out) < args.epochs:  # only hma stops for labels
-        a2s("hma", "--run", out, *inputs, "--workers", 0)
+    if not (out / "commits").exists():
+        a2s(*command, "--seed", seed)
+    while epochs_done(out) < args.epochs:
+        if way == "hma":  # stage 2 stops where it needs labels
+            a2s("hma", "--run", out, *inputs, "--workers", 0)
         a2s(*command, "--seed", seed)
 
 
