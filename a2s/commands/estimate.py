@@ -67,7 +67,9 @@ def measure(config: EstimateConfig, index: Index, *, num_images: int) -> Sample:
         raise DataError(f"estimate: {config.data} holds no images; nothing can be timed")
     if config.workers == 0:
         config = config.model_copy(update={"ray_address": None})
-    workers = pool.resolve_workers(config.workers, num_images, ray_address=config.ray_address)
+    workers = pool.resolve_workers(
+        config.workers, num_images, ray_address=config.ray_address, has_threads=True
+    )
     around: Any = nullcontext()
     if workers != 0:
         around = pool.session(workers=workers, ray_address=config.ray_address)

@@ -116,7 +116,8 @@ class PoolSettings(Settings):
     """Settings of the commands that map over shards with Ray."""
 
     workers: Workers = "auto"
-    """Number of Ray workers; 0 runs in this process, auto takes all CPUs, or 0 below 64 images."""
+    """Number of Ray workers; 0 runs in this process. auto takes all CPUs, or 0 for few images:
+    below 64, on two CPUs `label` and `hma` below 5,000."""
     ray_address: RayAddress = None
     """Join this Ray cluster instead of starting a local one."""
     max_failure_rate: FailureRate = 0.01

@@ -148,7 +148,8 @@ class HmaConfig(Settings):
     backend: BackendName = "auto"
     """CRF implementation; auto takes torch on a GPU, else numba. Later passes keep the choice."""
     workers: Workers = "auto"
-    """Number of Ray workers; 0 runs in this process, auto takes all CPUs, or 0 below 64 images."""
+    """Number of Ray workers; 0 runs in this process. auto takes all CPUs, or 0 for few images:
+    below 64, on two CPUs `label` and `hma` below 5,000."""
     ray_address: RayAddress = None
     """Join this Ray cluster instead of starting a local one; its nodes must see the run folder."""
     max_failure_rate: FailureRate = 0.01

@@ -45,23 +45,33 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 AUTO_MIN_IMAGES = 64
+FEW_CPUS, FEW_CPUS_MIN_IMAGES = 2, 5_000
+"""On two CPUs threads label 1000 images in 20.7 s, Ray's workers in 24.8 s, four of which are its
+start (benchmarks/results/label_factory.json, label_ray.json). From 5,000 on that is a few percent.
+"""
 _EXHAUSTED = object()
 
 
 def resolve_workers(
-    workers: int | Literal["auto"], num_images: int, *, ray_address: str | None = None
+    workers: int | Literal["auto"],
+    num_images: int,
+    *,
+    ray_address: str | None = None,
+    has_threads: bool = False,
 ) -> int | None:
     """Resolve the flag `--workers`.
 
-    `auto` is 0 (no Ray) below 64 images or if Ray is not installed, else the number of CPUs. On a
-    cluster `auto` is None: follow the cluster's CPU count as it scales.
+    `auto` is 0 (no Ray) below 64 images or if Ray is not installed, else the number of CPUs. Where
+    threads of this process do the same work (`has_threads`), it is 0 on two CPUs below 5,000
+    images. On a cluster `auto` is None: follow the cluster's CPU count as it scales.
 
     Raises: ConfigError for a negative number.
     """
     if workers == "auto" and ray_address is not None:
         return None
     if workers == "auto":
-        small = num_images < AUTO_MIN_IMAGES
+        by_threads = has_threads and num_cpus() <= FEW_CPUS
+        small = num_images < (FEW_CPUS_MIN_IMAGES if by_threads else AUTO_MIN_IMAGES)
         return 0 if small or importlib.util.find_spec("ray") is None else num_cpus()
     if workers < 0:
         raise ConfigError(f"--workers {workers}: give 0 (no Ray), a positive number, or auto")

@@ -87,6 +87,7 @@ def test_the_program_on_the_page_predicts_like_a2s(
     assert np.abs(theirs - ours).mean() < 2
 
 
+@pytest.mark.slow
 def test_a_program_gives_the_same_for_any_size(program_file, expected) -> None:
     found = torch.export.load(program_file).module()
     for image, saliency in expected:

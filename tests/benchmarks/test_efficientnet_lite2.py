@@ -50,6 +50,7 @@ def test_both_networks_agree_on_photographs(converted: tuple[Path, str]) -> None
     assert float(said.split(" differ by ")[1].split()[0]) <= 1e-4
 
 
+@pytest.mark.slow
 def test_it_recognises_more_than_noise(converted: tuple[Path, str], photos: Path) -> None:
     """Features of a photograph resemble those of its mirror image, not those of another."""
     file, _ = converted

@@ -34,7 +34,7 @@ def arguments(data: Path, out: Path, *extra: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("detector", ["conv", "minet"])
+@pytest.mark.parametrize("detector", [pytest.param("conv", marks=pytest.mark.slow), "minet"])
 def test_a_detector_trains_and_predicts(
     scenes, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], detector: str
 ) -> None:

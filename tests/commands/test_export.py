@@ -212,7 +212,9 @@ def test_a_name_that_is_too_long_is_listed(form: str, tmp_path: Path) -> None:
     assert not whole
 
 
-@pytest.mark.parametrize("form", ["coco", "hf", "voc"])
+@pytest.mark.parametrize(
+    "form", ["coco", *(pytest.param(form, marks=pytest.mark.slow) for form in ("hf", "voc"))]
+)
 def test_kill_9_anywhere_then_the_same_command_gives_the_same_files(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,6 +134,7 @@ def test_labels_of_a_store_are_those_of_a_folder(
     assert not (urls.root() / "work/s3/bucket/labels").exists()
 
 
+@pytest.mark.slow
 def test_looking_at_labels_of_a_store(
     data: Path, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,6 +121,7 @@ def test_a_run_of_stage1(scenes, shared: Path, tmp_path: Path) -> None:
     assert (made.weights[first] - made.start[first]).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_run_of_stage2(scenes, shared: Path, tmp_path: Path) -> None:
     """Ten steps in five epochs, three of which rectify labels; the rate falls twice.
 

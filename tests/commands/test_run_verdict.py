@@ -17,7 +17,10 @@ from a2s.commands import evaluate, predict
 from a2s.commands import run as run_job
 from a2s.config.commands import EvaluateConfig
 from a2s.config.run import RunConfig
+from a2s.data.arrays import U8
 from a2s.data.images import decode_mask, encode_png
+from a2s.data.results import read_file
+from a2s.storage.written import WrittenFiles
 
 
 def ending(printed: str) -> list[str]:
@@ -67,17 +70,17 @@ def test_every_row_is_in_the_table_and_scored_on_the_same_images(finished: RunCo
     assert of_rbd["centre_adaptive_f"] == of_detector["centre_adaptive_f"]
 
 
-def plant(config: RunConfig, masks: Path, *, invert: bool) -> None:
-    for file in masks.iterdir():
-        mask_HW = decode_mask(file.read_bytes())
-        planted_HW = 255 - mask_HW if invert else mask_HW
-        (config.out / "preds" / file.name).write_bytes(encode_png(planted_HW))
+def plant(preds: Path, name: str, mask_HW: U8) -> None:
+    """Put a mask in the place of one of the detector, as if it had made it."""
+    (preds / name).write_bytes(encode_png(mask_HW))
+    WrittenFiles(preds).finish([read_file(preds, name)])
 
 
 def test_a_planted_bad_detector_is_warned_of(
     finished: RunConfig, scenes: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plant(finished, scenes.masks, invert=True)
+    for file in scenes.masks.iterdir():
+        plant(finished.out / "preds", file.name, 255 - decode_mask(file.read_bytes()))
     assert run_job.run(finished) == 0
     judged = ending(capsys.readouterr().out)
     assert judged[0].startswith("verdict: best by adaptive F on 4 images: ")
@@ -92,7 +95,8 @@ def test_a_planted_bad_detector_is_warned_of(
 def test_a_planted_perfect_detector_is_best_and_not_warned_of(
     finished: RunConfig, scenes: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plant(finished, scenes.masks, invert=False)
+    for file in scenes.masks.iterdir():
+        plant(finished.out / "preds", file.name, decode_mask(file.read_bytes()))
     assert run_job.run(finished) == 0
     first, *warned = ending(capsys.readouterr().out)
     assert first.startswith("verdict: best by adaptive F on 4 images: detector 1.000, before ")
@@ -124,6 +128,6 @@ def test_without_truth_the_verdict_says_what_agrees(
     for row in range(len(labels)):
         mask_HW = decode_mask(labels.read(row))
         mask_HW = np.where(mask_HW > 127, 200, 90).astype(np.uint8)
-        (config.out / "preds" / f"{labels.key(row)}.png").write_bytes(encode_png(mask_HW))
+        plant(config.out / "preds", f"{labels.key(row)}.png", mask_HW)
     assert run_job.run(config) == 0
     assert "detector and labels 1.00" in ending(capfd.readouterr().out)[0]

@@ -92,6 +92,7 @@ def test_what_is_there_already_is_not_trained(stage: str, data: Path, tmp_path: 
     assert "is done" in call(*arguments(stage, data, out, 1)).stdout
 
 
+@pytest.mark.slow
 def test_two_ranks_stop_together(data: Path, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for out, until in ((whole, None), (parts, 2), (parts, 2), (parts, None)):

@@ -61,6 +61,8 @@ def inside(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     closed = [path for path in base.parents if not path.stat().st_mode & 0o001]
     given = {"TREE": REPO, "FOLDER": folder, "BASE": base, "CODE": CODE, "DATA": DATA, "ID": USER}
     given["CLOSED"] = " ".join(map(str, closed[-1:]))
+    if Path(sys.executable).is_relative_to("/tmp"):
+        pytest.skip("CANNOT MOUNT: the environment lies in /tmp, which is empty in a container")
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
         pytest.skip("CANNOT MOUNT: no permission for a mount namespace")
     words = [f"{name}={value}" for name, value in variables().items()]

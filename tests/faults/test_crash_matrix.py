@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from processes import environment
 from repository import REPO
 
@@ -53,6 +54,7 @@ def test_killed_commands_give_the_files_of_one_that_nobody_killed(tmp_path: Path
     assert all(row["files_compared"] for row in result["rounds"][0]["jobs"].values())
 
 
+@pytest.mark.slow
 def test_what_a_kill_leaves_is_found(tmp_path: Path) -> None:
     out, script = tmp_path / "soak.json", REPO / "benchmarks" / "soak.py"
     code = SABOTAGE.format(script=str(script), folder=str(script.parent))
@@ -75,6 +77,7 @@ def with_mark(mark: str) -> list[bytes]:
     return [title for title in found if title]
 
 
+@pytest.mark.slow
 def test_a_soak_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
     """Its job, with the servers and workers of Ray, has a session of its own."""
     script = str(REPO / "benchmarks" / "soak.py")

@@ -229,6 +229,7 @@ def test_a_second_signal_ends_a_rank_that_waits_at_once(data: Path, tmp_path: Pa
         processes[1].communicate()
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_rank_that_waits_for_others_that_never_come(tmp_path: Path) -> None:
     with socket.socket() as never_answers:
         never_answers.bind(("127.0.0.1", 0))

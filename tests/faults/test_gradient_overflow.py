@@ -46,7 +46,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
 def test_a_gradient_that_overflows_updates_nothing_on_any_rank(
     scenes, tmp_path: Path, free_port: int, stage: str, world: int

@@ -84,6 +84,7 @@ def test_a_folder_for_ray_that_cannot_be_is_one_line(folder: str, scenes, tmp_pa
     assert one_line(done).startswith(f"a2s: RAY_TMPDIR={named} ")
 
 
+@pytest.mark.slow
 def test_loaders_with_a_long_tmpdir(scenes, tmp_path: Path) -> None:
     data = pack(scenes.train, tmp_path / "data")
     long = str(long_folder(tmp_path))

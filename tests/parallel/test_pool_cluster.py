@@ -219,6 +219,7 @@ def test_a_model_that_always_dies_ends_in_an_error(tmp_path: Path) -> None:
         list(results)
 
 
+@pytest.mark.slow
 def test_a_lost_node_may_take_the_actors_of_all_its_gpus_with_it(
     cluster: Any, tmp_path: Path
 ) -> None:

@@ -175,6 +175,7 @@ def without_deadly(items: list[int], parts: list[Any]) -> Any:
     return pool.Again([item for item in items if item != DEADLY])
 
 
+@pytest.mark.slow
 def test_an_item_may_run_again_without_what_was_found(session: None, tmp_path: Path) -> None:
     """As one does that writes a file about all its images."""
     results = pool.map_items(

@@ -20,6 +20,19 @@ def test_resolve_workers() -> None:
         pool.resolve_workers(-1, 100)
 
 
+def test_two_cpus_have_threads_for_what_is_done_before_ray_pays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool, "num_cpus", lambda: 2)
+    assert pool.resolve_workers("auto", 4_999, has_threads=True) == 0
+    assert pool.resolve_workers("auto", 5_000, has_threads=True) == 2
+    assert pool.resolve_workers("auto", 64) == 2
+    assert pool.resolve_workers(2, 100, has_threads=True) == 2
+    assert pool.resolve_workers("auto", 100, ray_address="a:1", has_threads=True) is None
+    monkeypatch.setattr(pool, "num_cpus", lambda: 3)
+    assert pool.resolve_workers("auto", 64, has_threads=True) == 3
+
+
 def test_without_ray_auto_is_zero_and_a_number_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert pool.resolve_workers("auto", 1000) == 0

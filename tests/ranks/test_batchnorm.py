@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One picture under eight names, its own mirror image, with eight labels.
+    """One picture in eight files, its own mirror image, with eight labels.
 
     Every rank has the same statistics then, and nothing in common but gradients.
     """
@@ -24,7 +24,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     left_HW3 = np.random.default_rng(0).integers(0, 255, (64, 32, 3), np.uint8)
     image = Image.fromarray(np.concatenate([left_HW3, left_HW3[:, ::-1]], axis=1))
     for number in range(8):
-        image.save(root / "images" / f"{number}.png")
+        # Files that are all the same are refused.
+        image.save(root / "images" / f"{number}.png", compress_level=number + 1)
     data = pack(root / "images", root / "data")
     write_labels(data, root / "labels")
     return data

@@ -62,6 +62,7 @@ def losses(run: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("boundary", ["db1", "db4"])
 def test_learned_boundary_does_not_depend_on_the_number_of_ranks(
     data: Path, tmp_path: Path, boundary: str

@@ -125,6 +125,7 @@ def test_final_label_shards_are_the_same_files(runs: dict[int, Path], world: int
         assert one.read_bytes() == many.read_bytes(), name
 
 
+@pytest.mark.slow
 def test_after_a_trained_epoch_labels_differ_by_rounding_only(
     data: Path, labels: Path, tmp_path: Path
 ) -> None:

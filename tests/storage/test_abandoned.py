@@ -63,6 +63,6 @@ def test_a_repeated_report_collects_them(tmp_path: Path, monkeypatch: pytest.Mon
     process = writer(path)
     process.kill()
     process.communicate()
-    monkeypatch.setattr(render, "page", lambda runs: "<p>")
+    monkeypatch.setattr(render, "page", lambda runs: ("<p>", []))
     assert report.run(ReportConfig(runs=(tmp_path,))) == 0
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]

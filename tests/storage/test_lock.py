@@ -193,6 +193,7 @@ except lock.ConfigError as error:
 """
 
 
+@pytest.mark.slow
 def test_without_file_locks_one_of_several_that_start_together_wins(tmp_path: Path) -> None:
     command = [sys.executable, "-c", STARTER, str(tmp_path)]
     started = [

@@ -84,7 +84,9 @@ def label_shards(work: LabelJob, folder: run_folder.RunDir) -> None:
         A2SError: a task failed too often, or not even one image fits into a GPU's memory.
     """
     config, index = work.config, work.index
-    workers = pool.resolve_workers(config.workers, work.num_images, ray_address=config.ray_address)
+    workers = pool.resolve_workers(
+        config.workers, work.num_images, ray_address=config.ray_address, has_threads=True
+    )
     threads = pool.num_cpus() if workers == 0 else 0
     model = work.model
     on_gpu = model != "rbd" and pool.has_gpu(config.ray_address)

@@ -187,7 +187,9 @@ def _update_all(
     num_images, num_new = int(keep_N.sum()), 0
     failed: dict[int, tuple[str, str]] = {}
     seconds = dict.fromkeys(STAGES, 0.0)
-    workers = pool.resolve_workers(config.workers, num_images, ray_address=ray_address)
+    workers = pool.resolve_workers(
+        config.workers, num_images, ray_address=ray_address, has_threads=True
+    )
     fn: Callable[..., Updated] = update_chunk
     common: tuple[object, ...] = (hma_pass,)
     model_stage = None

@@ -123,6 +123,7 @@ def test_baseline_cpu_and_concurrent_compilation(tmp_path: Path) -> None:
     assert run_elsewhere(tmp_path, REPO, **plain).wait() == 0
 
 
+@pytest.mark.slow
 def test_works_without_a_writable_cache(tmp_path: Path) -> None:
     shutil.copytree(REPO / "a2s", tmp_path / "a2s", ignore=shutil.ignore_patterns("__pycache__"))
     # A plain file in place of every folder numba could use, which also stops root.

@@ -165,6 +165,7 @@ def test_a_bucket_that_cannot_be_is_one_short_line(name: str, bucket: Bucket) ->
     assert str(caught.value) == f"{url}: cannot be read (no bucket can have this name)"
 
 
+@pytest.mark.slow
 def test_a_long_listing_comes_in_pages(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"many/{number:04d}" for number in range(1001)]
     with ThreadPoolExecutor(16) as threads:
