@@ -8,19 +8,11 @@ import shlex
 from a2s.config.training import Stage1Config
 from a2s.data.index import Index
 from a2s.parallel import launch, rank_main
+from a2s.parallel.launch import check_start
 from a2s.parallel.progress import say_next
 from a2s.storage import checkpoints, run_folder
 from a2s.training import pause
 from a2s.training.preflight import training_inputs, untrained_lines
-
-
-def check_start() -> None:
-    """Refuse variables of a launcher that cannot be right, before anything is read or waited for.
-
-    Raises:
-        ConfigError: as `launch.check_launch`.
-    """
-    launch.check_launch(os.environ, wait_sec=launch.RESOLVE_SEC)
 
 
 def run(config: Stage1Config) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import sys
 import threading
@@ -66,6 +67,15 @@ def check_launch(environ: Mapping[str, str], *, wait_sec: float = 0) -> None:
     _check_others(environ, world=int(world))
     if int(world) > 1:
         _check_address(environ, world=world, wait_sec=wait_sec)
+
+
+def check_start() -> None:
+    """Check the launch of this process before anything is read or waited for.
+
+    Raises:
+        ConfigError: as `check_launch`.
+    """
+    check_launch(os.environ, wait_sec=RESOLVE_SEC)
 
 
 def _is_below(number: str, limit: str) -> bool:
